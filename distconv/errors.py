@@ -1,0 +1,68 @@
+"""What can go wrong, as one tree.
+
+::
+
+    DistconvError
+    ├── UsageError         exit 2    options that are wrong or do not go together
+    ├── InputError         exit 2    INPUT is not what it should be
+    ├── OutputError        exit 2    OUTPUT may not be written to
+    ├── ConversionError    exit 1    the machine or the cluster failed
+    └── Stopped
+        ├── Interrupted    exit 130  Ctrl-C
+        └── Terminated     exit 143  SIGTERM
+
+Every error takes one argument, the message, so that it crosses process
+boundaries (pickle, Ray) as it is.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class DistconvError(Exception):
+    """Base of all errors that distconv raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(DistconvError):
+    """Options that are wrong or do not go together."""
+
+    exit_code = 2
+
+
+class InputError(DistconvError):
+    """INPUT is not a checkpoint that can be converted; one line per finding."""
+
+    exit_code = 2
+
+    @classmethod
+    def of(cls, findings: Iterable[str]) -> "InputError":
+        """Join all findings, each on a line of its own."""
+        return cls("\n".join(findings))
+
+
+class OutputError(DistconvError):
+    """OUTPUT may not be written to, or is not a folder that distconv wrote."""
+
+    exit_code = 2
+
+
+class ConversionError(DistconvError):
+    """The conversion could not be finished; INPUT and options are not at fault."""
+
+
+class Stopped(DistconvError):
+    """Somebody asked the conversion to stop."""
+
+
+class Interrupted(Stopped):
+    """Ctrl-C was pressed."""
+
+    exit_code = 130
+
+
+class Terminated(Stopped):
+    """SIGTERM was received."""
+
+    exit_code = 143

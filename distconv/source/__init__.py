@@ -1,0 +1,1 @@
+"""What Meta wrote: files, params.json, and the headers of the shards."""

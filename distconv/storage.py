@@ -1,0 +1,284 @@
+"""Where bytes live: every read of INPUT and every write to OUTPUT goes through here.
+
+The verbs are those that an object store can serve as well: list, size, read a range; begin
+a file of a known size, write ranges of it in any order, commit or abort. A file under its
+final name is whole: its bytes are written under a name that no other attempt uses.
+"""
+
+import contextlib
+import os
+import posixpath
+import socket
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from distconv.errors import ConversionError, InputError
+
+Buffer = bytes | bytearray | memoryview
+
+PARTIAL_SUFFIX = ".partial"
+"""Ends the name of every file that is being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a folder."""
+
+    name: str
+    is_folder: bool
+    size_bytes: int
+    version: str
+    """Changes when the content does (for local files: the modification time in ns)."""
+
+
+class Reader(Protocol):
+    """An open file; safe to use from several threads."""
+
+    path: str
+    size_bytes: int
+
+    def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
+        """Fill the whole buffer from this offset; a file that ends before is an InputError."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class Writer(Protocol):
+    """A file that is being written, invisible under its final name until it is committed."""
+
+    def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
+        """Write the whole buffer at this offset."""
+
+    def commit(self, *, replace: bool = False) -> bool:
+        """Make it durable and visible.
+
+        Without ``replace`` a file that is already there stays as it is and False is returned.
+        """
+
+    def abort(self) -> None:
+        """Remove what was written."""
+
+
+class Storage(Protocol):
+    """A place that holds files; picklable, so that workers elsewhere can use it."""
+
+    def list_folder(self, folder: str) -> tuple[Entry, ...]:
+        """All names in a folder, sorted; empty where there is none."""
+
+    def find(self, path: str) -> Entry | None:
+        """What is at this path, if anything."""
+
+    def open(self, path: str) -> Reader:
+        """Open a file for reading."""
+
+    def make_folder(self, folder: str) -> None:
+        """Make a folder and its parents where they are missing."""
+
+    def begin(self, path: str, size_bytes: int) -> Writer:
+        """Begin a file of exactly this size, with its space reserved."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is not there is no error."""
+
+    def flush_folder(self, folder: str) -> None:
+        """Make the names in a folder durable."""
+
+    def real_path(self, path: str) -> str:
+        """Give the path with links resolved, to tell whether two are the same place."""
+
+
+def join(folder: str, *names: str) -> str:
+    """Name a file in a folder."""
+    return posixpath.join(folder, *names)
+
+
+def read_range(reader: Reader, offset_bytes: int, size_bytes: int) -> bytearray:
+    """Read a small range as bytes."""
+    found = bytearray(size_bytes)
+    reader.read_into(offset_bytes, memoryview(found))
+    return found
+
+
+@contextlib.contextmanager
+def opened(storage: Storage, path: str) -> Iterator[Reader]:
+    """Open a file and close it at the end of the block."""
+    reader = storage.open(path)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def read_small(storage: Storage, path: str, limit_bytes: int) -> bytes:
+    """Read a whole small file; InputError where it is larger than the limit."""
+    with opened(storage, path) as reader:
+        if reader.size_bytes > limit_bytes:
+            raise InputError(f"{path}: {reader.size_bytes:,} bytes, expected at most {limit_bytes:,}")
+        return bytes(read_range(reader, 0, reader.size_bytes))
+
+
+def write_small(storage: Storage, path: str, content: bytes) -> None:
+    """Write a whole small file, in place of an older one if there is one."""
+    writer = storage.begin(path, len(content))
+    try:
+        writer.write_at(0, content)
+        writer.commit(replace=True)
+    except BaseException:
+        writer.abort()
+        raise
+
+
+class LocalReader:
+    """A local file, read by explicit positioned reads."""
+
+    def __init__(self, path: str) -> None:
+        """Open the file."""
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size_bytes = os.fstat(self._descriptor).st_size
+
+    def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
+        """Fill the whole buffer from this offset."""
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self._descriptor, [buffer[done:]], offset_bytes + done)
+            if count == 0:
+                raise InputError(
+                    f"{self.path}: ends at byte {offset_bytes + done:,}, "
+                    f"expected data up to byte {offset_bytes + len(buffer):,}; the file is truncated"
+                )
+            done += count
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._descriptor)
+
+
+class LocalWriter:
+    """A local file under a name of its own, linked to its final name by the commit."""
+
+    def __init__(self, path: str, size_bytes: int) -> None:
+        """Create the file and reserve its space."""
+        folder, name = os.path.split(path)
+        attempt = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._path = path
+        self._size_bytes = size_bytes
+        self._partial = os.path.join(folder, f".{name}.{attempt}{PARTIAL_SUFFIX}")
+        self._descriptor = os.open(
+            self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
+        )
+        try:
+            _reserve(self._descriptor, size_bytes)
+        except BaseException:
+            self.abort()
+            raise
+
+    def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
+        """Write the whole buffer at this offset."""
+        view = memoryview(buffer)
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self._descriptor, view[done:], offset_bytes + done)
+
+    def commit(self, *, replace: bool = False) -> bool:
+        """Make the file durable and give it its name."""
+        found = os.fstat(self._descriptor).st_size
+        if found != self._size_bytes:
+            raise ConversionError(f"{self._path}: {found} bytes written, expected {self._size_bytes}")
+        os.fsync(self._descriptor)
+        self._close()
+        if replace:
+            os.replace(self._partial, self._path)
+            return True
+        return _publish(self._partial, self._path)
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        self._close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._partial)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStorage:
+    """Files of this host, network file systems included."""
+
+    def list_folder(self, folder: str) -> tuple[Entry, ...]:
+        """All names in a folder, sorted; empty where there is none."""
+        try:
+            names = sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        found = (self.find(join(folder, name)) for name in names)
+        return tuple(entry for entry in found if entry is not None)
+
+    def find(self, path: str) -> Entry | None:
+        """What is at this path, if anything; links are followed."""
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        is_folder = os.path.isdir(path)
+        return Entry(os.path.basename(path), is_folder, status.st_size, str(status.st_mtime_ns))
+
+    def open(self, path: str) -> LocalReader:
+        """Open a file for reading."""
+        return LocalReader(path)
+
+    def make_folder(self, folder: str) -> None:
+        """Make a folder and its parents where they are missing."""
+        os.makedirs(folder, exist_ok=True)
+
+    def begin(self, path: str, size_bytes: int) -> LocalWriter:
+        """Begin a file of exactly this size, with its space reserved."""
+        return LocalWriter(path, size_bytes)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def flush_folder(self, folder: str) -> None:
+        """Make the names in a folder durable."""
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def real_path(self, path: str) -> str:
+        """Give the absolute path with links resolved."""
+        return os.path.realpath(path)
+
+
+def _reserve(descriptor: int, size_bytes: int) -> None:
+    """Take the space now, so that a full disk shows before the work and not after it."""
+    if size_bytes and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    else:
+        os.ftruncate(descriptor, size_bytes)
+
+
+def _publish(partial: str, path: str) -> bool:
+    """Give a file its final name unless that name is taken; the partial name is gone after."""
+    try:
+        # A link fails where the name is taken; a rename would replace what somebody committed.
+        os.link(partial, path)
+        published = True
+    except FileExistsError:
+        published = False
+    except OSError:
+        if not os.path.exists(path):  # a file system without hard links
+            os.rename(partial, path)
+            return True
+        published = False
+    os.unlink(partial)
+    return published
