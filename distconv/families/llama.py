@@ -1,0 +1,92 @@
+"""The Llama families: their tensors, and what tells one from another when they are loaded."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from distconv.families.gather import COLUMNS, HEAD_ROWS, REPLICATED, ROTARY_KEY, ROTARY_QUERY, ROWS
+from distconv.families.rules import Rule
+
+RULES = (
+    Rule("tok_embeddings.weight", "model.embed_tokens.weight", None, ("vocab", "dim")),
+    Rule("layers.{i}.attention.wq.weight", "model.layers.{i}.self_attn.q_proj.weight", ROTARY_QUERY, ("q", "dim")),
+    Rule("layers.{i}.attention.wk.weight", "model.layers.{i}.self_attn.k_proj.weight", ROTARY_KEY, ("kv", "dim")),
+    Rule("layers.{i}.attention.wv.weight", "model.layers.{i}.self_attn.v_proj.weight", HEAD_ROWS, ("kv", "dim")),
+    Rule("layers.{i}.attention.wo.weight", "model.layers.{i}.self_attn.o_proj.weight", COLUMNS, ("dim", "q")),
+    Rule("layers.{i}.feed_forward.w1.weight", "model.layers.{i}.mlp.gate_proj.weight", ROWS, ("ffn", "dim")),
+    Rule("layers.{i}.feed_forward.w2.weight", "model.layers.{i}.mlp.down_proj.weight", COLUMNS, ("dim", "ffn")),
+    Rule("layers.{i}.feed_forward.w3.weight", "model.layers.{i}.mlp.up_proj.weight", ROWS, ("ffn", "dim")),
+    Rule("layers.{i}.attention_norm.weight", "model.layers.{i}.input_layernorm.weight", REPLICATED, ("dim",)),
+    Rule("layers.{i}.ffn_norm.weight", "model.layers.{i}.post_attention_layernorm.weight", REPLICATED, ("dim",)),
+    Rule("norm.weight", "model.norm.weight", REPLICATED, ("dim",)),
+    Rule("output.weight", "lm_head.weight", ROWS, ("vocab", "dim")),
+)
+
+IGNORED = (r"rope\.freqs", r"layers\.\d+\.attention\.inner_attention\.rope\.freqs")
+"""Rotary frequencies follow from the configuration."""
+
+EMBEDDING = "tok_embeddings.weight"
+OUTPUT = "output.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What a family's config, tokenizer and chat need beyond params.json.
+
+    ``factor`` is that of "llama3" rope scaling, None for plain rope. ``eos`` and
+    ``instruct_eos`` are token ids, ``chat`` names the template of the instruct models.
+    """
+
+    name: str
+    title: str
+    tokenizer: Literal["sentencepiece", "tiktoken"]
+    context: int
+    theta: float
+    factor: float | None
+    bos: int
+    eos: int
+    instruct_eos: tuple[int, ...]
+    chat: str | None
+    may_tie: bool = False
+    special_tokens: Literal["llama-3", "llama-3.1"] | None = None
+    sampled: bool = False
+    """Whether Meta's instruct models come with sampling on (generation_config.json)."""
+    guard: bool = False
+    """A moderation model: always instruction-tuned, and without a chat template."""
+
+
+def _spm(name: str, title: str, context: int, chat: str | None, theta: float = 1e4, eos: tuple[int, ...] = (2,)) -> Family:
+    return Family(name, title, "sentencepiece", context, theta, None, 1, 2, eos, chat, sampled=chat is not None)
+
+
+_L3_EOS = (128001, 128009)
+_L31_EOS = (128001, 128008, 128009)
+
+
+def _tiktoken(
+    name: str, title: str, context: int, factor: float | None, *, may_tie: bool = False, guard: bool = False
+) -> Family:
+    newer = factor is not None
+    special: Literal["llama-3", "llama-3.1"] = "llama-3.1" if newer else "llama-3"
+    return Family(
+        name, title, "tiktoken", context, 5e5, factor, 128000, 128001, _L31_EOS if newer else _L3_EOS,
+        None if guard else special, may_tie=may_tie, special_tokens=special, sampled=not guard, guard=guard,
+    )  # fmt: skip
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        _spm("llama-1", "Llama 1", 2048, None),
+        _spm("llama-2", "Llama 2", 4096, "llama-2"),
+        _spm("code-llama", "Code Llama", 16384, "llama-2", theta=1e6),
+        _spm("code-llama-70b-python", "Code Llama 70B Python or Instruct", 4096, "code-llama-70b", eos=(2, 32015)),
+        _tiktoken("llama-3", "Llama 3", 8192, None),
+        _tiktoken("llama-3.1", "Llama 3.1", 131072, 8.0),
+        _tiktoken("llama-3.2", "Llama 3.2", 131072, 32.0, may_tie=True),
+        _tiktoken("llama-3.3", "Llama 3.3", 131072, 8.0),
+        _spm("llama-guard-1", "Llama Guard 1", 4096, None),
+        _tiktoken("llama-guard-2", "Llama Guard 2", 8192, None, guard=True),
+        _tiktoken("llama-guard-3", "Llama Guard 3", 131072, 8.0, guard=True),
+        _tiktoken("llama-guard-3-1b", "Llama Guard 3 1B", 131072, 32.0, may_tie=True, guard=True),
+    )
+}

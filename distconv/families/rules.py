@@ -1,0 +1,177 @@
+"""A family as a table: which source tensors there are, and what each becomes."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from distconv.errors import InputError
+from distconv.families.gather import COLUMNS, ROWS, Gather
+from distconv.source.catalog import Catalog, TensorView
+from distconv.source.params import Params
+from distconv.tensors import STORABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One kind of tensor: Meta's name, Transformers' name, how it is cut, its whole shape.
+
+    ``{i}`` in the names is the layer. ``gather`` None is the vocabulary's embedding: Llama 1
+    and 2 cut its columns, Llama 3 its rows, and a shard's shape tells which.
+    """
+
+    source: str
+    target: str
+    gather: Gather | None
+    shape: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """Sizes of the whole model, in elements; read from params.json and from the tensors."""
+
+    dim: int
+    layers: int
+    heads: int
+    kv_heads: int
+    """As stored, all copies counted."""
+    head_dim: int
+    ffn_dim: int
+    vocab: int
+
+    def size(self, symbol: str) -> int:
+        """Give the size that a symbol of a rule's shape stands for."""
+        sizes = {
+            "dim": self.dim,
+            "q": self.heads * self.head_dim,
+            "kv": self.kv_heads * self.head_dim,
+            "ffn": self.ffn_dim,
+            "vocab": self.vocab,
+        }
+        return sizes[symbol]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A rule applied: the target's name, and the source's part in each shard."""
+
+    source: str
+    target: str
+    gather: Gather
+    views: tuple[TensorView, ...]
+
+
+def read_dimensions(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -> Dimensions:
+    """Take what params.json says; the vocabulary and the feed-forward size from the tensors."""
+    embedding = _first_shape(catalog, rules[0].source, params.path)
+    gate = _first_shape(catalog, "layers.0.feed_forward.w1.weight", params.path)
+    shards = len(catalog.shards)
+    by_rows = embedding_gather(embedding, params.dim) is ROWS
+    return Dimensions(
+        dim=params.dim,
+        layers=params.n_layers,
+        heads=params.n_heads,
+        kv_heads=params.kv_heads,
+        head_dim=params.head_dim,
+        ffn_dim=gate[0] * shards,
+        vocab=embedding[0] * (shards if by_rows else 1),
+    )
+
+
+def embedding_gather(shape: tuple[int, ...], dim: int) -> Gather:
+    """Tell from a shard's shape whether the embedding's rows or its columns were cut."""
+    return ROWS if shape[1] == dim else COLUMNS
+
+
+def _first_shape(catalog: Catalog, name: str, beside: str) -> tuple[int, ...]:
+    views = catalog.views(name)
+    if not views:
+        found = ", ".join(catalog.names()[:4])
+        raise InputError(f"{beside}: no tensor {name} in its shards (they hold {found}, …); not a Llama of Meta's")
+    if len(views[0].shape) != 2 or 0 in views[0].shape:
+        raise InputError(f"{name} in {views[0].record.path}: shape {views[0].shape}, expected rows and columns")
+    return views[0].shape
+
+
+def match_rules(
+    rules: tuple[Rule, ...],
+    ignored: tuple[str, ...],
+    catalog: Catalog,
+    dimensions: Dimensions,
+    optional: frozenset[str] = frozenset(),
+) -> tuple[Match, ...]:
+    """Give every target tensor its source parts.
+
+    Every source tensor must match exactly one rule or an ignored pattern, be in every shard,
+    and have the shape that the whole one gives when it is cut. All violations are collected
+    and raised as one InputError.
+    """
+    findings: list[str] = []
+    wanted = dict(_expand(rules, dimensions.layers))
+    for name in catalog.names():
+        if name not in wanted and not any(re.fullmatch(pattern, name) for pattern in ignored):
+            findings.append(f"{_where(catalog, name)}: {name} is no tensor of a {dimensions.layers}-layer Llama")
+    matches = []
+    for name, (target, rule) in wanted.items():
+        views = catalog.views(name)
+        if not views and name in optional:
+            continue
+        missing = [shard.name for shard in catalog if name not in shard.tensors]
+        if missing:
+            findings.append(f"{name}: missing in {', '.join(missing)}")
+            continue
+        gather = rule.gather or embedding_gather(views[0].shape, dimensions.dim)
+        findings += _check_views(name, rule, gather, catalog, dimensions)
+        matches.append(Match(name, target, gather, views))
+    if findings:
+        more = len(findings) - _MOST_FINDINGS
+        raise InputError.of(findings[:_MOST_FINDINGS] + ([f"… and {more} more like these"] if more > 0 else []))
+    return tuple(matches)
+
+
+_MOST_FINDINGS = 20
+
+
+def _expand(rules: tuple[Rule, ...], layers: int) -> Iterator[tuple[str, tuple[str, Rule]]]:
+    for rule in rules:
+        for layer in range(layers) if "{i}" in rule.source else (0,):
+            yield rule.source.replace("{i}", str(layer)), (rule.target.replace("{i}", str(layer)), rule)
+
+
+def _where(catalog: Catalog, name: str) -> str:
+    return next(shard.name for shard in catalog if name in shard.tensors)
+
+
+def _check_views(
+    name: str, rule: Rule, gather: Gather, catalog: Catalog, dimensions: Dimensions
+) -> Iterator[str]:
+    whole = tuple(dimensions.size(symbol) for symbol in rule.shape)
+    shards = len(catalog.shards)
+    if gather.axis is not None and whole[gather.axis] % shards:
+        yield f"{name}: {whole[gather.axis]} cannot be cut over {shards} shards"
+        return
+    expected = tuple(size // shards if axis == gather.axis else size for axis, size in enumerate(whole))
+    dtypes = {shard.tensors[name].dtype for shard in catalog}
+    if len(dtypes) > 1:
+        yield f"{name}: stored as {' and '.join(sorted(map(str, dtypes)))} in different shards"
+    for shard in catalog:
+        view = shard.tensors[name]
+        if view.shape != expected:
+            yield f"{name} in {shard.name}: shape {view.shape}, expected {expected}"
+        elif view.dtype not in STORABLE:
+            yield f"{name} in {shard.name}: stored as {view.dtype}, expected a floating-point type of 16 bits or more"
+
+
+def describe_foreign_tensors(names: Mapping[str, object] | tuple[str, ...]) -> str | None:
+    """Name the model that has such tensors, where distconv does not convert it."""
+    foreign = (
+        (r"(text_model|vision_model)\..*", "a Llama 3.2 Vision model; distconv converts text models"),
+        (r".*\.(scales?|zeros?|qweight|qscale)", "a quantized checkpoint; convert the bf16 one instead"),
+        (r".*(lora_[ab]|adaptor|adapter).*", "a LoRA (QLoRA) checkpoint; merge it into the model first"),
+        (r".*feed_forward\.(experts|router).*|.*\.block_sparse_moe\..*|.*\.moe_.*", "a mixture-of-experts model (Llama 4 or Mixtral); distconv converts Llama 1 to 3.3"),
+        (r"model\.layers\..*", "a checkpoint with Transformers' names; it needs no conversion"),
+    )
+    for pattern, description in foreign:
+        for name in names:
+            if re.fullmatch(pattern, name, re.IGNORECASE):
+                return f"{description} (it has {name})"
+    return None

@@ -1,0 +1,1 @@
+"""Moving the bytes: scheduler, executors, worker."""

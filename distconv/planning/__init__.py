@@ -1,0 +1,1 @@
+"""Where each element goes: pure, from metadata alone."""
