@@ -1,0 +1,1 @@
+"""Tests of distconv; they mirror its modules."""

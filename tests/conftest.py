@@ -1,0 +1,37 @@
+"""Fixtures that are made once a session: the tokenizers, and checkpoints by their specs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a small sentencepiece tokenizer."""
+    return write_sentencepiece(tmp_path_factory.mktemp("sentencepiece") / "tokenizer.model")
+
+
+@pytest.fixture(scope="session")
+def tiktoken_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a small tokenizer of the kind that Llama 3 has."""
+    return write_tiktoken(tmp_path_factory.mktemp("tiktoken") / "tokenizer.model")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, sentencepiece_file: Path, tiktoken_file: Path
+) -> Callable[[Spec], Path]:
+    """Give a function that writes a spec's checkpoint once and gives its folder, to be read only."""
+    written: dict[Spec, Path] = {}
+
+    def write(spec: Spec) -> Path:
+        if spec not in written:
+            tokenizer = sentencepiece_file if spec.by_columns else tiktoken_file
+            folder = tmp_path_factory.mktemp("checkpoint") / "model"
+            written[spec] = write_checkpoint(folder, spec, tokenizer)
+        return written[spec]
+
+    return write
