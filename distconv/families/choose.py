@@ -105,7 +105,11 @@ def _detect_tiktoken(facts: Facts) -> _Found:
     evidence = ["params.json has use_scaled_rope"]
     if params.dim in _LLAMA_32_DIMS:
         found = [*evidence, f"dim {params.dim} is that of Llama 3.2"]
-        return "llama-3.2", found, _or("Llama 3.2", "llama-guard-3-1b") if params.dim == _LLAMA_32_DIMS[0] else []
+        return (
+            "llama-3.2",
+            found,
+            _or("Llama 3.2", "llama-guard-3-1b") if params.dim == _LLAMA_32_DIMS[0] else [],
+        )
     if facts.tied_storage:
         return "llama-3.2", [*evidence, "embedding and output share one storage"], []
     if params.dim in _LLAMA_31_DIMS:
@@ -114,14 +118,18 @@ def _detect_tiktoken(facts: Facts) -> _Found:
     return (
         "llama-3.1",
         evidence,
-        [f"dim {params.dim} was never published; rope scaled by 8 is assumed (Llama 3.1), --family llama-3.2 takes 32"],
+        [
+            f"dim {params.dim} was never published; rope scaled by 8 is assumed (Llama 3.1), --family llama-3.2 takes 32"
+        ],
     )
 
 
 def _or(title: str, other: str | None) -> list[str]:
     if other is None:
         return []
-    return [f"{title} and {FAMILIES[other].title} look alike here; {title} is assumed, --family {other} changes that"]
+    return [
+        f"{title} and {FAMILIES[other].title} look alike here; {title} is assumed, --family {other} changes that"
+    ]
 
 
 def _detect_sentencepiece(facts: Facts) -> _Found:
@@ -129,7 +137,10 @@ def _detect_sentencepiece(facts: Facts) -> _Found:
     if params.rope_theta is not None:
         if params.rope_theta > FAMILIES["llama-2"].theta:
             return "code-llama", [f"rope_theta is {params.rope_theta:g}"], []
-        evidence = [f"rope_theta {params.rope_theta:g} is written out", f"vocabulary of {facts.dimensions.vocab:,}"]
+        evidence = [
+            f"rope_theta {params.rope_theta:g} is written out",
+            f"vocabulary of {facts.dimensions.vocab:,}",
+        ]
         if facts.dimensions.vocab == 32016 and params.dim == 8192:
             return "code-llama-70b-python", evidence, []
     if params.n_kv_heads is not None and params.n_kv_heads != params.n_heads:
@@ -144,7 +155,11 @@ def _detect_sentencepiece(facts: Facts) -> _Found:
     if params.dim == 5120:
         return "llama-1", [f"norm_eps {params.norm_eps:g} at dim 5120"], []
     name, other = ("llama-1", "llama-2") if facts.dtype is FLOAT16 else ("llama-2", "llama-1")
-    return name, [f"norm_eps {params.norm_eps:g}", f"stored as {facts.dtype}"], _or_context(name, other, params)
+    return (
+        name,
+        [f"norm_eps {params.norm_eps:g}", f"stored as {facts.dtype}"],
+        _or_context(name, other, params),
+    )
 
 
 def _or_context(name: str, other: str, params: Params) -> list[str]:

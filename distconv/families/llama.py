@@ -8,15 +8,31 @@ from distconv.families.rules import Rule
 
 RULES = (
     Rule("tok_embeddings.weight", "model.embed_tokens.weight", None, ("vocab", "dim")),
-    Rule("layers.{i}.attention.wq.weight", "model.layers.{i}.self_attn.q_proj.weight", ROTARY_QUERY, ("q", "dim")),
-    Rule("layers.{i}.attention.wk.weight", "model.layers.{i}.self_attn.k_proj.weight", ROTARY_KEY, ("kv", "dim")),
-    Rule("layers.{i}.attention.wv.weight", "model.layers.{i}.self_attn.v_proj.weight", HEAD_ROWS, ("kv", "dim")),
+    Rule(
+        "layers.{i}.attention.wq.weight",
+        "model.layers.{i}.self_attn.q_proj.weight",
+        ROTARY_QUERY,
+        ("q", "dim"),
+    ),
+    Rule(
+        "layers.{i}.attention.wk.weight",
+        "model.layers.{i}.self_attn.k_proj.weight",
+        ROTARY_KEY,
+        ("kv", "dim"),
+    ),
+    Rule(
+        "layers.{i}.attention.wv.weight", "model.layers.{i}.self_attn.v_proj.weight", HEAD_ROWS, ("kv", "dim")
+    ),
     Rule("layers.{i}.attention.wo.weight", "model.layers.{i}.self_attn.o_proj.weight", COLUMNS, ("dim", "q")),
     Rule("layers.{i}.feed_forward.w1.weight", "model.layers.{i}.mlp.gate_proj.weight", ROWS, ("ffn", "dim")),
-    Rule("layers.{i}.feed_forward.w2.weight", "model.layers.{i}.mlp.down_proj.weight", COLUMNS, ("dim", "ffn")),
+    Rule(
+        "layers.{i}.feed_forward.w2.weight", "model.layers.{i}.mlp.down_proj.weight", COLUMNS, ("dim", "ffn")
+    ),
     Rule("layers.{i}.feed_forward.w3.weight", "model.layers.{i}.mlp.up_proj.weight", ROWS, ("ffn", "dim")),
     Rule("layers.{i}.attention_norm.weight", "model.layers.{i}.input_layernorm.weight", REPLICATED, ("dim",)),
-    Rule("layers.{i}.ffn_norm.weight", "model.layers.{i}.post_attention_layernorm.weight", REPLICATED, ("dim",)),
+    Rule(
+        "layers.{i}.ffn_norm.weight", "model.layers.{i}.post_attention_layernorm.weight", REPLICATED, ("dim",)
+    ),
     Rule("norm.weight", "model.norm.weight", REPLICATED, ("dim",)),
     Rule("output.weight", "lm_head.weight", ROWS, ("vocab", "dim")),
 )
@@ -54,8 +70,12 @@ class Family:
     """A moderation model: always instruction-tuned, and without a chat template."""
 
 
-def _spm(name: str, title: str, context: int, chat: str | None, theta: float = 1e4, eos: tuple[int, ...] = (2,)) -> Family:
-    return Family(name, title, "sentencepiece", context, theta, None, 1, 2, eos, chat, sampled=chat is not None)
+def _spm(
+    name: str, title: str, context: int, chat: str | None, theta: float = 1e4, eos: tuple[int, ...] = (2,)
+) -> Family:
+    return Family(
+        name, title, "sentencepiece", context, theta, None, 1, 2, eos, chat, sampled=chat is not None
+    )
 
 
 _L3_EOS = (128001, 128009)
@@ -79,7 +99,13 @@ FAMILIES = {
         _spm("llama-1", "Llama 1", 2048, None),
         _spm("llama-2", "Llama 2", 4096, "llama-2"),
         _spm("code-llama", "Code Llama", 16384, "llama-2", theta=1e6),
-        _spm("code-llama-70b-python", "Code Llama 70B Python or Instruct", 4096, "code-llama-70b", eos=(2, 32015)),
+        _spm(
+            "code-llama-70b-python",
+            "Code Llama 70B Python or Instruct",
+            4096,
+            "code-llama-70b",
+            eos=(2, 32015),
+        ),
         _tiktoken("llama-3", "Llama 3", 8192, None),
         _tiktoken("llama-3.1", "Llama 3.1", 131072, 8.0),
         _tiktoken("llama-3.2", "Llama 3.2", 131072, 32.0, may_tie=True),

@@ -86,9 +86,13 @@ def _first_shape(catalog: Catalog, name: str, beside: str) -> tuple[int, ...]:
     views = catalog.views(name)
     if not views:
         found = ", ".join(catalog.names()[:4])
-        raise InputError(f"{beside}: no tensor {name} in its shards (they hold {found}, …); not a Llama of Meta's")
+        raise InputError(
+            f"{beside}: no tensor {name} in its shards (they hold {found}, …); not a Llama of Meta's"
+        )
     if len(views[0].shape) != 2 or 0 in views[0].shape:
-        raise InputError(f"{name} in {views[0].record.path}: shape {views[0].shape}, expected rows and columns")
+        raise InputError(
+            f"{name} in {views[0].record.path}: shape {views[0].shape}, expected rows and columns"
+        )
     return views[0].shape
 
 
@@ -109,7 +113,9 @@ def match_rules(
     wanted = dict(_expand(rules, dimensions.layers))
     for name in catalog.names():
         if name not in wanted and not any(re.fullmatch(pattern, name) for pattern in ignored):
-            findings.append(f"{_where(catalog, name)}: {name} is no tensor of a {dimensions.layers}-layer Llama")
+            findings.append(
+                f"{_where(catalog, name)}: {name} is no tensor of a {dimensions.layers}-layer Llama"
+            )
     matches = []
     for name, (target, rule) in wanted.items():
         views = catalog.views(name)
@@ -124,7 +130,9 @@ def match_rules(
         matches.append(Match(name, target, gather, views))
     if findings:
         more = len(findings) - _MOST_FINDINGS
-        raise InputError.of(findings[:_MOST_FINDINGS] + ([f"… and {more} more like these"] if more > 0 else []))
+        raise InputError.of(
+            findings[:_MOST_FINDINGS] + ([f"… and {more} more like these"] if more > 0 else [])
+        )
     return tuple(matches)
 
 
@@ -167,7 +175,10 @@ def describe_foreign_tensors(names: Mapping[str, object] | tuple[str, ...]) -> s
         (r"(text_model|vision_model)\..*", "a Llama 3.2 Vision model; distconv converts text models"),
         (r".*\.(scales?|zeros?|qweight|qscale)", "a quantized checkpoint; convert the bf16 one instead"),
         (r".*(lora_[ab]|adaptor|adapter).*", "a LoRA (QLoRA) checkpoint; merge it into the model first"),
-        (r".*feed_forward\.(experts|router).*|.*\.block_sparse_moe\..*|.*\.moe_.*", "a mixture-of-experts model (Llama 4 or Mixtral); distconv converts Llama 1 to 3.3"),
+        (
+            r".*feed_forward\.(experts|router).*|.*\.block_sparse_moe\..*|.*\.moe_.*",
+            "a mixture-of-experts model (Llama 4 or Mixtral); distconv converts Llama 1 to 3.3",
+        ),
         (r"model\.layers\..*", "a checkpoint with Transformers' names; it needs no conversion"),
     )
     for pattern, description in foreign:

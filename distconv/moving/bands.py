@@ -97,7 +97,9 @@ def _cut(copy: StridedCopy, step: int, start: int, end: int, limit: int) -> Iter
 def _split(piece: Piece, limit: int) -> Iterator[Piece]:
     """Halve a piece along its longest source axis until what it reads is within the limit."""
     span = extent_elements(piece.extents, piece.source_strides)
-    axis = max(range(len(piece.extents)), key=lambda axis: piece.source_strides[axis] * (piece.extents[axis] > 1))
+    axis = max(
+        range(len(piece.extents)), key=lambda axis: piece.source_strides[axis] * (piece.extents[axis] > 1)
+    )
     whole = piece.extents[axis]
     # A row that is dense in itself is read at once, however long: it is no larger than its step.
     if span <= max(limit, math.prod(piece.extents)) or whole < 2:
@@ -121,4 +123,3 @@ def _split(piece: Piece, limit: int) -> Iterator[Piece]:
             ),
             limit,
         )
-

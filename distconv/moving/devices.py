@@ -20,7 +20,9 @@ _QUIET_NAN = {"float16": 0x7E00, "bfloat16": 0x7FC0, "float32": 0x7FC00000, "flo
 class Device(Protocol):
     """Where a block is put together."""
 
-    def gather(self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType) -> memoryview:
+    def gather(
+        self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType
+    ) -> memoryview:
         """Put pieces, each with the bytes of its span, into one block of this size."""
 
     def gather_and_cast(
@@ -32,7 +34,9 @@ class Device(Protocol):
 class HostDevice:
     """Gathers with NumPy, which is at hand long before torch; loads torch for casts only."""
 
-    def gather(self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType) -> memoryview:
+    def gather(
+        self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType
+    ) -> memoryview:
         """Put pieces together in host memory."""
         import numpy as np
         from numpy.lib.stride_tricks import as_strided
@@ -42,7 +46,9 @@ class HostDevice:
         for piece, content in sources:
             source = np.frombuffer(content, dtype=block.dtype)
             np.copyto(
-                as_strided(block[piece.target_offset :], piece.extents, [unit * n for n in piece.target_strides]),
+                as_strided(
+                    block[piece.target_offset :], piece.extents, [unit * n for n in piece.target_strides]
+                ),
                 as_strided(source, piece.extents, [unit * n for n in piece.source_strides]),
             )
         return memoryview(block).cast("B")
@@ -68,7 +74,9 @@ class TorchDevice:
 
         self._device = torch.device(name)
 
-    def gather(self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType) -> memoryview:
+    def gather(
+        self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType
+    ) -> memoryview:
         """Put pieces together on the device and bring the block back."""
         return _host_bytes(self._gather(sources, size_bytes, stored))
 

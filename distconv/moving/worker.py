@@ -114,7 +114,9 @@ def make_contents(
     for block in make_blocks(tensor, block_bytes):
         contents = [(piece, sources.read(piece, unit)) for piece in block.pieces]
         if tensor.dtype != tensor.stored:
-            cast, infinite = device.gather_and_cast(contents, block.elements * unit, tensor.stored, tensor.dtype)
+            cast, infinite = device.gather_and_cast(
+                contents, block.elements * unit, tensor.stored, tensor.dtype
+            )
             yield block, cast, infinite
         elif len(block.pieces) == 1 and block.pieces[0].is_straight:
             yield block, contents[0][1], 0

@@ -85,7 +85,11 @@ def make_header(tensors: Sequence[tuple[str, DType, tuple[int, ...]]]) -> tuple[
         size = dtype.size_bytes
         for extent in shape:
             size *= extent
-        entries[name] = {"dtype": dtype.code, "shape": list(shape), "data_offsets": [ends[-1], ends[-1] + size]}
+        entries[name] = {
+            "dtype": dtype.code,
+            "shape": list(shape),
+            "data_offsets": [ends[-1], ends[-1] + size],
+        }
         ends.append(ends[-1] + size)
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
@@ -95,5 +99,8 @@ def make_header(tensors: Sequence[tuple[str, DType, tuple[int, ...]]]) -> tuple[
 
 def make_index(weight_map: Mapping[str, str], parameters: int, size_bytes: int) -> bytes:
     """Make ``model.safetensors.index.json``."""
-    index = {"metadata": {"total_parameters": parameters, "total_size": size_bytes}, "weight_map": dict(weight_map)}
+    index = {
+        "metadata": {"total_parameters": parameters, "total_size": size_bytes},
+        "weight_map": dict(weight_map),
+    }
     return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()

@@ -129,7 +129,9 @@ def make_targets(
     return tuple(targets)
 
 
-def make_plan(targets: Sequence[TargetTensor], decisions: Decisions, chunk_limit_bytes: int | None = None) -> Plan:
+def make_plan(
+    targets: Sequence[TargetTensor], decisions: Decisions, chunk_limit_bytes: int | None = None
+) -> Plan:
     """Group targets into chunks and lay each one out to the byte."""
     by_name = {target.name: target for target in targets}
     sizes = {name: target.size_bytes for name, target in by_name.items()}

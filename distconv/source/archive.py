@@ -15,7 +15,14 @@ from typing import BinaryIO, cast
 
 from distconv.errors import InputError
 from distconv.source.content import HEAD_BYTES, describe_content
-from distconv.source.pickles import LIMIT_BYTES, StorageMark, TensorMark, flatten_state, load_pickle, read_pickle
+from distconv.source.pickles import (
+    LIMIT_BYTES,
+    StorageMark,
+    TensorMark,
+    flatten_state,
+    load_pickle,
+    read_pickle,
+)
 from distconv.storage import Reader, read_range
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
@@ -124,7 +131,9 @@ def read_archive(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:
             _check_extent(name, tensor, record)
     except InputError as error:
         message = str(error)
-        raise InputError(message if message.startswith(reader.path) else f"{reader.path}: {message}") from None
+        raise InputError(
+            message if message.startswith(reader.path) else f"{reader.path}: {message}"
+        ) from None
     except OSError as error:
         if error.errno is not None:  # the machine's fault and not the file's
             raise
@@ -167,7 +176,9 @@ def _read_zip(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:
         described = [name for name in members if posixpath.basename(name) == "data.pkl"]
         if len(described) != 1:
             found = ", ".join(list(members)[:4]) or "nothing"
-            raise InputError(f"a zip archive without one data.pkl (it holds {found}), expected a torch checkpoint")
+            raise InputError(
+                f"a zip archive without one data.pkl (it holds {found}), expected a torch checkpoint"
+            )
         prefix = posixpath.dirname(described[0])
         _check_byte_order(archive, members, posixpath.join(prefix, "byteorder"))
         _check_stored(members[described[0]])
@@ -188,7 +199,9 @@ def _check_byte_order(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipIn
         _check_stored(members[name])
         order = archive.read(members[name])
         if order != b"little":
-            raise InputError(f"byte order {order[:16]!r}, expected b'little'; save it again on a little-endian machine")
+            raise InputError(
+                f"byte order {order[:16]!r}, expected b'little'; save it again on a little-endian machine"
+            )
 
 
 def _check_stored(member: zipfile.ZipInfo) -> None:
@@ -236,7 +249,9 @@ def _legacy_records(
     for key in keys:
         mark = marks.get(str(key))
         if mark is None:
-            raise InputError(f"storage {key!r:.40} belongs to no tensor of the state dict, so its size is unknown")
+            raise InputError(
+                f"storage {key!r:.40} belongs to no tensor of the state dict, so its size is unknown"
+            )
         (elements,) = struct.unpack("<q", read_range(reader, position, 8))
         position += 8
         if elements != mark.elements or position + mark.size_bytes() > reader.size_bytes:

@@ -177,7 +177,9 @@ def _shards_of_folder(storage: Storage, folder: str) -> tuple[ShardFiles, ...]:
     single = [name for name in files if _SINGLE.fullmatch(name)]
     torchtune = [name for name in files if _TORCHTUNE.fullmatch(name)]
     if numbered and single:
-        raise InputError(f"{folder}: both {single[0]} and {numbered[0].name}; remove the one that is not the model's")
+        raise InputError(
+            f"{folder}: both {single[0]} and {numbered[0].name}; remove the one that is not the model's"
+        )
     if numbered:
         return _in_order(folder, numbered)
     if len(single or torchtune) > 1:
@@ -190,7 +192,9 @@ def _shards_of_folder(storage: Storage, folder: str) -> tuple[ShardFiles, ...]:
 def _refuse_foreign(folder: str, names: Iterable[str]) -> None:
     for name in names:
         if _FP8_SCALES.fullmatch(name):
-            raise InputError(f"{join(folder, name)}: an FP8-quantized checkpoint; convert the bf16 one instead")
+            raise InputError(
+                f"{join(folder, name)}: an FP8-quantized checkpoint; convert the bf16 one instead"
+            )
         if _ADAPTER.fullmatch(name):
             raise InputError(f"{join(folder, name)}: a LoRA adapter lies here; merge it into the model first")
 

@@ -188,7 +188,10 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: object, /) -> StorageMark:
         match pid:
-            case ("storage", _Kind(dtype=dtype), str(key), str(), int(elements), *view) if view in ([], [None]):
+            case ("storage", _Kind(dtype=dtype), str(key), str(), int(elements), *view) if view in (
+                [],
+                [None],
+            ):
                 return StorageMark(key, dtype, _count(elements))
         message = f"unknown storage {pid!r:.80}"
         raise InputError(message)
@@ -206,5 +209,3 @@ def flatten_state(state: object) -> dict[str, TensorMark]:
         message = f"no tensors in it; its keys are {', '.join(map(str, list(state)[:8])) or 'none'}"
         raise InputError(message)
     return tensors
-
-

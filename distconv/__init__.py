@@ -1,0 +1,49 @@
+"""Convert Meta's original Llama checkpoints to Transformers folders.
+
+The verbs are those of the command line. They are imported when they are first used: planning
+on a laptop needs none of what moving bytes needs.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distconv.conversion import ConversionReport, convert
+    from distconv.survey import Inspection, PlanReport, inspect, plan
+    from distconv.tokenization import TokenizerReport, convert_tokenizer
+    from distconv.verification import Verification, verify
+
+__all__ = [
+    "ConversionReport",
+    "Inspection",
+    "PlanReport",
+    "TokenizerReport",
+    "Verification",
+    "convert",
+    "convert_tokenizer",
+    "inspect",
+    "plan",
+    "verify",
+]
+
+_HOMES = {
+    "ConversionReport": "conversion",
+    "convert": "conversion",
+    "Inspection": "survey",
+    "PlanReport": "survey",
+    "inspect": "survey",
+    "plan": "survey",
+    "TokenizerReport": "tokenization",
+    "convert_tokenizer": "tokenization",
+    "Verification": "verification",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a verb's module when the verb is first asked for."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,122 @@
+"""What stands beside the chunks: config, tokenizer, licence, index and receipt, as bytes."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib import metadata
+
+from distconv.errors import InputError
+from distconv.families.llama import Family
+from distconv.planning.plan import Plan
+from distconv.storage import Storage, read_small
+from distconv.survey import Checkpoint
+from distconv.target.chat import CHAT_TEMPLATES
+from distconv.target.config import ModelShape, Rope, TokenIds, make_config, make_generation_config, to_json
+from distconv.target.finalise import CONFIG_NAME
+from distconv.target.tokenizer import Vocabulary, make_tokenizer_files
+
+SMALL_FILE_BYTES = 64 << 20
+"""No file beside the chunks is larger."""
+
+
+def make_model_config(checkpoint: Checkpoint, plan: Plan) -> tuple[dict[str, object], dict[str, object]]:
+    """Make config and generation config for a planned conversion."""
+    family, sizes = checkpoint.choice.family, checkpoint.dimensions
+    params = checkpoint.params
+    shape = ModelShape(
+        dim=sizes.dim,
+        layers=sizes.layers,
+        heads=sizes.heads,
+        kv_heads=sizes.kv_heads // plan.decisions.kv_replication,
+        head_dim=sizes.head_dim,
+        ffn_dim=sizes.ffn_dim,
+        vocab_size=sizes.vocab,
+        norm_eps=params.norm_eps,
+    )
+    theta = family.theta if params.rope_theta is None else params.rope_theta
+    eos: int | tuple[int, ...] = family.eos
+    if checkpoint.choice.instruct and len(family.instruct_eos) > 1:
+        eos = family.instruct_eos
+    tokens = TokenIds(family.bos, eos)
+    sampled = checkpoint.choice.instruct and family.sampled
+    config = make_config(
+        shape,
+        Rope(theta, family.factor),
+        family.context,
+        tokens,
+        tied=plan.decisions.tied,
+        dtype=plan.dtype.name,
+    )
+    return config, make_generation_config(tokens, sampled=sampled)
+
+
+def make_tokenizer(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Make the tokenizer's files for a checkpoint that has one."""
+    if checkpoint.vocabulary is None:
+        raise InputError(f"{checkpoint.files.folder}: no tokenizer.model")
+    choice = checkpoint.choice
+    return make_family_tokenizer(checkpoint.vocabulary, choice.family, instruct=choice.instruct)
+
+
+def make_family_tokenizer(vocabulary: Vocabulary, family: Family, *, instruct: bool) -> dict[str, bytes]:
+    """Make a tokenizer's files as a family has them."""
+    return make_tokenizer_files(
+        vocabulary,
+        special_tokens=family.special_tokens,
+        context=family.context,
+        instruct=instruct,
+        chat_template=CHAT_TEMPLATES[family.chat] if instruct and family.chat else None,
+    )
+
+
+def make_files(storage: Storage, checkpoint: Checkpoint, plan: Plan) -> dict[str, bytes]:
+    """Make every small file, in the order of writing: the mark is the last one."""
+    config, generation = make_model_config(checkpoint, plan)
+    files = {
+        os.path.basename(path): read_small(storage, path, SMALL_FILE_BYTES) for path in checkpoint.files.legal
+    }
+    files |= make_tokenizer(checkpoint)
+    files["generation_config.json"] = to_json(generation)
+    files[CONFIG_NAME] = to_json(config)
+    index = plan.make_index()
+    if index is not None:
+        files[index[0]] = index[1]
+    return files
+
+
+def make_receipt(storage: Storage, checkpoint: Checkpoint, plan: Plan, files: Mapping[str, bytes]) -> bytes:
+    """Note what OUTPUT is made from and how, with a digest that tells whether two runs make the same.
+
+    It names no host, worker or time, so that every run of a conversion leaves the same bytes.
+    """
+    sources = []
+    for path in (
+        checkpoint.files.params,
+        *(path for shard in checkpoint.files.shards for path in shard.paths),
+    ):
+        entry = storage.find(path)
+        if entry is None:
+            raise InputError(f"{path}: gone while it was read")
+        sources.append({"name": entry.name, "size_bytes": entry.size_bytes, "version": entry.version})
+    chunks = [
+        {
+            "name": chunk.name,
+            "size_bytes": chunk.size_bytes,
+            "header_sha256": hashlib.sha256(chunk.header).hexdigest(),
+        }
+        for chunk in plan.chunks
+    ]
+    content: dict[str, object] = {
+        "distconv": metadata.version("distconv"),
+        "family": checkpoint.choice.family.name,
+        "instruct": checkpoint.choice.instruct,
+        "dtype": plan.dtype.name,
+        "tied": plan.decisions.tied,
+        "kv_replication": plan.decisions.kv_replication,
+        "source": sources,
+        "chunks": chunks,
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    content["plan_sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return to_json(content)

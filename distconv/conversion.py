@@ -1,0 +1,283 @@
+"""Convert a checkpoint: read headers, plan, move, check, and set the mark last."""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from distconv.assembly import SMALL_FILE_BYTES, make_files, make_receipt
+from distconv.errors import ConversionError, InputError, OutputError, UsageError
+from distconv.moving.compare import equal_targets, target_of_view
+from distconv.moving.inline import run_inline
+from distconv.moving.worker import Job, Receipt, is_finished
+from distconv.planning.plan import Plan
+from distconv.progress import Progress, SilentProgress
+from distconv.storage import LocalStorage, Storage, join, read_small, write_small
+from distconv.survey import Checkpoint, PathLike, decide, plan_conversion, read_checkpoint
+from distconv.target.finalise import RECEIPT_NAME, clear_folder, sweep_partials, write_files
+
+DEVICE_CHOICES = ("auto", "cpu", "cuda")
+_INLINE_LANES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionReport:
+    """What a conversion did."""
+
+    output: str
+    family: str
+    dtype: str
+    chunks: int
+    kept_chunks: int
+    bytes_read: int
+    bytes_written: int
+    became_infinite: int
+    seconds_planning: float
+    seconds_moving: float
+    seconds_finishing: float
+    already_done: bool
+    verified: bool
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Give the same as plain values."""
+        return {
+            "output": self.output,
+            "family": self.family,
+            "dtype": self.dtype,
+            "chunks": self.chunks,
+            "kept_chunks": self.kept_chunks,
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "became_infinite": self.became_infinite,
+            "seconds": {
+                "planning": round(self.seconds_planning, 3),
+                "moving": round(self.seconds_moving, 3),
+                "finishing": round(self.seconds_finishing, 3),
+            },
+            "already_done": self.already_done,
+            "verified": self.verified,
+            "notes": list(self.notes),
+        }
+
+    def lines(self) -> tuple[str, ...]:
+        """Give the same for people."""
+        if self.already_done:
+            return (f"{self.output}: already done, {self.chunks} chunks equal to the plan",)
+        rate = self.bytes_written / 1e9 / max(self.seconds_moving, 1e-9)
+        found = [
+            f"{self.output}: {self.family}, {self.dtype}, {self.chunks} chunks",
+            f"wrote {self.bytes_written / 1e9:,.2f} GB in {self.seconds_moving:.1f} s ({rate:.2f} GB/s), "
+            f"planning {self.seconds_planning:.1f} s, finishing {self.seconds_finishing:.1f} s",
+        ]
+        if self.kept_chunks:
+            found.append(f"{self.kept_chunks} chunks of an earlier run were kept")
+        if self.became_infinite:
+            found.append(f"{self.became_infinite:,} values became infinite in {self.dtype}")
+        if self.verified:
+            found.append("every tensor verified against the source")
+        return tuple(found)
+
+
+def convert(
+    source: PathLike,
+    output: PathLike,
+    *,
+    dtype: str = "auto",
+    max_shard_size: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    address: str | None = None,
+    family: str | None = None,
+    instruct: bool = False,
+    tokenizer: PathLike | None = None,
+    verify: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ConversionReport:
+    """Convert Meta's checkpoint in ``source`` into a Transformers folder ``output``.
+
+    ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or
+    several GPUs ask for Ray. Raises InputError, UsageError, OutputError (nothing that looks
+    like a model is left), ConversionError (the same call again goes on where it stopped).
+    """
+    started = time.monotonic()
+    storage = LocalStorage()
+    progress = progress or SilentProgress()
+    input_path, output_path = os.fspath(source), os.fspath(output)
+    checkpoint = read_checkpoint(
+        storage,
+        input_path,
+        family=family,
+        instruct=instruct,
+        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+    )
+    if checkpoint.vocabulary is None:
+        raise InputError(
+            f"{checkpoint.files.folder}: no tokenizer.model here or in the parent folder; give it by --tokenizer PATH"
+        )
+    _refuse_overlap(storage, checkpoint, output_path)
+    device = _choose_device(device)
+    decisions, decided = decide(
+        checkpoint,
+        lambda left, right: equal_targets(storage, left, right),
+        lambda left, right: equal_targets(storage, target_of_view(left), target_of_view(right)),
+    )
+    plan = plan_conversion(checkpoint, decisions, dtype, max_shard_size)
+    notes = (*checkpoint.notes, *decided)
+    files = make_files(storage, checkpoint, plan)
+    receipt = make_receipt(storage, checkpoint, plan, files)
+    done = _prepare_output(storage, output_path, plan, files, receipt, overwrite=overwrite)
+    planned = time.monotonic()
+    receipts: tuple[Receipt, ...] = ()
+    if not done:
+        job = Job(storage, output_path, device)
+        receipts = _move(job, plan, workers, address, progress)
+    moved = time.monotonic()
+    if not done:
+        _check_chunks(storage, output_path, plan)
+    if verify:
+        _verify(checkpoint, plan, output_path, storage, progress)
+    if not done:
+        write_files(storage, output_path, files)
+    return ConversionReport(
+        output=output_path,
+        family=checkpoint.choice.family.title,
+        dtype=plan.dtype.name,
+        chunks=len(plan.chunks),
+        kept_chunks=len(plan.chunks) if done else sum(receipt.kept for receipt in receipts),
+        bytes_read=sum(receipt.bytes_read for receipt in receipts),
+        bytes_written=sum(receipt.bytes_written for receipt in receipts),
+        became_infinite=sum(receipt.became_infinite for receipt in receipts),
+        seconds_planning=planned - started,
+        seconds_moving=moved - planned,
+        seconds_finishing=time.monotonic() - moved,
+        already_done=done,
+        verified=verify,
+        notes=notes,
+    )
+
+
+def _choose_device(device: str) -> str:
+    """Take the CPU for ``auto``: moving bytes needs no GPU until a measurement says otherwise."""
+    if device not in DEVICE_CHOICES:
+        raise UsageError(f"device {device}: expected one of {', '.join(DEVICE_CHOICES)}")
+    return "cpu" if device == "auto" else device
+
+
+def _refuse_overlap(storage: Storage, checkpoint: Checkpoint, output: str) -> None:
+    """OUTPUT must not be, hold or lie in a folder of INPUT's files, links resolved."""
+    target = storage.real_path(output)
+    files = checkpoint.files
+    for path in (files.params, *(path for shard in files.shards for path in shard.paths)):
+        folder = os.path.dirname(storage.real_path(path))
+        if (
+            target == folder
+            or target.startswith(folder + os.sep)
+            or folder.startswith(target.rstrip(os.sep) + os.sep)
+        ):
+            raise OutputError(
+                f"{output}: equal to, inside or above INPUT's folder {folder}; give another folder"
+            )
+
+
+def _move(
+    job: Job, plan: Plan, workers: int | None, address: str | None, progress: Progress
+) -> tuple[Receipt, ...]:
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers {workers}: expected at least 1")
+    if workers is None and address is None and not _has_several_gpus(job.device):
+        return run_inline(job, plan.chunks, min(_INLINE_LANES, os.cpu_count() or 1), progress)
+    from distconv.moving.ray.driver import Cluster, run_on_ray
+
+    return run_on_ray(job, plan.chunks, Cluster(address, workers), progress)
+
+
+def _has_several_gpus(device: str) -> bool:
+    if device != "cuda":
+        return False
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError("device cuda: torch sees no GPU here; use --device cpu")
+    return torch.cuda.device_count() > 1
+
+
+def _check_chunks(storage: Storage, output: str, plan: Plan) -> None:
+    for chunk in plan.chunks:
+        if not is_finished(storage, join(output, chunk.name), chunk):
+            raise ConversionError(
+                f"{join(output, chunk.name)}: not of the planned header and size after moving"
+            )
+
+
+def _verify(checkpoint: Checkpoint, plan: Plan, output: str, storage: Storage, progress: Progress) -> None:
+    from distconv.verification import compare_tensors
+
+    progress.begin(plan.size_bytes, len(plan.chunks))
+    try:
+        differences = compare_tensors(
+            storage, output, checkpoint, tuple(c.name for c in plan.chunks), progress
+        )
+    finally:
+        progress.end()
+    if differences:
+        raise ConversionError(
+            "\n".join((f"{output}: verification found differences; it is not made whole", *differences))
+        )
+
+
+def _prepare_output(
+    storage: Storage,
+    output: str,
+    plan: Plan,
+    files: Mapping[str, bytes],
+    receipt: bytes,
+    *,
+    overwrite: bool,
+) -> bool:
+    """Make OUTPUT ready to be written to; True where it is whole and equal to the plan already."""
+    entry = storage.find(output)
+    if entry is not None and not entry.is_folder:
+        raise OutputError(f"{output}: a file, expected a folder")
+    names = {found.name for found in storage.list_folder(output)}
+    same = (
+        RECEIPT_NAME in names and read_small(storage, join(output, RECEIPT_NAME), SMALL_FILE_BYTES) == receipt
+    )
+    if overwrite and names:
+        clear_folder(storage, output)
+    elif same:
+        if _is_whole(storage, output, plan, files):
+            return True
+        sweep_partials(storage, output)
+    elif names:
+        raise OutputError(
+            f"{output}: holds {_difference(storage, output, receipt, names)}; "
+            "give an empty folder, or --overwrite to replace the model in it"
+        )
+    storage.make_folder(output)
+    write_small(storage, join(output, RECEIPT_NAME), receipt)
+    return False
+
+
+def _is_whole(storage: Storage, output: str, plan: Plan, files: Mapping[str, bytes]) -> bool:
+    for name, content in files.items():
+        entry = storage.find(join(output, name))
+        if entry is None or entry.size_bytes != len(content):
+            return False
+        if read_small(storage, join(output, name), SMALL_FILE_BYTES) != content:
+            return False
+    return all(is_finished(storage, join(output, chunk.name), chunk) for chunk in plan.chunks)
+
+
+def _difference(storage: Storage, output: str, receipt: bytes, names: Sequence[str] | set[str]) -> str:
+    if RECEIPT_NAME not in names:
+        return f"other files ({', '.join(sorted(names)[:4])}{', …' if len(names) > 4 else ''})"
+    try:
+        before = json.loads(read_small(storage, join(output, RECEIPT_NAME), SMALL_FILE_BYTES))
+        now = json.loads(receipt)
+        changed = [key for key in now if before.get(key) != now[key] and key != "plan_sha256"]
+    except (ValueError, AttributeError):
+        return f"an unreadable {RECEIPT_NAME}"
+    return f"another conversion (different: {', '.join(changed)})"

@@ -1,0 +1,45 @@
+"""Whether two tensors of INPUT hold the same bytes: what metadata alone cannot always tell."""
+
+from distconv.families.gather import ROWS, gather_copies
+from distconv.moving.devices import HostDevice
+from distconv.moving.worker import BLOCK_BYTES, Sources, make_contents
+from distconv.planning.plan import TargetTensor
+from distconv.source.catalog import TensorView
+from distconv.storage import Storage
+
+
+def target_of_view(view: TensorView) -> TargetTensor:
+    """Take one view as a whole tensor."""
+    shape, copies = gather_copies(ROWS, (view,), head_dim=1)
+    return TargetTensor(view.name, view.name, shape, view.dtype, view.dtype, copies)
+
+
+def equal_targets(storage: Storage, left: TargetTensor, right: TargetTensor) -> bool:
+    """Compare two tensors block by block, up to the first difference, in bounded memory."""
+    if (left.shape, left.stored) != (right.shape, right.stored):
+        return False
+    with Sources(storage) as sources:
+        # A block that is cut by rows of other shards is cut elsewhere too: compare a stream of bytes.
+        streams = [_Stream(target, sources) for target in (left, right)]
+        remaining = left.elements * left.stored.size_bytes
+        while remaining:
+            size = min(remaining, BLOCK_BYTES)
+            if streams[0].take(size) != streams[1].take(size):
+                return False
+            remaining -= size
+    return True
+
+
+class _Stream:
+    """A tensor's bytes, in pieces of any size."""
+
+    def __init__(self, target: TargetTensor, sources: Sources) -> None:
+        self._contents = make_contents(target, sources, HostDevice(), BLOCK_BYTES)
+        self._held = bytearray()
+
+    def take(self, size_bytes: int) -> bytes:
+        while len(self._held) < size_bytes:
+            self._held += next(self._contents)[1]
+        taken = bytes(self._held[:size_bytes])
+        del self._held[:size_bytes]
+        return taken

@@ -1,0 +1,315 @@
+"""Prove that OUTPUT holds INPUT's tensors, on another path than the worker's.
+
+The worker copies by strides that the plan computed. Here rows are read whole, concatenated
+shard by shard and permuted by an index of rows, and compared with what OUTPUT's own headers
+say is where. Memory is bounded: a band of rows at a time.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from distconv.errors import OutputError
+from distconv.families.llama import EMBEDDING, OUTPUT
+from distconv.families.rules import Match
+from distconv.moving.worker import Sources
+from distconv.moving.bands import Piece
+from distconv.planning.chunks import INDEX_NAME, SINGLE_NAME
+from distconv.progress import Progress, SilentProgress
+from distconv.source.catalog import TensorView
+from distconv.storage import LocalStorage, Storage, join, opened, read_range, read_small
+from distconv.survey import Checkpoint, PathLike, read_checkpoint
+from distconv.target.finalise import RECEIPT_NAME
+from distconv.tensors import DTYPES, DType, extent_elements
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Rows = npt.NDArray[np.unsignedinteger]
+
+_BAND_BYTES = 16 << 20
+_HEADER_LIMIT_BYTES = 100 << 20
+_INDEX_LIMIT_BYTES = 100 << 20
+_DTYPES_BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What the comparison found."""
+
+    output: str
+    source: str
+    tensors: int
+    differences: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs."""
+        return not self.differences
+
+    def to_json(self) -> dict[str, object]:
+        """Give the same as plain values."""
+        return {
+            "output": self.output,
+            "source": self.source,
+            "ok": self.ok,
+            "tensors": self.tensors,
+            "differences": list(self.differences),
+            "notes": list(self.notes),
+        }
+
+    def lines(self) -> tuple[str, ...]:
+        """Give the same for people."""
+        if self.ok:
+            return (f"{self.output}: all {self.tensors} tensors equal {self.source}",)
+        return (f"{self.output}: differs from {self.source}", *self.differences)
+
+
+def verify(
+    output: PathLike,
+    *,
+    against: PathLike,
+    family: str | None = None,
+    instruct: bool = False,
+    tokenizer: PathLike | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Recompute every tensor of OUTPUT from INPUT and compare all bytes.
+
+    Raises OutputError where OUTPUT is no model folder, InputError where INPUT cannot be read.
+    """
+    storage = LocalStorage()
+    output_path, source_path = os.fspath(output), os.fspath(against)
+    chunks = _list_chunks(storage, output_path)
+    checkpoint = read_checkpoint(
+        storage,
+        source_path,
+        family=family or _recorded_family(storage, output_path),
+        instruct=instruct,
+        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+    )
+    progress = progress or SilentProgress()
+    sizes = [entry.size_bytes for name in chunks if (entry := storage.find(join(output_path, name)))]
+    progress.begin(sum(sizes), len(chunks))
+    try:
+        differences = compare_tensors(storage, output_path, checkpoint, chunks, progress)
+    finally:
+        progress.end()
+    return Verification(output_path, source_path, len(checkpoint.matches), tuple(differences), ())
+
+
+def _recorded_family(storage: Storage, output: str) -> str | None:
+    if storage.find(join(output, RECEIPT_NAME)) is None:
+        return None
+    recorded = _read_object(storage, join(output, RECEIPT_NAME)).get("family")
+    return recorded if isinstance(recorded, str) else None
+
+
+def _read_object(storage: Storage, path: str) -> dict[str, object]:
+    try:
+        found = json.loads(read_small(storage, path, _INDEX_LIMIT_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise OutputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise OutputError(f"{path}: expected a JSON object")
+    return found
+
+
+def _list_chunks(storage: Storage, output: str) -> tuple[str, ...]:
+    """Give the names of the chunk files that the index names, or the single one."""
+    if storage.find(join(output, INDEX_NAME)) is not None:
+        weight_map = _read_object(storage, join(output, INDEX_NAME)).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise OutputError(f"{join(output, INDEX_NAME)}: no weight_map")
+        return tuple(sorted({str(name) for name in weight_map.values()}))
+    if storage.find(join(output, SINGLE_NAME)) is not None:
+        return (SINGLE_NAME,)
+    raise OutputError(f"{output}: neither {INDEX_NAME} nor {SINGLE_NAME}; the conversion is not finished")
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A tensor as OUTPUT's header names it."""
+
+    path: str
+    offset_bytes: int
+    dtype: DType
+    shape: tuple[int, ...]
+
+
+def _read_written(storage: Storage, path: str) -> dict[str, _Written]:
+    """Read a safetensors header, as its file says; OutputError where it is not one."""
+    with opened(storage, path) as reader:
+        size = int.from_bytes(read_range(reader, 0, 8), "little") if reader.size_bytes >= 8 else -1
+        if not 0 <= size <= min(_HEADER_LIMIT_BYTES, reader.size_bytes - 8):
+            raise OutputError(f"{path}: no safetensors header")
+        text = bytes(read_range(reader, 8, size))
+        data_bytes = reader.size_bytes - 8 - size
+    try:
+        entries = json.loads(text)
+        entries.pop("__metadata__", None)
+        found = {
+            name: _Written(
+                path,
+                8 + size + entry["data_offsets"][0],
+                _DTYPES_BY_CODE[entry["dtype"]],
+                tuple(entry["shape"]),
+            )
+            for name, entry in entries.items()
+        }
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise OutputError(f"{path}: damaged safetensors header ({type(error).__name__}: {error})") from None
+    if end != data_bytes:
+        raise OutputError(f"{path}: {data_bytes:,} bytes of data, its header needs {end:,}")
+    return found
+
+
+def compare_tensors(
+    storage: Storage, output: str, checkpoint: Checkpoint, chunks: Sequence[str], progress: Progress
+) -> list[str]:
+    """List every tensor of these chunks that is missing, foreign, or differs from the source."""
+    written: dict[str, _Written] = {}
+    for name in chunks:
+        if storage.find(join(output, name)) is None:
+            raise OutputError(f"{join(output, name)}: missing, though the index names it")
+        written |= _read_written(storage, join(output, name))
+    differences = []
+    with Sources(storage) as sources:
+        for match in checkpoint.matches:
+            target = written.pop(match.target, None)
+            if target is None:
+                problem = _explain_missing(match, checkpoint, sources)
+            else:
+                problem = _compare_tensor(storage, match, target, checkpoint, sources, progress)
+            if problem:
+                differences.append(problem)
+    differences += [f"{name}: not a tensor of the source" for name in written]
+    return differences
+
+
+def _explain_missing(match: Match, checkpoint: Checkpoint, sources: Sources) -> str | None:
+    """A missing output layer is right where the source's equals the embedding."""
+    embedding = checkpoint.match(EMBEDDING)
+    if match.source == OUTPUT and checkpoint.choice.family.may_tie and embedding is not None:
+        pairs = zip(
+            _bands(match, 1, checkpoint, sources), _bands(embedding, 1, checkpoint, sources), strict=True
+        )
+        if all((left == right).all() for (_, left), (_, right) in pairs):
+            return None
+        return f"{match.target}: missing, though {OUTPUT} differs from the embedding"
+    return f"{match.target}: missing"
+
+
+def _compare_tensor(
+    storage: Storage,
+    match: Match,
+    target: _Written,
+    checkpoint: Checkpoint,
+    sources: Sources,
+    progress: Progress,
+) -> str | None:
+    stored = match.views[0].dtype
+    shape, replication = _whole_shape(match, target)
+    if target.shape != shape:
+        return f"{match.target}: shape {target.shape}, expected {shape}"
+    row_bytes = target.dtype.size_bytes * (shape[1] if len(shape) > 1 else 1)
+    with opened(storage, target.path) as reader:
+        for first, expected in _bands(match, replication, checkpoint, sources):
+            size = len(expected) * row_bytes
+            found = read_range(reader, target.offset_bytes + first * row_bytes, size)
+            progress.advance(size)
+            wanted = _cast(expected, stored, target.dtype)
+            if wanted != found:
+                at = next(i for i, (one, other) in enumerate(zip(wanted, found, strict=True)) if one != other)
+                row, column = divmod(at, row_bytes)
+                return (
+                    f"{match.target} in {target.path}: row {first + row}, column {column // target.dtype.size_bytes} "
+                    f"differs from {match.source}"
+                )
+    return None
+
+
+def _whole_shape(match: Match, target: _Written) -> tuple[tuple[int, ...], int]:
+    """The shape that the shards give together; doubled key heads may be written once."""
+    shape = list(match.views[0].shape)
+    if match.gather.axis is not None:
+        shape[match.gather.axis] *= len(match.views)
+    if (
+        match.gather.heads == "key"
+        and target.shape
+        and target.shape[0] * 2 == shape[0]
+        and len(match.views) == 16
+    ):
+        return (shape[0] // 2, *shape[1:]), 2
+    return tuple(shape), 1
+
+
+def _bands(
+    match: Match, replication: int, checkpoint: Checkpoint, sources: Sources
+) -> Iterator[tuple[int, "Rows"]]:
+    """Give the whole tensor as (first row, rows), permuted as Transformers wants it."""
+    import numpy as np
+
+    rows = match.views[0].shape[0]
+    head = checkpoint.dimensions.head_dim if match.gather.rotary else 1
+    columns = match.views[0].shape[1] if len(match.views[0].shape) > 1 else 1
+    parts = len(match.views) if match.gather.axis == 1 else 1
+    unit = match.views[0].dtype.size_bytes
+    band = max(1, _BAND_BYTES // max(1, columns * parts * unit * head)) * head
+    if match.gather.axis == 1:
+        for first in range(0, rows, band):
+            parts_read = [_read_rows(view, first, min(band, rows - first), sources) for view in match.views]
+            yield first, np.concatenate(parts_read, axis=1)
+        return
+    views = match.views[:1] if match.gather.axis is None else match.views[::replication]
+    for number, view in enumerate(views):
+        for first in range(0, rows, band):
+            found = _read_rows(view, first, min(band, rows - first), sources)
+            twins = match.views[number * replication + 1 : (number + 1) * replication]
+            for twin in twins if match.gather.axis is not None else ():
+                if not (_read_rows(twin, first, min(band, rows - first), sources) == found).all():
+                    # Written once though the copies differ: no row of it can be right.
+                    found = ~found
+            yield (
+                number * rows + first,
+                found[_rotary_rows(len(found), head)] if match.gather.rotary else found,
+            )
+
+
+def _rotary_rows(rows: int, head: int) -> list[int]:
+    """Meta's row for each of Transformers': row h, p, i is Meta's row h, 2 i + p."""
+    half = head // 2
+    return [
+        start + 2 * (place % half) + place // half for start in range(0, rows, head) for place in range(head)
+    ]
+
+
+def _read_rows(view: TensorView, first: int, count: int, sources: Sources) -> "Rows":
+    """Read some rows of a part, whatever its strides."""
+    import numpy as np
+    from numpy.lib.stride_tricks import as_strided
+
+    unit = view.dtype.size_bytes
+    extents = (count, *view.shape[1:])
+    span = extent_elements(extents, view.strides)
+    piece = Piece(view.record, view.offset + first * view.strides[0], span, extents, view.strides, 0, extents)
+    content = np.frombuffer(sources.read(piece, unit), dtype=f"u{unit}")
+    return np.ascontiguousarray(as_strided(content, extents, [unit * stride for stride in view.strides]))
+
+
+def _cast(rows: "Rows", stored: DType, dtype: DType) -> bytes:
+    """Give the bytes of rows in another type; any NaN becomes the quiet one with no payload."""
+    if stored == dtype:
+        return rows.tobytes()
+    import torch
+
+    block = torch.from_numpy(rows.view(f"i{stored.size_bytes}").reshape(-1)).view(getattr(torch, stored.name))
+    cast = block.to(getattr(torch, dtype.name))
+    # Zero over zero would carry a sign; torch's own constant is the quiet NaN of every type.
+    cast = torch.where(block.isnan(), torch.tensor(float("nan"), dtype=cast.dtype), cast)
+    return cast.contiguous().view(torch.uint8).numpy().tobytes()
