@@ -1,0 +1,135 @@
+"""Convert with threads of this process: the way for one machine without a cluster."""
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distconv.moving.executor import Convert, classify
+from distconv.moving.scheduler import Action, Assign, Failure, Finish, GiveUp, Limits, Replace, Scheduler
+from distconv.moving.worker import Job, Receipt, convert_chunk
+from distconv.planning.plan import Chunk
+from distconv.progress import Progress
+
+TICK_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    lane: int
+    chunk: Chunk
+    result: Receipt | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """One thread and the way to give it work; None ends it."""
+
+    thread: threading.Thread
+    inbox: "queue.SimpleQueue[Chunk | None]"
+
+
+def run_inline(
+    job: Job, chunks: Sequence[Chunk], lanes: int, progress: Progress, convert: Convert = convert_chunk
+) -> tuple[Receipt, ...]:
+    """Convert all chunks, ``lanes`` at a time; the receipts come in the order of the chunks.
+
+    The first error that does not pass is raised. Whatever ends the run, also an exception
+    that a signal handler raises in the calling thread, it returns only when every lane has
+    stopped and so removed its partial file.
+    """
+    progress.begin(sum(chunk.size_bytes for chunk in chunks), len(chunks))
+    stop = threading.Event()
+    outbox: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
+    running: dict[int, _Lane] = {}
+    try:
+        for number in range(min(lanes, len(chunks))):
+            inbox: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
+            # A daemon: a lane that hangs in a dead file system must not keep the process from ending.
+            thread = threading.Thread(
+                target=_work, args=(number, job, convert, inbox, outbox, stop, progress), daemon=True
+            )
+            running[number] = _Lane(thread, inbox)
+            thread.start()
+        receipts = _drive(chunks, running, outbox, progress)
+    finally:
+        stop.set()
+        for lane in running.values():
+            lane.inbox.put(None)
+        for lane in running.values():
+            if lane.thread.ident is not None:
+                lane.thread.join()
+        progress.end()
+    return tuple(receipts[chunk.name] for chunk in chunks)
+
+
+def _drive(
+    chunks: Sequence[Chunk],
+    running: dict[int, _Lane],
+    outbox: "queue.SimpleQueue[_Outcome]",
+    progress: Progress,
+) -> dict[str, Receipt]:
+    """Carry events to the scheduler and its actions to the lanes until it finishes or gives up."""
+    by_name = {chunk.name: chunk for chunk in chunks}
+    receipts: dict[str, Receipt] = {}
+    # A thread cannot be ended from outside, so none is ever taken for dead.
+    scheduler = Scheduler({chunk.name: chunk.size_bytes for chunk in chunks}, Limits(), time.monotonic())
+    actions: list[Action] = list(scheduler.tick(time.monotonic()))
+    for number in running:
+        actions += scheduler.idle(number, time.monotonic())
+    while True:
+        for action in actions:
+            match action:
+                case Assign(worker, unit):
+                    running[worker].inbox.put(by_name[unit])
+                case Finish():
+                    return receipts
+                case GiveUp(error):
+                    raise error
+                case Replace(worker):
+                    raise RuntimeError(f"lane {worker} was never reported lost")
+        try:
+            outcome = outbox.get(timeout=TICK_SECONDS)
+        except queue.Empty:
+            actions = list(scheduler.tick(time.monotonic()))
+            continue
+        now = time.monotonic()
+        if isinstance(outcome.result, Failure):
+            if not outcome.result.final:
+                progress.note(f"starts again: {outcome.result.error}")
+            actions = list(scheduler.failed(outcome.lane, outcome.result, now))
+        else:
+            receipts[outcome.chunk.name] = outcome.result
+            progress.unit_done(outcome.chunk.name)
+            actions = list(scheduler.done(outcome.lane, now))
+
+
+def _work(
+    lane: int,
+    job: Job,
+    convert: Convert,
+    inbox: "queue.SimpleQueue[Chunk | None]",
+    outbox: "queue.SimpleQueue[_Outcome]",
+    stop: threading.Event,
+    progress: Progress,
+) -> None:
+    """Convert what comes in until None does."""
+    while (chunk := inbox.get()) is not None:
+        moved_bytes = 0
+
+        def advance(size_bytes: int) -> None:
+            nonlocal moved_bytes
+            moved_bytes += size_bytes
+            progress.advance(size_bytes)
+
+        result: Receipt | Failure
+        try:
+            result = convert(job, chunk, advance, stop.is_set)
+        except BaseException as error:  # noqa: BLE001  nobody else would ever hear of it
+            result = classify(chunk.name, error)
+            progress.advance(-moved_bytes)
+        else:
+            # A chunk that was there already, and its header, count as moved too.
+            progress.advance(chunk.size_bytes - moved_bytes)
+        outbox.put(_Outcome(lane, chunk, result))

@@ -1,0 +1,205 @@
+"""Who does which unit next, and when to give up: a state machine without clock or threads.
+
+An executor (inline threads, Ray, a simulation) tells what happened, with the time in
+seconds, and carries out the actions it gets back, in order::
+
+    idle ─────► Assign          a worker that has nothing to do gets the largest unit left
+    progress                    a worker is alive
+    done ─────► Assign, Finish
+    failed ───► Assign, GiveUp  a unit failed, its worker is well
+    lost ─────► Replace, GiveUp a worker is gone, and its unit starts again elsewhere
+    tick ─────► all of these    time has passed: stalled workers, rested units
+
+Workers are numbers that are never used twice. Events of a worker that was replaced are
+ignored: it may only have been slow, and its unit may be somebody else's by now.
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from distconv.errors import ConversionError, DistconvError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much trouble is borne."""
+
+    attempts: int = 3
+    """How often one unit is begun."""
+    deaths: int = 8
+    """How many workers are replaced in the whole run."""
+    stall_seconds: float = math.inf
+    """A busy worker that says nothing for longer is taken for dead."""
+    empty_seconds: float = math.inf
+    """A run that has no worker for longer gives up."""
+    rest_seconds: float = 1.0
+    """How long a failed unit rests, times its attempts: storage needs a moment to recover."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed; a final failure is not tried again."""
+
+    error: DistconvError
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Give this unit to this worker."""
+
+    worker: int
+    unit: str
+    attempt: int
+    """Counts from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """End this worker, drop what it may still say, start one with a new number."""
+
+    worker: int
+    unit: str | None
+    """What it was doing; that starts again."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Stop everything and raise this error."""
+
+    error: DistconvError
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Every unit is done."""
+
+
+Action = Assign | Replace | GiveUp | Finish
+
+
+@dataclass(slots=True)
+class _Assignment:
+    unit: str
+    heard_at: float
+
+
+class Scheduler:
+    """The state of one run; after GiveUp or Finish every event is ignored."""
+
+    def __init__(self, sizes_bytes: Mapping[str, int], limits: Limits, now: float) -> None:
+        """Line up the units, the largest first, so that the last to end are small."""
+        # Equal sizes keep their order, so that a run can be repeated.
+        self._todo = deque(sorted(sizes_bytes, key=lambda unit: -sizes_bytes[unit]))
+        self._limits = limits
+        self._left = len(sizes_bytes)
+        self._attempts = dict.fromkeys(sizes_bytes, 0)
+        self._resting: list[tuple[float, str]] = []
+        self._free: deque[int] = deque()
+        self._busy: dict[int, _Assignment] = {}
+        self._gone: set[int] = set()
+        self._empty_since = now
+        self._over = False
+
+    def idle(self, worker: int, now: float) -> tuple[Action, ...]:
+        """Tell that a worker has started and has nothing to do."""
+        if not (worker in self._gone or worker in self._busy or worker in self._free):
+            self._free.append(worker)
+        return self._settle(now)
+
+    def progress(self, worker: int, now: float) -> tuple[Action, ...]:
+        """Tell that a worker is moving bytes."""
+        if worker in self._busy:
+            self._busy[worker].heard_at = now
+        return ()
+
+    def done(self, worker: int, now: float) -> tuple[Action, ...]:
+        """Tell that a worker finished its unit."""
+        if self._busy.pop(worker, None) is None:
+            return ()
+        self._left -= 1
+        self._free.append(worker)
+        return self._settle(now)
+
+    def failed(self, worker: int, failure: Failure, now: float) -> tuple[Action, ...]:
+        """Tell that a worker could not do its unit, and waits for another one."""
+        assignment = self._busy.pop(worker, None)
+        if self._over or assignment is None:
+            return ()
+        self._free.append(worker)
+        unit = assignment.unit
+        attempts = self._attempts[unit]
+        if failure.final:
+            return self._give_up(failure.error)
+        if attempts >= self._limits.attempts:
+            return self._give_up(
+                ConversionError(f"{unit}: failed {attempts} times, the last time with: {failure.error}")
+            )
+        self._resting.append((now + self._limits.rest_seconds * attempts, unit))
+        return self._settle(now)
+
+    def lost(self, worker: int, reason: str, now: float) -> tuple[Action, ...]:
+        """Tell that a worker is gone, or that it never came up."""
+        if self._over or worker in self._gone:
+            return ()
+        self._gone.add(worker)
+        assignment = self._busy.pop(worker, None)
+        if worker in self._free:
+            self._free.remove(worker)
+        if not self._has_workers():
+            self._empty_since = now
+        if len(self._gone) > self._limits.deaths:
+            return self._give_up(
+                ConversionError(f"{len(self._gone)} workers were lost, the last one because: {reason}")
+            )
+        unit = assignment.unit if assignment is not None else None
+        if unit is not None:
+            attempts = self._attempts[unit]
+            if attempts >= self._limits.attempts:
+                return self._give_up(
+                    ConversionError(f"{unit}: begun {attempts} times, and the last worker was lost: {reason}")
+                )
+            self._todo.appendleft(unit)
+        return (Replace(worker, unit, reason), *self._settle(now))
+
+    def tick(self, now: float) -> tuple[Action, ...]:
+        """Tell that time has passed; call it about once a second."""
+        actions: list[Action] = []
+        if self._has_workers():
+            self._empty_since = now
+        elif not self._over and now - self._empty_since > self._limits.empty_seconds:
+            return self._give_up(
+                ConversionError(f"no worker came up in {self._limits.empty_seconds:.0f} s")
+            )
+        silence = self._limits.stall_seconds
+        for worker in [worker for worker, job in self._busy.items() if now - job.heard_at > silence]:
+            actions += self.lost(worker, f"nothing heard of it for {silence:.0f} s", now)
+        return (*actions, *self._settle(now))
+
+    def _settle(self, now: float) -> tuple[Action, ...]:
+        """Finish if all is done, else give units to free workers."""
+        if self._over:
+            return ()
+        if self._left == 0:
+            self._over = True
+            return (Finish(),)
+        rested = [unit for ready_at, unit in self._resting if ready_at <= now]
+        self._resting = [(ready_at, unit) for ready_at, unit in self._resting if ready_at > now]
+        self._todo.extendleft(reversed(rested))
+        actions = []
+        while self._free and self._todo:
+            worker, unit = self._free.popleft(), self._todo.popleft()
+            self._attempts[unit] += 1
+            self._busy[worker] = _Assignment(unit, now)
+            actions.append(Assign(worker, unit, self._attempts[unit]))
+        return tuple(actions)
+
+    def _give_up(self, error: DistconvError) -> tuple[Action, ...]:
+        self._over = True
+        return (GiveUp(error),)
+
+    def _has_workers(self) -> bool:
+        return bool(self._free or self._busy)

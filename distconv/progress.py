@@ -1,0 +1,207 @@
+"""How far along is it: what a person or a job log sees while bytes move."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    import rich.progress
+
+GIGABYTE = 1e9
+INTERVAL_SECONDS = 5.0
+WINDOW_SECONDS = 30.0
+"""Speed is that of the last seconds: chunks kept from an earlier run count in no time at all."""
+
+
+class Progress(Protocol):
+    """What the executors tell while they work; every method may be called from any thread."""
+
+    def begin(self, total_bytes: int, units: int) -> None:
+        """Say once, first, how much there is to do."""
+
+    def advance(self, size_bytes: int) -> None:
+        """Count output bytes that moved; negative where an attempt failed and its bytes move again."""
+
+    def unit_done(self, name: str) -> None:
+        """Count one unit as done."""
+
+    def note(self, message: str) -> None:
+        """Show one line that a person should see, a retry for instance."""
+
+    def end(self) -> None:
+        """Say once, last, that nothing more comes, whether all was done or not."""
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    def begin(self, total_bytes: int, units: int) -> None:
+        """Show nothing."""
+
+    def advance(self, size_bytes: int) -> None:
+        """Show nothing."""
+
+    def unit_done(self, name: str) -> None:
+        """Show nothing."""
+
+    def note(self, message: str) -> None:
+        """Show nothing."""
+
+    def end(self) -> None:
+        """Show nothing."""
+
+
+class LineProgress:
+    """Writes a plain line every few seconds, for logs and pipes.
+
+    ``write`` is given lines without their ends; ``clock`` counts seconds from any moment.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        *,
+        interval_seconds: float = INTERVAL_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Remember where to write."""
+        self._write = write
+        self._interval_seconds = interval_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._total_bytes = 0
+        self._units = 0
+        self._moved_bytes = 0
+        self._units_done = 0
+        self._written_at = 0.0
+        self._written: tuple[int, int] | None = None
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def begin(self, total_bytes: int, units: int) -> None:
+        """Start the clock; the first line comes an interval later."""
+        with self._lock:
+            now = self._clock()
+            self._total_bytes, self._units = total_bytes, units
+            self._written_at = now
+            self._samples.append((now, 0))
+
+    def advance(self, size_bytes: int) -> None:
+        """Count bytes, and write a line when one is due."""
+        with self._lock:
+            self._moved_bytes += size_bytes
+            now = self._clock()
+            if now - self._written_at >= self._interval_seconds:
+                self._write_line(now)
+
+    def unit_done(self, name: str) -> None:
+        """Count one unit."""
+        with self._lock:
+            self._units_done += 1
+
+    def note(self, message: str) -> None:
+        """Write the message as a line."""
+        with self._lock:
+            self._write(message)
+
+    def end(self) -> None:
+        """Write where it ended, unless the last line says so already."""
+        with self._lock:
+            if self._written != (self._moved_bytes, self._units_done):
+                self._write_line(self._clock())
+
+    def _write_line(self, now: float) -> None:
+        while len(self._samples) > 1 and now - self._samples[0][0] > WINDOW_SECONDS:
+            self._samples.popleft()
+        then, moved_then = self._samples[0]
+        self._samples.append((now, self._moved_bytes))
+        elapsed = now - then
+        bytes_per_second = (self._moved_bytes - moved_then) / elapsed if elapsed > 0 else 0.0
+        self._written_at = now
+        self._written = (self._moved_bytes, self._units_done)
+        self._write(self._line(bytes_per_second))
+
+    def _line(self, bytes_per_second: float) -> str:
+        share = self._moved_bytes / self._total_bytes if self._total_bytes else 1.0
+        left_bytes = self._total_bytes - self._moved_bytes
+        parts = [
+            f"{share:6.1%}",
+            f"{self._moved_bytes / GIGABYTE:.2f} of {self._total_bytes / GIGABYTE:.2f} GB",
+            f"{self._units_done} of {self._units} chunks",
+            f"{max(bytes_per_second, 0.0) / GIGABYTE:.2f} GB/s",
+        ]
+        if left_bytes > 0 and bytes_per_second > 0:
+            parts.append(f"{format_duration(left_bytes / bytes_per_second)} left")
+        return ", ".join(parts)
+
+
+class BarProgress:
+    """Draws a bar on a terminal, with GB, GB/s and the time left."""
+
+    def __init__(self, file: TextIO) -> None:
+        """Remember the terminal; rich is imported only when the bar begins."""
+        self._file = file
+        self._bar: rich.progress.Progress | None = None
+        self._task: rich.progress.TaskID | None = None
+        self._lock = threading.Lock()
+        self._units = 0
+        self._units_done = 0
+
+    def begin(self, total_bytes: int, units: int) -> None:
+        """Draw the empty bar."""
+        import rich.console
+        import rich.progress as columns
+
+        self._units = units
+        self._bar = columns.Progress(
+            columns.TextColumn("{task.description}"),
+            columns.BarColumn(bar_width=None),
+            columns.TaskProgressColumn(),
+            columns.DownloadColumn(),
+            columns.TransferSpeedColumn(),
+            columns.TimeRemainingColumn(),
+            console=rich.console.Console(file=self._file),
+            transient=False,
+            speed_estimate_period=WINDOW_SECONDS,
+        )
+        self._task = self._bar.add_task(self._description(), total=total_bytes)
+        self._bar.start()
+
+    def advance(self, size_bytes: int) -> None:
+        """Move the bar."""
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, size_bytes)
+
+    def unit_done(self, name: str) -> None:
+        """Count one unit beside the bar."""
+        with self._lock:
+            self._units_done += 1
+            description = self._description()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=description)
+
+    def note(self, message: str) -> None:
+        """Print the message above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(message, markup=False, highlight=False)
+
+    def end(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _description(self) -> str:
+        return f"{self._units_done} of {self._units} chunks"
+
+
+def format_duration(seconds: float) -> str:
+    """Give a duration as people say it: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min"
