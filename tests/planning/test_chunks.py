@@ -1,0 +1,98 @@
+"""Chunks, headers and index are those that safetensors and save_pretrained write."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from distconv.planning.chunks import (
+    chunk_name,
+    default_chunk_bytes,
+    file_order,
+    group_tensors,
+    make_header,
+    make_index,
+    natural_key,
+)
+from distconv.tensors import DTYPES
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__"),
+        st.tuples(st.sampled_from(FLOATS), st.lists(st.integers(0, 4), max_size=3)),
+        max_size=6,
+    )
+)
+@settings(max_examples=60)
+def test_a_header_is_the_one_that_safetensors_writes(tensors: dict[str, tuple[str, list[int]]]) -> None:
+    file = Path("/dev/shm" if Path("/dev/shm").is_dir() else "/tmp") / f"header-{id(tensors)}.safetensors"
+    values = {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (dtype, shape) in tensors.items()}
+    try:
+        save_file(values, file, metadata={"format": "pt"})
+        written = file.read_bytes()
+    finally:
+        file.unlink(missing_ok=True)
+    order = file_order((name, DTYPES[dtype]) for name, (dtype, _shape) in tensors.items())
+    header, offsets = make_header([(n, DTYPES[tensors[n][0]], tuple(tensors[n][1])) for n in order])
+    assert written.startswith(header)
+    assert all(offset <= len(written) for offset in offsets)
+
+
+@pytest.mark.parametrize("layers", [1, 13])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("limit", [2_047, 2_048, 2_049, 6_000, 40_000, 10**9])
+def test_grouping_and_index_are_those_of_a_model_saved_again(
+    tmp_path: Path, limit: int, tied: bool, layers: int
+) -> None:
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2, vocab_size=64,
+        tie_word_embeddings=tied,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "first")
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "first", dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "again", max_shard_size=limit)
+    tensors = {name: value for name, value in model.state_dict().items() if not (tied and name == "lm_head.weight")}
+    sizes = {name: value.numel() * 2 for name, value in tensors.items()}
+    groups = group_tensors(sizes, limit)
+    names = [chunk_name(number, len(groups)) for number in range(1, len(groups) + 1)]
+    assert sorted(path.name for path in (tmp_path / "again").glob("*.safetensors")) == names
+    for name, group in zip(names, groups, strict=True):
+        order = file_order((tensor, DTYPES["bfloat16"]) for tensor in group)
+        header, _offsets = make_header([(n, DTYPES["bfloat16"], tuple(tensors[n].shape)) for n in order])
+        assert (tmp_path / "again" / name).read_bytes().startswith(header)
+    if len(groups) > 1:
+        weight_map = {tensor: name for name, group in zip(names, groups, strict=True) for tensor in group}
+        index = make_index(weight_map, sum(value.numel() for value in tensors.values()), sum(sizes.values()))
+        assert (tmp_path / "again" / "model.safetensors.index.json").read_bytes() == index
+
+
+def test_names_are_ordered_by_number_within_their_parts() -> None:
+    names = ["model.norm.weight", "model.layers.10.a", "lm_head.weight", "model.layers.2.a", "model.embed_tokens.weight"]
+    assert sorted(names, key=natural_key) == [
+        "lm_head.weight",
+        "model.embed_tokens.weight",
+        "model.layers.2.a",
+        "model.layers.10.a",
+        "model.norm.weight",
+    ]
+
+
+@given(st.integers(1, 10**13))
+def test_the_default_chunk_size_follows_from_the_bytes_alone_and_is_bounded(total: int) -> None:
+    size = default_chunk_bytes(total)
+    assert 256_000_000 <= size <= 5_000_000_000
+    assert total / size <= 64 or size == 5_000_000_000
+
+
+def test_the_index_is_plain_json_that_ends_with_a_newline() -> None:
+    index = make_index({"b": "2", "a": "1"}, 3, 6)
+    assert index.endswith(b"}\n")
+    assert json.loads(index)["metadata"] == {"total_parameters": 3, "total_size": 6}
