@@ -35,10 +35,7 @@ def make_model_config(checkpoint: Checkpoint, plan: Plan) -> tuple[dict[str, obj
         norm_eps=params.norm_eps,
     )
     theta = family.theta if params.rope_theta is None else params.rope_theta
-    eos: int | tuple[int, ...] = family.eos
-    if checkpoint.choice.instruct and len(family.instruct_eos) > 1:
-        eos = family.instruct_eos
-    tokens = TokenIds(family.bos, eos)
+    tokens = _make_token_ids(checkpoint)
     sampled = checkpoint.choice.instruct and family.sampled
     config = make_config(
         shape,
@@ -49,6 +46,20 @@ def make_model_config(checkpoint: Checkpoint, plan: Plan) -> tuple[dict[str, obj
         dtype=plan.dtype.name,
     )
     return config, make_generation_config(tokens, sampled=sampled)
+
+
+_PUBLISHED_RANKS = 128_000
+
+
+def _make_token_ids(checkpoint: Checkpoint) -> TokenIds:
+    """Give the published ids; special tokens follow the ranks, so other ranks move them."""
+    family, vocabulary = checkpoint.choice.family, checkpoint.vocabulary
+    shift = 0
+    if vocabulary is not None and vocabulary.kind == "tiktoken":
+        shift = len(vocabulary.ranks) - _PUBLISHED_RANKS
+    if checkpoint.choice.instruct and len(family.instruct_eos) > 1:
+        return TokenIds(family.bos + shift, tuple(eos + shift for eos in family.instruct_eos))
+    return TokenIds(family.bos + shift, family.eos + shift)
 
 
 def make_tokenizer(checkpoint: Checkpoint) -> dict[str, bytes]:

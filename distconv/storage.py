@@ -167,9 +167,7 @@ class LocalWriter:
         self._path = path
         self._size_bytes = size_bytes
         self._partial = os.path.join(folder, f".{name}.{attempt}{PARTIAL_SUFFIX}")
-        self._descriptor = os.open(
-            self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
-        )
+        self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             _reserve(self._descriptor, size_bytes)
         except BaseException:

@@ -7,7 +7,7 @@ from distconv.assembly import make_family_tokenizer
 from distconv.errors import InputError, OutputError, UsageError
 from distconv.families.llama import FAMILIES, Family
 from distconv.source.files import find_tokenizer
-from distconv.storage import LocalStorage, join
+from distconv.storage import LocalStorage
 from distconv.survey import PathLike, read_checkpoint
 from distconv.target.finalise import write_files
 from distconv.target.tokenizer import Vocabulary, read_vocabulary

@@ -54,10 +54,11 @@ class Choice:
 
 def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = False) -> Choice:
     """Tell the family; UsageError for an unknown name, InputError where tokenizer and family clash."""
+    assumed: list[str] = []
     if family is not None:
         if family not in FAMILIES:
             raise UsageError(f"--family {family}: unknown; expected one of {', '.join(FAMILIES)}")
-        chosen, evidence, assumed = FAMILIES[family], ["--family says so"], []
+        chosen, evidence = FAMILIES[family], ["--family says so"]
     else:
         name, evidence, assumed = _detect(facts)
         chosen = FAMILIES[name]

@@ -51,7 +51,7 @@ class HostDevice:
                 ),
                 as_strided(source, piece.extents, [unit * n for n in piece.source_strides]),
             )
-        return memoryview(block).cast("B")
+        return block.view(np.uint8).data
 
     def gather_and_cast(
         self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType, dtype: DType
@@ -120,7 +120,8 @@ def cast_block(block: "torch.Tensor", dtype: DType) -> tuple["torch.Tensor", int
 def _host_bytes(block: "torch.Tensor") -> memoryview:
     import torch
 
-    return memoryview(block.cpu().view(torch.uint8).numpy())
+    found: memoryview = block.cpu().view(torch.uint8).numpy().data
+    return found
 
 
 def open_device(name: str) -> Device:

@@ -1,0 +1,40 @@
+# make demo   convert a small model on a local Ray, check it, load it
+# make test   what CI runs: lint, types, tests; with CI=true also the slow ones
+
+PYTHON ?= python3
+BIN := .venv/bin
+MARKS := not slow and not peer and not gpu and not netns
+ifeq ($(CI),true)
+MARKS := not gpu
+PEERS := peers
+endif
+
+.PHONY: demo test lint format peers clean
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python examples/demo.py
+
+test: lint $(PEERS)
+	$(BIN)/python -m pytest -q -m "$(MARKS)"
+
+lint: .venv/installed
+	$(BIN)/ruff check --select E9,F distconv tests
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff format distconv tests examples
+
+peers: .peers/4.47.1/installed .peers/4.57.6/installed
+
+.peers/%/installed: tests/peers/transformers-%.txt
+	$(PYTHON) -m venv .peers/$*
+	.peers/$*/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+clean:
+	rm -rf .venv .peers build dist *.egg-info

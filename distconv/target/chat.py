@@ -1,0 +1,206 @@
+"""Chat templates (Jinja) that render conversations as Meta's own code does.
+
+They use no more than Transformers 4.47 and later give: ``messages``, ``tools``, ``bos_token``,
+``eos_token``, ``add_generation_prompt``, ``raise_exception``, the filters ``trim`` and ``tojson``.
+"""
+
+_TEXT = r"""
+{%- macro text(message, number) -%}
+    {%- if message['content'] is not string -%}
+        {{- raise_exception('message ' ~ number ~ ': content is not a text') -}}
+    {%- endif -%}
+    {{- message['content'] | trim -}}
+{%- endmacro -%}
+"""
+
+# Each turn is a text of its own, from <s> to </s>. The system text is part of the first user
+# text, and the two are trimmed together: Meta's llama/generation.py, chat_completion.
+_LLAMA_2 = r"""
+{%- set system = namespace(text='', count=0) -%}
+{%- for message in messages -%}
+    {%- if message['content'] is not string -%}
+        {{- raise_exception('message ' ~ loop.index ~ ': content is not a text') -}}
+    {%- endif -%}
+    {%- if loop.first and message['role'] == 'system' -%}
+        {%- set system.text = '<<SYS>>\n' + message['content'] + '\n<</SYS>>\n\n' -%}
+        {%- set system.count = 1 -%}
+    {%- else -%}
+        {%- set expected = ['user', 'assistant'][(loop.index0 - system.count) % 2] -%}
+        {%- if message['role'] != expected -%}
+            {{- raise_exception(
+                'message ' ~ loop.index ~ " has the role '" ~ message['role'] ~ "', expected '" ~ expected
+                ~ "': after an optional system message, user and assistant must take turns"
+            ) -}}
+        {%- endif -%}
+        {%- if expected == 'user' -%}
+            {{- bos_token + '[INST] ' + (system.text + message['content']) | trim + ' [/INST]' -}}
+            {%- set system.text = '' -%}
+        {%- else -%}
+            {{- ' ' + message['content'] | trim + ' ' + eos_token -}}
+        {%- endif -%}
+    {%- endif -%}
+{%- endfor -%}
+"""
+
+# Meta's llama/generation.py, dialog_prompt_tokens, encodes a message's header and its body one
+# by one, and sentencepiece puts a space before each text: that is the space before the line
+# ends. A conversation without a system message gets an empty one, which is a header only.
+_CODE_LLAMA_70B = r"""
+{{- bos_token -}}
+{%- set system = namespace(count=1) -%}
+{%- if not messages or messages[0]['role'] != 'system' -%}
+    {{- ' Source: system<step>' -}}
+    {%- set system.count = 0 -%}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- if message['content'] is not string -%}
+        {{- raise_exception('message ' ~ loop.index ~ ': content is not a text') -}}
+    {%- endif -%}
+    {%- if not (loop.first and system.count) -%}
+        {%- set expected = ['user', 'assistant'][(loop.index0 - system.count) % 2] -%}
+        {%- if message['role'] != expected -%}
+            {{- raise_exception(
+                'message ' ~ loop.index ~ " has the role '" ~ message['role'] ~ "', expected '" ~ expected
+                ~ "': after an optional system message, user and assistant must take turns"
+            ) -}}
+        {%- endif -%}
+    {%- endif -%}
+    {{- ' Source: ' + message['role'] -}}
+    {%- if message['content'] -%}
+        {{- ' \n\n ' + message['content'] | trim -}}
+    {%- endif -%}
+    {{- '<step>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- ' Source: assistant\nDestination: user \n\n ' -}}
+{%- endif -%}
+"""
+
+_LLAMA_3 = (
+    _TEXT
+    + r"""
+{{- bos_token -}}
+{%- for message in messages -%}
+    {%- if message['role'] not in ['system', 'user', 'assistant'] -%}
+        {{- raise_exception(
+            'message ' ~ loop.index ~ " has the role '" ~ message['role']
+            ~ "', expected 'system', 'user' or 'assistant'"
+        ) -}}
+    {%- endif -%}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' -}}
+    {{- text(message, loop.index) + '<|eot_id|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}
+{%- endif -%}
+"""
+)
+
+# As in Llama 3; with tools as Meta's llama3_1/prompt_format.md has it ("JSON based tool calling",
+# "Built-in tools"). Beyond the usual arguments, ``builtin_tools`` names brave_search and
+# wolfram_alpha, and ``date_string`` gives today's date: it is left out unless asked for, so that
+# a conversation renders the same on every day.
+_LLAMA_31 = (
+    _TEXT
+    + r"""
+{%- macro start(role) -%}
+    {{- '<|start_header_id|>' + role + '<|end_header_id|>\n\n' -}}
+{%- endmacro -%}
+{%- macro call(tool) -%}
+    {%- set arguments = tool['arguments'] -%}
+    {%- if arguments is string -%}
+        {%- set pretty = arguments -%}
+    {%- else -%}
+        {%- set pretty = arguments | tojson(indent=4) | replace('\n', '\n    ') -%}
+    {%- endif -%}
+    {{- '<|python_tag|>' -}}
+    {%- if tool['name'] in ['brave_search', 'wolfram_alpha'] and arguments is mapping -%}
+        {{- tool['name'] + '.call(query="' + arguments['query'] + '")' -}}
+    {%- elif tool['name'] == 'code_interpreter' and arguments is mapping -%}
+        {{- arguments['code'] -}}
+    {%- else -%}
+        {{- '{\n    "type": "function",\n    "name": ' + tool['name'] | tojson -}}
+        {{- ',\n    "parameters": ' + pretty + '\n}' -}}
+    {%- endif -%}
+    {{- '<|eom_id|>' -}}
+{%- endmacro -%}
+{%- macro functions() -%}
+    {{- start('user') + "Answer the user's question by making use of the following functions if needed.\n" -}}
+    {{- 'If none of the function can be used, please say so.\n' -}}
+    {{- 'Here is a list of functions in JSON format:\n' -}}
+    {%- for tool in tools -%}
+        {{- tool | tojson(indent=4) + '\n\n' -}}
+    {%- endfor -%}
+    {{- 'Return function calls in JSON format.<|eot_id|>' -}}
+{%- endmacro -%}
+{%- set builtin = builtin_tools | default([], true) | reject('equalto', 'code_interpreter') | list -%}
+{%- set first = namespace(system='', count=0) -%}
+{%- if messages and messages[0]['role'] == 'system' -%}
+    {%- set first.system = text(messages[0], 1) -%}
+    {%- set first.count = 1 -%}
+{%- endif -%}
+{{- bos_token -}}
+{%- if tools or builtin_tools -%}
+    {{- start('system') + 'Environment: ipython' -}}
+    {%- if builtin -%}
+        {{- '\nTools: ' + builtin | join(', ') -}}
+    {%- endif -%}
+    {%- if date_string -%}
+        {{- ('\n' if builtin else '\n\n') + 'Cutting Knowledge Date: December 2023\n' -}}
+        {{- 'Today Date: ' + date_string -}}
+    {%- endif -%}
+    {%- if first.count -%}
+        {{- '\n\n' + first.system -}}
+    {%- endif -%}
+    {{- '<|eot_id|>' -}}
+    {%- if tools -%}
+        {{- functions() -}}
+    {%- endif -%}
+{%- elif first.count -%}
+    {{- start('system') + first.system + '<|eot_id|>' -}}
+{%- endif -%}
+{%- for message in messages[first.count:] -%}
+    {%- set number = loop.index + first.count -%}
+    {%- if message['role'] in ['tool', 'ipython'] -%}
+        {{- start('ipython') -}}
+        {%- if message['content'] is string -%}
+            {{- message['content'] | trim -}}
+        {%- else -%}
+            {{- message['content'] | tojson -}}
+        {%- endif -%}
+        {{- '<|eot_id|>' -}}
+    {%- elif message['role'] not in ['system', 'user', 'assistant'] -%}
+        {{- raise_exception(
+            'message ' ~ number ~ " has the role '" ~ message['role']
+            ~ "', expected 'system', 'user', 'assistant', 'tool' or 'ipython'"
+        ) -}}
+    {%- elif message['tool_calls'] -%}
+        {%- if message['tool_calls'] | length != 1 -%}
+            {{- raise_exception(
+                'message ' ~ number ~ ' has ' ~ message['tool_calls'] | length
+                ~ ' tool calls, expected one: the models make one call at a time'
+            ) -}}
+        {%- endif -%}
+        {%- set tool = message['tool_calls'][0] -%}
+        {{- start(message['role']) -}}
+        {%- if message['content'] -%}
+            {{- text(message, number) -}}
+        {%- endif -%}
+        {{- call(tool['function'] if tool['function'] else tool) -}}
+    {%- else -%}
+        {{- start(message['role']) + text(message, number) + '<|eot_id|>' -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- start('assistant') -}}
+{%- endif -%}
+"""
+)
+
+CHAT_TEMPLATES = {
+    "llama-2": _LLAMA_2,
+    "code-llama-70b": _CODE_LLAMA_70B,
+    "llama-3": _LLAMA_3,
+    "llama-3.1": _LLAMA_31,
+}
+"""Templates by name: Llama 2 chat and Code Llama Instruct to 34B; Code Llama 70B; Llama 3; 3.1 and later."""

@@ -1,0 +1,112 @@
+"""config.json and generation_config.json, as Transformers writes them for the same values.
+
+The keys of older versions stand beside the new ones (``rope_theta``, ``rope_scaling``,
+``torch_dtype``): without them 4.x would silently take theta 10000 and no scaling.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary embedding: plain, or scaled as Llama 3.1 is (``factor`` not None)."""
+
+    theta: float
+    factor: float | None = None
+    low: float = 1.0
+    high: float = 4.0
+    original_context: int = 8192
+
+    def scaling(self) -> dict[str, object]:
+        """Give the keys beside theta, by Transformers' names."""
+        if self.factor is None:
+            return {"rope_type": "default"}
+        return {
+            "rope_type": "llama3",
+            "factor": self.factor,
+            "low_freq_factor": self.low,
+            "high_freq_factor": self.high,
+            "original_max_position_embeddings": self.original_context,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of the model as it is written, in elements."""
+
+    dim: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn_dim: int
+    vocab_size: int
+    norm_eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """Where text begins and ends."""
+
+    bos: int
+    eos: int | tuple[int, ...]
+
+    def plain_eos(self) -> int | list[int]:
+        """Give the end as JSON has it."""
+        return self.eos if isinstance(self.eos, int) else list(self.eos)
+
+
+def make_config(
+    shape: ModelShape, rope: Rope, context: int, tokens: TokenIds, *, tied: bool, dtype: str
+) -> dict[str, object]:
+    """Make config.json's content: ``configuration_llama.py`` of transformers 5.23, and the older keys."""
+    scaling = rope.scaling()
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": tokens.bos,
+        "dtype": dtype,
+        "eos_token_id": tokens.plain_eos(),
+        "head_dim": shape.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": shape.dim,
+        "initializer_range": 0.02,
+        "intermediate_size": shape.ffn_dim,
+        "max_position_embeddings": context,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "num_attention_heads": shape.heads,
+        "num_hidden_layers": shape.layers,
+        "num_key_value_heads": shape.kv_heads,
+        "pad_token_id": None,
+        "pretraining_tp": 1,
+        "rms_norm_eps": shape.norm_eps,
+        "rope_parameters": {"rope_theta": rope.theta, **scaling},
+        "rope_scaling": None if rope.factor is None else scaling,
+        "rope_theta": rope.theta,
+        "tie_word_embeddings": tied,
+        "torch_dtype": dtype,
+        "transformers_version": metadata.version("transformers"),
+        "use_cache": True,
+        "vocab_size": shape.vocab_size,
+    }
+
+
+def make_generation_config(tokens: TokenIds, *, sampled: bool) -> dict[str, object]:
+    """Make generation_config.json's content; ``sampled`` is how Meta runs its instruct models."""
+    sampling: dict[str, object] = {"do_sample": True, "temperature": 0.6, "top_p": 0.9} if sampled else {}
+    return {
+        "bos_token_id": tokens.bos,
+        "eos_token_id": tokens.plain_eos(),
+        **sampling,
+        "transformers_version": metadata.version("transformers"),
+    }
+
+
+def to_json(content: Mapping[str, object]) -> bytes:
+    """Give JSON as Transformers writes it: sorted, indented by two, ending with a newline."""
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,215 @@
+"""Sentencepiece models (Llama 1 and 2, Code Llama): what the file holds, and the same as a ``tokenizers`` BPE.
+
+The file is a protobuf message, ``sentencepiece_model.proto`` of the sentencepiece repository.
+Its few fields of interest are read directly: sentencepiece itself does not tell which pieces
+are user-defined, and its protobuf classes need another package.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from distconv.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
+_BPE = 2
+_SPACE = "▁"
+_FIRST = ("<unk>", "<s>", "</s>")
+_PROMPT_PIECES = frozenset({"▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>", "<step>"})
+"""Pieces that Code Llama's prompts are made of; Meta's code puts them in by id, never as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One entry of the vocabulary; its id is its place."""
+
+    text: str
+    score: float
+    kind: int
+    """NORMAL 1, UNKNOWN 2, CONTROL 3, USER_DEFINED 4, UNUSED 5, BYTE 6."""
+
+
+@dataclass(frozen=True, slots=True)
+class PieceVocabulary:
+    """A sentencepiece model that ``tokenizers`` can imitate exactly, notes excepted."""
+
+    path: str
+    pieces: tuple[Piece, ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Literal["sentencepiece"]:
+        """Name the kind of file."""
+        return "sentencepiece"
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, special ones included."""
+        return len(self.pieces)
+
+
+def make_piece_vocabulary(path: str, content: bytes) -> PieceVocabulary:
+    """Read a model from its bytes.
+
+    ValueError where they are no whole protobuf message; InputError, with all findings, where
+    they are a sentencepiece model of a kind that no Llama has.
+    """
+    pieces: list[Piece] = []
+    trainer: dict[int, int | bytes] = {}
+    normalizer: dict[int, int | bytes] = {}
+    for number, value in _read_fields(content):
+        if number == 1 and isinstance(value, bytes):
+            pieces.append(_make_piece(value))
+        elif number == 2 and isinstance(value, bytes):
+            trainer = dict(_read_fields(value))
+        elif number == 3 and isinstance(value, bytes):
+            normalizer = dict(_read_fields(value))
+    if not pieces:
+        message = "no pieces"
+        raise ValueError(message)
+    findings = [*_find_piece_faults(pieces), *_find_setting_faults(trainer, normalizer)]
+    if findings:
+        raise InputError.of(f"{path}: {finding}" for finding in findings)
+    return PieceVocabulary(path, tuple(pieces), tuple(_make_notes(path, pieces)))
+
+
+def make_piece_tokenizer(vocabulary: PieceVocabulary) -> "Tokenizer":
+    """Make the tokenizer that gives the ids which sentencepiece gives, after ``<s>``."""
+    from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
+    from tokenizers.models import BPE
+
+    pieces = vocabulary.pieces
+    tokenizer = Tokenizer(
+        BPE(
+            vocab={piece.text: number for number, piece in enumerate(pieces)},
+            merges=make_piece_merges(pieces),
+            unk_token=_FIRST[0],
+            fuse_unk=True,
+            byte_fallback=any(piece.kind == _BYTE for piece in pieces),
+        )
+    )
+    # No pre-tokenizer: Metaspace would cut at spaces, which pieces of several spaces cross.
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    special = [piece.text for piece in pieces if _is_special(piece)]
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[(_FIRST[1], 1)]
+    )
+    return tokenizer
+
+
+def make_piece_merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
+    """Make the merges, best first: sentencepiece always merges to the piece of highest score.
+
+    Every way to cut a piece in two is a merge, for sentencepiece knows pieces only.
+    """
+    numbers = {piece.text: number for number, piece in enumerate(pieces) if piece.kind == _NORMAL}
+    found = [
+        (-pieces[number].score, number, numbers[text[:cut]], numbers[text[cut:]])
+        for text, number in numbers.items()
+        for cut in range(1, len(text))
+        if text[:cut] in numbers and text[cut:] in numbers
+    ]
+    found.sort()
+    return [(pieces[left].text, pieces[right].text) for _, _, left, right in found]
+
+
+def _is_special(piece: Piece) -> bool:
+    return piece.kind in (_UNKNOWN, _CONTROL) or piece.text in _PROMPT_PIECES
+
+
+def _make_notes(path: str, pieces: Sequence[Piece]) -> Iterator[str]:
+    texts = [piece.text for piece in pieces if piece.kind == _USER_DEFINED]
+    if texts:
+        shown = ", ".join(texts[:5]) + (", ..." if len(texts) > 5 else "")
+        yield (
+            f"{path}: {len(texts)} user-defined pieces ({shown}); "
+            "text that holds them may get other ids than sentencepiece gives"
+        )
+
+
+def _find_piece_faults(pieces: Sequence[Piece]) -> Iterator[str]:
+    first = tuple(piece.text for piece in pieces[:3])
+    kinds = tuple(piece.kind for piece in pieces[:3])
+    if first != _FIRST or kinds != (_UNKNOWN, _CONTROL, _CONTROL):
+        yield f"a sentencepiece model whose first pieces are {', '.join(first)}; expected {', '.join(_FIRST)}"
+    if len({piece.text for piece in pieces}) != len(pieces):
+        yield "a sentencepiece model with a piece twice"
+
+
+def _find_setting_faults(trainer: dict[int, int | bytes], normalizer: dict[int, int | bytes]) -> Iterator[str]:
+    """Compare the settings that change ids, each with its default, to those of Meta's files."""
+    if trainer.get(3, 1) != _BPE:
+        yield "a sentencepiece model that is not BPE; Llama's are"
+    if trainer.get(24, 0):
+        yield "a sentencepiece model that marks spaces at the end of words; Llama's mark their beginning"
+    if normalizer.get(2, b""):
+        yield "a sentencepiece model that normalizes characters; Llama's do not"
+    if not normalizer.get(3, 1):
+        yield "a sentencepiece model that puts no space before text; Llama's do"
+    if normalizer.get(4, 1):
+        yield "a sentencepiece model that removes extra spaces; Llama's do not"
+    if not normalizer.get(5, 1):
+        yield f"a sentencepiece model that does not write spaces as {_SPACE}; Llama's do"
+
+
+def _make_piece(message: bytes) -> Piece:
+    text, score, kind = "", 0.0, _NORMAL
+    for number, value in _read_fields(message):
+        if number == 1 and isinstance(value, bytes):
+            text = value.decode()
+        elif number == 2 and isinstance(value, bytes):
+            (score,) = struct.unpack("<f", value)
+        elif number == 3 and isinstance(value, int):
+            kind = value
+    if not text:
+        error = "a piece without text"
+        raise ValueError(error)
+    return Piece(text, score, kind)
+
+
+def _read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Give (field number, value) of a protobuf message; ValueError where it is not one."""
+    position = 0
+    while position < len(message):
+        tag, position = _read_varint(message, position)
+        wire = tag & 7
+        if wire == 0:
+            value, position = _read_varint(message, position)
+            yield tag >> 3, value
+            continue
+        if wire == 2:
+            size, position = _read_varint(message, position)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            error = f"wire type {wire}"
+            raise ValueError(error)
+        if not tag >> 3 or position + size > len(message):
+            error = f"field {tag >> 3} of {size} bytes at {position}"
+            raise ValueError(error)
+        yield tag >> 3, message[position : position + size]
+        position += size
+
+
+def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            break
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    error = f"no whole number at {position}"
+    raise ValueError(error)
