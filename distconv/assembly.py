@@ -56,7 +56,7 @@ def _make_token_ids(checkpoint: Checkpoint) -> TokenIds:
     family, vocabulary = checkpoint.choice.family, checkpoint.vocabulary
     shift = 0
     if vocabulary is not None and vocabulary.kind == "tiktoken":
-        shift = len(vocabulary.ranks) - _PUBLISHED_RANKS
+        shift = len(vocabulary.tokens) - _PUBLISHED_RANKS
     if checkpoint.choice.instruct and len(family.instruct_eos) > 1:
         return TokenIds(family.bos + shift, tuple(eos + shift for eos in family.instruct_eos))
     return TokenIds(family.bos + shift, family.eos + shift)

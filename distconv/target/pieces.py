@@ -69,8 +69,7 @@ def make_piece_vocabulary(path: str, content: bytes) -> PieceVocabulary:
         elif number == 3 and isinstance(value, bytes):
             normalizer = dict(_read_fields(value))
     if not pieces:
-        message = "no pieces"
-        raise ValueError(message)
+        raise ValueError("no pieces")
     findings = [*_find_piece_faults(pieces), *_find_setting_faults(trainer, normalizer)]
     if findings:
         raise InputError.of(f"{path}: {finding}" for finding in findings)
@@ -146,7 +145,9 @@ def _find_piece_faults(pieces: Sequence[Piece]) -> Iterator[str]:
         yield "a sentencepiece model with a piece twice"
 
 
-def _find_setting_faults(trainer: dict[int, int | bytes], normalizer: dict[int, int | bytes]) -> Iterator[str]:
+def _find_setting_faults(
+    trainer: dict[int, int | bytes], normalizer: dict[int, int | bytes]
+) -> Iterator[str]:
     """Compare the settings that change ids, each with its default, to those of Meta's files."""
     if trainer.get(3, 1) != _BPE:
         yield "a sentencepiece model that is not BPE; Llama's are"
@@ -172,8 +173,7 @@ def _make_piece(message: bytes) -> Piece:
         elif number == 3 and isinstance(value, int):
             kind = value
     if not text:
-        error = "a piece without text"
-        raise ValueError(error)
+        raise ValueError("a piece without text")
     return Piece(text, score, kind)
 
 
@@ -192,11 +192,9 @@ def _read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
         else:
-            error = f"wire type {wire}"
-            raise ValueError(error)
+            raise ValueError(f"wire type {wire}")
         if not tag >> 3 or position + size > len(message):
-            error = f"field {tag >> 3} of {size} bytes at {position}"
-            raise ValueError(error)
+            raise ValueError(f"field {tag >> 3} of {size} bytes at {position}")
         yield tag >> 3, message[position : position + size]
         position += size
 
@@ -211,5 +209,4 @@ def _read_varint(message: bytes, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    error = f"no whole number at {position}"
-    raise ValueError(error)
+    raise ValueError(f"no whole number at {position}")
