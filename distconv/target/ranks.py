@@ -55,7 +55,7 @@ class RankVocabulary:
     """The byte strings of a tiktoken file, in the order of their ranks, which are their ids."""
 
     path: str
-    ranks: tuple[bytes, ...] = field(repr=False)
+    tokens: tuple[bytes, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
 
     @property
@@ -66,7 +66,7 @@ class RankVocabulary:
     @property
     def size(self) -> int:
         """Number of tokens, the 256 special ones behind the ranks included."""
-        return len(self.ranks) + _SPECIAL_COUNT
+        return len(self.tokens) + _SPECIAL_COUNT
 
 
 def looks_like_ranks(content: bytes) -> bool:
@@ -106,11 +106,11 @@ def make_rank_tokenizer(vocabulary: RankVocabulary, version: SpecialTokens) -> "
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
     from tokenizers.models import BPE
 
-    texts = _make_texts(vocabulary.ranks)
+    texts = _make_texts(vocabulary.tokens)
     tokenizer = Tokenizer(
         BPE(
             vocab={text: rank for rank, text in enumerate(texts)},
-            merges=[(texts[left], texts[right]) for left, right in make_rank_merges(vocabulary.ranks)],
+            merges=[(texts[left], texts[right]) for left, right in make_rank_merges(vocabulary.tokens)],
             fuse_unk=False,
             ignore_merges=True,  # tiktoken, too, takes a word that is a token whole
         )
@@ -131,7 +131,7 @@ def make_rank_tokenizer(vocabulary: RankVocabulary, version: SpecialTokens) -> "
             processors.TemplateProcessing(
                 single=f"{begin} $A",
                 pair=f"{begin} $A {begin} $B",
-                special_tokens=[(begin, len(vocabulary.ranks))],
+                special_tokens=[(begin, len(vocabulary.tokens))],
             ),
         ]
     )
