@@ -48,7 +48,7 @@ def make_model_config(checkpoint: Checkpoint, plan: Plan) -> tuple[dict[str, obj
     return config, make_generation_config(tokens, sampled=sampled)
 
 
-_PUBLISHED_RANKS = 128_000
+_PUBLISHED_SIZE = 128_256
 
 
 def _make_token_ids(checkpoint: Checkpoint) -> TokenIds:
@@ -56,7 +56,7 @@ def _make_token_ids(checkpoint: Checkpoint) -> TokenIds:
     family, vocabulary = checkpoint.choice.family, checkpoint.vocabulary
     shift = 0
     if vocabulary is not None and vocabulary.kind == "tiktoken":
-        shift = len(vocabulary.tokens) - _PUBLISHED_RANKS
+        shift = vocabulary.size - _PUBLISHED_SIZE
     if checkpoint.choice.instruct and len(family.instruct_eos) > 1:
         return TokenIds(family.bos + shift, tuple(eos + shift for eos in family.instruct_eos))
     return TokenIds(family.bos + shift, family.eos + shift)

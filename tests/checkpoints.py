@@ -214,7 +214,8 @@ def write_sparse(folder: Path, spec: Spec) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(spec.shards):
         state = {
-            name: torch.empty(_cut(shape, axis, spec.shards), dtype=spec.dtype) for name, shape, axis in shapes(spec)
+            name: torch.empty(_cut(shape, axis, spec.shards), dtype=spec.dtype)
+            for name, shape, axis in shapes(spec)
         }
         with torch.serialization.skip_data():
             torch.save(state, folder / spec.naming.format(number))
@@ -233,7 +234,9 @@ def _make_parts(
         # Real shards' norms differ slightly from one another; those of the first count.
         whole = 1 + 0.1 * torch.randn(shape, generator=generator)
         return [(whole + 0.01 * shard).to(spec.norm_dtype or spec.dtype) for shard in range(spec.shards)]
-    whole = torch.randn(shape, generator=generator) * (1.0 if axis == 0 and shape[0] == spec.vocab_size else 0.2)
+    whole = torch.randn(shape, generator=generator) * (
+        1.0 if axis == 0 and shape[0] == spec.vocab_size else 0.2
+    )
     if spec.doubled_kv and name.endswith(("wk.weight", "wv.weight")):
         heads = whole.view(spec.stored_kv_heads, spec.head_dim, spec.dim)
         heads[1::2] = heads[0::2]
@@ -245,7 +248,8 @@ def _lay_out(tensors: Tensors, layout: Layout) -> Tensors:
         return tensors
     if layout == "transposed":
         return {
-            name: tensor.t().contiguous().t() if tensor.dim() == 2 else tensor for name, tensor in tensors.items()
+            name: tensor.t().contiguous().t() if tensor.dim() == 2 else tensor
+            for name, tensor in tensors.items()
         }
     packed: Tensors = {}
     for dtype in {tensor.dtype for tensor in tensors.values()}:
@@ -259,7 +263,9 @@ def _lay_out(tensors: Tensors, layout: Layout) -> Tensors:
     return {name: packed[name] for name in tensors}
 
 
-def rezip(path: Path, *, compression: int = zipfile.ZIP_STORED, change: Callable[[str, bytes], bytes] | None = None) -> None:
+def rezip(
+    path: Path, *, compression: int = zipfile.ZIP_STORED, change: Callable[[str, bytes], bytes] | None = None
+) -> None:
     """Write a .pth file again with Python's zipfile, which aligns nothing.
 
     ``change`` may give other content for a record, by its name.
@@ -274,7 +280,13 @@ def rezip(path: Path, *, compression: int = zipfile.ZIP_STORED, change: Callable
 
 def write_sentencepiece(path: Path, size: int = SENTENCEPIECE_SIZE) -> Path:
     """Train a small sentencepiece tokenizer of the kind that Llama 1 and 2 have."""
-    words = ("the quick brown fox", "jumps over", "a lazy dog", "while it rains in spain", "and snows elsewhere")
+    words = (
+        "the quick brown fox",
+        "jumps over",
+        "a lazy dog",
+        "while it rains in spain",
+        "and snows elsewhere",
+    )
     sentences = [f"{first} {second} {third}" for first in words for second in words for third in words]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

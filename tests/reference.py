@@ -32,7 +32,9 @@ _TOP = {
 
 def read_whole(folder: Path, spec: Spec) -> Tensors:
     """Load all shards and concatenate them: whole tensors under Meta's names."""
-    shards = [torch.load(folder / spec.naming.format(number), weights_only=True) for number in range(spec.shards)]
+    shards = [
+        torch.load(folder / spec.naming.format(number), weights_only=True) for number in range(spec.shards)
+    ]
     shards = [shard["model"] if spec.nested_state else shard for shard in shards]
     whole = {}
     for name in shards[0]:
@@ -115,7 +117,9 @@ def forward(folder: Path, spec: Spec, tokens: torch.Tensor) -> torch.Tensor:
     for layer in range(spec.layers):
         here = f"layers.{layer}."
         normed = _norm(hidden, weights[here + "attention_norm.weight"], spec.norm_eps)
-        query = _rotate((normed @ weights[here + "attention.wq.weight"].T).view(length, spec.heads, -1), rotation)
+        query = _rotate(
+            (normed @ weights[here + "attention.wq.weight"].T).view(length, spec.heads, -1), rotation
+        )
         stored = spec.stored_kv_heads
         key = _rotate((normed @ weights[here + "attention.wk.weight"].T).view(length, stored, -1), rotation)
         value = (normed @ weights[here + "attention.wv.weight"].T).view(length, stored, -1)

@@ -171,9 +171,7 @@ class Scheduler:
         if self._has_workers():
             self._empty_since = now
         elif not self._over and now - self._empty_since > self._limits.empty_seconds:
-            return self._give_up(
-                ConversionError(f"no worker came up in {self._limits.empty_seconds:.0f} s")
-            )
+            return self._give_up(ConversionError(f"no worker came up in {self._limits.empty_seconds:.0f} s"))
         silence = self._limits.stall_seconds
         for worker in [worker for worker, job in self._busy.items() if now - job.heard_at > silence]:
             actions += self.lost(worker, f"nothing heard of it for {silence:.0f} s", now)

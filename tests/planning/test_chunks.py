@@ -34,7 +34,9 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 @settings(max_examples=60)
 def test_a_header_is_the_one_that_safetensors_writes(tensors: dict[str, tuple[str, list[int]]]) -> None:
     file = Path("/dev/shm" if Path("/dev/shm").is_dir() else "/tmp") / f"header-{id(tensors)}.safetensors"
-    values = {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (dtype, shape) in tensors.items()}
+    values = {
+        name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (dtype, shape) in tensors.items()
+    }
     try:
         save_file(values, file, metadata={"format": "pt"})
         written = file.read_bytes()
@@ -59,7 +61,9 @@ def test_grouping_and_index_are_those_of_a_model_saved_again(
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "first")
     model = LlamaForCausalLM.from_pretrained(tmp_path / "first", dtype=torch.bfloat16)
     model.save_pretrained(tmp_path / "again", max_shard_size=limit)
-    tensors = {name: value for name, value in model.state_dict().items() if not (tied and name == "lm_head.weight")}
+    tensors = {
+        name: value for name, value in model.state_dict().items() if not (tied and name == "lm_head.weight")
+    }
     sizes = {name: value.numel() * 2 for name, value in tensors.items()}
     groups = group_tensors(sizes, limit)
     names = [chunk_name(number, len(groups)) for number in range(1, len(groups) + 1)]
@@ -75,7 +79,13 @@ def test_grouping_and_index_are_those_of_a_model_saved_again(
 
 
 def test_names_are_ordered_by_number_within_their_parts() -> None:
-    names = ["model.norm.weight", "model.layers.10.a", "lm_head.weight", "model.layers.2.a", "model.embed_tokens.weight"]
+    names = [
+        "model.norm.weight",
+        "model.layers.10.a",
+        "lm_head.weight",
+        "model.layers.2.a",
+        "model.embed_tokens.weight",
+    ]
     assert sorted(names, key=natural_key) == [
         "lm_head.weight",
         "model.embed_tokens.weight",

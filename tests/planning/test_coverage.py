@@ -85,7 +85,9 @@ def expect(gather: Gather, views: list[TensorView], head_dim: int, replication: 
 
 
 @given(parts())
-def test_copies_cover_every_target_element_exactly_once(drawn: tuple[Gather, list[TensorView], int, int]) -> None:
+def test_copies_cover_every_target_element_exactly_once(
+    drawn: tuple[Gather, list[TensorView], int, int],
+) -> None:
     target = make_target(*drawn)
     landed = np.concatenate([addresses(c.target_offset, c.extents, c.target_strides) for c in target.copies])
     assert sorted(landed.tolist()) == list(range(target.elements))
@@ -100,7 +102,9 @@ def test_copies_put_what_concatenation_and_permutation_put(
     found = np.zeros(target.elements, dtype=np.uint16)
     for copy in target.copies:
         sources = addresses(copy.source_offset, copy.extents, copy.source_strides)
-        found[addresses(copy.target_offset, copy.extents, copy.target_strides)] = by_record[copy.record][sources]
+        found[addresses(copy.target_offset, copy.extents, copy.target_strides)] = by_record[copy.record][
+            sources
+        ]
     np.testing.assert_array_equal(found.reshape(target.shape), expect(*drawn))
 
 

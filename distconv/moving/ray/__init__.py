@@ -1,0 +1,1 @@
+"""Moving the bytes with a Ray cluster; nothing else imports ray."""

@@ -1,0 +1,115 @@
+"""What runs in Ray's worker processes: one unit at a time, telling of its progress."""
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import cast
+
+import ray
+from ray.actor import ActorHandle
+
+from distconv.moving.executor import Convert, classify
+from distconv.moving.scheduler import Failure
+from distconv.moving.worker import Job, Receipt
+from distconv.planning.plan import Chunk
+
+TELL_SECONDS = 0.5
+"""Bytes are added up for so long before they are told: each telling is a message to the driver."""
+
+STOP_SECONDS = 3.0
+"""How long a worker that is told to stop may take for the block it is in."""
+
+GPU_WORKER_THREADS = "4"
+"""Ray gives a worker on a CPU slot one thread, which is right, and one without a slot too."""
+
+STOPPING = "stopping"
+"""Calls of this group have a thread of their own."""
+
+Event = int | Receipt | Failure
+"""Bytes moved since the last one; or, as the last one, how the unit ended."""
+
+
+class Worker:
+    """One GPU or CPU slot; ``stop`` is answered while ``convert`` runs.
+
+    Errors of a unit come back as values: what Ray raises at the driver is then always Ray's.
+    """
+
+    def __init__(self, job: Job, convert: Convert) -> None:
+        """Take what does not change from unit to unit."""
+        self._job = job
+        self._convert = convert
+        self._stop = threading.Event()
+        self._busy = threading.Lock()
+
+    @ray.method
+    def place(self) -> str:
+        """Answer, once the worker is up, with the name of its host."""
+        return socket.gethostname()
+
+    @ray.method(num_returns="streaming")
+    def convert(self, chunk: Chunk) -> Iterator[Event]:
+        """Convert one chunk, yielding bytes moved, then its end."""
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+        def work() -> None:
+            with self._busy:
+                try:
+                    events.put(self._convert(self._job, chunk, events.put, self._stop.is_set))
+                except BaseException as error:  # noqa: BLE001  the driver decides what it means
+                    events.put(classify(chunk.name, error))
+
+        # In a thread of its own, as a generator cannot yield from inside the callback.
+        threading.Thread(target=work, daemon=True).start()
+        yield from _add_up(events)
+
+    @ray.method(concurrency_group=STOPPING)
+    def stop(self) -> bool:
+        """Make the running unit end, and wait until its partial file is gone; tell if it is."""
+        self._stop.set()
+        ended = self._busy.acquire(timeout=STOP_SECONDS)
+        if ended:
+            self._busy.release()
+        return ended
+
+
+def _add_up(events: "queue.SimpleQueue[Event]") -> Iterator[Event]:
+    """Pass events on, with bytes added up; says nothing while nothing moves."""
+    moved_bytes = 0
+    told_at = time.monotonic()
+    while True:
+        try:
+            event = events.get(timeout=TELL_SECONDS)
+        except queue.Empty:
+            event = 0
+        if isinstance(event, int):
+            moved_bytes += event
+        if moved_bytes and (not isinstance(event, int) or time.monotonic() - told_at >= TELL_SECONDS):
+            yield moved_bytes
+            moved_bytes, told_at = 0, time.monotonic()
+        if not isinstance(event, int):
+            yield event
+            return
+
+
+def start_worker(job: Job, convert: Convert, device: str) -> "ActorHandle[Worker]":
+    """Ask Ray for one more worker; it comes up when there is a GPU or a CPU slot free."""
+    on_gpu = device == "cuda"
+    # Ray calls the handle a union with the class, for the sake of completion in editors.
+    return cast(
+        "ActorHandle[Worker]",
+        ray.remote(concurrency_groups={STOPPING: 1})(Worker)  # type: ignore[call-overload]  # Ray's stub lacks it
+        .options(
+            num_gpus=1 if on_gpu else 0,
+            # Nodes differ in CPUs per GPU, and it is the GPU that does the work.
+            num_cpus=0 if on_gpu else 1,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": GPU_WORKER_THREADS}} if on_gpu else None,
+            scheduling_strategy="SPREAD",
+            # The driver counts attempts and losses; Ray must not try again behind its back.
+            max_restarts=0,
+            max_task_retries=0,
+        )
+        .remote(job, convert),
+    )

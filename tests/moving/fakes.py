@@ -1,0 +1,125 @@
+"""Fakes for the executors: chunks without tensors, and ways to convert them that go wrong."""
+
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from distconv.errors import InputError, Interrupted
+from distconv.moving.worker import Job, Receipt
+from distconv.planning.plan import Chunk
+from distconv.storage import LocalStorage, join
+
+BLOCKS = 20
+
+
+def make_job(output: Path) -> Job:
+    """A job that writes to this folder with the CPU."""
+    return Job(LocalStorage(), str(output), "cpu")
+
+
+def make_chunks(names: Sequence[str], size_bytes: int = 1000) -> tuple[Chunk, ...]:
+    """Chunks of a header alone, which is what the fakes write."""
+    return tuple(
+        Chunk(name, (name * size_bytes)[:size_bytes].encode(), tensors=(), offsets_bytes=()) for name in names
+    )
+
+
+class RecordingProgress:
+    """Remembers all it is told."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.calls: list[str] = []
+        self.notes: list[str] = []
+        self.units: list[str] = []
+        self.moved_bytes = 0
+        self.total_bytes = 0
+        self._lock = threading.Lock()
+
+    def begin(self, total_bytes: int, units: int) -> None:
+        """Remember the total."""
+        self.calls.append("begin")
+        self.total_bytes = total_bytes
+
+    def advance(self, size_bytes: int) -> None:
+        """Add up."""
+        with self._lock:
+            self.moved_bytes += size_bytes
+
+    def unit_done(self, name: str) -> None:
+        """Remember the unit."""
+        self.units.append(name)
+
+    def note(self, message: str) -> None:
+        """Remember the message."""
+        self.notes.append(message)
+
+    def end(self) -> None:
+        """Remember the end."""
+        self.calls.append("end")
+
+
+def write_slowly(
+    job: Job, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
+) -> Receipt:
+    """Write a chunk in blocks, waiting a little at each; what its name says goes wrong half way.
+
+    Every attempt leaves a line in the file ``<name>.attempts``, so that tests can count them.
+    """
+    attempts = Path(job.output, f"{chunk.name}.attempts")
+    with attempts.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    first = len(attempts.read_text().splitlines()) == 1
+    size_bytes = len(chunk.header) // BLOCKS
+    writer = job.storage.begin(join(job.output, chunk.name), len(chunk.header))
+    try:
+        for block in range(BLOCKS):
+            if stopped():
+                raise Interrupted("stopped")
+            if block == BLOCKS // 2:
+                go_wrong(chunk.name, first)
+            content = chunk.header[block * size_bytes : (block + 1) * size_bytes]
+            writer.write_at(block * size_bytes, content)
+            advance(len(content))
+            time.sleep(0.2 if chunk.name.startswith("slow") else 0.005)
+        writer.commit()
+    except BaseException:
+        writer.abort()
+        raise
+    return Receipt(chunk.name, 0, len(chunk.header))
+
+
+def go_wrong(name: str, first: bool) -> None:
+    """Do what the name asks for."""
+    if name.startswith("bad input"):
+        raise InputError(f"{name}: not a checkpoint")
+    if name.startswith("surprise"):
+        raise KeyError(name)
+    if name.startswith("full disk"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if name.startswith("always eio") or (first and name.startswith("eio once")):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    if name.startswith("always killed") or (first and name.startswith("killed once")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if first and name.startswith("hangs once"):
+        time.sleep(3600)
+
+
+def count_attempts(output: Path, name: str) -> int:
+    """How often the chunk was begun."""
+    attempts = output / f"{name}.attempts"
+    return len(attempts.read_text().splitlines()) if attempts.exists() else 0
+
+
+def is_whole(output: Path, chunk: Chunk) -> bool:
+    """Whether the chunk is there with all its bytes."""
+    return (output / chunk.name).read_bytes() == chunk.header
+
+
+def find_partials(output: Path) -> list[str]:
+    """Partial files that were left."""
+    return sorted(path.name for path in output.iterdir() if path.name.endswith(".partial"))

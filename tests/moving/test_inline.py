@@ -1,0 +1,116 @@
+"""Converting with threads of this process."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from fakes import (
+    RecordingProgress,
+    count_attempts,
+    find_partials,
+    is_whole,
+    make_chunks,
+    make_job,
+    write_slowly,
+)
+
+from distconv.errors import ConversionError, InputError, Terminated
+from distconv.moving.inline import run_inline
+
+
+def test_all_chunks_are_written_and_the_receipts_come_in_order(tmp_path: Path) -> None:
+    chunks = make_chunks([f"chunk{number}" for number in range(7)])
+    progress = RecordingProgress()
+    receipts = run_inline(make_job(tmp_path), chunks, 3, progress, write_slowly)
+    assert [receipt.chunk for receipt in receipts] == [chunk.name for chunk in chunks]
+    assert all(is_whole(tmp_path, chunk) for chunk in chunks)
+    assert progress.calls == ["begin", "end"]
+    assert progress.moved_bytes == progress.total_bytes == 7000
+    assert sorted(progress.units) == [chunk.name for chunk in chunks]
+
+
+def test_no_chunks_are_no_work(tmp_path: Path) -> None:
+    assert run_inline(make_job(tmp_path), (), 3, RecordingProgress(), write_slowly) == ()
+
+
+def test_the_real_worker_writes_and_then_keeps_a_chunk(tmp_path: Path) -> None:
+    chunks = make_chunks(["chunk"])
+    (written,) = run_inline(make_job(tmp_path), chunks, 1, RecordingProgress())
+    (kept,) = run_inline(make_job(tmp_path), chunks, 1, RecordingProgress())
+    assert is_whole(tmp_path, chunks[0])
+    assert (written.kept, kept.kept) == (False, True)
+
+
+def test_an_input_output_error_is_tried_again_and_its_bytes_count_once(tmp_path: Path) -> None:
+    chunks = make_chunks(["eio once", "chunk"])
+    progress = RecordingProgress()
+    run_inline(make_job(tmp_path), chunks, 2, progress, write_slowly)
+    assert all(is_whole(tmp_path, chunk) for chunk in chunks)
+    assert count_attempts(tmp_path, "eio once") == 2
+    assert progress.moved_bytes == progress.total_bytes
+    assert progress.notes == ["starts again: eio once: OSError: [Errno 5] Input/output error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("bad input", InputError, "bad input: not a checkpoint"),
+        ("full disk", ConversionError, "full disk: OSError: .* No space left on device"),
+        ("surprise", ConversionError, "surprise: KeyError: 'surprise'"),
+    ],
+)
+def test_what_cannot_pass_is_raised_at_once_and_leaves_no_partial_file(
+    tmp_path: Path, name: str, error: type[Exception], words: str
+) -> None:
+    chunks = make_chunks([name, "slow one", "slow other"])
+    with pytest.raises(error, match=words):
+        run_inline(make_job(tmp_path), chunks, 2, RecordingProgress(), write_slowly)
+    assert count_attempts(tmp_path, name) == 1
+    assert find_partials(tmp_path) == []
+    assert not (tmp_path / "slow one").exists()
+
+
+@pytest.fixture
+def _sigterm_raises() -> Iterator[None]:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated("stopped by SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, handle)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("_sigterm_raises")
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_a_signal_stops_all_lanes_and_removes_their_partial_files(
+    tmp_path: Path, number: signal.Signals, error: type[BaseException]
+) -> None:
+    chunks = make_chunks(["slow one", "slow other", "slow third"])
+
+    def signal_when_both_write() -> None:
+        while len(find_partials(tmp_path)) < 2:
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+    progress = RecordingProgress()
+    sender = threading.Thread(target=signal_when_both_write)
+    sender.start()
+    with pytest.raises(error):
+        run_inline(make_job(tmp_path), chunks, 2, progress, write_slowly)
+    sender.join()
+    assert find_partials(tmp_path) == []
+    assert count_attempts(tmp_path, "slow third") == 0
+    assert progress.calls == ["begin", "end"]
+
+
+def test_ray_is_not_imported() -> None:
+    asked = "import sys, distconv.moving.inline; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

@@ -1,0 +1,224 @@
+"""The scheduler: every unit exactly once, or a reason why not."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distconv.errors import ConversionError, InputError
+from distconv.moving.scheduler import (
+    Action,
+    Assign,
+    Failure,
+    Finish,
+    GiveUp,
+    Limits,
+    Replace,
+    Scheduler,
+)
+
+UNITS = {"small": 1, "large": 3, "middle": 2}
+EIO = Failure(ConversionError("input/output error"), final=False)
+BAD_INPUT = Failure(InputError("not a checkpoint"), final=True)
+
+
+def test_units_go_out_largest_first() -> None:
+    scheduler = Scheduler(UNITS, Limits(), 0.0)
+    assert scheduler.idle(1, 0.0) == (Assign(1, "large", 1),)
+    assert scheduler.idle(2, 0.0) == (Assign(2, "middle", 1),)
+    assert scheduler.done(1, 1.0) == (Assign(1, "small", 1),)
+    assert scheduler.done(2, 1.0) == ()
+    assert scheduler.done(1, 2.0) == (Finish(),)
+
+
+def test_no_units_are_finished_at_the_first_tick() -> None:
+    assert Scheduler({}, Limits(), 0.0).tick(0.0) == (Finish(),)
+
+
+def test_the_unit_of_a_lost_worker_goes_to_the_front() -> None:
+    scheduler = Scheduler(UNITS, Limits(), 0.0)
+    scheduler.idle(1, 0.0)
+    assert scheduler.lost(1, "killed", 1.0) == (Replace(1, "large", "killed"),)
+    assert scheduler.idle(2, 1.0) == (Assign(2, "large", 2),)
+
+
+def test_the_unit_of_a_lost_worker_goes_to_one_that_is_free() -> None:
+    scheduler = Scheduler({"only": 1}, Limits(), 0.0)
+    scheduler.idle(1, 0.0)
+    scheduler.idle(2, 0.0)
+    assert scheduler.lost(1, "killed", 1.0) == (Replace(1, "only", "killed"), Assign(2, "only", 2))
+
+
+def test_a_failed_unit_rests_before_it_starts_again() -> None:
+    scheduler = Scheduler({"only": 1}, Limits(rest_seconds=5), 0.0)
+    scheduler.idle(1, 0.0)
+    assert scheduler.failed(1, EIO, 1.0) == ()
+    assert scheduler.tick(5.9) == ()
+    assert scheduler.tick(6.0) == (Assign(1, "only", 2),)
+
+
+def test_a_unit_that_fails_three_times_ends_the_run() -> None:
+    scheduler = Scheduler({"only": 1}, Limits(rest_seconds=0), 0.0)
+    scheduler.idle(1, 0.0)
+    assert scheduler.failed(1, EIO, 1.0) == (Assign(1, "only", 2),)
+    assert scheduler.failed(1, EIO, 1.0) == (Assign(1, "only", 3),)
+    (given_up,) = scheduler.failed(1, EIO, 1.0)
+    assert isinstance(given_up, GiveUp)
+    assert str(given_up.error) == "only: failed 3 times, the last time with: input/output error"
+
+
+def test_a_unit_that_loses_three_workers_ends_the_run() -> None:
+    scheduler = Scheduler({"only": 1}, Limits(), 0.0)
+    for worker in (1, 2):
+        scheduler.idle(worker, 0.0)
+        scheduler.lost(worker, "killed", 0.0)
+    scheduler.idle(3, 0.0)
+    (given_up,) = scheduler.lost(3, "killed", 0.0)
+    assert isinstance(given_up, GiveUp)
+    assert str(given_up.error) == "only: begun 3 times, and the last worker was lost: killed"
+
+
+def test_a_final_failure_ends_the_run_at_once_with_its_own_error() -> None:
+    scheduler = Scheduler(UNITS, Limits(), 0.0)
+    scheduler.idle(1, 0.0)
+    assert scheduler.failed(1, BAD_INPUT, 1.0) == (GiveUp(BAD_INPUT.error),)
+    assert scheduler.idle(2, 1.0) == ()
+
+
+def test_a_worker_that_says_nothing_is_taken_for_dead() -> None:
+    scheduler = Scheduler({"only": 1}, Limits(stall_seconds=10), 0.0)
+    scheduler.idle(1, 0.0)
+    scheduler.progress(1, 5.0)
+    assert scheduler.tick(15.0) == ()
+    assert scheduler.tick(15.1) == (Replace(1, "only", "nothing heard of it for 10 s"),)
+
+
+def test_a_late_result_of_a_worker_taken_for_dead_is_ignored() -> None:
+    scheduler = Scheduler({"only": 1}, Limits(stall_seconds=10), 0.0)
+    scheduler.idle(1, 0.0)
+    scheduler.tick(11.0)
+    assert scheduler.done(1, 12.0) == ()
+    assert scheduler.failed(1, BAD_INPUT, 12.0) == ()
+    assert scheduler.idle(1, 12.0) == ()
+    assert scheduler.idle(2, 12.0) == (Assign(2, "only", 2),)
+    assert scheduler.done(2, 13.0) == (Finish(),)
+
+
+def test_workers_that_never_come_up_end_the_run() -> None:
+    scheduler = Scheduler(UNITS, Limits(deaths=1), 0.0)
+    assert scheduler.lost(1, "no such image", 0.0) == (Replace(1, None, "no such image"),)
+    (given_up,) = scheduler.lost(2, "no such image", 0.0)
+    assert isinstance(given_up, GiveUp)
+    assert str(given_up.error) == "2 workers were lost, the last one because: no such image"
+
+
+def test_a_run_without_workers_gives_up_after_a_while() -> None:
+    scheduler = Scheduler(UNITS, Limits(empty_seconds=60), 0.0)
+    scheduler.idle(1, 50.0)
+    assert scheduler.tick(100.0) == ()
+    scheduler.lost(1, "killed", 101.0)
+    assert scheduler.tick(160.0) == ()
+    (given_up,) = scheduler.tick(162.0)
+    assert isinstance(given_up, GiveUp)
+    assert str(given_up.error) == "no worker came up in 60 s"
+
+
+@dataclass
+class Executor:
+    """Obeys the scheduler, and remembers what must never happen."""
+
+    limits: Limits
+    busy: dict[int, str] = field(default_factory=dict)
+    replaced: set[int] = field(default_factory=set)
+    begun: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
+    end: Finish | GiveUp | None = None
+    newest: int = 0
+
+    def carry_out(self, actions: tuple[Action, ...]) -> None:
+        """Do what is asked, and check that it may be asked."""
+        for action in actions:
+            assert self.end is None
+            match action:
+                case Assign(worker, unit, attempt):
+                    assert worker not in self.busy
+                    assert worker not in self.replaced
+                    assert unit not in self.busy.values()
+                    assert unit not in self.finished
+                    self.begun.append(unit)
+                    assert attempt == self.begun.count(unit) <= self.limits.attempts
+                    self.busy[worker] = unit
+                case Replace(worker, unit):
+                    assert self.busy.pop(worker, None) == unit
+                    self.replaced.add(worker)
+                    assert len(self.replaced) <= self.limits.deaths
+                    self.newest += 1
+                case Finish() | GiveUp():
+                    self.end = action
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["idle", "progress", "done", "retry", "final", "lost", "tick"]),
+        st.integers(min_value=1, max_value=12),
+        st.floats(min_value=0, max_value=20),
+    ),
+    max_size=120,
+)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 5), max_size=6),
+    events=EVENTS,
+    attempts=st.integers(1, 4),
+    deaths=st.integers(0, 6),
+)
+def test_whatever_happens_every_unit_is_done_once_or_the_run_gives_up(
+    sizes: list[int], events: list[tuple[str, int, float]], attempts: int, deaths: int
+) -> None:
+    """Events may come in any order, from workers that never were, are idle, or were replaced."""
+    units = {f"unit{number}": size for number, size in enumerate(sizes)}
+    limits = Limits(attempts, deaths, stall_seconds=30, empty_seconds=300, rest_seconds=3)
+    executor = Executor(limits, newest=13)
+    now = 0.0
+    scheduler = Scheduler(units, limits, now)
+    for event, worker, seconds in events:
+        now += seconds
+        happen(scheduler, executor, event, worker, now)
+    # From here on nothing goes wrong: the run must come to an end by itself.
+    for _ in range(200):
+        now += 1
+        happen(scheduler, executor, "idle", executor.newest, now)
+        for worker in tuple(executor.busy):
+            happen(scheduler, executor, "done", worker, now)
+        happen(scheduler, executor, "tick", 0, now)
+    assert executor.end is not None
+    assert len(set(executor.finished)) == len(executor.finished)
+    if isinstance(executor.end, Finish):
+        assert sorted(executor.finished) == sorted(units)
+    else:
+        assert str(executor.end.error)
+
+
+def happen(scheduler: Scheduler, executor: Executor, event: str, worker: int, now: float) -> None:
+    """Tell one event to the scheduler; the executor knows before it what it means for the units."""
+    if event in {"done", "retry", "final"}:
+        unit = executor.busy.pop(worker, None)
+        if unit is not None and event == "done" and executor.end is None:
+            executor.finished.append(unit)
+    match event:
+        case "idle":
+            actions = scheduler.idle(worker, now)
+        case "progress":
+            actions = scheduler.progress(worker, now)
+        case "done":
+            actions = scheduler.done(worker, now)
+        case "retry":
+            actions = scheduler.failed(worker, EIO, now)
+        case "final":
+            actions = scheduler.failed(worker, BAD_INPUT, now)
+        case "lost":
+            actions = scheduler.lost(worker, "killed", now)
+        case _:
+            actions = scheduler.tick(now)
+    executor.carry_out(actions)

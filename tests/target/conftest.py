@@ -1,0 +1,57 @@
+"""Fixtures: Meta's and Mistral's real tokenizer files, and the pythons of other transformers versions."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distconv.storage import LocalStorage
+from distconv.target.tokenizer import Vocabulary, read_vocabulary
+
+ROOT = Path(__file__).parents[2]
+
+
+def packaged_file(package: str, name: str) -> Path:
+    """Find a file that an installed package carries, without importing the package."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        pytest.fail(f"{package} is not installed; it carries {name}")
+    return Path(found.origin).parent / name
+
+
+@pytest.fixture(scope="session")
+def llama_3_file() -> Path:
+    """Give the tokenizer of Llama 3, a tiktoken file."""
+    return packaged_file("llama_models", "llama3/tokenizer.model")
+
+
+@pytest.fixture(scope="session")
+def pieces_file() -> Path:
+    """Give a published sentencepiece model made as Llama 2's is."""
+    return packaged_file("mistral_common", "data/tokenizer.model.v1")
+
+
+@pytest.fixture(scope="session")
+def llama_3_vocabulary(llama_3_file: Path) -> Vocabulary:
+    """Give Llama 3's vocabulary."""
+    return read_vocabulary(LocalStorage(), str(llama_3_file))
+
+
+@pytest.fixture(scope="session")
+def pieces_vocabulary(pieces_file: Path) -> Vocabulary:
+    """Give a sentencepiece vocabulary."""
+    return read_vocabulary(LocalStorage(), str(pieces_file))
+
+
+@pytest.fixture(scope="session")
+def peer_python() -> Callable[[str], Path]:
+    """Give a function from a transformers version to the python that has it."""
+
+    def find(version: str) -> Path:
+        python = ROOT / ".peers" / version / "bin" / "python"
+        if not python.exists():
+            pytest.fail(f"{python} is missing; `make peers` installs it")
+        return python
+
+    return find

@@ -1,0 +1,126 @@
+"""The whole way through the verbs: convert, compare with the oracle, verify, load."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import distconv
+from distconv.errors import InputError, OutputError
+from tests import reference
+from tests.checkpoints import Spec
+
+Write = Callable[[Spec], Path]
+
+SPECS = [
+    Spec(family=family, shards=shards, heads=heads, kv_heads=kv_heads, dim=8 * heads, dtype=dtype)
+    for family in ("llama-1", "llama-2", "code-llama", "llama-3", "llama-3.1")
+    for shards, heads, kv_heads, dtype in (
+        (1, 4, 4, torch.float16),
+        (2, 8, 2, torch.bfloat16),
+        (4, 8, 4, torch.float32),
+        (8, 16, 8, torch.bfloat16),
+        (1, 4, 1, torch.bfloat16),
+    )
+]
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a converted folder."""
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        found |= load_file(file)
+    return found
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.family}-{spec.shards}-{spec.kv_heads}")
+def test_every_tensor_is_what_concatenation_and_permutation_give(
+    checkpoint: Write, tmp_path: Path, spec: Spec
+) -> None:
+    source = checkpoint(spec)
+    distconv.convert(source, tmp_path / "out", family=spec.family, max_shard_size=50_000)
+    found, expected = read_tensors(tmp_path / "out"), reference.convert(source, spec)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    assert distconv.verify(tmp_path / "out", against=source).ok
+
+
+def test_doubled_key_heads_are_written_once(checkpoint: Write, tmp_path: Path) -> None:
+    spec = Spec(family="llama-3.1", dim=128, heads=16, kv_heads=16, shards=16, doubled_kv=True)
+    source = checkpoint(spec)
+    distconv.convert(source, tmp_path / "out")
+    assert json.loads((tmp_path / "out/config.json").read_text())["num_key_value_heads"] == 8
+    expected = reference.convert(source, spec)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in read_tensors(tmp_path / "out").items())
+    assert distconv.verify(tmp_path / "out", against=source).ok
+
+
+@pytest.mark.parametrize("limit", [20_000, 10**9])
+def test_a_reloaded_model_saves_the_same_bytes(checkpoint: Write, tmp_path: Path, limit: int) -> None:
+    source = checkpoint(Spec(family="llama-2", shards=2, heads=8, kv_heads=4))
+    distconv.convert(source, tmp_path / "out", max_shard_size=limit)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    model.save_pretrained(tmp_path / "again", max_shard_size=limit)
+    names = [file.name for file in (tmp_path / "again").glob("model*")]
+    assert names
+    for name in names:
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
+
+
+def test_ray_writes_the_same_bytes_as_threads(checkpoint: Write, tmp_path: Path) -> None:
+    source = checkpoint(Spec(family="llama-2", shards=2, heads=8, kv_heads=4))
+    distconv.convert(source, tmp_path / "inline", max_shard_size=50_000)
+    distconv.convert(source, tmp_path / "ray", max_shard_size=50_000, workers=2)
+    names = sorted(file.name for file in (tmp_path / "inline").iterdir())
+    assert names == sorted(file.name for file in (tmp_path / "ray").iterdir())
+    for name in names:
+        assert (tmp_path / "inline" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
+
+
+def test_a_flipped_bit_is_found(checkpoint: Write, tmp_path: Path) -> None:
+    source = checkpoint(Spec(family="llama-2", shards=2, heads=8, kv_heads=4))
+    distconv.convert(source, tmp_path / "out")
+    file = tmp_path / "out/model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 4
+    file.write_bytes(content)
+    assert not distconv.verify(tmp_path / "out", against=source).ok
+
+
+def test_a_finished_output_is_already_done_and_a_foreign_one_is_refused(
+    checkpoint: Write, tmp_path: Path
+) -> None:
+    source = checkpoint(Spec(family="llama-2", shards=2, heads=8, kv_heads=4))
+    distconv.convert(source, tmp_path / "out")
+    assert distconv.convert(source, tmp_path / "out").already_done
+    with pytest.raises(OutputError, match="another conversion"):
+        distconv.convert(source, tmp_path / "out", dtype="float32")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="notes.txt"):
+        distconv.convert(source, tmp_path / "foreign")
+    distconv.convert(source, tmp_path / "foreign", overwrite=True)
+    assert (tmp_path / "foreign/notes.txt").read_text() == "mine"
+    with pytest.raises(OutputError, match="inside"):
+        distconv.convert(source, source / "out")
+
+
+def test_bad_input_ends_with_exit_code_2_and_no_output(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/consolidated.00.pth").write_text("<!DOCTYPE html><html>403</html>")
+    (tmp_path / "in/params.json").write_text('{"dim": 64, "n_layers": 1, "n_heads": 4}')
+    command = [sys.executable, "-m", "distconv", "convert", str(tmp_path / "in"), str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "HTML" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError):
+        distconv.inspect(tmp_path / "in")
