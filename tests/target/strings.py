@@ -8,7 +8,7 @@ _PARTS = (
     "😀", "👩‍👩‍👧‍👦", "🇩🇪", "🏳️‍🌈", "𝔘𝔫𝔦", "\ufffd", "\ue000", "\U000e0001", "\0", "\x7f", "1", "12", "123", "1234567890", "3.14",
     "-", "--", "...", "!?", "#", "##", "//", "/*", "*/", "{", "}", "()", "[]", "<", ">", "</", "==", "!=", "->", "&&",
     "def f(x):\n    return x", "for (int i = 0; i < n; ++i)", "\\n", "$x^2$", "`code`", "http://a.b/c?d=e", "▁", "▁▁", "a▁b",
-    "[INST]", "[/INST]", "<<SYS>>", "<|", "|>", "<unk", "s>", "0x1F", "snake_case", "camelCase", "A", "z", "\"", "'",
+    "[INST]", "[/INST]", "<<SYS>>", "<|", "|>", "<unk", "s>", "0x1F", "snake_case", "camelCase", "A", "z", '"', "'",
 )  # fmt: skip
 
 
@@ -21,19 +21,19 @@ def make_strings(count: int, seed: int = 0) -> list[str]:
     chosen = random.Random(seed)
     found = ["", *_PARTS]
     while len(found) < count:
-        length = chosen.randint(1, 12)
-        kind = len(found) % 3
-        if kind == 0:
-            found.append("".join(chosen.choice(_PARTS) for _ in range(length)))
-        elif kind == 1:
-            found.append("".join(_character(chosen) for _ in range(length * 2)))
-        else:
-            found.append(
-                "".join(
-                    chosen.choice((chosen.choice(_PARTS), _character(chosen), " ")) for _ in range(length)
-                )
-            )
+        made = _make_string(chosen, kind=len(found) % 3)
+        if not any(text in made for text in _SPECIAL):
+            found.append(made)
     return found
+
+
+def _make_string(chosen: random.Random, kind: int) -> str:
+    length = chosen.randint(1, 12)
+    if kind == 0:
+        return "".join(chosen.choice(_PARTS) for _ in range(length))
+    if kind == 1:
+        return "".join(_character(chosen) for _ in range(length * 2))
+    return "".join(chosen.choice((chosen.choice(_PARTS), _character(chosen), " ")) for _ in range(length))
 
 
 def _character(chosen: random.Random) -> str:

@@ -290,7 +290,7 @@ def test_a_truncated_sentencepiece_model_is_refused(tmp_path, pieces_file):
 
 
 def test_a_sentencepiece_model_cut_between_its_pieces_is_refused(tmp_path):
-    piece = make_field(1, "<unk>".encode()) + bytes([0x18, 2])
+    piece = make_field(1, b"<unk>") + bytes([0x18, 2])
     with pytest.raises(InputError, match="not BPE"):
         read(tmp_path, make_field(1, piece))
 
@@ -305,7 +305,7 @@ def test_a_rank_file_cut_within_a_line_is_refused(tmp_path):
 def test_a_rank_file_with_a_line_missing_is_refused(tmp_path):
     lines = rank_lines(300)
     del lines[270]
-    with pytest.raises(InputError, match="line 271 is .*expected `base64 270`"):
+    with pytest.raises(InputError, match=r"line 271 is .*expected `base64 270`"):
         read(tmp_path, "\n".join(lines).encode())
 
 
