@@ -68,8 +68,9 @@ def make_piece_vocabulary(path: str, content: bytes) -> PieceVocabulary:
             trainer = dict(_read_fields(value))
         elif number == 3 and isinstance(value, bytes):
             normalizer = dict(_read_fields(value))
-    if not pieces:
-        raise ValueError("no pieces")
+    if not pieces or not trainer or not normalizer:
+        # The settings come last in the file: without them it is cut off.
+        raise ValueError("no pieces or no settings")
     findings = [*_find_piece_faults(pieces), *_find_setting_faults(trainer, normalizer)]
     if findings:
         raise InputError.of(f"{path}: {finding}" for finding in findings)

@@ -290,9 +290,9 @@ def test_a_truncated_sentencepiece_model_is_refused(tmp_path, pieces_file):
 
 
 def test_a_sentencepiece_model_cut_between_its_pieces_is_refused(tmp_path):
-    piece = make_field(1, b"<unk>") + bytes([0x18, 2])
-    with pytest.raises(InputError, match="not BPE"):
-        read(tmp_path, make_field(1, piece))
+    piece = make_field(1, make_field(1, b"<unk>") + bytes([0x18, 2]))
+    with pytest.raises(InputError, match="a damaged or truncated sentencepiece model"):
+        read(tmp_path, piece)
 
 
 def test_a_rank_file_cut_within_a_line_is_refused(tmp_path):
