@@ -124,3 +124,25 @@ def test_bad_input_ends_with_exit_code_2_and_no_output(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError):
         distconv.inspect(tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Spec(family="llama-2", shards=2, heads=4, kv_heads=4, dtype=torch.float32),
+        Spec(family="llama-2", shards=2, heads=8, kv_heads=2, dtype=torch.float32),
+        Spec(family="llama-3", shards=1, heads=4, kv_heads=1, dtype=torch.float32),
+        Spec(family="llama-3.1", shards=2, heads=4, kv_heads=2, dtype=torch.float32),
+        Spec(family="llama-3.2", shards=1, heads=4, kv_heads=2, dtype=torch.float32, tied=True),
+    ],
+    ids=lambda spec: f"{spec.family}-{spec.kv_heads}",
+)
+def test_logits_are_those_of_metas_forward(checkpoint: Write, tmp_path: Path, spec: Spec) -> None:
+    source = checkpoint(spec)
+    distconv.convert(source, tmp_path / "out", family=spec.family)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float64)
+    tokens = torch.randint(0, 300, (24,), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        found = model(tokens[None]).logits[0]
+    expected = reference.forward(source, spec, tokens)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
