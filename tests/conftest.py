@@ -1,4 +1,4 @@
-"""Fixtures that are made once a session: the tokenizers, and checkpoints by their specs."""
+"""Fixtures that are made once a session: tokenizers, checkpoints, the pythons of other transformers versions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +37,16 @@ def checkpoint(
         return written[spec]
 
     return write
+
+
+@pytest.fixture(scope="session")
+def peer_python() -> Callable[[str], Path]:
+    """Give a function from a transformers version to the python that has it."""
+
+    def find(version: str) -> Path:
+        python = ROOT / ".peers" / version / "bin" / "python"
+        if not python.exists():
+            pytest.fail(f"{python} is missing; `make peers` installs it")
+        return python
+
+    return find

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.checkpoints import LLAMA_2_70B, LLAMA_31_405B_MP16, write_sparse
 
+
 def plan(folder: Path) -> dict[str, object]:
     """Plan by the command line, within the ten seconds that a person may wait."""
     command = [sys.executable, "-m", "distconv", "plan", str(folder), "--json"]

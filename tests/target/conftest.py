@@ -1,15 +1,12 @@
-"""Fixtures: Meta's and Mistral's real tokenizer files, and the pythons of other transformers versions."""
+"""Fixtures: Meta's and Mistral's real tokenizer files."""
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from distconv.storage import LocalStorage
 from distconv.target.tokenizer import Vocabulary, read_vocabulary
-
-ROOT = Path(__file__).parents[2]
 
 
 def packaged_file(package: str, name: str) -> Path:
@@ -42,16 +39,3 @@ def llama_3_vocabulary(llama_3_file: Path) -> Vocabulary:
 def pieces_vocabulary(pieces_file: Path) -> Vocabulary:
     """Give a sentencepiece vocabulary."""
     return read_vocabulary(LocalStorage(), str(pieces_file))
-
-
-@pytest.fixture(scope="session")
-def peer_python() -> Callable[[str], Path]:
-    """Give a function from a transformers version to the python that has it."""
-
-    def find(version: str) -> Path:
-        python = ROOT / ".peers" / version / "bin" / "python"
-        if not python.exists():
-            pytest.fail(f"{python} is missing; `make peers` installs it")
-        return python
-
-    return find
