@@ -23,7 +23,8 @@ test: lint $(PEERS)
 	$(BIN)/python -m pytest -q -m "$(MARKS)"
 
 lint: .venv/installed
-	$(BIN)/ruff check --select E9,F distconv tests
+	$(BIN)/ruff check distconv tests examples
+	$(BIN)/ruff format --check --quiet distconv tests examples
 	$(BIN)/mypy
 
 format: .venv/installed

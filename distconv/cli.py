@@ -94,7 +94,7 @@ _size_option = click.option(
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(context: click.Context, *, debug: bool) -> None:
-    """Convert Meta's original Llama checkpoints to Transformers folders.
+    r"""Convert Meta's original Llama checkpoints to Transformers folders.
 
     INPUT is a folder with consolidated.*.pth and params.json, or one that has them in original/.
 

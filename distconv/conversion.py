@@ -68,8 +68,10 @@ class ConversionReport:
         rate = self.bytes_written / 1e9 / max(self.seconds_moving, 1e-9)
         found = [
             f"{self.output}: {self.family}, {self.dtype}, {self.chunks} chunks",
-            f"wrote {self.bytes_written / 1e9:,.2f} GB in {self.seconds_moving:.1f} s ({rate:.2f} GB/s), "
-            f"planning {self.seconds_planning:.1f} s, finishing {self.seconds_finishing:.1f} s",
+            (
+                f"wrote {self.bytes_written / 1e9:,.2f} GB in {self.seconds_moving:.1f} s ({rate:.2f} GB/s), "
+                f"planning {self.seconds_planning:.1f} s, finishing {self.seconds_finishing:.1f} s"
+            ),
         ]
         if self.kept_chunks:
             found.append(f"{self.kept_chunks} chunks of an earlier run were kept")

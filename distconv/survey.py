@@ -328,10 +328,14 @@ class PlanReport:
             "",
             f"family   {self.checkpoint.choice.family.title}, {plan.dtype}{', tied' if plan.decisions.tied else ''}",
             f"reads    {read_bytes(plan) / 1e9:,.2f} GB from {len(self.checkpoint.files.shards)} shards",
-            f"writes   {plan.size_bytes / 1e9:,.2f} GB in {len(plan.chunks)} chunks of at most "
-            f"{plan.chunk_limit_bytes / 1e9:,.2f} GB",
-            f"workers  up to {len(plan.chunks)}, each with at most "
-            f"{_WORKER_MEMORY_BYTES / (1 << 20):,.0f} MiB of buffers",
+            (
+                f"writes   {plan.size_bytes / 1e9:,.2f} GB in {len(plan.chunks)} chunks of at most "
+                f"{plan.chunk_limit_bytes / 1e9:,.2f} GB"
+            ),
+            (
+                f"workers  up to {len(plan.chunks)}, each with at most "
+                f"{_WORKER_MEMORY_BYTES / (1 << 20):,.0f} MiB of buffers"
+            ),
         )
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from distconv.errors import OutputError
 from distconv.families.llama import EMBEDDING, OUTPUT
 from distconv.families.rules import Match
-from distconv.moving.worker import Sources
 from distconv.moving.bands import Piece
+from distconv.moving.worker import Sources
 from distconv.planning.chunks import INDEX_NAME, SINGLE_NAME
 from distconv.progress import Progress, SilentProgress
 from distconv.source.catalog import TensorView
@@ -141,8 +141,10 @@ class _Written:
     shape: tuple[int, ...]
 
 
-def _read_written(storage: Storage, path: str) -> dict[str, _Written]:
-    """Read a safetensors header, as its file says; OutputError where it is not one."""
+def _read_header(storage: Storage, path: str) -> dict[str, _Written]:
+    """Read a chunk's header, as its file says; OutputError where it is not one."""
+    if storage.find(path) is None:
+        raise OutputError(f"{path}: missing, though the index names it")
     with opened(storage, path) as reader:
         size = int.from_bytes(read_range(reader, 0, 8), "little") if reader.size_bytes >= 8 else -1
         if not 0 <= size <= min(_HEADER_LIMIT_BYTES, reader.size_bytes - 8):
@@ -173,23 +175,22 @@ def compare_tensors(
     storage: Storage, output: str, checkpoint: Checkpoint, chunks: Sequence[str], progress: Progress
 ) -> list[str]:
     """List every tensor of these chunks that is missing, foreign, or differs from the source."""
-    written: dict[str, _Written] = {}
-    for name in chunks:
-        if storage.find(join(output, name)) is None:
-            raise OutputError(f"{join(output, name)}: missing, though the index names it")
-        written |= _read_written(storage, join(output, name))
-    differences = []
+    headers = {name: _read_header(storage, join(output, name)) for name in chunks}
+    missing = {match.target: match for match in checkpoint.matches}
+    differences: list[str | None] = []
     with Sources(storage) as sources:
-        for match in checkpoint.matches:
-            target = written.pop(match.target, None)
-            if target is None:
-                problem = _explain_missing(match, checkpoint, sources)
-            else:
-                problem = _compare_tensor(storage, match, target, checkpoint, sources, progress)
-            if problem:
-                differences.append(problem)
-    differences += [f"{name}: not a tensor of the source" for name in written]
-    return differences
+        for name, written in headers.items():
+            for tensor, target in written.items():
+                match = missing.pop(tensor, None)
+                if match is None:
+                    differences.append(
+                        f"{tensor} in {target.path}: not a tensor of the source, or there twice"
+                    )
+                else:
+                    differences.append(_compare_tensor(storage, match, target, checkpoint, sources, progress))
+            progress.unit_done(name)
+        differences += [_explain_missing(match, checkpoint, sources) for match in missing.values()]
+    return [difference for difference in differences if difference]
 
 
 def _explain_missing(match: Match, checkpoint: Checkpoint, sources: Sources) -> str | None:

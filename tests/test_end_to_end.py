@@ -104,7 +104,7 @@ def test_a_finished_output_is_already_done_and_a_foreign_one_is_refused(
         distconv.convert(source, tmp_path / "out", dtype="float32")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="notes.txt"):
+    with pytest.raises(OutputError, match=r"notes\.txt"):
         distconv.convert(source, tmp_path / "foreign")
     distconv.convert(source, tmp_path / "foreign", overwrite=True)
     assert (tmp_path / "foreign/notes.txt").read_text() == "mine"

@@ -168,6 +168,8 @@ def _or_context(name: str, other: str, params: Params) -> list[str]:
         return []
     mine, theirs = FAMILIES[name], FAMILIES[other]
     return [
-        f"{mine.title} is assumed (context {mine.context}); "
-        f"if it is {theirs.title} (context {theirs.context}), add --family {other}"
+        (
+            f"{mine.title} is assumed (context {mine.context}); "
+            f"if it is {theirs.title} (context {theirs.context}), add --family {other}"
+        )
     ]

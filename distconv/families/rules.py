@@ -109,13 +109,12 @@ def match_rules(
     and have the shape that the whole one gives when it is cut. All violations are collected
     and raised as one InputError.
     """
-    findings: list[str] = []
     wanted = dict(_expand(rules, dimensions.layers))
-    for name in catalog.names():
-        if name not in wanted and not any(re.fullmatch(pattern, name) for pattern in ignored):
-            findings.append(
-                f"{_where(catalog, name)}: {name} is no tensor of a {dimensions.layers}-layer Llama"
-            )
+    findings = [
+        f"{_where(catalog, name)}: {name} is no tensor of a {dimensions.layers}-layer Llama"
+        for name in catalog.names()
+        if name not in wanted and not any(re.fullmatch(pattern, name) for pattern in ignored)
+    ]
     matches = []
     for name, (target, rule) in wanted.items():
         views = catalog.views(name)

@@ -7,6 +7,7 @@ source covers and what one gather fills, contiguous in the target.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from distconv.families.gather import StridedCopy
 from distconv.planning.plan import TargetTensor
@@ -57,7 +58,7 @@ def make_blocks(tensor: TargetTensor, block_bytes: int) -> Iterator[Block]:
     step = tensor.copies[0].target_strides[0]
     edges = sorted({edge for copy in tensor.copies for edge in _steps(copy, step)})
     limit = max(1, block_bytes // max(tensor.stored.size_bytes, tensor.dtype.size_bytes))
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         copies = [copy for copy in tensor.copies if _covers(copy, step, first, last)]
         longest = max(step, *(copy.source_strides[0] for copy in copies))
         count = max(1, limit // longest)

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distconv.moving.executor import Convert, classify
@@ -78,17 +78,7 @@ def _drive(
     actions: list[Action] = list(scheduler.tick(time.monotonic()))
     for number in running:
         actions += scheduler.idle(number, time.monotonic())
-    while True:
-        for action in actions:
-            match action:
-                case Assign(worker, unit):
-                    running[worker].inbox.put(by_name[unit])
-                case Finish():
-                    return receipts
-                case GiveUp(error):
-                    raise error
-                case Replace(worker):
-                    raise RuntimeError(f"lane {worker} was never reported lost")
+    while not _carry_out(actions, running, by_name):
         try:
             outcome = outbox.get(timeout=TICK_SECONDS)
         except queue.Empty:
@@ -103,6 +93,22 @@ def _drive(
             receipts[outcome.chunk.name] = outcome.result
             progress.unit_done(outcome.chunk.name)
             actions = list(scheduler.done(outcome.lane, now))
+    return receipts
+
+
+def _carry_out(actions: Sequence[Action], running: dict[int, _Lane], by_name: Mapping[str, Chunk]) -> bool:
+    """Do what the scheduler asks; True when all is done."""
+    for action in actions:
+        match action:
+            case Assign(worker, unit):
+                running[worker].inbox.put(by_name[unit])
+            case Finish():
+                return True
+            case GiveUp(error):
+                raise error
+            case Replace(worker):
+                raise RuntimeError(f"lane {worker} was never reported lost")
+    return False
 
 
 def _work(

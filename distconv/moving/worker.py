@@ -6,6 +6,7 @@ Memory is bounded by a few blocks, whatever the model's size.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Self
 
 from distconv.errors import Interrupted
 from distconv.moving.bands import Block, Piece, make_blocks
@@ -50,7 +51,7 @@ class Sources:
         self._readers: dict[str, Reader] = {}
         self._data_offsets: dict[Record, int] = {}
 
-    def __enter__(self) -> "Sources":
+    def __enter__(self) -> Self:
         """Use it in a ``with`` block."""
         return self
 

@@ -139,7 +139,7 @@ def read_archive(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:
             raise
         raise _damaged(reader, error) from None
     # Mutated headers make the parsers raise nearly anything; all of it means the same.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         raise _damaged(reader, error) from None
     return found
 

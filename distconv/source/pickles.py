@@ -155,9 +155,7 @@ def read_pickle(file: BinaryIO) -> bytes:
     LIMIT_BYTES; both before anything is allocated that the pickle asks for.
     """
     start = file.tell()
-    count = 0
-    for opcode, argument, _position in pickletools.genops(file):
-        count += 1
+    for count, (opcode, argument, _position) in enumerate(pickletools.genops(file), 1):
         if opcode.name not in _OPCODES:
             message = f"the pickle uses {opcode.name}, which no state dict needs; refused as unsafe"
             raise InputError(message)
