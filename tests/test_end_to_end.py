@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import distconv
 from distconv.errors import InputError, OutputError
+from distconv.families.llama import FAMILIES
 from tests import reference
 from tests.checkpoints import Spec
 
@@ -20,13 +21,14 @@ Write = Callable[[Spec], Path]
 
 SPECS = [
     Spec(family=family, shards=shards, heads=heads, kv_heads=kv_heads, dim=8 * heads, dtype=dtype)
-    for family in ("llama-1", "llama-2", "code-llama", "llama-3", "llama-3.1")
+    for family in FAMILIES
     for shards, heads, kv_heads, dtype in (
         (1, 4, 4, torch.float16),
+        (1, 4, 1, torch.bfloat16),
         (2, 8, 2, torch.bfloat16),
         (4, 8, 4, torch.float32),
         (8, 16, 8, torch.bfloat16),
-        (1, 4, 1, torch.bfloat16),
+        (16, 16, None, torch.float16),
     )
 ]
 
@@ -39,16 +41,22 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def assert_equal(folder: Path, expected: dict[str, torch.Tensor]) -> None:
+    """Compare all tensors, types included."""
+    found = read_tensors(folder)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(found[name], tensor), name
+
+
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.family}-{spec.shards}-{spec.kv_heads}")
 def test_every_tensor_is_what_concatenation_and_permutation_give(
     checkpoint: Write, tmp_path: Path, spec: Spec
 ) -> None:
     source = checkpoint(spec)
     distconv.convert(source, tmp_path / "out", family=spec.family, max_shard_size=50_000)
-    found, expected = read_tensors(tmp_path / "out"), reference.convert(source, spec)
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
+    assert_equal(tmp_path / "out", reference.convert(source, spec))
     assert distconv.verify(tmp_path / "out", against=source).ok
 
 
@@ -57,31 +65,83 @@ def test_doubled_key_heads_are_written_once(checkpoint: Write, tmp_path: Path) -
     source = checkpoint(spec)
     distconv.convert(source, tmp_path / "out")
     assert json.loads((tmp_path / "out/config.json").read_text())["num_key_value_heads"] == 8
-    expected = reference.convert(source, spec)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in read_tensors(tmp_path / "out").items())
+    assert_equal(tmp_path / "out", reference.convert(source, spec))
     assert distconv.verify(tmp_path / "out", against=source).ok
 
 
+def test_16_key_heads_that_are_not_doubled_are_all_kept(checkpoint: Write, tmp_path: Path) -> None:
+    spec = Spec(family="llama-3.1", dim=128, heads=16, kv_heads=16, shards=16)
+    source = checkpoint(spec)
+    report = distconv.convert(source, tmp_path / "out")
+    assert json.loads((tmp_path / "out/config.json").read_text())["num_key_value_heads"] == 16
+    assert any("not stored in pairs" in note for note in report.notes)
+    assert_equal(tmp_path / "out", reference.convert(source, spec))
+
+
+@pytest.mark.parametrize(
+    ("spec", "tied"),
+    [
+        (Spec("llama-3.2", heads=8, kv_heads=2, tied=True), True),
+        (Spec("llama-3.2", heads=8, kv_heads=2, copied=True), True),
+        (Spec("llama-3.2", heads=8, kv_heads=2, shards=2, copied=True), True),
+        (Spec("llama-3.2", heads=8, kv_heads=2, shards=2), False),
+        (Spec("llama-3.2", heads=8, kv_heads=2, layout="transposed"), False),
+    ],
+    ids=["one storage", "two storages", "two shards", "different", "different and transposed"],
+)
+def test_the_output_layer_is_dropped_only_where_it_equals_the_embedding(
+    checkpoint: Write, tmp_path: Path, spec: Spec, tied: bool
+) -> None:
+    source = checkpoint(spec)
+    report = distconv.convert(source, tmp_path / "out", family="llama-3.2")
+    assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is tied
+    assert any("differ" in note for note in report.notes) is not tied
+    assert_equal(tmp_path / "out", reference.convert(source, spec))
+    assert distconv.verify(tmp_path / "out", against=source).ok
+
+
+def test_mixed_types_are_kept_and_the_config_names_the_main_one(checkpoint: Write, tmp_path: Path) -> None:
+    spec = Spec("llama-3", heads=8, kv_heads=2, shards=2, norm_dtype=torch.float32)
+    source = checkpoint(spec)
+    distconv.convert(source, tmp_path / "out", max_shard_size=100_000)
+    assert_equal(tmp_path / "out", reference.convert(source, spec))
+    assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == "bfloat16"
+    assert distconv.verify(tmp_path / "out", against=source).ok
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Spec(nested_params=True, nested_state=True, legacy=True),
+        Spec(shards=2, layout="packed"),
+        Spec(shards=2, layout="transposed", legacy=True),
+        Spec(naming="consolidated.pth", tokenizer="parent"),
+        Spec("llama-3", naming="meta_model_{}.pt"),
+        Spec(shards=12, heads=12, dim=96, multiple_of=96, vocab=320 + 4, naming="consolidated.{}.pth"),
+    ],
+    ids=lambda spec: f"{spec.naming}-{spec.layout}",
+)
+def test_every_layout_gives_the_same_tensors(checkpoint: Write, tmp_path: Path, spec: Spec) -> None:
+    source = checkpoint(spec)
+    distconv.convert(source, tmp_path / "out", family=spec.family)
+    assert_equal(tmp_path / "out", reference.convert(source, spec))
+
+
 @pytest.mark.parametrize("limit", [20_000, 10**9])
-def test_a_reloaded_model_saves_the_same_bytes(checkpoint: Write, tmp_path: Path, limit: int) -> None:
-    source = checkpoint(Spec(family="llama-2", shards=2, heads=8, kv_heads=4))
-    distconv.convert(source, tmp_path / "out", max_shard_size=limit)
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_reloaded_model_saves_the_same_bytes(
+    checkpoint: Write, tmp_path: Path, limit: int, tied: bool
+) -> None:
+    source = checkpoint(
+        Spec("llama-3.2" if tied else "llama-2", shards=2, heads=8, kv_heads=4, layers=12, copied=tied)
+    )
+    distconv.convert(source, tmp_path / "out", max_shard_size=limit, family="llama-3.2" if tied else None)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     model.save_pretrained(tmp_path / "again", max_shard_size=limit)
     names = [file.name for file in (tmp_path / "again").glob("model*")]
     assert names
     for name in names:
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
-
-
-def test_ray_writes_the_same_bytes_as_threads(checkpoint: Write, tmp_path: Path) -> None:
-    source = checkpoint(Spec(family="llama-2", shards=2, heads=8, kv_heads=4))
-    distconv.convert(source, tmp_path / "inline", max_shard_size=50_000)
-    distconv.convert(source, tmp_path / "ray", max_shard_size=50_000, workers=2)
-    names = sorted(file.name for file in (tmp_path / "inline").iterdir())
-    assert names == sorted(file.name for file in (tmp_path / "ray").iterdir())
-    for name in names:
-        assert (tmp_path / "inline" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
 
 
 def test_a_flipped_bit_is_found(checkpoint: Write, tmp_path: Path) -> None:
