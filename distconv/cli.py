@@ -94,7 +94,7 @@ _size_option = click.option(
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(context: click.Context, *, debug: bool) -> None:
-    r"""Convert Meta's original Llama checkpoints to Transformers folders.
+    """Convert Meta's original Llama checkpoints to Transformers folders.
 
     INPUT is a folder with consolidated.*.pth and params.json, or one that has them in original/.
 
@@ -105,13 +105,13 @@ def cli(context: click.Context, *, debug: bool) -> None:
       distconv convert Llama-2-7b llama-2-7b-hf
       distconv convert Meta-Llama-3.1-8B-Instruct out --instruct --verify
       distconv convert Llama-2-70b out --workers 8
-    """
+    """  # noqa: D301
     context.obj = debug
 
 
-def _show(report: Report, *, as_json: bool, quiet: bool = False) -> None:
+def _show(report: Report, *, as_json: bool, notes_shown: bool = False) -> None:
     """Print a report: notes to standard error, the rest to standard output."""
-    for note in () if quiet else report.notes:
+    for note in () if notes_shown else report.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(report.lines()))
 
@@ -142,14 +142,15 @@ def convert(
     """
     from distconv.conversion import convert as run
 
-    if address is None and os.environ.get("RAY_ADDRESS"):
-        address = "auto"
+    if address in {None, "auto"}:
+        # Inside a Ray job this names the job's cluster.
+        address = os.environ.get("RAY_ADDRESS") or address
     report = run(
         source, output, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
         address=address, family=family, instruct=instruct, tokenizer=tokenizer, verify=verify,
         overwrite=overwrite, progress=_choose_progress(quiet=quiet),
     )  # fmt: skip
-    _show(report, as_json=as_json, quiet=quiet)
+    _show(report, as_json=as_json, notes_shown=True)
     if not as_json and not quiet:
         click.echo(
             "\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"

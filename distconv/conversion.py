@@ -12,7 +12,7 @@ from distconv.moving.compare import equal_targets, target_of_view
 from distconv.moving.inline import run_inline
 from distconv.moving.worker import Job, Receipt, is_finished
 from distconv.planning.plan import Plan
-from distconv.progress import Progress, SilentProgress
+from distconv.progress import Progress, SilentProgress, format_size
 from distconv.storage import LocalStorage, Storage, join, read_small, write_small
 from distconv.survey import Checkpoint, PathLike, decide, plan_conversion, read_checkpoint
 from distconv.target.finalise import RECEIPT_NAME, clear_folder, sweep_partials, write_files
@@ -65,11 +65,11 @@ class ConversionReport:
         """Give the same for people."""
         if self.already_done:
             return (f"{self.output}: already done, {self.chunks} chunks equal to the plan",)
-        rate = self.bytes_written / 1e9 / max(self.seconds_moving, 1e-9)
+        rate = self.bytes_written / max(self.seconds_moving, 1e-9)
         found = [
             f"{self.output}: {self.family}, {self.dtype}, {self.chunks} chunks",
             (
-                f"wrote {self.bytes_written / 1e9:,.2f} GB in {self.seconds_moving:.1f} s ({rate:.2f} GB/s), "
+                f"wrote {format_size(self.bytes_written)} in {self.seconds_moving:.1f} s ({format_size(rate)}/s), "
                 f"planning {self.seconds_planning:.1f} s, finishing {self.seconds_finishing:.1f} s"
             ),
         ]
@@ -128,6 +128,8 @@ def convert(
     )
     plan = plan_conversion(checkpoint, decisions, dtype, max_shard_size)
     notes = (*checkpoint.notes, *decided)
+    for note in notes:
+        progress.note(f"note: {note}")
     files = make_files(storage, checkpoint, plan)
     receipt = make_receipt(storage, checkpoint, plan, files)
     done = _prepare_output(storage, output_path, plan, files, receipt, overwrite=overwrite)
@@ -217,6 +219,7 @@ def _check_chunks(storage: Storage, output: str, plan: Plan) -> None:
 def _verify(checkpoint: Checkpoint, plan: Plan, output: str, storage: Storage, progress: Progress) -> None:
     from distconv.verification import compare_tensors
 
+    progress.note("verifying every tensor against the source")
     progress.begin(plan.size_bytes, len(plan.chunks))
     try:
         differences = compare_tensors(

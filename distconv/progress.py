@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 if TYPE_CHECKING:
     import rich.progress
 
-GIGABYTE = 1e9
+GIGABYTE, MEGABYTE = 1e9, 1e6
 INTERVAL_SECONDS = 5.0
 WINDOW_SECONDS = 30.0
 """Speed is that of the last seconds: chunks kept from an earlier run count in no time at all."""
@@ -19,7 +19,7 @@ class Progress(Protocol):
     """What the executors tell while they work; every method may be called from any thread."""
 
     def begin(self, total_bytes: int, units: int) -> None:
-        """Say once, first, how much there is to do."""
+        """Say how much there is to do; what was told of before is over."""
 
     def advance(self, size_bytes: int) -> None:
         """Count output bytes that moved; negative where an attempt failed and its bytes move again."""
@@ -84,8 +84,9 @@ class LineProgress:
         with self._lock:
             now = self._clock()
             self._total_bytes, self._units = total_bytes, units
-            self._written_at = now
-            self._samples.append((now, 0))
+            self._moved_bytes = self._units_done = 0
+            self._written_at, self._written = now, None
+            self._samples = deque([(now, 0)])
 
     def advance(self, size_bytes: int) -> None:
         """Count bytes, and write a line when one is due."""
@@ -127,9 +128,9 @@ class LineProgress:
         left_bytes = self._total_bytes - self._moved_bytes
         parts = [
             f"{share:6.1%}",
-            f"{self._moved_bytes / GIGABYTE:.2f} of {self._total_bytes / GIGABYTE:.2f} GB",
+            f"{format_size(self._moved_bytes)} of {format_size(self._total_bytes)}",
             f"{self._units_done} of {self._units} chunks",
-            f"{max(bytes_per_second, 0.0) / GIGABYTE:.2f} GB/s",
+            f"{format_size(max(bytes_per_second, 0.0))}/s",
         ]
         if left_bytes > 0 and bytes_per_second > 0:
             parts.append(f"{format_duration(left_bytes / bytes_per_second)} left")
@@ -153,7 +154,7 @@ class BarProgress:
         import rich.console
         import rich.progress as columns
 
-        self._units = units
+        self._units, self._units_done = units, 0
         self._bar = columns.Progress(
             columns.TextColumn("{task.description}"),
             columns.BarColumn(bar_width=None),
@@ -182,17 +183,29 @@ class BarProgress:
             self._bar.update(self._task, description=description)
 
     def note(self, message: str) -> None:
-        """Print the message above the bar."""
+        """Print the message, above the bar while there is one."""
         if self._bar is not None:
             self._bar.console.print(message, markup=False, highlight=False)
+        else:
+            self._file.write(message + "\n")
 
     def end(self) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
     def _description(self) -> str:
         return f"{self._units_done} of {self._units} chunks"
+
+
+def format_size(size_bytes: float) -> str:
+    """Give a size in decimal units, as Transformers counts: ``137.95 GB``, ``2.0 MB``, ``512 B``."""
+    if size_bytes >= GIGABYTE:
+        return f"{size_bytes / GIGABYTE:,.2f} GB"
+    if size_bytes >= MEGABYTE:
+        return f"{size_bytes / MEGABYTE:.1f} MB"
+    return f"{size_bytes:.0f} B" if size_bytes < 1000 else f"{size_bytes / 1000:.1f} kB"
 
 
 def format_duration(seconds: float) -> str:

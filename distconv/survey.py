@@ -10,6 +10,7 @@ from distconv.families.choose import Choice, Facts, choose_family
 from distconv.families.llama import EMBEDDING, IGNORED, OUTPUT, RULES
 from distconv.families.rules import Dimensions, Match, describe_foreign_tensors, match_rules, read_dimensions
 from distconv.planning.plan import Decisions, Plan, TargetTensor, make_plan, make_targets
+from distconv.progress import format_size
 from distconv.source.catalog import Catalog, TensorView, read_catalog
 from distconv.source.files import SourceFiles, find_files
 from distconv.source.params import Params, read_params
@@ -235,7 +236,7 @@ class Inspection:
             ("family", f"{found['title']}{' (instruct)' if found['instruct'] else ''}"),
             ("known by", "; ".join(checkpoint.choice.evidence)),
             ("folder", checkpoint.files.folder),
-            ("shards", f"{len(checkpoint.files.shards)} ({checkpoint.catalog.size_bytes / 1e9:,.2f} GB)"),
+            ("shards", f"{len(checkpoint.files.shards)} ({format_size(checkpoint.catalog.size_bytes)})"),
             ("tokenizer", f"{checkpoint.files.tokenizer or 'none found'}"),
             ("parameters", f"{count_parameters(checkpoint):,}"),
             ("stored as", " and ".join(dtype.name for dtype in stored_dtypes(checkpoint))),
@@ -327,10 +328,10 @@ class PlanReport:
             *table,
             "",
             f"family   {self.checkpoint.choice.family.title}, {plan.dtype}{', tied' if plan.decisions.tied else ''}",
-            f"reads    {read_bytes(plan) / 1e9:,.2f} GB from {len(self.checkpoint.files.shards)} shards",
+            f"reads    {format_size(read_bytes(plan))} from {len(self.checkpoint.files.shards)} shards",
             (
-                f"writes   {plan.size_bytes / 1e9:,.2f} GB in {len(plan.chunks)} chunks of at most "
-                f"{plan.chunk_limit_bytes / 1e9:,.2f} GB"
+                f"writes   {format_size(plan.size_bytes)} in {len(plan.chunks)} chunks of at most "
+                f"{format_size(plan.chunk_limit_bytes)}"
             ),
             (
                 f"workers  up to {len(plan.chunks)}, each with at most "

@@ -180,6 +180,7 @@ def compare_tensors(
     differences: list[str | None] = []
     with Sources(storage) as sources:
         for name, written in headers.items():
+            progress.advance(min((target.offset_bytes for target in written.values()), default=0))
             for tensor, target in written.items():
                 match = missing.pop(tensor, None)
                 if match is None:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from distconv.moving.ray.signals import handlers_kept
 LOCAL = "local"
 OBJECT_STORE_BYTES = 78_643_200
 """The least that Ray takes: only plans and receipts go through it."""
+REACH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ def count_workers(cluster: Cluster, device: str, units: int) -> int:
 
 def _connect(address: str, slots: int | None) -> None:
     """Join a cluster, or start Ray on this host with so many CPU slots (without a number, one per core)."""
+    if address != LOCAL:
+        _refuse_unreachable(address)
     try:
         if address != LOCAL:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -86,3 +90,16 @@ def _connect(address: str, slots: int | None) -> None:
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ConversionError(f"Ray at {address} cannot be used: {error}") from error
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Knock before Ray does, which goes on knocking for many minutes and then ends the process."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConversionError(
+            f"Ray at {address} cannot be reached ({error}); is the cluster up, and is this its head's address?"
+        ) from error

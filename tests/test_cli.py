@@ -1,0 +1,258 @@
+"""The command line: what it prints, where, and how it exits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from distconv.cli import main
+from tests.checkpoints import Spec, write_checkpoint, write_sparse
+
+Write = Callable[[Spec], Path]
+SPEC = Spec("llama-2", heads=8, kv_heads=4, shards=2)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Give a function that runs a command in this process: exit code, output, error output."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_help_names_every_command_and_its_examples_stand_line_by_line(run: Run) -> None:
+    code, out, _err = run("--help")
+    assert code == 0
+    for command in ("convert", "plan", "inspect", "verify", "tokenizer"):
+        assert f"\n  {command}" in out
+    assert "\n    distconv plan Llama-2-70b\n" in out
+
+
+@pytest.mark.parametrize("command", ["convert", "plan", "inspect", "verify", "tokenizer"])
+def test_every_command_explains_itself(run: Run, command: str) -> None:
+    code, out, _err = run(command, "--help")
+    assert code == 0
+    assert "--json" in out
+
+
+def test_the_module_runs_as_the_command_does() -> None:
+    command = [sys.executable, "-m", "distconv", "--version"]
+    assert "0.1.0" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_convert_tells_what_it_did_and_how_to_load_it(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    code, out, err = run("convert", checkpoint(SPEC), tmp_path / "out")
+    assert code == 0
+    assert "Llama 2, bfloat16, 1 chunks" in out
+    assert f"from_pretrained('{tmp_path / 'out'}')" in out
+    assert "note: taken as a base model" in err
+    assert "1 of 1 chunks" in err
+
+
+def test_json_is_all_that_standard_output_holds(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    source, output = checkpoint(SPEC), tmp_path / "out"
+    code, out, _err = run("convert", source, output, "--json", "--verify", "--max-shard-size", "50kB")
+    found = json.loads(out)
+    assert code == 0
+    assert found["verified"] is True
+    assert found["chunks"] == len(list(output.glob("model-*.safetensors")))
+    for command in (["plan", source], ["inspect", source], ["verify", output, "--against", source]):
+        code, out, _err = run(*command, "--json")
+        assert code == 0
+        assert isinstance(json.loads(out), dict)
+
+
+def test_quiet_prints_the_result_and_nothing_else(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    code, out, err = run("convert", checkpoint(SPEC), tmp_path / "out", "--quiet")
+    assert (code, err) == (0, "")
+    assert "Llama 2" in out
+
+
+def test_plan_and_inspect_are_readable(run: Run, checkpoint: Write) -> None:
+    _code, out, _err = run("inspect", checkpoint(SPEC))
+    assert "family      Llama 2" in out
+    assert "known by    the tokenizer is a sentencepiece file" in out
+    _code, out, _err = run("plan", checkpoint(SPEC), "--max-shard-size", "50kB")
+    assert "model-00001-of-" in out
+    assert "chunks of at most 50.0 kB" in out
+
+
+def test_verify_finds_a_changed_byte_and_exits_with_1(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    run("convert", checkpoint(SPEC), tmp_path / "out")
+    assert run("verify", tmp_path / "out", "--against", checkpoint(SPEC))[0] == 0
+    file = tmp_path / "out/model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    code, out, _err = run("verify", tmp_path / "out", "--against", checkpoint(SPEC))
+    assert code == 1
+    assert "differs from" in out
+    assert "row" in out
+
+
+def test_a_conversion_run_again_is_already_done(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    run("convert", checkpoint(SPEC), tmp_path / "out")
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
+    code, out, _err = run("convert", checkpoint(SPEC), tmp_path / "out")
+    assert code == 0
+    assert "already done" in out
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
+
+
+def test_the_tokenizer_is_converted_alone(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    code, out, _err = run("tokenizer", checkpoint(SPEC), tmp_path / "out", "--instruct")
+    assert code == 0
+    assert "tokenizer.json" in out
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["convert", "{in}"], "Missing argument 'OUTPUT'"),
+        (["convert", "{in}", "{out}", "--max-shard-size", "5XB"], "is not a size"),
+        (["convert", "{in}", "{out}", "--max-shard-size", "0"], "is not a size"),
+        (["convert", "{in}", "{out}", "--workers", "0"], "not in the range"),
+        (["convert", "{in}", "{out}", "--dtype", "int8"], "'int8' is not one of"),
+        (["convert", "{in}", "{out}", "--family", "llama-9"], "'llama-9' is not one of"),
+        (["convert", "{in}", "{out}", "--family", "llama-3"], "has a tiktoken tokenizer, found a sentencepiece"),
+        (["convert", "{in}", "{out}", "--tokenizer", "{out}/none"], "given as the tokenizer"),
+        (["convert", "{in}", "{in}"], "equal to, inside or above INPUT's folder"),
+        (["convert", "{in}", "{in}/.."], "equal to, inside or above INPUT's folder"),
+        (["convert", "{in}", "{in}/params.json/x"], "equal to, inside or above INPUT's folder"),
+        (["convert", "{out}/none", "{out}"], "no such file or folder"),
+        (["convert", "{in}", "{out}", "--address", "ray://somewhere:10001"], "Ray Client is not supported"),
+        (["verify", "{out}", "--against", "{in}"], "the conversion is not finished"),
+        (["plan", "{in}", "--nonsense"], "No such option"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_and_bad_input_exit_with_2_and_leave_nothing(
+    run: Run, checkpoint: Write, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    names = {"in": str(checkpoint(SPEC)), "out": str(tmp_path / "out")}
+    code, out, err = run(*(argument.format_map(names) for argument in arguments))
+    assert code == 2
+    assert words in err
+    assert out == ""
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_links_are_resolved_before_input_and_output_are_compared(
+    run: Run, checkpoint: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(checkpoint(SPEC))
+    code, _out, err = run("convert", checkpoint(SPEC), tmp_path / "link" / "out")
+    assert code == 2
+    assert "equal to, inside or above" in err
+
+
+def test_a_missing_tokenizer_is_said(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    source = checkpoint(Spec(tokenizer="none"))
+    code, _out, err = run("convert", source, tmp_path / "out")
+    assert code == 2
+    assert "give it by --tokenizer PATH" in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    code, _out, err = run("convert", checkpoint(SPEC), tmp_path / "out", "--device", "cuda")
+    assert code == 2
+    assert "torch sees no GPU here; use --device cpu" in err
+
+
+def test_an_unreachable_cluster_exits_with_1(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    code, _out, err = run("convert", checkpoint(SPEC), tmp_path / "out", "--address", "127.0.0.1:1")
+    assert code == 1
+    assert "Ray at 127.0.0.1:1 cannot be reached" in err
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(run: Run, tmp_path: Path) -> None:
+    code, _out, err = run("inspect", tmp_path / "none", "--debug")
+    assert code == 2
+    assert "Traceback" in err
+
+
+def test_overwrite_replaces_the_model_and_nothing_else(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run("convert", checkpoint(SPEC), output, "--max-shard-size", "50kB")
+    (output / "notes.txt").write_text("mine")
+    code, _out, err = run("convert", checkpoint(SPEC), output)
+    assert code == 2
+    assert "another conversion" in err
+    assert run("convert", checkpoint(SPEC), output, "--overwrite")[0] == 0
+    assert [file.name for file in output.glob("*.safetensors")] == ["model.safetensors"]
+    assert not (output / "model.safetensors.index.json").exists()
+    assert (output / "notes.txt").read_text() == "mine"
+
+
+def test_files_are_readable_as_the_umask_says(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        run("convert", checkpoint(SPEC), tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()} == {0o640}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["inline", "ray"])
+def test_a_stopped_conversion_leaves_no_model_and_goes_on_when_it_is_run_again(
+    tmp_path: Path, sentencepiece_file: Path, number: signal.Signals, code: int, workers: tuple[str, ...]
+) -> None:
+    spec = Spec("llama-2", dim=2048, layers=6, heads=16, multiple_of=256, shards=2)
+    source, output = write_sparse(tmp_path / "in", spec), tmp_path / "out"
+    command = [
+        sys.executable, "-m", "distconv", "convert", str(source), str(output), "--tokenizer",
+        str(sentencepiece_file), "--max-shard-size", "100MB", *workers,
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(output.glob(".*.partial")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(number)
+    _out, err = process.communicate()
+    assert process.returncode == code, err
+    assert "run the same command again to go on" in err
+    assert not list(output.glob(".*.partial"))
+    assert not (output / "model.safetensors.index.json").exists()
+    kept = {file.name: file.stat().st_mtime_ns for file in output.glob("*.safetensors")}
+    subprocess.run(command, check=True, capture_output=True)
+    assert (output / "model.safetensors.index.json").exists()
+    assert (
+        kept.items() <= {file.name: file.stat().st_mtime_ns for file in output.glob("*.safetensors")}.items()
+    )
+
+
+def test_a_checkpoint_in_the_current_folder_is_found(
+    run: Run, tmp_path: Path, sentencepiece_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path / "in", SPEC, sentencepiece_file)
+    monkeypatch.chdir(tmp_path / "in")
+    assert run("convert", ".", "../out")[0] == 0
+    assert run("verify", "../out", "--against", "consolidated.00.pth")[0] == 0

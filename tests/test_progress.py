@@ -1,0 +1,137 @@
+"""What a log and a terminal show while bytes move."""
+
+import io
+from collections.abc import Callable
+
+import pytest
+
+from distconv.progress import BarProgress, LineProgress, format_duration, format_size
+
+
+class Clock:
+    """A clock that is set by hand, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def progress(clock: Clock, lines: list[str]) -> LineProgress:
+    return LineProgress(lines.append, interval_seconds=5, clock=clock)
+
+
+def test_a_line_is_written_every_few_seconds_with_speed_and_time_left(
+    progress: LineProgress, clock: Clock, lines: list[str]
+) -> None:
+    progress.begin(100_000_000_000, 64)
+    for second in range(11):
+        clock.now = 100.0 + second
+        progress.advance(1_000_000_000)
+    progress.unit_done("chunk")
+    assert lines == [
+        "  6.0%, 6.00 GB of 100.00 GB, 0 of 64 chunks, 1.20 GB/s, 1 min 18 s left",
+        " 11.0%, 11.00 GB of 100.00 GB, 0 of 64 chunks, 1.10 GB/s, 1 min 21 s left",
+    ]
+
+
+def test_the_last_line_tells_where_it_ended_once(
+    progress: LineProgress, clock: Clock, lines: list[str]
+) -> None:
+    progress.begin(2_000_000, 1)
+    clock.now += 1
+    progress.advance(2_000_000)
+    progress.unit_done("chunk")
+    progress.end()
+    progress.end()
+    assert lines == ["100.0%, 2.0 MB of 2.0 MB, 1 of 1 chunks, 2.0 MB/s"]
+
+
+def test_bytes_of_a_failed_attempt_are_taken_back(
+    progress: LineProgress, clock: Clock, lines: list[str]
+) -> None:
+    progress.begin(1000, 1)
+    progress.advance(600)
+    progress.advance(-600)
+    clock.now += 1
+    progress.end()
+    assert lines == ["  0.0%, 0 B of 1.0 kB, 0 of 1 chunks, 0 B/s"]
+
+
+def test_a_second_beginning_counts_from_nothing(
+    progress: LineProgress, clock: Clock, lines: list[str]
+) -> None:
+    for _ in range(2):
+        progress.begin(1000, 1)
+        clock.now += 1
+        progress.advance(1000)
+        progress.unit_done("chunk")
+        progress.end()
+    assert lines == ["100.0%, 1.0 kB of 1.0 kB, 1 of 1 chunks, 1.0 kB/s"] * 2
+
+
+def test_nothing_to_do_is_all_done(progress: LineProgress, lines: list[str]) -> None:
+    progress.begin(0, 0)
+    progress.end()
+    assert lines == ["100.0%, 0 B of 0 B, 0 of 0 chunks, 0 B/s"]
+
+
+class Terminal(io.StringIO):
+    """A terminal as rich sees one."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_ends_full_and_notes_stand_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    terminal = Terminal()
+    progress = BarProgress(terminal)
+    progress.note("before")
+    progress.begin(2_000_000, 2)
+    progress.advance(2_000_000)
+    progress.unit_done("one")
+    progress.note("[in] between")
+    progress.unit_done("other")
+    progress.end()
+    progress.note("after")
+    shown = terminal.getvalue()
+    assert shown.startswith("before\n")
+    assert "[in] between" in shown
+    assert "2 of 2 chunks" in shown
+    assert "100%" in shown
+    assert "2.0/2.0 MB" in shown
+    assert shown.endswith("after\n")
+
+
+@pytest.mark.parametrize(
+    ("show", "value", "shown"),
+    [
+        (format_duration, 45.4, "45 s"),
+        (format_duration, 59.6, "1 min 00 s"),
+        (format_duration, 200, "3 min 20 s"),
+        (format_duration, 7500, "2 h 05 min"),
+        (format_size, 512, "512 B"),
+        (format_size, 1500, "1.5 kB"),
+        (format_size, 2e6, "2.0 MB"),
+        (format_size, 137_953_296_384, "137.95 GB"),
+        (format_size, 1.6e12, "1,600.00 GB"),
+    ],
+)
+def test_sizes_and_durations_read_as_people_say_them(
+    show: Callable[[float], str], value: float, shown: str
+) -> None:
+    assert show(value) == shown
