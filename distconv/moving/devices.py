@@ -32,7 +32,14 @@ class Device(Protocol):
 
 
 class HostDevice:
-    """Gathers with NumPy, which is at hand long before torch; loads torch for casts only."""
+    """Gathers with NumPy, which is at hand long before torch; loads torch for casts only.
+
+    What it gives is overwritten by the next block.
+    """
+
+    def __init__(self) -> None:
+        """Start with no memory."""
+        self._memory = bytearray()
 
     def gather(
         self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType
@@ -42,7 +49,9 @@ class HostDevice:
         from numpy.lib.stride_tricks import as_strided
 
         unit = stored.size_bytes
-        block = np.empty(size_bytes // unit, dtype=f"u{unit}")
+        if size_bytes > len(self._memory):
+            self._memory = bytearray(size_bytes)
+        block = np.frombuffer(self._memory, dtype=f"u{unit}", count=size_bytes // unit)
         for piece, content in sources:
             source = np.frombuffer(content, dtype=block.dtype)
             np.copyto(

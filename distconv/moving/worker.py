@@ -3,7 +3,7 @@
 Memory is bounded by a few blocks, whatever the model's size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
@@ -50,6 +50,7 @@ class Sources:
         self._stack = ExitStack()
         self._readers: dict[str, Reader] = {}
         self._data_offsets: dict[Record, int] = {}
+        self._arena = memoryview(b"")
 
     def __enter__(self) -> Self:
         """Use it in a ``with`` block."""
@@ -60,7 +61,29 @@ class Sources:
         self._stack.close()
 
     def read(self, piece: Piece, unit_bytes: int) -> memoryview:
-        """Read a piece's span."""
+        """Read a piece's span into memory of its own."""
+        buffer = memoryview(bytearray(piece.span * unit_bytes))
+        self._read_into(piece, unit_bytes, buffer)
+        return buffer
+
+    def read_block(self, pieces: Sequence[Piece], unit_bytes: int) -> list[tuple[Piece, memoryview]]:
+        """Read the spans of a block's pieces; they are overwritten when the next block is read.
+
+        Fresh memory for every block would cost as much as reading into it does.
+        """
+        needed = sum(piece.span for piece in pieces) * unit_bytes
+        if needed > len(self._arena):
+            self._arena = memoryview(bytearray(needed))
+        contents = []
+        start = 0
+        for piece in pieces:
+            end = start + piece.span * unit_bytes
+            self._read_into(piece, unit_bytes, self._arena[start:end])
+            contents.append((piece, self._arena[start:end]))
+            start = end
+        return contents
+
+    def _read_into(self, piece: Piece, unit_bytes: int, buffer: memoryview) -> None:
         reader = self._readers.get(piece.record.path)
         if reader is None:
             reader = self._stack.enter_context(opened(self._storage, piece.record.path))
@@ -68,10 +91,8 @@ class Sources:
         start = self._data_offsets.get(piece.record)
         if start is None:
             start = self._data_offsets[piece.record] = locate_data(reader, piece.record)
-        buffer = memoryview(bytearray(piece.span * unit_bytes))
         reader.read_into(start + piece.source_offset * unit_bytes, buffer)
         self.bytes_read += len(buffer)
-        return buffer
 
 
 def convert_chunk(
@@ -110,10 +131,13 @@ def convert_chunk(
 def make_contents(
     tensor: TargetTensor, sources: Sources, device: Device, block_bytes: int
 ) -> Iterator[tuple[Block, memoryview, int]]:
-    """Give each block of a tensor with its finished bytes, and how many elements became infinite."""
+    """Give each block of a tensor with its finished bytes, and how many elements became infinite.
+
+    The bytes are good until the next block is asked for.
+    """
     unit = tensor.stored.size_bytes
     for block in make_blocks(tensor, block_bytes):
-        contents = [(piece, sources.read(piece, unit)) for piece in block.pieces]
+        contents = sources.read_block(block.pieces, unit)
         if tensor.dtype != tensor.stored:
             cast, infinite = device.gather_and_cast(
                 contents, block.elements * unit, tensor.stored, tensor.dtype
