@@ -1,4 +1,5 @@
 # make demo   convert a small model on a local Ray, check it, load it
+# make bench  measure against cp: LAYERS=3, BENCH="--peer --rounds 5"
 # make test   what CI runs: lint, types, tests; with CI=true also the slow ones
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ MARKS := not gpu
 PEERS := peers
 endif
 
-.PHONY: demo test lint format peers clean
+.PHONY: demo test lint format peers bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -29,6 +30,9 @@ lint: .venv/installed
 
 format: .venv/installed
 	$(BIN)/ruff format distconv tests examples
+
+bench: .venv/installed
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 peers: .peers/4.47.1/installed .peers/4.57.6/installed
 

@@ -214,7 +214,7 @@ def write_sparse(folder: Path, spec: Spec) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(spec.shards):
         state = {
-            name: torch.empty(_cut(shape, axis, spec.shards), dtype=spec.dtype)
+            name: torch.empty(cut(shape, axis, spec.shards), dtype=spec.dtype)
             for name, shape, axis in shapes(spec)
         }
         with torch.serialization.skip_data():
@@ -223,7 +223,8 @@ def write_sparse(folder: Path, spec: Spec) -> Path:
     return folder
 
 
-def _cut(shape: tuple[int, ...], axis: int | None, shards: int) -> tuple[int, ...]:
+def cut(shape: tuple[int, ...], axis: int | None, shards: int) -> tuple[int, ...]:
+    """Give the shape of a shard's part."""
     return tuple(size // shards if place == axis else size for place, size in enumerate(shape))
 
 

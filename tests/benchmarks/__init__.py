@@ -1,0 +1,1 @@
+"""How fast, in how much memory: measured against the copy of the same bytes."""

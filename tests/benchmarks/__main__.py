@@ -1,0 +1,191 @@
+"""Measure conversions against copies of the same bytes: ``make bench``, or ``python -m tests.benchmarks``."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from tests.benchmarks.checkpoint import WIDE, llama_70b, write_noise
+from tests.benchmarks.measure import Run, run
+from tests.benchmarks.report import print_tables, write_picture
+from tests.checkpoints import write_sparse
+
+ROOT = Path(__file__).parents[2]
+PEER = ROOT / ".peers/4.47.1/bin/python"
+COPIERS = ("cp -r", "two cp")
+
+Contestant = Callable[[Path, Path], list[str | Path]]
+
+
+def copy(source: Path, target: Path) -> list[str | Path]:
+    """Copy the folder as anybody would."""
+    return ["cp", "-r", source, target]
+
+
+def two_copies(source: Path, target: Path) -> list[str | Path]:
+    """Copy half of the shards in each of two processes."""
+    shards = sorted(source.glob("*.pth"))
+    halves = [" ".join(map(str, half)) for half in (shards[::2], shards[1::2])]
+    return ["/bin/sh", "-c", f"mkdir {target} && (cp {halves[0]} {target} & cp {halves[1]} {target} & wait)"]
+
+
+def inline(source: Path, target: Path) -> list[str | Path]:
+    """Convert in one process."""
+    return [sys.executable, "-m", "distconv", "convert", source, target, "--json", "--quiet"]
+
+
+def on_ray(source: Path, target: Path) -> list[str | Path]:
+    """Convert with two workers of a local Ray."""
+    return [*inline(source, target), "--workers", "2"]
+
+
+def known_script(source: Path, target: Path) -> list[str | Path]:
+    """Convert with the script of transformers 4.47.1."""
+    script = "transformers.models.llama.convert_llama_weights_to_hf"
+    options = ["--num_shards", "8", "--llama_version", "2"]
+    return [PEER, "-m", script, "--input_dir", source, "--output_dir", target, *options]
+
+
+def measure_place(
+    place: Path, source: Path, rounds: int, *, durable: bool, peer: bool
+) -> list[dict[str, object]]:
+    """Run all contestants in turn, round by round; the first round is thrown away."""
+    contestants: dict[str, Contestant] = {
+        "cp -r": copy, "two cp": two_copies, "distconv": inline, "distconv, Ray, 2 workers": on_ray,
+    }  # fmt: skip
+    if peer:
+        contestants["script of transformers 4.47.1"] = known_script
+    found = []
+    for number in range(rounds + 1):
+        for name, command in contestants.items():
+            target = place / "target"
+            warm(source)
+            # Our own commits are durable; everybody else's bytes are so after a sync.
+            after = "sync" if durable and not name.startswith("distconv") else None
+            measured = run(command(source, target), shell_after=after)
+            shutil.rmtree(target)
+            if durable:
+                subprocess.run(["sync"], check=True)
+            if number:
+                found.append(make_row(name, number, measured))
+            click.echo(f"{place}: round {number}: {name}: {measured.seconds:.2f} s", err=True)
+    return found
+
+
+def warm(source: Path) -> None:
+    """Read the source, so that every contestant finds it in the page cache."""
+    for path in source.iterdir():
+        with path.open("rb") as file:
+            while file.read(1 << 24):
+                pass
+
+
+def make_row(name: str, number: int, measured: Run) -> dict[str, object]:
+    """Note one run."""
+    row: dict[str, object] = {
+        "contestant": name,
+        "round": number,
+        "seconds": measured.seconds,
+        "peak_anonymous_bytes": measured.peak_anonymous_bytes,
+    }
+    if name.startswith("distconv"):
+        row |= {f"seconds_{phase}": value for phase, value in json.loads(measured.output)["seconds"].items()}
+    return row
+
+
+def probe(source: Path, target: Path, *options: str) -> dict[str, object]:
+    """Convert under the probe and remove what was written."""
+    measured = run([sys.executable, "-m", "tests.benchmarks.probe", source, target, *options])
+    shutil.rmtree(target)
+    found: dict[str, object] = json.loads(measured.output)
+    return found
+
+
+def measure_growth(place: Path, tokenizer: Path, rounds: int) -> list[dict[str, object]]:
+    """Convert models of 1, 2 and 4 layers, and one with the widest embedding: time and memory."""
+    found = []
+    for layers in (1, 2, 4):
+        source = write_noise(place / "layers", llama_70b(layers), tokenizer)
+        for number in range(rounds + 1):
+            row = probe(source, place / "target")
+            if number:
+                found.append(
+                    {"model": f"{layers} layers", "layers": layers, "input_bytes": size_of(source), **row}
+                )
+        shutil.rmtree(source)
+    wide = write_sparse(place / "wide", WIDE)
+    ranks = Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model"
+    row = probe(wide, place / "target", str(ranks))
+    found.append({"model": "embedding of 128,256 x 16,384", "input_bytes": size_of(wide), **row})
+    shutil.rmtree(wide)
+    return found
+
+
+def size_of(folder: Path) -> int:
+    """Add up the sizes of the shards."""
+    return sum(path.stat().st_size for path in folder.glob("*.pth"))
+
+
+def describe_machine() -> dict[str, object]:
+    """Say what was measured on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+@click.command()
+@click.option("--layers", type=int, default=int(os.environ.get("LAYERS", "3")), show_default=True)
+@click.option(
+    "--rounds", type=int, default=5, show_default=True, help="Counted rounds, after one that is not."
+)
+@click.option("--ram", type=click.Path(path_type=Path), default="/dev/shm", show_default=True)
+@click.option("--disk", type=click.Path(path_type=Path), default=tempfile.gettempdir(), show_default=True)
+@click.option(
+    "--only", type=click.Choice(["ram", "disk", "growth"]), multiple=True, help="Measure only this."
+)
+@click.option("--peer", is_flag=True, help="Also the known script (make peers first).")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    default="bench",
+    show_default=True,
+    help="Folder for the results.",
+)
+def main(
+    *, layers: int, rounds: int, ram: Path, disk: Path, only: tuple[str, ...], peer: bool, into: Path
+) -> None:
+    """Measure distconv against copies of the same bytes, and print and draw what came out."""
+    tokenizer = Path(find_spec("mistral_common").origin).parent / "data/tokenizer.model.v1"
+    found: dict[str, object] = {"machine": describe_machine(), "layers": layers, "rounds": rounds}
+    wanted = only or ("ram", "disk", "growth")
+    into.mkdir(exist_ok=True)
+    for name, parent in (("ram", ram), ("disk", disk)):
+        if name in wanted:
+            with tempfile.TemporaryDirectory(prefix="distconv-bench-", dir=parent) as place:
+                source = write_noise(Path(place, "source"), llama_70b(layers), tokenizer)
+                found["input_bytes"] = size_of(source)
+                found[name] = measure_place(Path(place), source, rounds, durable=name == "disk", peer=peer)
+    if "growth" in wanted:
+        with tempfile.TemporaryDirectory(prefix="distconv-bench-", dir=ram) as place:
+            found["growth"] = measure_growth(Path(place), tokenizer, rounds)
+    (into / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
+    print_tables(found)
+    write_picture(found, into / "bench.png")
+
+
+if __name__ == "__main__":
+    main()
