@@ -149,7 +149,7 @@ class _Taker:
         self._fields = fields
 
     def take_count(self, key: str) -> int:
-        if key not in self._fields:
+        if self._fields.get(key) is None:
             self.findings.append(f"{self._path}: no {key!r}")
             return 1
         return self.take_optional_count(key) or 1

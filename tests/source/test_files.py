@@ -1,0 +1,185 @@
+"""Which files of a folder are what, in every layout that is found."""
+
+from pathlib import Path
+
+import pytest
+
+from distconv.errors import InputError
+from distconv.source.files import SourceFiles, find_files, find_tokenizer
+from distconv.storage import LocalStorage
+
+
+def make(folder: Path, *names: str) -> Path:
+    """Make empty files; what they hold is not this module's business."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def find(folder: Path, tokenizer: Path | None = None) -> SourceFiles:
+    """Find the files of a folder."""
+    return find_files(LocalStorage(), str(folder), None if tokenizer is None else str(tokenizer))
+
+
+def names(found: SourceFiles) -> list[str]:
+    """Give the shards' first files, in order."""
+    return [shard.name for shard in found.shards]
+
+
+def test_the_tokenizer_and_the_licence_lie_beside_the_shards(tmp_path: Path) -> None:
+    found = find(
+        make(
+            tmp_path / "m",
+            "consolidated.00.pth",
+            "params.json",
+            "tokenizer.model",
+            "LICENSE",
+            "USE_POLICY.md",
+        )
+    )
+    assert found.tokenizer == str(tmp_path / "m/tokenizer.model")
+    assert [Path(path).name for path in found.legal] == ["LICENSE", "USE_POLICY.md"]
+
+
+def test_llama_1_and_2_have_the_tokenizer_and_the_licence_in_the_parent_folder(tmp_path: Path) -> None:
+    make(tmp_path, "tokenizer.model", "LICENSE", "7B/consolidated.00.pth", "7B/params.json")
+    found = find(tmp_path / "7B")
+    assert found.tokenizer == str(tmp_path / "tokenizer.model")
+    assert [Path(path).name for path in found.legal] == ["LICENSE"]
+
+
+def test_a_relative_folder_has_a_parent_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "tokenizer.model", "7B/consolidated.00.pth", "7B/params.json")
+    monkeypatch.chdir(tmp_path / "7B")
+    assert find(Path()).tokenizer == str(tmp_path / "tokenizer.model")
+
+
+def test_the_hub_keeps_the_original_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        "model.safetensors",
+        "original/consolidated.00.pth",
+        "original/params.json",
+        "original/tokenizer.model",
+    )
+    found = find(tmp_path)
+    assert found.folder == str(tmp_path / "original")
+    assert found.tokenizer == str(tmp_path / "original/tokenizer.model")
+
+
+def test_the_only_model_below_a_folder_is_taken(tmp_path: Path) -> None:
+    make(tmp_path, "tokenizer.model", "7B/consolidated.00.pth", "7B/params.json")
+    assert find(tmp_path).folder == str(tmp_path / "7B")
+
+
+def test_several_models_below_a_folder_are_named(tmp_path: Path) -> None:
+    make(tmp_path, "7B/consolidated.00.pth", "13B/consolidated.00.pth")
+    with pytest.raises(InputError, match=r"several checkpoints below it; give one of them: .*13B.*7B"):
+        find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        "consolidated.00.pth",
+        "consolidated.0.pth",
+        "consolidated.pth",
+        "consolidated.00.pt",
+        "meta_model_0.pt",
+        "meta_model_3.pt",
+    ],
+)
+def test_a_single_shard_has_many_names(tmp_path: Path, shard: str) -> None:
+    assert names(find(make(tmp_path / "m", shard, "params.json"))) == [shard]
+
+
+def test_shards_sort_by_number_and_not_by_name(tmp_path: Path) -> None:
+    shards = [f"consolidated.{number}.pth" for number in range(12)]
+    assert names(find(make(tmp_path / "m", "params.json", *reversed(shards)))) == shards
+
+
+def test_the_hubs_405b_has_a_folder_a_rank(tmp_path: Path) -> None:
+    parts = [f"consolidated.{rank:02d}/consolidated-{part}-of-2.pth" for rank in range(2) for part in (1, 2)]
+    found = find(make(tmp_path / "m", "params.json", *parts))
+    assert [[Path(path).name for path in shard.paths] for shard in found.shards] == [
+        ["consolidated-1-of-2.pth", "consolidated-2-of-2.pth"]
+    ] * 2
+
+
+def test_a_missing_part_of_a_rank_is_an_error(tmp_path: Path) -> None:
+    make(
+        tmp_path / "m",
+        "params.json",
+        "consolidated.00/consolidated-1-of-3.pth",
+        "consolidated.00/consolidated-3-of-3.pth",
+    )
+    with pytest.raises(InputError, match="parts 01, 03 of 03; expected"):
+        find(tmp_path / "m")
+
+
+def test_a_file_may_be_given_instead_of_its_folder(tmp_path: Path) -> None:
+    make(
+        tmp_path / "m",
+        "params.json",
+        "consolidated.00.pth",
+        "consolidated.01.pth",
+        "meta_model_0.pt",
+        "meta_model_1.pt",
+    )
+    assert names(find(tmp_path / "m/consolidated.01.pth")) == ["consolidated.00.pth", "consolidated.01.pth"]
+    assert names(find(tmp_path / "m/meta_model_1.pt")) == ["meta_model_1.pt"]
+
+
+def test_a_tokenizer_given_by_path_wins_and_may_be_a_folder(tmp_path: Path) -> None:
+    make(tmp_path, "m/params.json", "m/consolidated.00.pth", "m/tokenizer.model", "other/tokenizer.model")
+    assert find(tmp_path / "m", tmp_path / "other").tokenizer == str(tmp_path / "other/tokenizer.model")
+    assert find(tmp_path / "m", tmp_path / "other/tokenizer.model").tokenizer == str(
+        tmp_path / "other/tokenizer.model"
+    )
+
+
+def test_a_tokenizer_is_found_for_itself(tmp_path: Path) -> None:
+    make(tmp_path, "tokenizer.model", "7B/params.json", "hub/original/tokenizer.model", "none/below/x")
+    storage = LocalStorage()
+    for place, expected in (
+        ("tokenizer.model", "tokenizer.model"),
+        ("", "tokenizer.model"),
+        ("7B", "tokenizer.model"),
+    ):
+        assert find_tokenizer(storage, str(tmp_path / place)) == str(tmp_path / expected)
+    assert find_tokenizer(storage, str(tmp_path / "hub")) == str(tmp_path / "hub/original/tokenizer.model")
+    with pytest.raises(InputError, match=r"no tokenizer\.model here"):
+        find_tokenizer(storage, str(tmp_path / "none/below"))
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["consolidated.00.pth"], r"no params\.json beside the shards"),
+        (["params.json"], r"no consolidated\.\*\.pth here or in original/; it holds params\.json"),
+        (["model.safetensors", "config.json"], "already in Transformers' format"),
+        (["params.json", "consolidated.00.pth", "consolidated.02.pth"], "shards 00, 02 found, 01 missing"),
+        (["params.json", "consolidated.01.pth"], "shards 01 found, 00 missing"),
+        (["params.json", "consolidated.0.pth", "consolidated.00.pth"], r"shard 0 is there twice: consolidated\.0\.pth and consolidated\.00\.pth"),
+        (["params.json", "consolidated.pth", "consolidated.00.pth"], r"both consolidated\.pth and consolidated\.00\.pth"),
+        (["params.json", "meta_model_0.pt", "meta_model_1.pt"], "several whole models; give the path"),
+        (["params.json", "consolidated.00.pth", "fp8_scales_0.pt"], "an FP8-quantized checkpoint"),
+        (["params.json", "consolidated.00.pth", "adapter_config.json"], "a LoRA adapter lies here"),
+    ],
+)  # fmt: skip
+def test_what_is_no_whole_checkpoint_is_refused(tmp_path: Path, files: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words) as raised:
+        find(make(tmp_path / "m", *files))
+    assert str(tmp_path / "m") in str(raised.value)
+
+
+def test_an_empty_and_a_missing_folder_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="the folder is empty"):
+        find(tmp_path / "empty")
+    with pytest.raises(InputError, match="no such file or folder"):
+        find(tmp_path / "none")
+    with pytest.raises(InputError, match=r"no such file \(given as the tokenizer\)"):
+        find(make(tmp_path / "m", "params.json", "consolidated.00.pth"), tmp_path / "none")
