@@ -1,0 +1,248 @@
+"""Families are told from contents, as Meta's published files have them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from distconv.errors import InputError, UsageError
+from distconv.families.choose import Choice, Facts, choose_family
+from distconv.families.rules import Dimensions
+from distconv.source.params import read_params
+from distconv.storage import LocalStorage
+from distconv.survey import read_checkpoint
+from distconv.tensors import BFLOAT16, FLOAT16, DType
+from tests.checkpoints import Spec, write_checkpoint
+
+Fields = dict[str, object]
+
+
+def fields(dim: int, layers: int, heads: int, eps: float, **more: object) -> Fields:
+    """Give params.json's fields, in any order but complete."""
+    return {
+        "dim": dim,
+        "multiple_of": 256,
+        "n_heads": heads,
+        "n_layers": layers,
+        "norm_eps": eps,
+        "vocab_size": -1,
+    } | more
+
+
+def newer(dim: int, layers: int, heads: int, **more: object) -> Fields:
+    """Give the fields as Llama 3 and later have them."""
+    return fields(dim, layers, heads, 1e-5, n_kv_heads=8, rope_theta=500000.0, vocab_size=128256) | more
+
+
+def choose(
+    folder: Path, params: Fields | str, *, dtype: DType = BFLOAT16, vocab: int = 32000, tokenizer: str | None = "sentencepiece",
+    family: str | None = None, instruct: bool = False, tied: bool = False,
+) -> Choice:  # fmt: skip
+    """Choose for a model that has these fields."""
+    path = folder / "params.json"
+    path.write_text(params if isinstance(params, str) else json.dumps(params))
+    read = read_params(LocalStorage(), str(path))
+    sizes = Dimensions(
+        read.dim, read.n_layers, read.n_heads, read.kv_heads, read.head_dim, read.ffn_dim or 0, vocab
+    )
+    facts = Facts(read, sizes, dtype, tokenizer, str(folder), tied)  # type: ignore[arg-type]
+    return choose_family(facts, family, instruct=instruct)
+
+
+LLAMA_1_7B = (
+    '{"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-06, "vocab_size": -1}'
+)
+LLAMA_1_13B = LLAMA_1_7B.replace("4096", "5120").replace("32,", "40,")
+LLAMA_1_30B = (
+    LLAMA_1_7B.replace("4096", "6656")
+    .replace('"n_heads": 32', '"n_heads": 52')
+    .replace('"n_layers": 32', '"n_layers": 60')
+)
+
+
+@pytest.mark.parametrize(
+    ("params", "dtype", "vocab", "family", "other"),
+    [
+        (LLAMA_1_7B, FLOAT16, 32000, "llama-1", None),
+        (LLAMA_1_13B, FLOAT16, 32000, "llama-1", None),
+        (LLAMA_1_30B, FLOAT16, 32000, "llama-1", None),
+        (fields(8192, 80, 64, 1e-5), FLOAT16, 32000, "llama-1", None),
+        (LLAMA_1_7B.replace("1e-06", "1e-05") + "\n", BFLOAT16, 32000, "llama-2", None),
+        (LLAMA_1_7B + "\n", BFLOAT16, 32000, "llama-2", None),
+        (LLAMA_1_13B.replace("1e-06", "1e-05") + "\n", BFLOAT16, 32000, "llama-2", None),
+        (fields(8192, 80, 64, 1e-5, n_kv_heads=8, multiple_of=4096, ffn_dim_multiplier=1.3), BFLOAT16, 32000, "llama-2", None),
+        (fields(4096, 32, 32, 1e-6, extra=1), FLOAT16, 32000, "llama-1", "llama-2"),
+        (fields(4096, 32, 32, 1e-6, extra=1), BFLOAT16, 32000, "llama-2", "llama-1"),
+        (fields(4096, 32, 32, 1e-5, rope_theta=1e6), BFLOAT16, 32016, "code-llama", None),
+        (fields(5120, 40, 40, 1e-5, rope_theta=1e6), BFLOAT16, 32016, "code-llama", None),
+        (fields(8192, 48, 64, 1e-5, n_kv_heads=8, rope_theta=1e6), BFLOAT16, 32000, "code-llama", None),
+        (fields(8192, 80, 64, 1e-5, n_kv_heads=8, rope_theta=1e6), BFLOAT16, 32016, "code-llama", None),
+        (fields(8192, 80, 64, 1e-5, n_kv_heads=8, rope_theta=10000.0), BFLOAT16, 32016, "code-llama-70b-python", None),
+    ],
+)  # fmt: skip
+def test_a_sentencepiece_model_is_told_by_its_parameters(
+    tmp_path: Path, params: Fields | str, dtype: DType, vocab: int, family: str, other: str | None
+) -> None:
+    choice = choose(tmp_path, params, dtype=dtype, vocab=vocab)
+    assert choice.family.name == family
+    assert choice.evidence
+    said = [note for note in choice.assumptions if "--family" in note]
+    assert len(said) == (0 if other is None else 1)
+    assert all(f"--family {other}" in note for note in said)
+
+
+@pytest.mark.parametrize(
+    ("params", "family", "other"),
+    [
+        (newer(4096, 32, 32), "llama-3", "llama-guard-2"),
+        (newer(8192, 80, 64), "llama-3", "llama-guard-2"),
+        (newer(4096, 32, 32, use_scaled_rope=True), "llama-3.1", "llama-guard-3"),
+        (newer(8192, 80, 64, use_scaled_rope=True), "llama-3.1", "llama-3.3"),
+        (newer(16384, 126, 128, use_scaled_rope=True), "llama-3.1", None),
+        (newer(16384, 126, 128, use_scaled_rope=True, n_kv_heads=16), "llama-3.1", None),
+        (newer(2048, 16, 32, use_scaled_rope=True), "llama-3.2", "llama-guard-3-1b"),
+        (newer(3072, 28, 24, use_scaled_rope=True), "llama-3.2", None),
+        (newer(1024, 16, 16, use_scaled_rope=True), "llama-3.1", "llama-3.2"),
+    ],
+)
+def test_a_tiktoken_model_is_told_by_its_parameters(
+    tmp_path: Path, params: Fields, family: str, other: str | None
+) -> None:
+    for tokenizer in ("tiktoken", None):
+        choice = choose(tmp_path, params, vocab=128256, tokenizer=tokenizer)
+        assert choice.family.name == family
+        said = [note for note in choice.assumptions if "--family" in note]
+        assert len(said) == (0 if other is None else 1)
+        assert all(f"--family {other}" in note for note in said)
+
+
+def test_one_storage_for_embedding_and_output_means_llama_3_2(tmp_path: Path) -> None:
+    params = newer(1024, 16, 16, use_scaled_rope=True)
+    assert choose(tmp_path, params, vocab=128256, tokenizer="tiktoken", tied=True).family.name == "llama-3.2"
+
+
+def test_the_option_wins_and_the_name_of_a_folder_is_only_a_hint(tmp_path: Path) -> None:
+    folder = tmp_path / "Llama-2-7b-chat"
+    folder.mkdir()
+    choice = choose(folder, LLAMA_1_7B, dtype=FLOAT16)
+    assert choice.family.name == "llama-1"
+    chosen = choose(folder, LLAMA_1_7B, family="llama-2")
+    assert (chosen.family.name, chosen.instruct) == ("llama-2", False)
+    assert "as the folder's name 'llama-2-7b-chat' suggests, add --instruct" in chosen.assumptions[0]
+    assert choose(folder, LLAMA_1_7B, family="llama-2", instruct=True).assumptions == ()
+
+
+def test_guard_has_no_chat_template_and_says_so(tmp_path: Path) -> None:
+    choice = choose(tmp_path, newer(4096, 32, 32), vocab=128256, tokenizer="tiktoken", family="llama-guard-2")
+    assert any("no chat template" in note for note in choice.assumptions)
+
+
+def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--family llama-9: unknown; expected one of llama-1, "):
+        choose(tmp_path, LLAMA_1_7B, family="llama-9")
+    with pytest.raises(InputError, match="has a tiktoken tokenizer, found a sentencepiece one"):
+        choose(tmp_path, LLAMA_1_7B, family="llama-3")
+
+
+def save(folder: Path, spec: Spec, change: object = None) -> Path:
+    """Write a checkpoint and change the tensors of its last shard."""
+    write_checkpoint(folder, spec)
+    path = folder / spec.naming.format(spec.shards - 1)
+    state = torch.load(path, weights_only=True)
+    change(state)  # type: ignore[operator]
+    torch.save(state, path)
+    return folder
+
+
+def refused(folder: Path) -> list[str]:
+    """Read a checkpoint that must be refused: the lines of the message."""
+    with pytest.raises(InputError) as raised:
+        read_checkpoint(LocalStorage(), str(folder))
+    return str(raised.value).splitlines()
+
+
+SPEC = Spec(shards=2, kv_heads=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("text_model.tok_embeddings.weight", "a Llama 3.2 Vision model"),
+        ("vision_model.x", "a Llama 3.2 Vision model"),
+        ("layers.0.attention.wq.scales", "a quantized checkpoint"),
+        ("layers.0.attention.wq.lora_a.weight", "a LoRA (QLoRA) checkpoint"),
+        ("layers.0.feed_forward.experts.w1", "a mixture-of-experts model"),
+        ("model.layers.0.self_attn.q_proj.weight", "a checkpoint with Transformers' names"),
+    ],
+)
+def test_other_models_are_refused_by_their_tensors(tmp_path: Path, name: str, words: str) -> None:
+    folder = save(tmp_path / "m", SPEC, lambda state: state.update({name: torch.ones(2)}))
+    (line,) = refused(folder)
+    assert words in line
+    assert name in line
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.update(foreign=torch.ones(2)), "consolidated.01.pth: foreign is no tensor of a 2-layer Llama"),
+        (lambda state: state.pop("layers.1.attention.wk.weight"), "layers.1.attention.wk.weight: missing in consolidated.01.pth"),
+        (lambda state: state.pop("output.weight"), "output.weight: missing in consolidated.01.pth"),
+        (
+            lambda state: state.update({"layers.0.attention.wq.weight": torch.ones(16, 64, dtype=torch.bfloat16)}),
+            "layers.0.attention.wq.weight in consolidated.01.pth: shape (16, 64), expected (32, 64)",
+        ),
+        (
+            lambda state: state.update({"norm.weight": torch.ones(64, dtype=torch.float32)}),
+            "norm.weight: stored as bfloat16 and float32 in different shards",
+        ),
+        (
+            lambda state: state.update({"layers.0.attention.wv.weight": torch.ones(16, 64, dtype=torch.int8)}),
+            "layers.0.attention.wv.weight in consolidated.01.pth: stored as int8, expected a floating-point type",
+        ),
+        (
+            lambda state: state.update({"layers.2.ffn_norm.weight": torch.ones(64)}),
+            "layers.2.ffn_norm.weight is no tensor of a 2-layer Llama",
+        ),
+    ],
+)  # fmt: skip
+def test_a_shard_that_does_not_fit_is_named_with_found_and_expected(
+    tmp_path: Path, change: object, words: str
+) -> None:
+    assert any(words in line for line in refused(save(tmp_path / "m", SPEC, change)))
+
+
+def test_all_that_does_not_fit_comes_at_once(tmp_path: Path) -> None:
+    def change(state: dict[str, torch.Tensor]) -> None:
+        del state["norm.weight"], state["layers.0.ffn_norm.weight"]
+        state["layers.1.attention.wo.weight"] = torch.ones(3, 3)
+
+    assert len(refused(save(tmp_path / "m", SPEC, change))) >= 3
+
+
+def test_params_and_tensors_that_disagree_are_refused(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "m", SPEC)
+    good = json.loads((folder / "params.json").read_text())
+    for change in (
+        {"dim": 128},
+        {"n_layers": 3},
+        {"n_layers": 1},
+        {"n_heads": 2},
+        {"n_kv_heads": 4},
+        {"n_kv_heads": 1},
+    ):
+        (folder / "params.json").write_text(json.dumps(good | change))
+        if change == {"n_heads": 2}:  # the key heads then are of another size
+            assert any("wk.weight" in line for line in refused(folder))
+        else:
+            assert refused(folder)
+
+
+def test_an_odd_vocabulary_and_feed_forward_size_are_only_noted(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "m", SPEC)
+    good = json.loads((folder / "params.json").read_text())
+    (folder / "params.json").write_text(json.dumps(good | {"vocab_size": 5, "multiple_of": 64}))
+    notes = read_checkpoint(LocalStorage(), str(folder)).notes
+    assert any("vocab_size 5, the embedding has 320 rows" in note for note in notes)
+    assert any("w1 has 176 rows" in note for note in notes)
