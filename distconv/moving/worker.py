@@ -107,6 +107,8 @@ def convert_chunk(
     if is_finished(job.storage, path, chunk):
         advance(chunk.size_bytes)
         return Receipt(chunk.name, 0, 0, kept=True)
+    # What is there is of another plan or was damaged; a commit would not take its place.
+    job.storage.remove(path)
     device = open_device(job.device)
     became_infinite = 0
     writer = job.storage.begin(path, chunk.size_bytes)
