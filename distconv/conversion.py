@@ -12,7 +12,7 @@ from distconv.moving.compare import equal_targets, target_of_view
 from distconv.moving.inline import run_inline
 from distconv.moving.worker import Job, Receipt, is_finished
 from distconv.planning.plan import Plan
-from distconv.progress import Progress, SilentProgress, format_size
+from distconv.progress import Progress, SilentProgress, Stopwatch, format_size
 from distconv.storage import LocalStorage, Storage, join, read_small, write_small
 from distconv.survey import Checkpoint, PathLike, decide, plan_conversion, read_checkpoint
 from distconv.target.finalise import RECEIPT_NAME, clear_folder, sweep_partials, write_files
@@ -34,6 +34,7 @@ class ConversionReport:
     bytes_written: int
     became_infinite: int
     seconds_planning: float
+    seconds_starting: float
     seconds_moving: float
     seconds_finishing: float
     already_done: bool
@@ -53,6 +54,7 @@ class ConversionReport:
             "became_infinite": self.became_infinite,
             "seconds": {
                 "planning": round(self.seconds_planning, 3),
+                "starting": round(self.seconds_starting, 3),
                 "moving": round(self.seconds_moving, 3),
                 "finishing": round(self.seconds_finishing, 3),
             },
@@ -70,7 +72,7 @@ class ConversionReport:
             f"{self.output}: {self.family}, {self.dtype}, {self.chunks} chunks",
             (
                 f"wrote {format_size(self.bytes_written)} in {self.seconds_moving:.1f} s ({format_size(rate)}/s), "
-                f"planning {self.seconds_planning:.1f} s, finishing {self.seconds_finishing:.1f} s"
+                f"planning {self.seconds_planning:.1f} s, starting {self.seconds_starting:.1f} s, finishing {self.seconds_finishing:.1f} s"
             ),
         ]
         if self.kept_chunks:
@@ -106,7 +108,7 @@ def convert(
     """
     started = time.monotonic()
     storage = LocalStorage()
-    progress = progress or SilentProgress()
+    progress = Stopwatch(progress or SilentProgress())
     input_path, output_path = os.fspath(source), os.fspath(output)
     checkpoint = read_checkpoint(
         storage,
@@ -138,7 +140,7 @@ def convert(
     if not done:
         job = Job(storage, output_path, device)
         receipts = _move(job, plan, workers, address, progress)
-    moved = time.monotonic()
+    begun, moved = progress.begun or planned, progress.ended or time.monotonic()
     if not done:
         _check_chunks(storage, output_path, plan)
     if verify:
@@ -155,7 +157,8 @@ def convert(
         bytes_written=sum(receipt.bytes_written for receipt in receipts),
         became_infinite=sum(receipt.became_infinite for receipt in receipts),
         seconds_planning=planned - started,
-        seconds_moving=moved - planned,
+        seconds_starting=begun - planned,
+        seconds_moving=moved - begun,
         seconds_finishing=time.monotonic() - moved,
         already_done=done,
         verified=verify,

@@ -53,6 +53,38 @@ class SilentProgress:
         """Show nothing."""
 
 
+class Stopwatch:
+    """Passes everything on, and remembers when moving began and ended, in seconds of one clock."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Take whom to tell."""
+        self.begun: float | None = None
+        self.ended: float | None = None
+        self._progress = progress
+
+    def begin(self, total_bytes: int, units: int) -> None:
+        """Start the clock."""
+        self.begun = time.monotonic()
+        self._progress.begin(total_bytes, units)
+
+    def advance(self, size_bytes: int) -> None:
+        """Pass it on."""
+        self._progress.advance(size_bytes)
+
+    def unit_done(self, name: str) -> None:
+        """Pass it on, and take the time: the last one to end ends the moving."""
+        self.ended = time.monotonic()
+        self._progress.unit_done(name)
+
+    def note(self, message: str) -> None:
+        """Pass it on."""
+        self._progress.note(message)
+
+    def end(self) -> None:
+        """Pass it on."""
+        self._progress.end()
+
+
 class LineProgress:
     """Writes a plain line every few seconds, for logs and pipes.
 
@@ -71,6 +103,7 @@ class LineProgress:
         self._interval_seconds = interval_seconds
         self._clock = clock
         self._lock = threading.Lock()
+        self._begun = False
         self._total_bytes = 0
         self._units = 0
         self._moved_bytes = 0
@@ -83,6 +116,7 @@ class LineProgress:
         """Start the clock; the first line comes an interval later."""
         with self._lock:
             now = self._clock()
+            self._begun = True
             self._total_bytes, self._units = total_bytes, units
             self._moved_bytes = self._units_done = 0
             self._written_at, self._written = now, None
@@ -107,9 +141,9 @@ class LineProgress:
             self._write(message)
 
     def end(self) -> None:
-        """Write where it ended, unless the last line says so already."""
+        """Write where it ended, unless nothing began or the last line says so already."""
         with self._lock:
-            if self._written != (self._moved_bytes, self._units_done):
+            if self._begun and self._written != (self._moved_bytes, self._units_done):
                 self._write_line(self._clock())
 
     def _write_line(self, now: float) -> None:

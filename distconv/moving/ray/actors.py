@@ -10,6 +10,7 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
+from distconv.errors import Interrupted
 from distconv.moving.executor import Convert, classify
 from distconv.moving.scheduler import Failure
 from distconv.moving.worker import Job, Receipt
@@ -56,6 +57,10 @@ class Worker:
 
         def work() -> None:
             with self._busy:
+                # Who is told to stop before it begins must not begin: nobody would wait for its end.
+                if self._stop.is_set():
+                    events.put(Failure(Interrupted("stopped"), final=True))
+                    return
                 try:
                     events.put(self._convert(self._job, chunk, events.put, self._stop.is_set))
                 except BaseException as error:  # noqa: BLE001  the driver decides what it means

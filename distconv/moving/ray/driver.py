@@ -61,13 +61,12 @@ def run_on_ray(
 
     There is one worker per GPU for the device ``cuda``, else one per CPU slot. Lost workers
     are replaced and their units done again; the first error that does not pass is raised.
-    Whatever ends the run, also an exception that a signal handler raises, the workers are
+    Progress begins when the first worker is up. Whatever ends the run, also an exception that a signal handler raises, the workers are
     given a few seconds to remove their partial files. A worker that was killed leaves its
     own behind.
     """
     with connected(cluster, job.device):
         workers = count_workers(cluster, job.device, len(chunks))
-        progress.begin(sum(chunk.size_bytes for chunk in chunks), len(chunks))
         limits = Limits(
             deaths=SPARE_DEATHS + 2 * workers, stall_seconds=stall_seconds, empty_seconds=EMPTY_SECONDS
         )
@@ -97,6 +96,7 @@ class _Run:
         self._members: dict[int, _Member] = {}
         self._receipts: dict[str, Receipt] = {}
         self._started = 0
+        self._begun = False
         self._finished = False
 
     def drive(self, workers: int, deliver_signals: Callable[[], None]) -> dict[str, Receipt]:
@@ -155,6 +155,7 @@ class _Run:
         match event:
             case None:
                 member.waiting = None
+                self._begin()
                 self._carry_out(self._scheduler.idle(number, now))
             case int():
                 self._count(member, event)
@@ -163,6 +164,12 @@ class _Run:
                 self._end_unit(number, member, event, now)
             case Failure():
                 self._fail(number, member, event, now)
+
+    def _begin(self) -> None:
+        """Tell that bytes move from now on; starting up is over when the first worker is up."""
+        if not self._begun:
+            self._begun = True
+            self._progress.begin(sum(chunk.size_bytes for chunk in self._chunks.values()), len(self._chunks))
 
     def _end_unit(self, number: int, member: _Member, receipt: Receipt, now: float) -> None:
         """Keep what came of a unit."""
