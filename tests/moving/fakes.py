@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distconv.errors import InputError, Interrupted
-from distconv.moving.worker import Job, Receipt
+from distconv.moving.worker import Job, Receipt, convert_chunk
 from distconv.planning.plan import Chunk
 from distconv.storage import LocalStorage, join
 
@@ -37,6 +37,7 @@ class RecordingProgress:
         self.notes: list[str] = []
         self.units: list[str] = []
         self.moved_bytes = 0
+        self.taken_back_bytes = 0
         self.total_bytes = 0
         self._lock = threading.Lock()
 
@@ -46,9 +47,10 @@ class RecordingProgress:
         self.total_bytes = total_bytes
 
     def advance(self, size_bytes: int) -> None:
-        """Add up."""
+        """Add up; what is taken back is added up too."""
         with self._lock:
             self.moved_bytes += size_bytes
+            self.taken_back_bytes -= min(0, size_bytes)
 
     def unit_done(self, name: str) -> None:
         """Remember the unit."""
@@ -85,12 +87,26 @@ def write_slowly(
             content = chunk.header[block * size_bytes : (block + 1) * size_bytes]
             writer.write_at(block * size_bytes, content)
             advance(len(content))
-            time.sleep(0.2 if chunk.name.startswith("slow") else 0.005)
+            time.sleep(0.14 if "slow" in chunk.name else 0.005)
         writer.commit()
     except BaseException:
         writer.abort()
         raise
     return Receipt(chunk.name, 0, len(chunk.header))
+
+
+def write_together(
+    job: Job, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
+) -> Receipt:
+    """Write a chunk once three have been begun, which takes three workers."""
+    mark = Path(job.output, f"{chunk.name}.attempts")
+    if not mark.exists():
+        mark.write_text(f"{os.getpid()}\n")
+    while len(list(mark.parent.glob("*.attempts"))) < 3:
+        if stopped():
+            raise Interrupted("stopped")
+        time.sleep(0.01)
+    return convert_chunk(job, chunk, advance, stopped)
 
 
 def go_wrong(name: str, first: bool) -> None:
@@ -113,6 +129,11 @@ def count_attempts(output: Path, name: str) -> int:
     """How often the chunk was begun."""
     attempts = output / f"{name}.attempts"
     return len(attempts.read_text().splitlines()) if attempts.exists() else 0
+
+
+def read_pids(output: Path) -> set[int]:
+    """Which processes began a chunk."""
+    return {int(line) for path in output.glob("*.attempts") for line in path.read_text().splitlines()}
 
 
 def is_whole(output: Path, chunk: Chunk) -> bool:

@@ -10,7 +10,10 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from fakes import (
+
+from distconv.errors import ConversionError, InputError, Terminated
+from distconv.moving.inline import run_inline
+from tests.moving.fakes import (
     RecordingProgress,
     count_attempts,
     find_partials,
@@ -19,9 +22,6 @@ from fakes import (
     make_job,
     write_slowly,
 )
-
-from distconv.errors import ConversionError, InputError, Terminated
-from distconv.moving.inline import run_inline
 
 
 def test_all_chunks_are_written_and_the_receipts_come_in_order(tmp_path: Path) -> None:

@@ -1,0 +1,258 @@
+"""Simulate conversions of 70B and 405B with 1 to 1,024 workers, to see where more workers stop paying.
+
+The scheduler is the real one, the chunks are those of the real plans. Modelled are the storage (a bandwidth
+that all share, a limit for each node), slow nodes and lost ones. No clock and no threads: the same numbers
+every time. Run it as ``python examples/scale.py``; it prints a table and draws ``scale.png``.
+"""
+
+import heapq
+import math
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from distconv.moving.scheduler import Action, Assign, Finish, GiveUp, Limits, Replace, Scheduler
+from distconv.planning.chunks import default_chunk_bytes, group_tensors
+
+GB = 1e9
+WORKERS = tuple(2**power for power in range(11))
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What bytes can move through; rates in GB/s, reading and writing together."""
+
+    shared: float = 80.0
+    """Of the storage, for everybody together."""
+    node: float = 5.0
+    """Of each node, with one worker on it."""
+    slow_share: float = 0.0
+    """How many of the nodes reach only ``slow_factor`` of a node's rate."""
+    slow_factor: float = 0.25
+    lost_share: float = 0.0
+    """How many of the nodes die, at moments spread over the run."""
+    detect_seconds: float = 9.0
+    """From the death of a node to the driver's hearing of it, with Ray's health checks set short."""
+    boot_seconds: float = 60.0
+    """From a loss to another node's first request."""
+
+
+@dataclass(slots=True)
+class Node:
+    """One worker: its rate and what is left of its unit, in bytes moved."""
+
+    rate: float
+    unit: str | None = None
+    left: float = 0.0
+    dead: bool = False
+
+
+@dataclass(slots=True)
+class Simulation:
+    """One run; ``seconds`` is the moment at which the last chunk was done."""
+
+    sizes_bytes: dict[str, int]
+    workers: int
+    cluster: Cluster
+    seconds: float = 0.0
+    moved_bytes: float = 0.0
+    _nodes: dict[int, Node] = field(default_factory=dict)
+    _events: list[tuple[float, int, str, int]] = field(default_factory=list)
+    _finished: bool = False
+    _number: int = 0
+
+    def run(self) -> "Simulation":
+        """Go from event to event until the scheduler says that all is done."""
+        chance = random.Random(self.workers)
+        scheduler = Scheduler(self.sizes_bytes, Limits(deaths=4 + 2 * self.workers), 0.0)
+        slow = round(self.workers * self.cluster.slow_share)
+        for number in range(self.workers):
+            self._at(0.0, "up", self._start(slow=number < slow))
+        expected = self.bound()
+        for number in chance.sample(
+            range(1, self.workers + 1), round(self.workers * self.cluster.lost_share)
+        ):
+            self._at(chance.uniform(0.05, 0.9) * expected, "dies", number)
+        self._carry_out(scheduler.tick(0.0))
+        while not self._finished:
+            self._advance(scheduler)
+        return self
+
+    def bound(self) -> float:
+        """Give the seconds below which no schedule can get: work, storage, the largest chunk."""
+        total = 2 * sum(self.sizes_bytes.values()) / GB
+        largest = 2 * max(self.sizes_bytes.values()) / GB
+        nodes = self.workers * self.cluster.node
+        return max(
+            total / nodes, total / self.cluster.shared, largest / min(self.cluster.node, self.cluster.shared)
+        )
+
+    def _start(self, *, slow: bool = False) -> int:
+        self._number += 1
+        rate = self.cluster.node * (self.cluster.slow_factor if slow else 1.0)
+        self._nodes[self._number] = Node(rate * GB)
+        return self._number
+
+    def _at(self, seconds: float, event: str, node: int) -> None:
+        heapq.heappush(self._events, (seconds, len(self._events), event, node))
+
+    def _advance(self, scheduler: Scheduler) -> None:
+        """Move bytes up to the next event or the next finished unit, whichever is first."""
+        rates = self._share_out()
+        ends = {number: self._nodes[number].left / rate for number, rate in rates.items() if rate}
+        first = min(ends, key=lambda number: ends[number], default=None)
+        until_end = math.inf if first is None else ends[first]
+        until_event = self._events[0][0] - self.seconds if self._events else math.inf
+        step = min(until_end, until_event)
+        for number, rate in rates.items():
+            self._nodes[number].left -= rate * step
+            self.moved_bytes += rate * step
+        self.seconds += step
+        if until_end <= until_event and first is not None:
+            self._nodes[first].unit = None
+            self._carry_out(scheduler.done(first, self.seconds))
+            return
+        _seconds, _order, event, number = heapq.heappop(self._events)
+        self._happen(scheduler, event, number)
+
+    def _happen(self, scheduler: Scheduler, event: str, number: int) -> None:
+        if event == "up":
+            self._carry_out(scheduler.idle(number, self.seconds))
+        elif event == "dies":
+            self._nodes[number].dead = True
+            self._at(self.seconds + self.cluster.detect_seconds, "heard", number)
+        else:
+            self._carry_out(scheduler.lost(number, "node lost", self.seconds))
+
+    def _share_out(self) -> dict[int, float]:
+        """Share the storage fairly: nobody gets more than its node takes, the rest is split again."""
+        busy = sorted(
+            (number for number, node in self._nodes.items() if node.unit is not None and not node.dead),
+            key=lambda number: self._nodes[number].rate,
+        )
+        left = self.cluster.shared * GB
+        rates = {}
+        for place, number in enumerate(busy):
+            rates[number] = min(self._nodes[number].rate, left / (len(busy) - place))
+            left -= rates[number]
+        return rates
+
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Assign(worker, unit):
+                    self._nodes[worker].unit = unit
+                    self._nodes[worker].left = 2.0 * self.sizes_bytes[unit]
+                case Replace(worker):
+                    del self._nodes[worker]
+                    self._at(self.seconds + self.cluster.boot_seconds, "up", self._start())
+                case GiveUp(error):
+                    raise error
+                case Finish():
+                    self._finished = True
+
+
+def model_chunks(dim: int, layers: int, ffn: int, kv_heads: int, head_dim: int, vocab: int) -> dict[str, int]:
+    """Give the chunk sizes of a bf16 model's plan, in bytes: grouped as the planner groups them."""
+    sizes = {
+        "model.embed_tokens.weight": vocab * dim,
+        "lm_head.weight": vocab * dim,
+        "model.norm.weight": dim,
+    }
+    for layer in range(layers):
+        here = f"model.layers.{layer}."
+        sizes |= {here + f"self_attn.{name}_proj.weight": dim * dim for name in "qo"}
+        sizes |= {here + f"self_attn.{name}_proj.weight": kv_heads * head_dim * dim for name in "kv"}
+        sizes |= {here + f"mlp.{name}_proj.weight": ffn * dim for name in ("gate", "up", "down")}
+        sizes |= {here + name: dim for name in ("input_layernorm.weight", "post_attention_layernorm.weight")}
+    sizes = {name: 2 * elements for name, elements in sizes.items()}
+    groups = group_tensors(sizes, default_chunk_bytes(sum(sizes.values())))
+    return {f"chunk{number}": sum(sizes[name] for name in group) for number, group in enumerate(groups)}
+
+
+MODELS = {
+    "70B": model_chunks(8192, 80, 28672, 8, 128, 32000),
+    "405B": model_chunks(16384, 126, 53248, 8, 128, 128256),
+}
+CLUSTERS = {
+    "even": Cluster(),
+    "storage of 1 TB/s": Cluster(shared=1000.0),
+    "one node in 8 slow": Cluster(slow_share=0.125),
+    "one node in 32 lost": Cluster(lost_share=1 / 32),
+}
+
+
+def tabulate() -> Iterator[tuple[str, str, int, Simulation]]:
+    """Run every model on every cluster with every number of workers."""
+    for model, sizes in MODELS.items():
+        for name, cluster in CLUSTERS.items():
+            for workers in WORKERS:
+                yield model, name, workers, Simulation(sizes, workers, cluster).run()
+
+
+def limit(simulation: Simulation) -> str:
+    """Name what keeps this run from being faster."""
+    total = 2 * sum(simulation.sizes_bytes.values()) / GB
+    limits = {
+        "work": total / (simulation.workers * simulation.cluster.node),
+        "storage": total / simulation.cluster.shared,
+        "largest chunk": 2 * max(simulation.sizes_bytes.values()) / GB / simulation.cluster.node,
+    }
+    return max(limits, key=lambda name: limits[name])
+
+
+def main() -> None:
+    """Print the table and draw the picture."""
+    rows = list(tabulate())
+    print(
+        f"{'model':<6}{'cluster':<20}{'workers':>8}{'chunks each':>12}{'seconds':>9}{'bound':>8}{'ratio':>7}  limited by"
+    )
+    for model, name, workers, done in rows:
+        each = len(done.sizes_bytes) / workers
+        print(
+            f"{model:<6}{name:<20}{workers:>8}{each:>12.1f}{done.seconds:>9.1f}{done.bound():>8.1f}{done.seconds / done.bound():>7.2f}  {limit(done)}"
+        )
+    draw(rows, sys.argv[1] if len(sys.argv) > 1 else "scale.png")
+
+
+def draw(rows: Sequence[tuple[str, str, int, Simulation]], path: str) -> None:
+    """Draw seconds against workers, a panel a model, with the bound of the even cluster."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(MODELS), figsize=(11, 4), sharey=True)
+    for axis, model in zip(axes, MODELS, strict=True):
+        for name in CLUSTERS:
+            mine = [
+                (workers, done)
+                for row_model, row_name, workers, done in rows
+                if (row_model, row_name) == (model, name)
+            ]
+            axis.plot(
+                [workers for workers, _done in mine],
+                [done.seconds for _workers, done in mine],
+                "o-",
+                label=name,
+            )
+            if name in ("even", "storage of 1 TB/s"):
+                axis.plot(
+                    [workers for workers, _done in mine],
+                    [done.bound() for _workers, done in mine],
+                    "k:",
+                    linewidth=1,
+                )
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_title(f"{model}, {len(MODELS[model])} chunks; dotted: what no schedule can beat")
+        axis.set_xlabel("workers, one a node of 5 GB/s; storage of 80 GB/s")
+    axes[0].set_ylabel("seconds")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,361 @@
+"""Converting with the workers of a real Ray on this host."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+import ray
+
+from distconv.errors import ConversionError, InputError, Terminated, UsageError
+from distconv.moving.ray.driver import Cluster, run_on_ray
+from tests.moving.fakes import (
+    RecordingProgress,
+    count_attempts,
+    find_partials,
+    is_whole,
+    make_chunks,
+    make_job,
+    read_pids,
+    write_slowly,
+    write_together,
+)
+
+ROOT = Path(__file__).parents[2]
+SLOTS = 3
+ANY = Cluster()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fakes_for_workers() -> Iterator[None]:
+    """Let workers import the tests wherever pytest was started; leave no Ray behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[tuple[object, object]]:
+    """Have handlers that raise, which a run must put back; Ray's own must not outlive a test."""
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated("stopped by SIGTERM")
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGTERM, terminate)
+    yield signal.default_int_handler, terminate
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        signal.signal(number, handler)
+
+
+def current_handlers() -> tuple[object, object]:
+    """The handlers that stand now."""
+    return signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+
+@pytest.fixture
+def _three_slots(handlers: tuple[object, object]) -> None:
+    """Have a Ray of three slots, which is started once."""
+    if not ray.is_initialized():
+        ray.init(
+            address="local",
+            num_cpus=SLOTS,
+            include_dashboard=False,
+            object_store_memory=78_643_200,
+            log_to_driver=False,
+        )
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def _no_ray() -> None:
+    """Have no Ray, so that a run must find its own."""
+    ray.shutdown()
+
+
+with_slots = pytest.mark.usefixtures("_three_slots")
+without_ray = pytest.mark.usefixtures("_no_ray")
+
+
+def signal_when_writing(output: Path, number: signal.Signals, partials: int) -> threading.Thread:
+    """Send a signal to the main thread once so many partial files are there."""
+
+    def send() -> None:
+        while len(find_partials(output)) < partials:
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    return sender
+
+
+@without_ray
+def test_a_ray_of_its_own_is_started_whatever_the_environment_says_and_shut_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handlers: tuple[object, object]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    chunks = make_chunks(["chunk", "other", "third"])
+    progress = RecordingProgress()
+    receipts = run_on_ray(make_job(tmp_path), chunks, Cluster(workers=SLOTS), progress, write_together)
+    assert [receipt.chunk for receipt in receipts] == [chunk.name for chunk in chunks]
+    assert all(is_whole(tmp_path, chunk) for chunk in chunks)
+    assert progress.moved_bytes == progress.total_bytes
+    assert not ray.is_initialized()
+    assert current_handlers() == handlers
+
+
+@without_ray
+def test_sigterm_ends_a_run_on_a_ray_of_its_own_which_is_shut_down(
+    tmp_path: Path, handlers: tuple[object, object]
+) -> None:
+    chunks = make_chunks(["slow one", "slow other", "slow third"])
+    sender = signal_when_writing(tmp_path, signal.SIGTERM, 2)
+    with pytest.raises(Terminated, match="stopped by SIGTERM"):
+        run_on_ray(make_job(tmp_path), chunks, Cluster("local", 2), RecordingProgress(), write_slowly)
+    sender.join()
+    assert find_partials(tmp_path) == []
+    assert not ray.is_initialized()
+    assert current_handlers() == handlers
+
+
+@without_ray
+def test_the_address_of_a_ray_client_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"ray://head:10001: Ray Client is not supported; .*ray job submit"):
+        run_on_ray(
+            make_job(tmp_path), make_chunks(["chunk"]), Cluster("ray://head:10001"), RecordingProgress()
+        )
+
+
+@without_ray
+def test_a_cluster_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"Ray at 127\.0\.0\.1:1 cannot be reached"):
+        run_on_ray(make_job(tmp_path), make_chunks(["chunk"]), Cluster("127.0.0.1:1"), RecordingProgress())
+    assert not ray.is_initialized()
+
+
+@with_slots
+def test_all_chunks_are_written_by_three_workers_and_the_receipts_come_in_order(
+    tmp_path: Path, handlers: tuple[object, object]
+) -> None:
+    chunks = make_chunks([f"chunk{number}" for number in range(7)])
+    progress = RecordingProgress()
+    receipts = run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_together)
+    assert [receipt.chunk for receipt in receipts] == [chunk.name for chunk in chunks]
+    assert all(is_whole(tmp_path, chunk) for chunk in chunks)
+    assert len(read_pids(tmp_path)) == SLOTS
+    assert os.getpid() not in read_pids(tmp_path)
+    assert progress.calls == ["begin", "end"]
+    assert progress.moved_bytes == progress.total_bytes == 7000
+    assert sorted(progress.units) == [chunk.name for chunk in chunks]
+    assert progress.notes == []
+    assert ray.is_initialized()
+    assert current_handlers() == handlers
+
+
+@with_slots
+def test_the_largest_chunk_is_begun_first_by_the_only_worker(tmp_path: Path) -> None:
+    (small,), (large,) = make_chunks(["small"], 100), make_chunks(["large"], 2000)
+    progress = RecordingProgress()
+    receipts = run_on_ray(make_job(tmp_path), (small, large), Cluster(workers=1), progress, write_slowly)
+    assert [receipt.chunk for receipt in receipts] == ["small", "large"]
+    assert progress.units == ["large", "small"]
+    assert len(read_pids(tmp_path)) == 1
+
+
+@with_slots
+def test_no_more_workers_are_started_than_there_are_chunks(tmp_path: Path) -> None:
+    run_on_ray(make_job(tmp_path), make_chunks(["chunk"]), ANY, RecordingProgress(), write_slowly)
+    assert len(read_pids(tmp_path)) == 1
+
+
+@with_slots
+def test_no_chunks_are_no_work(tmp_path: Path) -> None:
+    assert run_on_ray(make_job(tmp_path), (), ANY, RecordingProgress(), write_slowly) == ()
+
+
+@with_slots
+def test_the_real_worker_writes_and_then_keeps_a_chunk(tmp_path: Path) -> None:
+    chunks = make_chunks(["chunk"])
+    progress = RecordingProgress()
+    (written,) = run_on_ray(make_job(tmp_path), chunks, ANY, RecordingProgress())
+    (kept,) = run_on_ray(make_job(tmp_path), chunks, ANY, progress)
+    assert is_whole(tmp_path, chunks[0])
+    assert (written.kept, kept.kept) == (False, True)
+    assert progress.moved_bytes == progress.total_bytes
+
+
+@with_slots
+def test_a_killed_worker_is_replaced_and_the_bytes_of_its_chunk_count_once(tmp_path: Path) -> None:
+    chunks = make_chunks(["killed once, slow", "chunk", "other", "third"])
+    progress = RecordingProgress()
+    receipts = run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly)
+    assert [receipt.chunk for receipt in receipts] == [chunk.name for chunk in chunks]
+    assert all(is_whole(tmp_path, chunk) for chunk in chunks)
+    assert [count_attempts(tmp_path, chunk.name) for chunk in chunks] == [2, 1, 1, 1]
+    first, second = (tmp_path / "killed once, slow.attempts").read_text().splitlines()
+    assert first != second
+    (note,) = progress.notes
+    assert note.endswith("; killed once, slow starts again")
+    assert "was lost (ActorDiedError: " in note
+    # It had told of some bytes before it was killed.
+    assert progress.taken_back_bytes > 0
+    assert progress.moved_bytes == progress.total_bytes == 4000
+    # Nobody is left who could remove what the dead one was writing.
+    assert [f"-{first}-" in name for name in find_partials(tmp_path)] == [True]
+
+
+@with_slots
+def test_a_chunk_that_always_kills_its_worker_ends_the_run_with_one_error(tmp_path: Path) -> None:
+    chunks = make_chunks(["always killed", "slow one", "slow other"])
+    progress = RecordingProgress()
+    with pytest.raises(ConversionError) as found:
+        run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly)
+    message = str(found.value)
+    assert message.startswith("always killed: begun 3 times, and the last worker was lost: ActorDiedError: ")
+    assert "\n" not in message
+    assert count_attempts(tmp_path, "always killed") == 3
+    assert [name for name in find_partials(tmp_path) if not name.startswith(".always killed.")] == []
+    assert progress.calls == ["begin", "end"]
+
+
+@with_slots
+def test_an_input_output_error_is_tried_again_and_its_bytes_count_once(tmp_path: Path) -> None:
+    chunks = make_chunks(["eio once, slow", "chunk"])
+    progress = RecordingProgress()
+    run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly)
+    assert all(is_whole(tmp_path, chunk) for chunk in chunks)
+    assert count_attempts(tmp_path, "eio once, slow") == 2
+    assert progress.taken_back_bytes > 0
+    assert progress.moved_bytes == progress.total_bytes
+    assert progress.notes == ["starts again: eio once, slow: OSError: [Errno 5] Input/output error"]
+    assert find_partials(tmp_path) == []
+
+
+@with_slots
+def test_a_chunk_that_always_fails_is_begun_three_times(tmp_path: Path) -> None:
+    words = r"always eio: failed 3 times, the last time with: always eio: OSError: .*Input/output error"
+    with pytest.raises(ConversionError, match=words):
+        run_on_ray(make_job(tmp_path), make_chunks(["always eio"]), ANY, RecordingProgress(), write_slowly)
+    assert count_attempts(tmp_path, "always eio") == 3
+    assert find_partials(tmp_path) == []
+
+
+@with_slots
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("bad input", InputError, "^bad input: not a checkpoint$"),
+        ("full disk", ConversionError, "^full disk: OSError: .* No space left on device$"),
+        ("surprise", ConversionError, "^surprise: KeyError: 'surprise'$"),
+    ],
+)
+def test_what_cannot_pass_is_raised_at_once_and_leaves_no_partial_file(
+    tmp_path: Path, name: str, error: type[Exception], words: str, handlers: tuple[object, object]
+) -> None:
+    chunks = make_chunks([name, "slow one", "slow other"])
+    with pytest.raises(error, match=words) as found:
+        run_on_ray(make_job(tmp_path), chunks, Cluster(workers=2), RecordingProgress(), write_slowly)
+    assert type(found.value) is error
+    assert count_attempts(tmp_path, name) == 1
+    assert find_partials(tmp_path) == []
+    assert not (tmp_path / "slow one").exists()
+    assert current_handlers() == handlers
+
+
+@with_slots
+def test_a_worker_that_hangs_is_replaced_and_one_that_is_slow_is_not(tmp_path: Path) -> None:
+    chunks = make_chunks(["hangs once", "slow"])
+    progress = RecordingProgress()
+    run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly, stall_seconds=2)
+    assert all(is_whole(tmp_path, chunk) for chunk in chunks)
+    assert [count_attempts(tmp_path, chunk.name) for chunk in chunks] == [2, 1]
+    (note,) = progress.notes
+    assert note.endswith(" was lost (nothing heard of it for 2 s); hangs once starts again")
+    assert progress.moved_bytes == progress.total_bytes
+
+
+@with_slots
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_a_signal_ends_the_run_and_the_workers_remove_their_partial_files(
+    tmp_path: Path, number: signal.Signals, error: type[BaseException], handlers: tuple[object, object]
+) -> None:
+    chunks = make_chunks(["slow one", "slow other", "slow third"])
+    progress = RecordingProgress()
+    sender = signal_when_writing(tmp_path, number, 2)
+    with pytest.raises(error):
+        run_on_ray(make_job(tmp_path), chunks, Cluster(workers=2), progress, write_slowly)
+    sender.join()
+    assert find_partials(tmp_path) == []
+    assert count_attempts(tmp_path, "slow third") == 0
+    assert progress.calls == ["begin", "end"]
+    assert ray.is_initialized()
+    assert current_handlers() == handlers
+
+
+class SignallingProgress(RecordingProgress):
+    """Sends SIGTERM to this process at the end of the first unit."""
+
+    def unit_done(self, name: str) -> None:
+        """Send it."""
+        super().unit_done(name)
+        signal.raise_signal(signal.SIGTERM)
+
+
+@with_slots
+def test_a_signal_that_comes_with_the_end_of_the_last_unit_is_not_lost(
+    tmp_path: Path, handlers: tuple[object, object]
+) -> None:
+    with pytest.raises(Terminated, match="stopped by SIGTERM"):
+        run_on_ray(make_job(tmp_path), make_chunks(["chunk"]), ANY, SignallingProgress(), write_slowly)
+    assert current_handlers() == handlers
+
+
+@with_slots
+def test_a_run_in_another_thread_works_and_leaves_signals_alone(
+    tmp_path: Path, handlers: tuple[object, object]
+) -> None:
+    chunks = make_chunks(["chunk", "other"])
+    thread = threading.Thread(
+        target=run_on_ray, args=(make_job(tmp_path), chunks, ANY, RecordingProgress(), write_slowly)
+    )
+    thread.start()
+    thread.join()
+    assert all(is_whole(tmp_path, chunk) for chunk in chunks)
+    assert current_handlers() == handlers
+
+
+@with_slots
+def test_workers_that_cannot_import_what_they_need_end_the_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text("def convert(job, chunk, advance, stopped):\n    return None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_here
+
+    with pytest.raises(ConversionError, match=r"Ray workers cannot start; .*ModuleNotFoundError.*only_here"):
+        run_on_ray(make_job(tmp_path), make_chunks(["chunk"]), ANY, RecordingProgress(), only_here.convert)
+
+
+@with_slots
+def test_more_workers_than_the_cluster_has_slots_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="4 workers, but the Ray cluster has 3 CPU slots"):
+        run_on_ray(make_job(tmp_path), make_chunks(["chunk"]), Cluster(workers=4), RecordingProgress())
+    assert list(tmp_path.iterdir()) == []
+
+
+@with_slots
+def test_the_device_cuda_on_a_cluster_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    job = replace(make_job(tmp_path), device="cuda")
+    with pytest.raises(ConversionError, match="the Ray cluster has no GPUs"):
+        run_on_ray(job, make_chunks(["chunk"]), ANY, RecordingProgress())

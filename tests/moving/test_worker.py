@@ -1,0 +1,297 @@
+"""Making one chunk from a checkpoint."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from distconv.errors import InputError, Interrupted
+from distconv.moving.worker import Job, Receipt, convert_chunk
+from distconv.planning.plan import Chunk, Plan
+from distconv.storage import Buffer, LocalStorage, LocalWriter
+from distconv.survey import decide, plan_conversion, read_bytes, read_checkpoint
+from tests import reference
+from tests.checkpoints import Spec
+from tests.moving.fakes import find_partials
+
+Write = Callable[[Spec], Path]
+
+SPEC = Spec(family="llama-2", dim=128, heads=8, kv_heads=4, shards=2, layers=2)
+LIMIT = 200_000
+BLOCK_SIZES = [1 << 10, 5000, 1 << 16, (1 << 20) + 1, 4 << 20, 64 << 20]
+
+
+def plan_folder(source: Path, dtype: str = "auto") -> Plan:
+    """Plan the conversion of a checkpoint."""
+    checkpoint = read_checkpoint(LocalStorage(), str(source))
+    decisions, _notes = decide(checkpoint)
+    return plan_conversion(checkpoint, decisions, dtype, LIMIT)
+
+
+@pytest.fixture
+def copied(checkpoint: Write, tmp_path: Path) -> Path:
+    """Give a checkpoint that may be damaged."""
+    return shutil.copytree(checkpoint(SPEC), tmp_path / "source")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Give an empty folder."""
+    folder = tmp_path / "output"
+    folder.mkdir()
+    return folder
+
+
+def run_chunk(
+    output: Path,
+    chunk: Chunk,
+    advance: Callable[[int], None] = lambda _size_bytes: None,
+    stopped: Callable[[], bool] = lambda: False,
+    block_bytes: int = 4096,
+) -> Receipt:
+    """Make one chunk with the CPU."""
+    return convert_chunk(Job(LocalStorage(), str(output), "cpu", block_bytes), chunk, advance, stopped)
+
+
+def run_plan(output: Path, plan: Plan, block_bytes: int) -> tuple[list[Receipt], dict[str, bytes]]:
+    """Make all chunks; gives the files' bytes as well."""
+    output.mkdir(exist_ok=True)
+    receipts = [run_chunk(output, chunk, block_bytes=block_bytes) for chunk in plan.chunks]
+    return receipts, {path.name: path.read_bytes() for path in sorted(output.iterdir())}
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float16", "float32"])
+@pytest.mark.parametrize("layout", ["separate", "packed", "transposed"])
+def test_blocks_from_1_kb_to_64_mb_give_the_tensors_of_the_reference(
+    checkpoint: Write, tmp_path: Path, layout: str, dtype: str
+) -> None:
+    spec = replace(SPEC, layout=layout)
+    source = checkpoint(spec)
+    plan = plan_folder(source, dtype)
+    assert len(plan.chunks) > 3
+    _receipts, first = run_plan(tmp_path / "first", plan, BLOCK_SIZES[0])
+    found = {
+        name: tensor for content in first.values() for name, tensor in safetensors.torch.load(content).items()
+    }
+    expected = reference.convert(source, spec)
+    assert sorted(found) == sorted(expected)
+    for name, tensor in expected.items():
+        wanted = tensor if dtype == "auto" else tensor.to(getattr(torch, dtype))
+        assert found[name].dtype == wanted.dtype
+        assert torch.equal(found[name], wanted), name
+    for block_bytes in BLOCK_SIZES[1:]:
+        _receipts, again = run_plan(tmp_path / str(block_bytes), plan, block_bytes)
+        assert again == first
+
+
+@pytest.mark.parametrize("block_bytes", BLOCK_SIZES)
+def test_each_byte_of_a_plain_checkpoint_is_read_and_written_once(
+    checkpoint: Write, tmp_path: Path, block_bytes: int
+) -> None:
+    plan = plan_folder(checkpoint(SPEC))
+    receipts, files = run_plan(tmp_path / "out", plan, block_bytes)
+    assert sum(receipt.bytes_read for receipt in receipts) == read_bytes(plan)
+    assert [receipt.bytes_written for receipt in receipts] == [len(content) for content in files.values()]
+    assert [receipt.chunk for receipt in receipts] == list(files)
+
+
+def test_all_bytes_of_a_chunk_are_told(checkpoint: Write, output: Path) -> None:
+    for chunk in plan_folder(checkpoint(SPEC)).chunks:
+        told: list[int] = []
+        receipt = run_chunk(output, chunk, told.append)
+        assert sum(told) == chunk.size_bytes == receipt.bytes_written
+        assert min(told) > 0
+        assert max(told) <= max(4096, len(chunk.header))
+
+
+def test_a_finished_chunk_is_kept_and_its_bytes_are_told(checkpoint: Write, output: Path) -> None:
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    run_chunk(output, chunk)
+    before = (output / chunk.name).stat()
+    told: list[int] = []
+    assert run_chunk(output, chunk, told.append) == Receipt(chunk.name, 0, 0, kept=True)
+    after = (output / chunk.name).stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert sum(told) == chunk.size_bytes
+    assert [path.name for path in output.iterdir()] == [chunk.name]
+
+
+def cut_short(content: bytes) -> bytes:
+    """Drop the last byte."""
+    return content[:-1]
+
+
+def make_long(content: bytes) -> bytes:
+    """Add a byte."""
+    return content + b"\0"
+
+
+def drop_all(_content: bytes) -> bytes:
+    """Leave an empty file."""
+    return b""
+
+
+def change_header(content: bytes) -> bytes:
+    """Name another type in the header, which has the same length."""
+    return content.replace(b'"BF16"', b'"F16" ', 1)
+
+
+@pytest.mark.parametrize("damage", [cut_short, make_long, change_header, drop_all])
+def test_a_chunk_of_another_size_or_header_is_made_again(
+    checkpoint: Write, output: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    run_chunk(output, chunk)
+    path = output / chunk.name
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert path.read_bytes() != whole
+    receipt = run_chunk(output, chunk)
+    assert not receipt.kept
+    assert path.read_bytes() == whole
+    assert find_partials(output) == []
+
+
+def test_two_attempts_at_one_chunk_leave_one_whole_file(checkpoint: Write, output: Path) -> None:
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    told: list[int] = []
+
+    def overtake(size_bytes: int) -> None:
+        if not told:
+            told.append(size_bytes)
+            run_chunk(output, chunk)
+
+    run_chunk(output, chunk, overtake)
+    assert [path.name for path in output.iterdir()] == [chunk.name]
+    assert run_chunk(output, chunk).kept
+
+
+def test_a_source_that_is_cut_short_before_it_is_opened_is_bad_input(copied: Path, output: Path) -> None:
+    plan = plan_folder(copied)
+    for path in copied.glob("*.pth"):
+        os.truncate(path, 5000)
+    with pytest.raises(InputError, match=r"consolidated\.\d\d\.pth: .*the file is truncated"):
+        run_plan(output, plan, 4096)
+    assert find_partials(output) == []
+
+
+def test_a_source_that_shrinks_while_it_is_read_is_bad_input(copied: Path, output: Path) -> None:
+    chunk = plan_folder(copied).chunks[0]
+    told: list[int] = []
+
+    def shrink(size_bytes: int) -> None:
+        told.append(size_bytes)
+        if len(told) == 2:
+            for path in copied.glob("*.pth"):
+                os.truncate(path, 5000)
+
+    with pytest.raises(InputError, match=r"consolidated\.\d\d\.pth: ends at byte .*; the file is truncated"):
+        run_chunk(output, chunk, shrink)
+    assert len(told) == 2
+    assert list(output.iterdir()) == []
+
+
+def test_a_source_that_is_gone_is_an_error_of_its_own(copied: Path, output: Path) -> None:
+    chunk = plan_folder(copied).chunks[0]
+    for path in copied.glob("*.pth"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError):
+        run_chunk(output, chunk)
+    assert list(output.iterdir()) == []
+
+
+def damage_header(path: Path, offset_bytes: int, content: bytes) -> None:
+    """Overwrite bytes of a file."""
+    with path.open("r+b") as file:
+        file.seek(offset_bytes)
+        file.write(content)
+
+
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [(0, b"PKxx"), (8, b"\x08\x00"), (6, b"\x01\x00"), (26, b"\xff\xff\xff\xff")],
+    ids=["signature", "compression", "encryption", "length of the name"],
+)
+def test_a_damaged_local_header_in_the_zip_is_found(
+    copied: Path, output: Path, place: int, content: bytes
+) -> None:
+    plan = plan_folder(copied)
+    # The last of the file, so that a longer name leads beyond its end.
+    record = max(
+        (copy.record for tensor in plan.tensors for copy in tensor.copies),
+        key=lambda record: (record.path, record.offset_bytes),
+    )
+    assert record.zipped
+    damage_header(Path(record.path), record.offset_bytes + place, content)
+    with pytest.raises(InputError, match=r"consolidated\.01\.pth: .*the file is (damaged|truncated)"):
+        run_plan(output, plan, 4096)
+    assert find_partials(output) == []
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 7])
+def test_a_stop_mid_way_leaves_no_file(checkpoint: Write, output: Path, blocks: int) -> None:
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    answers: Iterator[bool] = iter([False] * blocks + [True])
+    told: list[int] = []
+    with pytest.raises(Interrupted):
+        run_chunk(output, chunk, told.append, lambda: next(answers))
+    assert len(told) == 1 + blocks
+    assert list(output.iterdir()) == []
+
+
+def test_what_telling_raises_leaves_no_file(checkpoint: Write, output: Path) -> None:
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+
+    def interrupt(_size_bytes: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_chunk(output, chunk, interrupt)
+    assert list(output.iterdir()) == []
+
+
+class FullWriter(LocalWriter):
+    """A disk that is full after the header."""
+
+    def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
+        """Write at the beginning only."""
+        if offset_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().write_at(offset_bytes, buffer)
+
+
+@dataclass(frozen=True, slots=True)
+class FullStorage(LocalStorage):
+    """Files on a disk that is full."""
+
+    def begin(self, path: str, size_bytes: int) -> FullWriter:
+        """Begin a file that cannot be written."""
+        return FullWriter(path, size_bytes)
+
+
+def test_a_disk_that_fills_up_leaves_no_file(checkpoint: Write, output: Path) -> None:
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    job = Job(FullStorage(), str(output), "cpu")
+    with pytest.raises(OSError, match="No space left on device"):
+        convert_chunk(job, chunk, lambda _size_bytes: None, lambda: False)
+    assert list(output.iterdir()) == []
+
+
+def test_values_that_became_infinite_are_counted_for_each_chunk(copied: Path, output: Path) -> None:
+    shard = copied / "consolidated.00.pth"
+    state = torch.load(shard, weights_only=True)
+    state["layers.0.attention.wq.weight"][3, 5] = 1e5
+    state["norm.weight"][7] = float("inf")
+    torch.save(state, shard)
+    plan = plan_folder(copied, "float16")
+    infinite = {chunk.name: run_chunk(output, chunk).became_infinite for chunk in plan.chunks}
+    holder = next(
+        c.name for c in plan.chunks for t in c.tensors if t.source == "layers.0.attention.wq.weight"
+    )
+    assert {name: count for name, count in infinite.items() if count} == {holder: 1}
