@@ -39,11 +39,11 @@ def run_inline(
     that a signal handler raises in the calling thread, it returns only when every lane has
     stopped and so removed its partial file.
     """
-    progress.begin(sum(chunk.size_bytes for chunk in chunks), len(chunks))
     stop = threading.Event()
     outbox: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
     running: dict[int, _Lane] = {}
     try:
+        progress.begin(sum(chunk.size_bytes for chunk in chunks), len(chunks))
         for number in range(min(lanes, len(chunks))):
             inbox: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
             # A daemon: a lane that hangs in a dead file system must not keep the process from ending.

@@ -107,8 +107,8 @@ def convert_chunk(
     if is_finished(job.storage, path, chunk):
         advance(chunk.size_bytes)
         return Receipt(chunk.name, 0, 0, kept=True)
-    # What is there is of another plan or was damaged; a commit would not take its place.
-    job.storage.remove(path)
+    # What is there is damaged or of another plan, and only a replacing commit takes its place.
+    stale = job.storage.find(path) is not None
     device = open_device(job.device)
     became_infinite = 0
     writer = job.storage.begin(path, chunk.size_bytes)
@@ -123,7 +123,7 @@ def convert_chunk(
                     writer.write_at(start + block.target_offset * tensor.dtype.size_bytes, content)
                     advance(len(content))
                     became_infinite += infinite
-        writer.commit()
+        writer.commit(replace=stale)
     except BaseException:
         writer.abort()
         raise

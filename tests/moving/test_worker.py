@@ -14,7 +14,7 @@ import torch
 from distconv.errors import InputError, Interrupted
 from distconv.moving.worker import Job, Receipt, convert_chunk
 from distconv.planning.plan import Chunk, Plan
-from distconv.storage import Buffer, LocalStorage, LocalWriter
+from distconv.storage import Buffer, Entry, LocalStorage, LocalWriter
 from distconv.survey import decide, plan_conversion, read_bytes, read_checkpoint
 from tests import reference
 from tests.checkpoints import Spec
@@ -168,6 +168,32 @@ def test_two_attempts_at_one_chunk_leave_one_whole_file(checkpoint: Write, outpu
             run_chunk(output, chunk)
 
     run_chunk(output, chunk, overtake)
+    assert [path.name for path in output.iterdir()] == [chunk.name]
+    assert run_chunk(output, chunk).kept
+
+
+@dataclass(frozen=True, slots=True)
+class OvertakenStorage(LocalStorage):
+    """Where another attempt makes a chunk just after this one has found it missing."""
+
+    overtake: Callable[[], object]
+
+    def find(self, path: str) -> Entry | None:
+        """Tell what was there before the other attempt."""
+        found = LocalStorage().find(path)
+        if found is None:
+            self.overtake()
+        return found
+
+
+def test_an_attempt_that_was_overtaken_and_then_stops_leaves_the_whole_file(
+    checkpoint: Write, output: Path
+) -> None:
+    """As of a worker that was taken for dead, and wakes up when its chunk has been made by another."""
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    job = Job(OvertakenStorage(lambda: run_chunk(output, chunk)), str(output), "cpu")
+    with pytest.raises(Interrupted):
+        convert_chunk(job, chunk, lambda _size_bytes: None, lambda: True)
     assert [path.name for path in output.iterdir()] == [chunk.name]
     assert run_chunk(output, chunk).kept
 

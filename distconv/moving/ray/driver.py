@@ -77,8 +77,6 @@ def run_on_ray(
             finally:
                 run.close()
                 progress.end()
-            # One that came with the last event, or while the workers ended.
-            deliver_signals()
     return tuple(receipts[chunk.name] for chunk in chunks)
 
 

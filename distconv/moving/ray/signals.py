@@ -45,6 +45,8 @@ def held_back() -> Iterator[Callable[[], None]]:
                 if callable(handler):
                     signal.signal(number, _postpone(handler, pending))
         yield deliver
+    # What came while the last unit ended, or while the workers were closed.
+    deliver()
 
 
 def _postpone(
