@@ -10,6 +10,7 @@ import torch
 
 import distconv
 from distconv.moving import worker
+from distconv.moving.devices import TorchDevice
 from tests import reference
 from tests.checkpoints import Spec
 from tests.test_end_to_end import read_tensors
@@ -106,6 +107,29 @@ def test_any_block_size_gives_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(worker.Job.__init__, "__defaults__", (block_bytes,))
     distconv.convert(source, tmp_path / "out", dtype=dtype, max_shard_size=LIMIT)
+    assert read_bytes(tmp_path / "out") == inline
+
+
+@pytest.mark.parametrize("block_bytes", [1000, 30_001, None])
+def test_several_blocks_on_their_way_at_once_give_the_same_bytes(
+    source: Path,
+    tmp_path: Path,
+    inline: dict[str, bytes],
+    dtype: str,
+    block_bytes: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker.Job.__init__, "__defaults__", (block_bytes,))
+    monkeypatch.setattr(worker, "open_device", lambda _name: TorchDevice("cpu"))
+    distconv.convert(source, tmp_path / "out", dtype=dtype, max_shard_size=LIMIT)
+    assert read_bytes(tmp_path / "out") == inline
+
+
+@pytest.mark.gpu
+def test_the_gpu_gives_the_same_bytes(
+    source: Path, tmp_path: Path, inline: dict[str, bytes], dtype: str
+) -> None:
+    distconv.convert(source, tmp_path / "out", dtype=dtype, max_shard_size=LIMIT, device="cuda")
     assert read_bytes(tmp_path / "out") == inline
 
 

@@ -2,7 +2,7 @@
 
 from distconv.families.gather import ROWS, gather_copies
 from distconv.moving.devices import HostDevice
-from distconv.moving.worker import BLOCK_BYTES, Sources, make_contents
+from distconv.moving.worker import Sources, make_contents
 from distconv.planning.plan import TargetTensor
 from distconv.source.catalog import TensorView
 from distconv.storage import Storage
@@ -23,7 +23,7 @@ def equal_targets(storage: Storage, left: TargetTensor, right: TargetTensor) -> 
         streams = [_Stream(target, sources) for target in (left, right)]
         remaining = left.elements * left.stored.size_bytes
         while remaining:
-            size = min(remaining, BLOCK_BYTES)
+            size = min(remaining, HostDevice.block_bytes)
             if streams[0].take(size) != streams[1].take(size):
                 return False
             remaining -= size
@@ -34,7 +34,7 @@ class _Stream:
     """A tensor's bytes, in pieces of any size."""
 
     def __init__(self, target: TargetTensor, sources: Sources) -> None:
-        self._contents = make_contents(target, sources, HostDevice(), BLOCK_BYTES)
+        self._contents = make_contents(target, sources, HostDevice(), HostDevice.block_bytes)
         self._held = bytearray()
 
     def take(self, size_bytes: int) -> bytes:

@@ -5,7 +5,8 @@ contiguous elements, and every NaN becomes the one quiet NaN of the new type: wh
 makes of a NaN's payload differs between devices, and even within one vector.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from distconv.moving.bands import Piece
@@ -16,121 +17,199 @@ if TYPE_CHECKING:
 
 _QUIET_NAN = {"float16": 0x7E00, "bfloat16": 0x7FC0, "float32": 0x7FC00000, "float64": 0x7FF8000000000000}
 
+Finish = Callable[[], tuple[memoryview, int]]
+"""Waits for a block: its bytes, and how many finite elements became infinite."""
+
 
 class Device(Protocol):
-    """Where a block is put together."""
+    """Where blocks are put together; one thread uses it.
 
-    def gather(
-        self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType
-    ) -> memoryview:
-        """Put pieces, each with the bytes of its span, into one block of this size."""
+    For each block ``begin`` gives memory, the caller fills it with the source's bytes, one
+    piece behind the other, and ``submit`` takes it from there. All memory is used again when
+    ``depth`` more blocks have begun.
+    """
 
-    def gather_and_cast(
-        self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType, dtype: DType
-    ) -> tuple[memoryview, int]:
-        """Gather, then cast; also tells how many finite elements became infinite."""
+    depth: int
+    """How many blocks may be on their way at once."""
+    block_bytes: int
+    """A good size of a block."""
+
+    def begin(self, size_bytes: int) -> memoryview:
+        """Give memory for the source bytes of one more block."""
+
+    def submit(
+        self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
+    ) -> Finish:
+        """Start to put the pieces into a block of so many elements, cast where ``dtype`` differs."""
 
 
 class HostDevice:
-    """Gathers with NumPy, which is at hand long before torch; loads torch for casts only.
+    """Gathers with NumPy, which is at hand long before torch; loads torch for casts only."""
 
-    What it gives is overwritten by the next block.
-    """
+    depth = 1
+    block_bytes = 2 << 20
+    """Source and block together stay in the cache."""
 
     def __init__(self) -> None:
         """Start with no memory."""
-        self._memory = bytearray()
+        self._content = bytearray()
+        self._block = bytearray()
 
-    def gather(
-        self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType
+    def begin(self, size_bytes: int) -> memoryview:
+        """Give the same memory every time: fresh pages cost as much as reading into them does."""
+        if size_bytes > len(self._content):
+            self._content = bytearray(size_bytes)
+        return memoryview(self._content)[:size_bytes]
+
+    def submit(
+        self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
+    ) -> Finish:
+        """Do it at once."""
+        gathered = self._gather(content, pieces, elements, stored)
+        if dtype == stored:
+            return lambda: (gathered, 0)
+        import torch
+
+        cast, became_infinite = cast_block(
+            torch.frombuffer(gathered, dtype=getattr(torch, stored.name)), dtype
+        )
+        found: memoryview = cast.view(torch.uint8).numpy().data
+        return lambda: (found, int(became_infinite))
+
+    def _gather(
+        self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType
     ) -> memoryview:
-        """Put pieces together in host memory."""
         import numpy as np
         from numpy.lib.stride_tricks import as_strided
 
         unit = stored.size_bytes
-        if size_bytes > len(self._memory):
-            self._memory = bytearray(size_bytes)
-        block = np.frombuffer(self._memory, dtype=f"u{unit}", count=size_bytes // unit)
-        for piece, content in sources:
-            source = np.frombuffer(content, dtype=block.dtype)
+        if elements * unit > len(self._block):
+            self._block = bytearray(elements * unit)
+        block = np.frombuffer(self._block, dtype=f"u{unit}", count=elements)
+        source = np.frombuffer(content, dtype=f"u{unit}")
+        start = 0
+        for piece in pieces:
             np.copyto(
                 as_strided(
                     block[piece.target_offset :], piece.extents, [unit * n for n in piece.target_strides]
                 ),
-                as_strided(source, piece.extents, [unit * n for n in piece.source_strides]),
+                as_strided(source[start:], piece.extents, [unit * n for n in piece.source_strides]),
             )
+            start += piece.span
         return block.view(np.uint8).data
-
-    def gather_and_cast(
-        self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType, dtype: DType
-    ) -> tuple[memoryview, int]:
-        """Gather in host memory, cast with torch."""
-        import torch
-
-        gathered = self.gather(sources, size_bytes, stored)
-        block = torch.frombuffer(gathered, dtype=getattr(torch, stored.name))
-        cast, became_infinite = cast_block(block, dtype)
-        return _host_bytes(cast), became_infinite
 
 
 class TorchDevice:
-    """Gathers and casts on a torch device."""
+    """Gathers and casts on a torch device: reads, both transfers and the gather overlap.
+
+    Each block on its way has a slot of its own with pinned memory and a stream.
+    """
+
+    depth = 3
+    block_bytes = 16 << 20
+    """What keeps a PCIe link busy while two more such blocks wait."""
 
     def __init__(self, name: str) -> None:
         """Take a device by torch's name for it."""
         import torch
 
         self._device = torch.device(name)
+        self._slots = [_Slot(self._device) for _ in range(self.depth)]
+        self._begun = 0
 
-    def gather(
-        self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType
-    ) -> memoryview:
-        """Put pieces together on the device and bring the block back."""
-        return _host_bytes(self._gather(sources, size_bytes, stored))
+    def begin(self, size_bytes: int) -> memoryview:
+        """Give the memory of the next slot."""
+        self._begun += 1
+        return self._slot().content(size_bytes)
 
-    def gather_and_cast(
-        self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType, dtype: DType
-    ) -> tuple[memoryview, int]:
-        """Gather and cast on the device and bring the block back."""
+    def submit(
+        self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
+    ) -> Finish:
+        """Queue transfers and gather on the slot's stream."""
         import torch
 
-        block = self._gather(sources, size_bytes, stored).view(getattr(torch, stored.name))
-        cast, became_infinite = cast_block(block, dtype)
-        return _host_bytes(cast), became_infinite
+        integer = _integer(stored)
+        slot = self._slot()
+        with slot.queue():
+            source = slot.source[: len(content)].to(self._device, non_blocking=True).view(integer)
+            block = torch.empty(elements, dtype=integer, device=self._device)
+            start = 0
+            for piece in pieces:
+                target = block.as_strided(piece.extents, piece.target_strides, piece.target_offset)
+                target.copy_(source.as_strided(piece.extents, piece.source_strides, start))
+                start += piece.span
+            if dtype == stored:
+                return slot.bring_back(block, None)
+            return slot.bring_back(*cast_block(block.view(getattr(torch, stored.name)), dtype))
 
-    def _gather(
-        self, sources: Sequence[tuple[Piece, memoryview]], size_bytes: int, stored: DType
-    ) -> "torch.Tensor":
+    def _slot(self) -> "_Slot":
+        return self._slots[self._begun % self.depth]
+
+
+class _Slot:
+    """Host memory and a stream for one block on its way."""
+
+    def __init__(self, device: "torch.device") -> None:
         import torch
 
-        integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[stored.size_bytes]
-        block = torch.empty(size_bytes // stored.size_bytes, dtype=integer, device=self._device)
-        for piece, content in sources:
-            source = torch.frombuffer(content, dtype=integer).to(self._device)
-            target = block.as_strided(piece.extents, piece.target_strides, piece.target_offset)
-            target.copy_(source.as_strided(piece.extents, piece.source_strides))
-        return block
+        self._is_gpu = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self._is_gpu else None  # type: ignore[no-untyped-call]
+        self.source = self._host_memory(0)
+        self._found = self._host_memory(0)
+
+    def content(self, size_bytes: int) -> memoryview:
+        """Give memory that the stream reads from."""
+        if size_bytes > len(self.source):
+            self.source = self._host_memory(size_bytes)
+        found: memoryview = self.source.numpy().data
+        return found[:size_bytes]
+
+    def queue(self) -> contextlib.AbstractContextManager[object]:
+        """Queue what happens in the block on the slot's stream."""
+        import torch
+
+        return torch.cuda.stream(self._stream) if self._stream is not None else contextlib.nullcontext()
+
+    def bring_back(self, block: "torch.Tensor", became_infinite: "torch.Tensor | None") -> Finish:
+        """Queue the way back to the host, and give what waits for its end."""
+        import torch
+
+        size_bytes = block.numel() * block.element_size()
+        if size_bytes > len(self._found):
+            self._found = self._host_memory(size_bytes)
+        self._found[:size_bytes].copy_(block.view(torch.uint8), non_blocking=True)
+        ended = self._stream.record_event() if self._stream is not None else None
+        content: memoryview = self._found.numpy().data
+
+        def finish() -> tuple[memoryview, int]:
+            if ended is not None:
+                ended.synchronize()
+            return content[:size_bytes], 0 if became_infinite is None else int(became_infinite)
+
+        return finish
+
+    def _host_memory(self, size_bytes: int) -> "torch.Tensor":
+        import torch
+
+        return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=self._is_gpu and size_bytes > 0)
 
 
-def cast_block(block: "torch.Tensor", dtype: DType) -> tuple["torch.Tensor", int]:
+def cast_block(block: "torch.Tensor", dtype: DType) -> tuple["torch.Tensor", "torch.Tensor"]:
     """Cast contiguous elements; returns them with the number of finite ones that became infinite."""
     import torch
 
     cast = block.to(getattr(torch, dtype.name))
     nan = block.isnan()
-    if bool(nan.any()):
-        integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.size_bytes]
-        cast.view(integer)[nan] = _QUIET_NAN[dtype.name]
-    infinite = cast.isinf() & ~block.isinf()
-    return cast, int(infinite.sum())
+    # To ask a GPU would mean to wait for it.
+    if block.is_cuda or bool(nan.any()):
+        cast.view(_integer(dtype)).masked_fill_(nan, _QUIET_NAN[dtype.name])
+    return cast, (cast.isinf() & ~block.isinf()).sum()
 
 
-def _host_bytes(block: "torch.Tensor") -> memoryview:
+def _integer(dtype: DType) -> "torch.dtype":
     import torch
 
-    found: memoryview = block.cpu().view(torch.uint8).numpy().data
-    return found
+    return {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.size_bytes]
 
 
 def open_device(name: str) -> Device:

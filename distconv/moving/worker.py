@@ -3,20 +3,19 @@
 Memory is bounded by a few blocks, whatever the model's size.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from distconv.errors import Interrupted
 from distconv.moving.bands import Block, Piece, make_blocks
-from distconv.moving.devices import Device, open_device
+from distconv.moving.devices import Device, Finish, open_device
 from distconv.planning.plan import Chunk, TargetTensor
 from distconv.source.archive import Record, locate_data
 from distconv.storage import Reader, Storage, join, opened, read_range
-
-BLOCK_BYTES = 4 << 20
-"""What is read and gathered at once; a block of this size stays in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,8 @@ class Job:
     storage: Storage
     output: str
     device: str
-    block_bytes: int = BLOCK_BYTES
+    block_bytes: int | None = None
+    """What is read and gathered at once; None leaves it to the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,6 @@ class Sources:
         self._stack = ExitStack()
         self._readers: dict[str, Reader] = {}
         self._data_offsets: dict[Record, int] = {}
-        self._arena = memoryview(b"")
 
     def __enter__(self) -> Self:
         """Use it in a ``with`` block."""
@@ -66,22 +65,13 @@ class Sources:
         self._read_into(piece, unit_bytes, buffer)
         return buffer
 
-    def read_block(self, pieces: Sequence[Piece], unit_bytes: int) -> list[tuple[Piece, memoryview]]:
-        """Read the spans of a block's pieces; they are overwritten when the next block is read.
-
-        Fresh memory for every block would cost as much as reading into it does.
-        """
-        needed = sum(piece.span for piece in pieces) * unit_bytes
-        if needed > len(self._arena):
-            self._arena = memoryview(bytearray(needed))
-        contents = []
+    def read_block(self, pieces: Sequence[Piece], unit_bytes: int, content: memoryview) -> None:
+        """Read the spans of a block's pieces into memory, one behind the other."""
         start = 0
         for piece in pieces:
             end = start + piece.span * unit_bytes
-            self._read_into(piece, unit_bytes, self._arena[start:end])
-            contents.append((piece, self._arena[start:end]))
+            self._read_into(piece, unit_bytes, content[start:end])
             start = end
-        return contents
 
     def _read_into(self, piece: Piece, unit_bytes: int, buffer: memoryview) -> None:
         reader = self._readers.get(piece.record.path)
@@ -110,6 +100,7 @@ def convert_chunk(
     # What is there is damaged or of another plan, and only a replacing commit takes its place.
     stale = job.storage.find(path) is not None
     device = open_device(job.device)
+    block_bytes = job.block_bytes or device.block_bytes
     became_infinite = 0
     writer = job.storage.begin(path, chunk.size_bytes)
     try:
@@ -117,7 +108,7 @@ def convert_chunk(
             writer.write_at(0, chunk.header)
             advance(len(chunk.header))
             for tensor, start in zip(chunk.tensors, chunk.offsets_bytes, strict=True):
-                for block, content, infinite in make_contents(tensor, sources, device, job.block_bytes):
+                for block, content, infinite in make_contents(tensor, sources, device, block_bytes):
                     if stopped():
                         raise Interrupted("stopped")
                     writer.write_at(start + block.target_offset * tensor.dtype.size_bytes, content)
@@ -138,17 +129,28 @@ def make_contents(
     The bytes are good until the next block is asked for.
     """
     unit = tensor.stored.size_bytes
+    waiting: deque[tuple[Block, Finish]] = deque()
     for block in make_blocks(tensor, block_bytes):
-        contents = sources.read_block(block.pieces, unit)
-        if tensor.dtype != tensor.stored:
-            cast, infinite = device.gather_and_cast(
-                contents, block.elements * unit, tensor.stored, tensor.dtype
-            )
-            yield block, cast, infinite
-        elif len(block.pieces) == 1 and block.pieces[0].is_straight:
-            yield block, contents[0][1], 0
+        content = device.begin(sum(piece.span for piece in block.pieces) * unit)
+        sources.read_block(block.pieces, unit, content)
+        if tensor.dtype == tensor.stored and len(block.pieces) == 1 and block.pieces[0].is_straight:
+            waiting.append((block, partial(_give, content)))
         else:
-            yield block, device.gather(contents, block.elements * unit, tensor.stored), 0
+            waiting.append(
+                (block, device.submit(content, block.pieces, block.elements, tensor.stored, tensor.dtype))
+            )
+        if len(waiting) >= device.depth:
+            yield _finish(*waiting.popleft())
+    while waiting:
+        yield _finish(*waiting.popleft())
+
+
+def _give(content: memoryview) -> tuple[memoryview, int]:
+    return content, 0
+
+
+def _finish(block: Block, finish: Finish) -> tuple[Block, memoryview, int]:
+    return block, *finish()
 
 
 def is_finished(storage: Storage, path: str, chunk: Chunk) -> bool:

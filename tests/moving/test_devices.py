@@ -1,6 +1,7 @@
 """Gathers and casts: the same bytes on every device, however a tensor is cut."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -107,10 +108,25 @@ def content_of(bits: np.ndarray) -> memoryview:
     return memoryview(bytearray(bits.tobytes()))
 
 
+def run_on(
+    device: Device,
+    sources: Sequence[tuple[Piece, memoryview]],
+    stored: DType,
+    dtype: DType,
+    elements: int | None = None,
+) -> tuple[memoryview, int]:
+    """Put pieces together on a device; as many elements as come in, where nothing else is said."""
+    whole = b"".join(bytes(content) for _piece, content in sources)
+    memory = device.begin(len(whole))
+    memory[:] = whole
+    pieces = [piece for piece, _content in sources]
+    return device.submit(memory, pieces, elements or len(whole) // stored.size_bytes, stored, dtype)()
+
+
 def cast_on(device: Device, bits: np.ndarray, stored: DType, dtype: DType) -> tuple[np.ndarray, int]:
     """Cast dense elements on a device."""
     sources = [(straight(len(bits)), content_of(bits))]
-    found, became_infinite = device.gather_and_cast(sources, bits.nbytes, stored, dtype)
+    found, became_infinite = run_on(device, sources, stored, dtype)
     return np.frombuffer(bytes(found), dtype=f"u{dtype.size_bytes}"), became_infinite
 
 
@@ -216,7 +232,7 @@ def test_a_cast_does_not_depend_on_neighbours_or_pieces(
         if end > start
     ]
     for device in (HostDevice(), TorchDevice("cpu")):
-        found, became_infinite = device.gather_and_cast(sources, bits.nbytes, stored, dtype)
+        found, became_infinite = run_on(device, sources, stored, dtype)
         assert bytes(found) == expected.tobytes()
         assert became_infinite == expected_infinite
 
@@ -260,7 +276,7 @@ def check_gather(device: Device, kind: str, stored: DType, target_offset: int) -
     piece = Piece(NOWHERE, 0, span, extents, source_strides, target_offset, target_strides)
     # The first piece fills the block, the second lands upon it.
     sources = [(straight(size), content_of(below)), (piece, content_of(source))]
-    assert bytes(device.gather(sources, below.nbytes, stored)) == expected.tobytes()
+    assert bytes(run_on(device, sources, stored, stored, below.size)[0]) == expected.tobytes()
 
 
 @pytest.mark.parametrize("stored", [BFLOAT16, FLOAT32, FLOAT64], ids=str)
@@ -286,7 +302,7 @@ def test_a_gather_changes_no_pattern_of_16_bits(stored: DType) -> None:
     strides = contiguous_strides(bits.shape)
     piece = Piece(NOWHERE, 0, bits.size, bits.shape, strides[::-1], 0, strides)
     for device in (HostDevice(), TorchDevice("cpu")):
-        found = device.gather([(piece, content_of(bits))], bits.nbytes, stored)
+        found = run_on(device, [(piece, content_of(bits))], stored, stored)[0]
         assert bytes(found) == bits.T.tobytes()
 
 
@@ -294,6 +310,6 @@ def test_a_device_is_used_for_blocks_of_any_size_one_after_another() -> None:
     for device in (HostDevice(), TorchDevice("cpu")):
         for elements in (5, 1000, 3, 999, 1):
             bits = np.arange(elements, dtype=np.uint32)
-            found = device.gather([(straight(elements), content_of(bits))], bits.nbytes, FLOAT32)
+            found = run_on(device, [(straight(elements), content_of(bits))], FLOAT32, FLOAT32)[0]
             assert bytes(found) == bits.tobytes()
             assert cast_on(device, bits, FLOAT32, FLOAT16)[0].size == elements
