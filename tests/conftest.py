@@ -1,5 +1,6 @@
 """Fixtures that are made once a session: tokenizers, checkpoints, the pythons of other transformers versions."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
 
 ROOT = Path(__file__).parents[1]
+
+# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
