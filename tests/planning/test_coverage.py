@@ -110,12 +110,12 @@ def test_copies_put_what_concatenation_and_permutation_put(
 
 def fill(block: Block, by_record: dict[Record, np.ndarray], device: HostDevice | TorchDevice) -> np.ndarray:
     """Gather one block on a device."""
-    sources = [
-        (piece, memoryview(bytearray(by_record[piece.record][piece.source_offset :][: piece.span].tobytes())))
-        for piece in block.pieces
-    ]
-    assert all(len(content) == piece.span * 2 for piece, content in sources)
-    return np.frombuffer(device.gather(sources, block.elements * 2, BFLOAT16), dtype=np.uint16)
+    sources = [by_record[piece.record][piece.source_offset :][: piece.span] for piece in block.pieces]
+    assert all(len(source) == piece.span for source, piece in zip(sources, block.pieces, strict=True))
+    content = device.begin(sum(source.nbytes for source in sources))
+    content[:] = np.concatenate(sources).tobytes()
+    found, _infinite = device.submit(content, block.pieces, block.elements, BFLOAT16, BFLOAT16)()
+    return np.frombuffer(found, dtype=np.uint16)
 
 
 @given(parts(), st.integers(1, 400))
