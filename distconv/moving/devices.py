@@ -47,7 +47,7 @@ class HostDevice:
     """Gathers with NumPy, which is at hand long before torch; loads torch for casts only."""
 
     depth = 1
-    block_bytes = 2 << 20
+    block_bytes = 4 << 20
     """Source and block together stay in the cache."""
 
     def __init__(self) -> None:
