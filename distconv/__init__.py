@@ -7,17 +7,20 @@ on a laptop needs none of what moving bytes needs.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from distconv.checking import CheckReport, check
     from distconv.conversion import ConversionReport, convert
     from distconv.survey import Inspection, PlanReport, inspect, plan
     from distconv.tokenization import TokenizerReport, convert_tokenizer
     from distconv.verification import Verification, verify
 
 __all__ = [
+    "CheckReport",
     "ConversionReport",
     "Inspection",
     "PlanReport",
     "TokenizerReport",
     "Verification",
+    "check",
     "convert",
     "convert_tokenizer",
     "inspect",
@@ -26,6 +29,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CheckReport": "checking",
+    "check": "checking",
     "ConversionReport": "conversion",
     "convert": "conversion",
     "Inspection": "survey",

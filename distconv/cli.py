@@ -101,6 +101,7 @@ def cli(context: click.Context, *, debug: bool) -> None:
     \b
     Examples:
       distconv inspect Llama-2-7b
+      distconv check Llama-2-7b
       distconv plan Llama-2-70b
       distconv convert Llama-2-7b llama-2-7b-hf
       distconv convert Meta-Llama-3.1-8B-Instruct out --instruct --verify
@@ -126,14 +127,15 @@ def _show(report: Report, *, as_json: bool, notes_shown: bool = False) -> None:
 @click.option("--address", help="Ray cluster to use: auto, local or ADDRESS.")
 @_family_options
 @_tokenizer_option
+@click.option("--check", is_flag=True, help="First compare INPUT's files with their checksums.")
 @click.option("--verify", is_flag=True, help="Compare every tensor with INPUT before OUTPUT is made whole.")
 @click.option("--overwrite", is_flag=True, help="Replace the model in OUTPUT; other files stay.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")
 @_json_option
 def convert(
     *, source: str, output: str, dtype: str, max_shard_size: int | None, device: str, workers: int | None,
-    address: str | None, family: str | None, instruct: bool, tokenizer: str | None, verify: bool,
-    overwrite: bool, quiet: bool, as_json: bool,
+    address: str | None, family: str | None, instruct: bool, tokenizer: str | None, check: bool,
+    verify: bool, overwrite: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Convert INPUT into the Transformers folder OUTPUT.
 
@@ -147,8 +149,8 @@ def convert(
         address = os.environ.get("RAY_ADDRESS") or address
     report = run(
         source, output, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
-        address=address, family=family, instruct=instruct, tokenizer=tokenizer, verify=verify,
-        overwrite=overwrite, progress=_choose_progress(quiet=quiet),
+        address=address, family=family, instruct=instruct, tokenizer=tokenizer, check=check,
+        verify=verify, overwrite=overwrite, progress=_choose_progress(quiet=quiet),
     )  # fmt: skip
     _show(report, as_json=as_json, notes_shown=True)
     if not as_json and not quiet:
@@ -167,6 +169,29 @@ def _choose_progress(*, quiet: bool) -> "Progress":
     if sys.stderr.isatty():
         return BarProgress(sys.stderr)
     return LineProgress(lambda line: click.echo(line, err=True))
+
+
+@cli.command()
+@click.argument("source", metavar="INPUT")
+@_family_options
+@_tokenizer_option
+@click.option("--quiet", is_flag=True, help="No progress.")
+@_json_option
+def check(
+    *, source: str, family: str | None, instruct: bool, tokenizer: str | None, quiet: bool, as_json: bool
+) -> None:
+    """Compare INPUT's files with their checksums; exit code 2 where something is wrong.
+
+    Files that checklist.chk names are compared by MD5, other shards by the CRC32 of their
+    records where these have one. Headers, shapes and params.json are checked as well.
+    """
+    from distconv.checking import check as run
+
+    progress = _choose_progress(quiet=quiet)
+    report = run(source, family=family, instruct=instruct, tokenizer=tokenizer, progress=progress)
+    _show(report, as_json=as_json)
+    if not report.ok:
+        sys.exit(2)
 
 
 @cli.command()

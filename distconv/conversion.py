@@ -96,6 +96,7 @@ def convert(
     family: str | None = None,
     instruct: bool = False,
     tokenizer: PathLike | None = None,
+    check: bool = False,
     verify: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -106,10 +107,12 @@ def convert(
     several GPUs ask for Ray. Raises InputError, UsageError, OutputError (nothing that looks
     like a model is left), ConversionError (the same call again goes on where it stopped).
     """
-    started = time.monotonic()
     storage = LocalStorage()
     progress = Stopwatch(progress or SilentProgress())
     input_path, output_path = os.fspath(source), os.fspath(output)
+    if check:
+        _check(source, family, tokenizer, progress)
+    started = time.monotonic()
     checkpoint = read_checkpoint(
         storage,
         input_path,
@@ -164,6 +167,17 @@ def convert(
         verified=verify,
         notes=notes,
     )
+
+
+def _check(source: PathLike, family: str | None, tokenizer: PathLike | None, progress: Progress) -> None:
+    from distconv.checking import check
+
+    progress.note("comparing INPUT's files with their checksums")
+    report = check(source, family=family, tokenizer=tokenizer, progress=progress)
+    for note in report.notes:
+        progress.note(f"note: {note}")
+    if report.findings:
+        raise InputError.of(report.findings)
 
 
 def _choose_device(device: str) -> str:

@@ -13,7 +13,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("__init__",),
-    ("conversion", "verification", "tokenization"),
+    ("conversion", "verification", "tokenization", "checking"),
     ("assembly",),
     ("survey",),
     ("moving", "target"),
@@ -25,6 +25,7 @@ FLOORS = (
 """From the roof to the ground; rooms on one floor do not know each other, but for what is named here."""
 BESIDE = {
     ("conversion", "verification"),
+    ("conversion", "checking"),
     ("storage", "errors"),
     ("tensors", "errors"),
     ("progress", "errors"),

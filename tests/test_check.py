@@ -1,0 +1,124 @@
+"""INPUT's own checksums: Meta's checklists, and what zip archives record."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import distconv
+from distconv.errors import InputError
+from tests.checkpoints import Spec, write_checklist, write_checkpoint
+
+SPEC = Spec(shards=3, heads=6, kv_heads=3, dim=96, multiple_of=24, vocab=336)
+Write = Callable[[Spec], Path]
+
+
+@pytest.fixture
+def folder(checkpoint: Write, tmp_path: Path) -> Path:
+    """Give a checkpoint of one's own, to be damaged."""
+    return shutil.copytree(checkpoint(SPEC), tmp_path / "in")
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one bit of a file, counted from its end where negative."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 16
+    path.write_bytes(content)
+
+
+def test_a_good_checkpoint_is_good_by_md5(folder: Path) -> None:
+    report = distconv.check(folder)
+    assert report.ok
+    assert (report.by_md5, report.by_crc32) == (5, 0)  # three shards, params.json, tokenizer.model
+
+
+def test_one_changed_bit_in_a_shard_is_found_and_named(folder: Path) -> None:
+    path = folder / "consolidated.01.pth"
+    flip(path, path.stat().st_size // 2)
+    report = distconv.check(folder)
+    assert len(report.findings) == 1
+    assert report.findings[0].startswith(f"{path}: MD5 ")
+    assert "checklist.chk gives" in report.findings[0]
+    with pytest.raises(InputError, match="download the file again"):
+        distconv.convert(folder, folder.parent / "out", check=True)
+    assert not (folder.parent / "out").exists()
+
+
+def test_without_a_checklist_the_records_of_the_zip_are_checked(folder: Path) -> None:
+    (folder / "checklist.chk").unlink()
+    assert (distconv.check(folder).by_md5, distconv.check(folder).by_crc32) == (0, 3)
+    assert distconv.check(folder).ok
+    path = folder / "consolidated.02.pth"
+    flip(path, path.stat().st_size // 2)
+    (finding,) = distconv.check(folder).findings
+    assert finding.startswith(f"{path}: CRC32 ")
+
+
+def test_a_file_without_any_checksum_is_said_to_be_unchecked(
+    tmp_path: Path, sentencepiece_file: Path
+) -> None:
+    folder = write_checkpoint(tmp_path / "in", Spec(legacy=True, checklist=False), sentencepiece_file)
+    report = distconv.check(folder)
+    assert report.ok
+    assert "nothing to compare with" in report.notes[0]
+
+
+def test_the_tokenizers_list_lies_in_the_parent_folder(tmp_path: Path, sentencepiece_file: Path) -> None:
+    folder = write_checkpoint(tmp_path / "7B", Spec(tokenizer="parent"), sentencepiece_file)
+    write_checklist(tmp_path)
+    (tmp_path / "checklist.chk").rename(tmp_path / "tokenizer_checklist.chk")
+    assert distconv.check(folder).by_md5 == 3
+    flip(tmp_path / "tokenizer.model", -1)
+    assert any("tokenizer_checklist.chk gives" in finding for finding in distconv.check(folder).findings)
+
+
+@pytest.mark.parametrize("form", ["{md5}  ./{name}", "{md5} *{name}", "{MD5}  {name}\r"])
+def test_every_form_of_line_is_read(folder: Path, form: str) -> None:
+    lines = (folder / "checklist.chk").read_text().splitlines()
+    pairs = [line.split("  ") for line in lines]
+    text = "\n".join(form.format(md5=md5, MD5=md5.upper(), name=name) for md5, name in pairs)
+    (folder / "checklist.chk").write_text(text)
+    assert distconv.check(folder).by_md5 == 5
+    assert distconv.check(folder).ok
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0" * 32 + "  ../params.json\n", "line 1 names ../params.json, which lies outside"),
+        ("0" * 32 + "  /etc/passwd\n", "line 1 names /etc/passwd, which lies outside"),
+        ("0" * 32 + "  x/../../y\n", "which lies outside"),
+        ("<html>403</html>", "line 1 is no `md5  name`; the file is an HTML or XML page"),
+        ("0" * 31 + "  params.json\n", "line 1 is no `md5  name`"),
+        ("0" * 32 + "  consolidated.07.pth\n", "consolidated.07.pth: missing, though"),
+    ],
+)
+def test_a_bad_checklist_is_a_finding(folder: Path, text: str, words: str) -> None:
+    (folder / "checklist.chk").write_text(text)
+    assert any(words in finding for finding in distconv.check(folder).findings)
+
+
+def test_headers_and_checksums_are_reported_together(folder: Path) -> None:
+    flip(folder / "consolidated.00.pth", 2000)
+    (folder / "consolidated.01.pth").write_bytes(b"<html>403 Forbidden</html>")
+    state = torch.load(folder / "consolidated.02.pth", weights_only=True)
+    torch.save(state, folder / "consolidated.02.pth")
+    findings = distconv.check(folder).findings
+    assert any("HTML" in finding for finding in findings)
+    assert sum("MD5" in finding for finding in findings) >= 2
+
+
+def test_the_command_exits_with_2_and_names_what_is_wrong(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from distconv.cli import main
+
+    main(["check", str(folder)])
+    assert "5 files by MD5, 0 by CRC32, all as they should be" in capsys.readouterr().out
+    flip(folder / "params.json", -2)
+    with pytest.raises(SystemExit) as exited:
+        main(["check", str(folder), "--json"])
+    assert exited.value.code == 2
+    assert '"ok": false' in capsys.readouterr().out
