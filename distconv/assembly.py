@@ -1,10 +1,6 @@
 """What stands beside the chunks: config, tokenizer, licence, index and receipt, as bytes."""
 
-import hashlib
-import json
 import os
-from collections.abc import Mapping
-from importlib import metadata
 
 from distconv.errors import InputError
 from distconv.families.llama import Family
@@ -94,40 +90,3 @@ def make_files(storage: Storage, checkpoint: Checkpoint, plan: Plan) -> dict[str
     if index is not None:
         files[index[0]] = index[1]
     return files
-
-
-def make_receipt(storage: Storage, checkpoint: Checkpoint, plan: Plan, files: Mapping[str, bytes]) -> bytes:
-    """Note what OUTPUT is made from and how, with a digest that tells whether two runs make the same.
-
-    It names no host, worker or time, so that every run of a conversion leaves the same bytes.
-    """
-    sources = []
-    for path in (
-        checkpoint.files.params,
-        *(path for shard in checkpoint.files.shards for path in shard.paths),
-    ):
-        entry = storage.find(path)
-        if entry is None:
-            raise InputError(f"{path}: gone while it was read")
-        sources.append({"name": entry.name, "size_bytes": entry.size_bytes, "version": entry.version})
-    chunks = [
-        {
-            "name": chunk.name,
-            "size_bytes": chunk.size_bytes,
-            "header_sha256": hashlib.sha256(chunk.header).hexdigest(),
-        }
-        for chunk in plan.chunks
-    ]
-    content: dict[str, object] = {
-        "distconv": metadata.version("distconv"),
-        "family": checkpoint.choice.family.name,
-        "instruct": checkpoint.choice.instruct,
-        "dtype": plan.dtype.name,
-        "tied": plan.decisions.tied,
-        "kv_replication": plan.decisions.kv_replication,
-        "source": sources,
-        "chunks": chunks,
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-    }
-    content["plan_sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return to_json(content)

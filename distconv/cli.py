@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import click
 
-from distconv.errors import DistconvError, Interrupted, Stopped, Terminated
+from distconv.errors import DistconvError, Interrupted, Stopped, Terminated, describe_os_error
 
 if TYPE_CHECKING:
     from distconv.progress import Progress
@@ -233,16 +233,23 @@ def inspect(*, source: str, family: str | None, instruct: bool, tokenizer: str |
 
 @cli.command()
 @click.argument("output", metavar="OUTPUT")
-@click.option("--against", required=True, metavar="INPUT", help="The checkpoint it was made from.")
+@click.option(
+    "--against", metavar="INPUT", help="Also compare every tensor with the checkpoint it was made from."
+)
 @_family_options
 @_tokenizer_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 @_json_option
 def verify(
-    *, output: str, against: str, family: str | None, instruct: bool, tokenizer: str | None, quiet: bool,
+    *, output: str, against: str | None, family: str | None, instruct: bool, tokenizer: str | None, quiet: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Recompute every tensor of OUTPUT from INPUT and compare; exit code 1 where one differs."""
+    """Check that OUTPUT is a whole model; exit code 1 where something is wrong.
+
+    Index, headers and sizes must be in their one form, every file must have the digest that
+    distconv.json records, and a model made of config.json must take every tensor. With
+    --against, every tensor is also made again from INPUT and compared.
+    """
     from distconv.verification import verify as run
 
     progress = _choose_progress(quiet=quiet)
@@ -303,7 +310,7 @@ def main(arguments: list[str] | None = None) -> None:
     except DistconvError as error:
         _fail(error, str(error), error.exit_code, debug=debug)
     except OSError as error:
-        _fail(error, str(error), 1, debug=debug)
+        _fail(error, describe_os_error(error), 1, debug=debug)
 
 
 def _stop(stopped: Stopped, error: BaseException, *, debug: bool) -> NoReturn:

@@ -1,21 +1,25 @@
 """Convert a checkpoint: read headers, plan, move, check, and set the mark last."""
 
-import json
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from importlib import metadata
+from typing import Generic, TypeVar
 
-from distconv.assembly import SMALL_FILE_BYTES, make_files, make_receipt
+from distconv.assembly import make_files
 from distconv.errors import ConversionError, InputError, OutputError, UsageError
 from distconv.moving.compare import equal_targets, target_of_view
+from distconv.moving.executor import Keep
 from distconv.moving.inline import run_inline
 from distconv.moving.worker import Job, Receipt, is_finished
 from distconv.planning.plan import Plan
 from distconv.progress import Progress, SilentProgress, Stopwatch, format_size
-from distconv.storage import LocalStorage, Storage, join, read_small, write_small
+from distconv.resuming import is_done, make_identity, taken
+from distconv.storage import LocalStorage, Storage, join
 from distconv.survey import Checkpoint, PathLike, decide, plan_conversion, read_checkpoint
-from distconv.target.finalise import RECEIPT_NAME, clear_folder, sweep_partials, write_files
 
 DEVICE_CHOICES = ("auto", "cpu", "cuda")
 _INLINE_LANES = 4
@@ -135,21 +139,25 @@ def convert(
     notes = (*checkpoint.notes, *decided)
     for note in notes:
         progress.note(f"note: {note}")
-    files = make_files(storage, checkpoint, plan)
-    receipt = make_receipt(storage, checkpoint, plan, files)
-    done = _prepare_output(storage, output_path, plan, files, receipt, overwrite=overwrite)
+    identity = make_identity(storage, checkpoint, plan, metadata.version("distconv"))
+    done = not overwrite and is_done(storage, output_path, plan, identity)
     planned = time.monotonic()
+    begun = moved = planned
     receipts: tuple[Receipt, ...] = ()
-    if not done:
-        job = Job(storage, output_path, device)
-        receipts = _move(job, plan, workers, address, progress)
-    begun, moved = progress.begun or planned, progress.ended or time.monotonic()
-    if not done:
-        _check_chunks(storage, output_path, plan)
-    if verify:
-        _verify(checkpoint, plan, output_path, storage, progress)
-    if not done:
-        write_files(storage, output_path, files)
+    if done:
+        if verify:
+            _verify(checkpoint, plan, output_path, storage, progress)
+    else:
+        with taken(storage, output_path, plan, identity, progress, overwrite=overwrite) as folder:
+            # The tokenizer takes as long as a gigabyte of tensors, and needs no disk.
+            files = _Later(lambda: make_files(storage, checkpoint, plan))
+            job = Job(storage, output_path, device, recorded=folder.recorded)
+            receipts = _move(job, plan, workers, address, progress, folder.keep)
+            _check_chunks(storage, output_path, plan)
+            begun, moved = progress.begun or planned, progress.ended or time.monotonic()
+            if verify:
+                _verify(checkpoint, plan, output_path, storage, progress)
+            folder.finish(files.result())
     return ConversionReport(
         output=output_path,
         family=checkpoint.choice.family.title,
@@ -204,15 +212,15 @@ def _refuse_overlap(storage: Storage, checkpoint: Checkpoint, output: str) -> No
 
 
 def _move(
-    job: Job, plan: Plan, workers: int | None, address: str | None, progress: Progress
+    job: Job, plan: Plan, workers: int | None, address: str | None, progress: Progress, keep: Keep
 ) -> tuple[Receipt, ...]:
     if workers is not None and workers < 1:
         raise UsageError(f"workers {workers}: expected at least 1")
     if workers is None and address is None and not _has_several_gpus(job.device):
-        return run_inline(job, plan.chunks, min(_INLINE_LANES, os.cpu_count() or 1), progress)
+        return run_inline(job, plan.chunks, min(_INLINE_LANES, os.cpu_count() or 1), progress, keep=keep)
     from distconv.moving.ray.driver import Cluster, run_on_ray
 
-    return run_on_ray(job, plan.chunks, Cluster(address, workers), progress)
+    return run_on_ray(job, plan.chunks, Cluster(address, workers), progress, keep=keep)
 
 
 def _has_several_gpus(device: str) -> bool:
@@ -234,14 +242,14 @@ def _check_chunks(storage: Storage, output: str, plan: Plan) -> None:
 
 
 def _verify(checkpoint: Checkpoint, plan: Plan, output: str, storage: Storage, progress: Progress) -> None:
+    from distconv.proof import read_headers
     from distconv.verification import compare_tensors
 
     progress.note("verifying every tensor against the source")
+    headers, differences = read_headers(storage, output, [chunk.name for chunk in plan.chunks])
     progress.begin(plan.size_bytes, len(plan.chunks))
     try:
-        differences = compare_tensors(
-            storage, output, checkpoint, tuple(c.name for c in plan.chunks), progress
-        )
+        differences += compare_tensors(storage, checkpoint, headers, progress)
     finally:
         progress.end()
     if differences:
@@ -250,56 +258,23 @@ def _verify(checkpoint: Checkpoint, plan: Plan, output: str, storage: Storage, p
         )
 
 
-def _prepare_output(
-    storage: Storage,
-    output: str,
-    plan: Plan,
-    files: Mapping[str, bytes],
-    receipt: bytes,
-    *,
-    overwrite: bool,
-) -> bool:
-    """Make OUTPUT ready to be written to; True where it is whole and equal to the plan already."""
-    entry = storage.find(output)
-    if entry is not None and not entry.is_folder:
-        raise OutputError(f"{output}: a file, expected a folder")
-    names = {found.name for found in storage.list_folder(output)}
-    same = (
-        RECEIPT_NAME in names and read_small(storage, join(output, RECEIPT_NAME), SMALL_FILE_BYTES) == receipt
-    )
-    if overwrite and names:
-        clear_folder(storage, output)
-    elif same:
-        if _is_whole(storage, output, plan, files):
-            return True
-        sweep_partials(storage, output)
-    elif names:
-        raise OutputError(
-            f"{output}: holds {_difference(storage, output, receipt, names)}; "
-            "give an empty folder, or --overwrite to replace the model in it"
-        )
-    storage.make_folder(output)
-    write_small(storage, join(output, RECEIPT_NAME), receipt)
-    return False
+_T = TypeVar("_T")
 
 
-def _is_whole(storage: Storage, output: str, plan: Plan, files: Mapping[str, bytes]) -> bool:
-    for name, content in files.items():
-        entry = storage.find(join(output, name))
-        if entry is None or entry.size_bytes != len(content):
-            return False
-        if read_small(storage, join(output, name), SMALL_FILE_BYTES) != content:
-            return False
-    return all(is_finished(storage, join(output, chunk.name), chunk) for chunk in plan.chunks)
+class _Later(Generic[_T]):
+    """A result that is computed while something else goes on."""
 
+    def __init__(self, compute: Callable[[], _T]) -> None:
+        self._outcome: Future[_T] = Future()
+        # A daemon: who stops the conversion does not wait for it.
+        threading.Thread(target=self._run, args=(compute,), daemon=True).start()
 
-def _difference(storage: Storage, output: str, receipt: bytes, names: Sequence[str] | set[str]) -> str:
-    if RECEIPT_NAME not in names:
-        return f"other files ({', '.join(sorted(names)[:4])}{', …' if len(names) > 4 else ''})"
-    try:
-        before = json.loads(read_small(storage, join(output, RECEIPT_NAME), SMALL_FILE_BYTES))
-        now = json.loads(receipt)
-        changed = [key for key in now if before.get(key) != now[key] and key != "plan_sha256"]
-    except (ValueError, AttributeError):
-        return f"an unreadable {RECEIPT_NAME}"
-    return f"another conversion (different: {', '.join(changed)})"
+    def result(self) -> _T:
+        """Wait for it; raises what computing it raised."""
+        return self._outcome.result()
+
+    def _run(self, compute: Callable[[], _T]) -> None:
+        try:
+            self._outcome.set_result(compute())
+        except BaseException as error:  # noqa: BLE001  it is raised by result
+            self._outcome.set_exception(error)

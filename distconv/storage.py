@@ -8,6 +8,7 @@ final name is whole: its bytes are written under a name that no other attempt us
 import contextlib
 import os
 import posixpath
+import shutil
 import socket
 import uuid
 from collections.abc import Iterator
@@ -86,6 +87,9 @@ class Storage(Protocol):
     def flush_folder(self, folder: str) -> None:
         """Make the names in a folder durable."""
 
+    def free_bytes(self, folder: str) -> int:
+        """Give the space that is left for new files in a folder, which need not be there yet."""
+
     def real_path(self, path: str) -> str:
         """Give the path with links resolved, to tell whether two are the same place."""
 
@@ -144,7 +148,8 @@ class LocalReader:
         """Fill the whole buffer from this offset."""
         done = 0
         while done < len(buffer):
-            count = os.preadv(self._descriptor, [buffer[done:]], offset_bytes + done)
+            with _naming(self.path):
+                count = os.preadv(self._descriptor, [buffer[done:]], offset_bytes + done)
             if count == 0:
                 raise InputError(
                     f"{self.path}: ends at byte {offset_bytes + done:,}, "
@@ -169,7 +174,8 @@ class LocalWriter:
         self._partial = os.path.join(folder, f".{name}.{attempt}{PARTIAL_SUFFIX}")
         self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            _reserve(self._descriptor, size_bytes)
+            with _naming(path):
+                _reserve(self._descriptor, size_bytes)
         except BaseException:
             self.abort()
             raise
@@ -179,14 +185,16 @@ class LocalWriter:
         view = memoryview(buffer)
         done = 0
         while done < len(view):
-            done += os.pwrite(self._descriptor, view[done:], offset_bytes + done)
+            with _naming(self._path):
+                done += os.pwrite(self._descriptor, view[done:], offset_bytes + done)
 
     def commit(self, *, replace: bool = False) -> bool:
         """Make the file durable and give it its name."""
         found = os.fstat(self._descriptor).st_size
         if found != self._size_bytes:
             raise ConversionError(f"{self._path}: {found} bytes written, expected {self._size_bytes}")
-        os.fsync(self._descriptor)
+        with _naming(self._path):
+            os.fsync(self._descriptor)
         self._close()
         if replace:
             os.replace(self._partial, self._path)
@@ -252,9 +260,26 @@ class LocalStorage:
         finally:
             os.close(descriptor)
 
+    def free_bytes(self, folder: str) -> int:
+        """Give the space that is left to this user on the folder's file system."""
+        folder = os.path.abspath(folder)
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        return shutil.disk_usage(folder).free
+
     def real_path(self, path: str) -> str:
         """Give the absolute path with links resolved."""
         return os.path.realpath(path)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Let an error of a descriptor, which knows no name, tell the file's."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
 
 
 def _reserve(descriptor: int, size_bytes: int) -> None:

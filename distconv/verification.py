@@ -1,13 +1,12 @@
-"""Prove that OUTPUT holds INPUT's tensors, on another path than the worker's.
+"""Prove that OUTPUT is whole, and that it holds INPUT's tensors, on another path than the worker's.
 
 The worker copies by strides that the plan computed. Here rows are read whole, concatenated
 shard by shard and permuted by an index of rows, and compared with what OUTPUT's own headers
 say is where. Memory is bounded: a band of rows at a time.
 """
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,13 +15,14 @@ from distconv.families.llama import EMBEDDING, OUTPUT
 from distconv.families.rules import Match
 from distconv.moving.bands import Piece
 from distconv.moving.worker import Sources
-from distconv.planning.chunks import INDEX_NAME, SINGLE_NAME
 from distconv.progress import Progress, SilentProgress
+from distconv.proof import Headers, prove, read_headers
 from distconv.source.catalog import TensorView
-from distconv.storage import LocalStorage, Storage, join, opened, read_range, read_small
+from distconv.storage import LocalStorage, Storage, join, opened, read_range
 from distconv.survey import Checkpoint, PathLike, read_checkpoint
 from distconv.target.finalise import RECEIPT_NAME
-from distconv.tensors import DTYPES, DType, extent_elements
+from distconv.target.written import Written, list_chunks, read_object
+from distconv.tensors import DType, extent_elements
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,17 +31,14 @@ if TYPE_CHECKING:
     Rows = npt.NDArray[np.unsignedinteger]
 
 _BAND_BYTES = 16 << 20
-_HEADER_LIMIT_BYTES = 100 << 20
-_INDEX_LIMIT_BYTES = 100 << 20
-_DTYPES_BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What the comparison found."""
+    """What was found; ``source`` is None where OUTPUT was looked at alone."""
 
     output: str
-    source: str
+    source: str | None
     tensors: int
     differences: tuple[str, ...]
     notes: tuple[str, ...]
@@ -65,117 +62,71 @@ class Verification:
     def lines(self) -> tuple[str, ...]:
         """Give the same for people."""
         if self.ok:
-            return (f"{self.output}: all {self.tensors} tensors equal {self.source}",)
-        return (f"{self.output}: differs from {self.source}", *self.differences)
+            equal = "whole" if self.source is None else f"whole and equal to {self.source}"
+            return (f"{self.output}: all {self.tensors} tensors are {equal}",)
+        count = len(self.differences)
+        return (f"{self.output}: {count} finding{'s' if count > 1 else ''}", *self.differences)
 
 
 def verify(
     output: PathLike,
     *,
-    against: PathLike,
+    against: PathLike | None = None,
     family: str | None = None,
     instruct: bool = False,
     tokenizer: PathLike | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Recompute every tensor of OUTPUT from INPUT and compare all bytes.
+    """Check OUTPUT's structure and digests; with ``against``, compare every tensor with INPUT's too.
 
     Raises OutputError where OUTPUT is no model folder, InputError where INPUT cannot be read.
     """
-    storage = LocalStorage()
-    output_path, source_path = os.fspath(output), os.fspath(against)
-    chunks = _list_chunks(storage, output_path)
-    checkpoint = read_checkpoint(
-        storage,
-        source_path,
-        family=family or _recorded_family(storage, output_path),
-        instruct=instruct,
-        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
-    )
-    progress = progress or SilentProgress()
-    sizes = [entry.size_bytes for name in chunks if (entry := storage.find(join(output_path, name)))]
-    progress.begin(sum(sizes), len(chunks))
+    storage, progress = LocalStorage(), progress or SilentProgress()
+    output_path = os.fspath(output)
+    chunks = list_chunks(storage, output_path)
+    checkpoint = None
+    if against is not None:
+        checkpoint = read_checkpoint(
+            storage,
+            os.fspath(against),
+            family=family or _recorded_family(storage, output_path),
+            instruct=instruct,
+            tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+        )
+    headers, findings = read_headers(storage, output_path, chunks)
+    sizes = [entry.size_bytes for name in headers if (entry := storage.find(join(output_path, name)))]
+    progress.begin(sum(sizes), len(headers))
     try:
-        differences = compare_tensors(storage, output_path, checkpoint, chunks, progress)
+        found, notes = prove(storage, output_path, headers, progress)
     finally:
         progress.end()
-    return Verification(output_path, source_path, len(checkpoint.matches), tuple(differences), ())
+    findings += found
+    if checkpoint is not None:
+        progress.begin(sum(sizes), len(headers))
+        try:
+            findings += compare_tensors(storage, checkpoint, headers, progress)
+        finally:
+            progress.end()
+    tensors = sum(len(written) for written in headers.values())
+    source = None if against is None else os.fspath(against)
+    return Verification(output_path, source, tensors, tuple(findings), tuple(notes))
 
 
 def _recorded_family(storage: Storage, output: str) -> str | None:
     if storage.find(join(output, RECEIPT_NAME)) is None:
         return None
-    recorded = _read_object(storage, join(output, RECEIPT_NAME)).get("family")
+    try:
+        conversion = read_object(storage, join(output, RECEIPT_NAME)).get("conversion")
+    except OutputError:  # a damaged receipt is a finding, and no reason not to look further
+        return None
+    recorded = conversion.get("family") if isinstance(conversion, dict) else None
     return recorded if isinstance(recorded, str) else None
 
 
-def _read_object(storage: Storage, path: str) -> dict[str, object]:
-    try:
-        found = json.loads(read_small(storage, path, _INDEX_LIMIT_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise OutputError(f"{path}: not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise OutputError(f"{path}: expected a JSON object")
-    return found
-
-
-def _list_chunks(storage: Storage, output: str) -> tuple[str, ...]:
-    """Give the names of the chunk files that the index names, or the single one."""
-    if storage.find(join(output, INDEX_NAME)) is not None:
-        weight_map = _read_object(storage, join(output, INDEX_NAME)).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise OutputError(f"{join(output, INDEX_NAME)}: no weight_map")
-        return tuple(sorted({str(name) for name in weight_map.values()}))
-    if storage.find(join(output, SINGLE_NAME)) is not None:
-        return (SINGLE_NAME,)
-    raise OutputError(f"{output}: neither {INDEX_NAME} nor {SINGLE_NAME}; the conversion is not finished")
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """A tensor as OUTPUT's header names it."""
-
-    path: str
-    offset_bytes: int
-    dtype: DType
-    shape: tuple[int, ...]
-
-
-def _read_header(storage: Storage, path: str) -> dict[str, _Written]:
-    """Read a chunk's header, as its file says; OutputError where it is not one."""
-    if storage.find(path) is None:
-        raise OutputError(f"{path}: missing, though the index names it")
-    with opened(storage, path) as reader:
-        size = int.from_bytes(read_range(reader, 0, 8), "little") if reader.size_bytes >= 8 else -1
-        if not 0 <= size <= min(_HEADER_LIMIT_BYTES, reader.size_bytes - 8):
-            raise OutputError(f"{path}: no safetensors header")
-        text = bytes(read_range(reader, 8, size))
-        data_bytes = reader.size_bytes - 8 - size
-    try:
-        entries = json.loads(text)
-        entries.pop("__metadata__", None)
-        found = {
-            name: _Written(
-                path,
-                8 + size + entry["data_offsets"][0],
-                _DTYPES_BY_CODE[entry["dtype"]],
-                tuple(entry["shape"]),
-            )
-            for name, entry in entries.items()
-        }
-        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise OutputError(f"{path}: damaged safetensors header ({type(error).__name__}: {error})") from None
-    if end != data_bytes:
-        raise OutputError(f"{path}: {data_bytes:,} bytes of data, its header needs {end:,}")
-    return found
-
-
 def compare_tensors(
-    storage: Storage, output: str, checkpoint: Checkpoint, chunks: Sequence[str], progress: Progress
+    storage: Storage, checkpoint: Checkpoint, headers: Headers, progress: Progress
 ) -> list[str]:
     """List every tensor of these chunks that is missing, foreign, or differs from the source."""
-    headers = {name: _read_header(storage, join(output, name)) for name in chunks}
     missing = {match.target: match for match in checkpoint.matches}
     differences: list[str | None] = []
     with Sources(storage) as sources:
@@ -210,7 +161,7 @@ def _explain_missing(match: Match, checkpoint: Checkpoint, sources: Sources) -> 
 def _compare_tensor(
     storage: Storage,
     match: Match,
-    target: _Written,
+    target: Written,
     checkpoint: Checkpoint,
     sources: Sources,
     progress: Progress,
@@ -236,7 +187,7 @@ def _compare_tensor(
     return None
 
 
-def _whole_shape(match: Match, target: _Written) -> tuple[tuple[int, ...], int]:
+def _whole_shape(match: Match, target: Written) -> tuple[tuple[int, ...], int]:
     """The shape that the shards give together; doubled key heads may be written once."""
     shape = list(match.views[0].shape)
     if match.gather.axis is not None:

@@ -14,12 +14,15 @@ FLOORS = (
     ("cli",),
     ("__init__",),
     ("conversion", "verification", "tokenization", "checking"),
+    ("proof",),
+    ("resuming",),
     ("assembly",),
     ("survey",),
     ("moving", "target"),
     ("planning",),
     ("families",),
     ("source",),
+    ("lock", "digests"),
     ("storage", "tensors", "progress", "errors"),
 )
 """From the roof to the ground; rooms on one floor do not know each other, but for what is named here."""

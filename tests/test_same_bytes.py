@@ -105,7 +105,9 @@ def test_any_block_size_gives_the_same_bytes(
     block_bytes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker.Job.__init__, "__defaults__", (block_bytes,))
+    monkeypatch.setattr(
+        worker.Job.__init__, "__defaults__", (block_bytes, *worker.Job.__init__.__defaults__[1:])
+    )
     distconv.convert(source, tmp_path / "out", dtype=dtype, max_shard_size=LIMIT)
     assert read_bytes(tmp_path / "out") == inline
 
@@ -119,7 +121,9 @@ def test_several_blocks_on_their_way_at_once_give_the_same_bytes(
     block_bytes: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker.Job.__init__, "__defaults__", (block_bytes,))
+    monkeypatch.setattr(
+        worker.Job.__init__, "__defaults__", (block_bytes, *worker.Job.__init__.__defaults__[1:])
+    )
     monkeypatch.setattr(worker, "open_device", lambda _name: TorchDevice("cpu"))
     distconv.convert(source, tmp_path / "out", dtype=dtype, max_shard_size=LIMIT)
     assert read_bytes(tmp_path / "out") == inline

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from distconv.moving.executor import Convert, classify
+from distconv.moving.executor import Convert, Keep, classify, forget
 from distconv.moving.scheduler import Action, Assign, Failure, Finish, GiveUp, Limits, Replace, Scheduler
 from distconv.moving.worker import Job, Receipt, convert_chunk
 from distconv.planning.plan import Chunk
@@ -31,7 +31,12 @@ class _Lane:
 
 
 def run_inline(
-    job: Job, chunks: Sequence[Chunk], lanes: int, progress: Progress, convert: Convert = convert_chunk
+    job: Job,
+    chunks: Sequence[Chunk],
+    lanes: int,
+    progress: Progress,
+    convert: Convert = convert_chunk,
+    keep: Keep = forget,
 ) -> tuple[Receipt, ...]:
     """Convert all chunks, ``lanes`` at a time; the receipts come in the order of the chunks.
 
@@ -52,7 +57,7 @@ def run_inline(
             )
             running[number] = _Lane(thread, inbox)
             thread.start()
-        receipts = _drive(chunks, running, outbox, progress)
+        receipts = _drive(chunks, running, outbox, progress, keep)
     finally:
         stop.set()
         for lane in running.values():
@@ -69,6 +74,7 @@ def _drive(
     running: dict[int, _Lane],
     outbox: "queue.SimpleQueue[_Outcome]",
     progress: Progress,
+    keep: Keep,
 ) -> dict[str, Receipt]:
     """Carry events to the scheduler and its actions to the lanes until it finishes or gives up."""
     by_name = {chunk.name: chunk for chunk in chunks}
@@ -91,6 +97,7 @@ def _drive(
             actions = list(scheduler.failed(outcome.lane, outcome.result, now))
         else:
             receipts[outcome.chunk.name] = outcome.result
+            keep(outcome.result)
             progress.unit_done(outcome.chunk.name)
             actions = list(scheduler.done(outcome.lane, now))
     return receipts

@@ -4,12 +4,13 @@ Memory is bounded by a few blocks, whatever the model's size.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
 
+from distconv.digests import ChunkDigests, ChunkHasher
 from distconv.errors import Interrupted
 from distconv.moving.bands import Block, Piece, make_blocks
 from distconv.moving.devices import Device, Finish, open_device
@@ -27,6 +28,8 @@ class Job:
     device: str
     block_bytes: int | None = None
     """What is read and gathered at once; None leaves it to the device."""
+    recorded: Mapping[str, ChunkDigests] = field(default_factory=dict)
+    """Digests of chunks that an earlier run finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Receipt:
     """What was done for one chunk; ``kept`` says that it had been finished before."""
 
     chunk: str
+    digests: ChunkDigests
     bytes_read: int
     bytes_written: int
     became_infinite: int = 0
@@ -90,18 +94,22 @@ def convert_chunk(
 ) -> Receipt:
     """Write one chunk, unless it is there already.
 
+    It is there when a file has its size and header, and the digests that were recorded, if any.
     ``advance`` is told of output bytes as they are written; ``stopped`` is asked between
     blocks, and Interrupted raised when it says so. Whatever is raised, no file is left.
     """
     path = join(job.output, chunk.name)
     if is_finished(job.storage, path, chunk):
-        advance(chunk.size_bytes)
-        return Receipt(chunk.name, 0, 0, kept=True)
+        found = read_digests(job.storage, path, chunk, advance, stopped)
+        if job.recorded.get(chunk.name, found) == found:
+            return Receipt(chunk.name, found, 0, 0, kept=True)
+        advance(-chunk.size_bytes)
     # What is there is damaged or of another plan, and only a replacing commit takes its place.
     stale = job.storage.find(path) is not None
     device = open_device(job.device)
     block_bytes = job.block_bytes or device.block_bytes
     became_infinite = 0
+    hasher = ChunkHasher(chunk.header)
     writer = job.storage.begin(path, chunk.size_bytes)
     try:
         with Sources(job.storage) as sources:
@@ -112,13 +120,15 @@ def convert_chunk(
                     if stopped():
                         raise Interrupted("stopped")
                     writer.write_at(start + block.target_offset * tensor.dtype.size_bytes, content)
+                    hasher.update(content)
                     advance(len(content))
                     became_infinite += infinite
+                hasher.end_tensor()
         writer.commit(replace=stale)
     except BaseException:
         writer.abort()
         raise
-    return Receipt(chunk.name, sources.bytes_read, chunk.size_bytes, became_infinite)
+    return Receipt(chunk.name, hasher.finish(), sources.bytes_read, chunk.size_bytes, became_infinite)
 
 
 def make_contents(
@@ -160,3 +170,26 @@ def is_finished(storage: Storage, path: str, chunk: Chunk) -> bool:
         return False
     with opened(storage, path) as reader:
         return read_range(reader, 0, len(chunk.header)) == chunk.header
+
+
+def read_digests(
+    storage: Storage, path: str, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
+) -> ChunkDigests:
+    """Digest a chunk that is there, telling of bytes as they are read."""
+    hasher = ChunkHasher(chunk.header)
+    memory = memoryview(bytearray(_READ_BYTES))
+    advance(len(chunk.header))
+    with opened(storage, path) as reader:
+        for tensor, first in zip(chunk.tensors, chunk.offsets_bytes, strict=True):
+            for start in range(first, first + tensor.size_bytes, _READ_BYTES):
+                if stopped():
+                    raise Interrupted("stopped")
+                content = memory[: min(_READ_BYTES, first + tensor.size_bytes - start)]
+                reader.read_into(start, content)
+                hasher.update(content)
+                advance(len(content))
+            hasher.end_tensor()
+    return hasher.finish()
+
+
+_READ_BYTES = 4 << 20

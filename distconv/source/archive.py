@@ -67,6 +67,10 @@ def locate_data(reader: Reader, record: Record) -> int:
     return start
 
 
+class _ReadFailedError(Exception):
+    """Wraps an OSError on its way through a parser that would take it for damage."""
+
+
 class RangeFile(io.RawIOBase):
     """A reader as a binary file, for the standard library's parsers; bounded in what it gives."""
 
@@ -103,7 +107,10 @@ class RangeFile(io.RawIOBase):
         if size > LIMIT_BYTES:
             message = f"its description is larger than {LIMIT_BYTES:,} bytes"
             raise InputError(message)
-        content = read_range(self._reader, self._position, size)
+        try:
+            content = read_range(self._reader, self._position, size)
+        except OSError as error:
+            raise _ReadFailedError from error
         self._position += size
         return bytes(content)
 
@@ -134,10 +141,8 @@ def read_archive(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:
         raise InputError(
             message if message.startswith(reader.path) else f"{reader.path}: {message}"
         ) from None
-    except OSError as error:
-        if error.errno is not None:  # the machine's fault and not the file's
-            raise
-        raise _damaged(reader, error) from None
+    except _ReadFailedError as error:
+        raise cast("OSError", error.__cause__) from None
     # Mutated headers make the parsers raise nearly anything; all of it means the same.
     except Exception as error:  # noqa: BLE001
         raise _damaged(reader, error) from None

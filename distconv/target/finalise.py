@@ -12,11 +12,12 @@ from distconv.storage import PARTIAL_SUFFIX, Storage, join, write_small
 
 CONFIG_NAME = "config.json"
 RECEIPT_NAME = "distconv.json"
+JOURNAL_NAME = ".distconv.journal"
 
 _OURS = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json|generation_config\.json"
     r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|chat_template\.jinja"
-    r"|distconv\.json|(LICENSE|USE_POLICY)(\.txt|\.md)?"
+    r"|distconv\.json|\.distconv\.journal|(LICENSE|USE_POLICY)(\.txt|\.md)?"
     rf"|\..+{re.escape(PARTIAL_SUFFIX)}"
 )
 _MARKS = (INDEX_NAME, CONFIG_NAME)
@@ -35,11 +36,17 @@ def is_partial(name: str) -> bool:
 def clear_folder(storage: Storage, output: str) -> None:
     """Remove the files of a model, its mark first, and leave all others alone."""
     names = [entry.name for entry in storage.list_folder(output) if not entry.is_folder]
-    for mark in _MARKS:
-        storage.remove(join(output, mark))
+    clear_marks(storage, output)
     for name in names:
         if is_model_file(name):
             storage.remove(join(output, name))
+    storage.flush_folder(output)
+
+
+def clear_marks(storage: Storage, output: str) -> None:
+    """Make a folder one that does not load, for good."""
+    for mark in _MARKS:
+        storage.remove(join(output, mark))
     storage.flush_folder(output)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from distconv.digests import ChunkDigests
 from distconv.errors import InputError, Interrupted
 from distconv.moving.worker import Job, Receipt, convert_chunk
 from distconv.planning.plan import Chunk
@@ -92,7 +93,7 @@ def write_slowly(
     except BaseException:
         writer.abort()
         raise
-    return Receipt(chunk.name, 0, len(chunk.header))
+    return Receipt(chunk.name, ChunkDigests("", ()), 0, len(chunk.header))
 
 
 def write_together(

@@ -234,13 +234,14 @@ def test_an_input_output_error_is_tried_again_and_its_bytes_count_once(tmp_path:
     assert count_attempts(tmp_path, "eio once, slow") == 2
     assert progress.taken_back_bytes > 0
     assert progress.moved_bytes == progress.total_bytes
-    assert progress.notes == ["starts again: eio once, slow: OSError: [Errno 5] Input/output error"]
+    (note,) = progress.notes
+    assert note.startswith("starts again: eio once, slow: Input/output error; ")
     assert find_partials(tmp_path) == []
 
 
 @with_slots
 def test_a_chunk_that_always_fails_is_begun_three_times(tmp_path: Path) -> None:
-    words = r"always eio: failed 3 times, the last time with: always eio: OSError: .*Input/output error"
+    words = r"always eio: failed 3 times, the last time with: always eio: Input/output error"
     with pytest.raises(ConversionError, match=words):
         run_on_ray(make_job(tmp_path), make_chunks(["always eio"]), ANY, RecordingProgress(), write_slowly)
     assert count_attempts(tmp_path, "always eio") == 3
@@ -252,7 +253,7 @@ def test_a_chunk_that_always_fails_is_begun_three_times(tmp_path: Path) -> None:
     ("name", "error", "words"),
     [
         ("bad input", InputError, "^bad input: not a checkpoint$"),
-        ("full disk", ConversionError, "^full disk: OSError: .* No space left on device$"),
+        ("full disk", ConversionError, "^full disk: No space left on device; free some space"),
         ("surprise", ConversionError, "^surprise: KeyError: 'surprise'$"),
     ],
 )

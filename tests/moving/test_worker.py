@@ -112,10 +112,10 @@ def test_all_bytes_of_a_chunk_are_told(checkpoint: Write, output: Path) -> None:
 
 def test_a_finished_chunk_is_kept_and_its_bytes_are_told(checkpoint: Write, output: Path) -> None:
     chunk = plan_folder(checkpoint(SPEC)).chunks[0]
-    run_chunk(output, chunk)
+    digests = run_chunk(output, chunk).digests
     before = (output / chunk.name).stat()
     told: list[int] = []
-    assert run_chunk(output, chunk, told.append) == Receipt(chunk.name, 0, 0, kept=True)
+    assert run_chunk(output, chunk, told.append) == Receipt(chunk.name, digests, 0, 0, kept=True)
     after = (output / chunk.name).stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     assert sum(told) == chunk.size_bytes

@@ -9,7 +9,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from distconv.errors import ConversionError
-from distconv.moving.executor import Convert, classify
+from distconv.moving.executor import Convert, Keep, classify, forget
 from distconv.moving.ray.actors import STOP_SECONDS, Event, Worker, start_worker
 from distconv.moving.ray.cluster import Cluster, connected, count_workers
 from distconv.moving.ray.signals import held_back
@@ -56,6 +56,7 @@ def run_on_ray(
     progress: Progress,
     convert: Convert = convert_chunk,
     stall_seconds: float = STALL_SECONDS,
+    keep: Keep = forget,
 ) -> tuple[Receipt, ...]:
     """Convert all chunks on a Ray cluster; the receipts come in the order of the chunks.
 
@@ -70,7 +71,7 @@ def run_on_ray(
         limits = Limits(
             deaths=SPARE_DEATHS + 2 * workers, stall_seconds=stall_seconds, empty_seconds=EMPTY_SECONDS
         )
-        run = _Run(job, chunks, progress, convert, limits)
+        run = _Run(job, chunks, progress, convert, limits, keep)
         with held_back() as deliver_signals:
             try:
                 receipts = run.drive(workers, deliver_signals)
@@ -84,11 +85,17 @@ class _Run:
     """The actors of one run and the scheduler that rules them."""
 
     def __init__(
-        self, job: Job, chunks: Sequence[Chunk], progress: Progress, convert: Convert, limits: Limits
+        self,
+        job: Job,
+        chunks: Sequence[Chunk],
+        progress: Progress,
+        convert: Convert,
+        limits: Limits,
+        keep: Keep,
     ) -> None:
         self._chunks = {chunk.name: chunk for chunk in chunks}
         self._progress = progress
-        self._job, self._convert = job, convert
+        self._job, self._convert, self._keep = job, convert, keep
         sizes_bytes = {chunk.name: chunk.size_bytes for chunk in chunks}
         self._scheduler = Scheduler(sizes_bytes, limits, time.monotonic())
         self._members: dict[int, _Member] = {}
@@ -172,6 +179,7 @@ class _Run:
     def _end_unit(self, number: int, member: _Member, receipt: Receipt, now: float) -> None:
         """Keep what came of a unit."""
         self._receipts[receipt.chunk] = receipt
+        self._keep(receipt)
         self._count(member, self._chunks[receipt.chunk].size_bytes - member.moved_bytes)
         self._progress.unit_done(receipt.chunk)
         _clear(member)

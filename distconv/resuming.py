@@ -1,0 +1,295 @@
+"""What OUTPUT holds, and whether a conversion may go on in it.
+
+While a conversion is unfinished a journal stands in OUTPUT: what is being converted, and the
+digests of the chunks that are finished. When it is done the receipt takes the journal's
+place, and the mark (index or config) is set last.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from distconv.digests import ALGORITHM, ChunkDigests
+from distconv.errors import InputError, OutputError
+from distconv.lock import LOCK_NAME, Lock, locked
+from distconv.moving.worker import Receipt, is_finished
+from distconv.planning.plan import Plan
+from distconv.progress import Progress, format_size
+from distconv.storage import Storage, join, read_small, write_small
+from distconv.survey import Checkpoint
+from distconv.target.config import to_json
+from distconv.target.finalise import (
+    JOURNAL_NAME,
+    RECEIPT_NAME,
+    clear_folder,
+    clear_marks,
+    is_model_file,
+    is_partial,
+    sweep_partials,
+    write_files,
+)
+
+_LIMIT_BYTES = 64 << 20
+_SMALL_FILES_BYTES = 32 << 20
+"""Room for what stands beside the chunks: the largest tokenizer takes half of it."""
+
+
+def make_identity(storage: Storage, checkpoint: Checkpoint, plan: Plan, version: str) -> dict[str, object]:
+    """Say what is converted and how: two conversions of one identity make the same bytes.
+
+    It names no host, worker or time of running.
+    """
+    files = checkpoint.files
+    small = (files.params, *files.legal, *([files.tokenizer] if files.tokenizer else []))
+    return {
+        "distconv": version,
+        "family": checkpoint.choice.family.name,
+        "instruct": checkpoint.choice.instruct,
+        "dtype": plan.dtype.name,
+        "max_shard_size": plan.chunk_limit_bytes,
+        "tied": plan.decisions.tied,
+        "kv_replication": plan.decisions.kv_replication,
+        "source": {
+            **{
+                os.path.basename(path): {
+                    "sha256": hashlib.sha256(read_small(storage, path, _LIMIT_BYTES)).hexdigest()
+                }
+                for path in small
+            },
+            **{
+                os.path.basename(path): _fingerprint(storage, checkpoint, path)
+                for shard in files.shards
+                for path in shard.paths
+            },
+        },
+        "plan_sha256": hashlib.sha256(b"".join(chunk.header for chunk in plan.chunks)).hexdigest(),
+    }
+
+
+def _fingerprint(storage: Storage, checkpoint: Checkpoint, path: str) -> dict[str, object]:
+    """Tell a shard from a changed one without reading its data: size, time, and what its headers say."""
+    entry = storage.find(path)
+    if entry is None:
+        raise InputError(f"{path}: gone while it was read")
+    digest = hashlib.sha256()
+    for shard in checkpoint.catalog:
+        for view in shard.tensors.values():
+            if view.record.path == path:
+                where = (view.record.offset_bytes, view.record.size_bytes, view.record.crc32)
+                digest.update(repr((view.name, view.dtype.name, view.shape, view.strides, where)).encode())
+    return {"size_bytes": entry.size_bytes, "version": entry.version, "headers_sha256": digest.hexdigest()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What stands in OUTPUT before a conversion."""
+
+    entries: Mapping[str, int]
+    """Sizes in bytes of all files and folders but a lock and what was never finished."""
+    left_bytes: int
+    """Of files that were never finished."""
+    conversion: object
+    """Identity of the conversion that was there; None where nothing tells."""
+    digests: Mapping[str, ChunkDigests]
+    files: Mapping[str, str]
+    """SHA-256 of the files beside the chunks; empty while unfinished."""
+
+
+def _look(storage: Storage, output: str) -> _Found:
+    entry = storage.find(output)
+    if entry is not None and not entry.is_folder:
+        raise OutputError(f"{output}: a file, expected a folder")
+    listed = storage.list_folder(output)
+    entries = {
+        found.name: found.size_bytes
+        for found in listed
+        if found.name != LOCK_NAME and (found.is_folder or not is_partial(found.name))
+    }
+    left_bytes = sum(found.size_bytes for found in listed if is_partial(found.name))
+    # The journal counts more: it stands until the very end.
+    for name in (JOURNAL_NAME, RECEIPT_NAME):
+        if name in entries:
+            return _Found(entries, left_bytes, *_read_record(storage, join(output, name)))
+    return _Found(entries, left_bytes, None, {}, {})
+
+
+def _read_record(storage: Storage, path: str) -> tuple[object, dict[str, ChunkDigests], dict[str, str]]:
+    """Read a journal or a receipt; a damaged one tells nothing."""
+    try:
+        content = json.loads(read_small(storage, path, _LIMIT_BYTES))
+        digests = {
+            chunk["name"]: ChunkDigests(chunk[ALGORITHM], tuple(chunk["tensors"].values()))
+            for chunk in content["chunks"]
+        }
+        return content["conversion"], digests, dict(content.get("files", {}))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, InputError):
+        return None, {}, {}
+
+
+def is_done(storage: Storage, output: str, plan: Plan, identity: dict[str, object]) -> bool:
+    """Whether OUTPUT is whole and equal to the plan; only looks."""
+    found = _look(storage, output)
+    if found.conversion != identity or JOURNAL_NAME in found.entries or not found.files:
+        return False
+    for name, digest in found.files.items():
+        if name not in found.entries:
+            return False
+        content = read_small(storage, join(output, name), _LIMIT_BYTES)
+        if hashlib.sha256(content).hexdigest() != digest:
+            return False
+    return all(is_finished(storage, join(output, chunk.name), chunk) for chunk in plan.chunks)
+
+
+class Folder:
+    """OUTPUT while a conversion has it: keeps its journal, and makes it whole at the end."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        output: str,
+        plan: Plan,
+        identity: dict[str, object],
+        recorded: Mapping[str, ChunkDigests],
+        lock: Lock,
+    ) -> None:
+        """Begin with what an earlier run recorded."""
+        self.recorded = dict(recorded)
+        self._storage, self._output = storage, output
+        self._chunks = {chunk.name: chunk for chunk in plan.chunks}
+        self._identity = identity
+        self._lock = lock
+        self._write_journal()
+
+    def keep(self, receipt: Receipt) -> None:
+        """Record a finished chunk; OutputError where another conversion has taken the folder."""
+        self._lock.check()
+        if self.recorded.get(receipt.chunk) != receipt.digests:
+            self.recorded[receipt.chunk] = receipt.digests
+            self._write_journal()
+
+    def finish(self, files: Mapping[str, bytes]) -> None:
+        """Write what stands beside the chunks, receipt included, the mark last."""
+        self._lock.check()
+        *before, mark = files
+        receipt = {RECEIPT_NAME: self._make_receipt(files)}
+        ordered = {name: files[name] for name in before} | receipt | {mark: files[mark]}
+        write_files(self._storage, self._output, ordered)
+        self._storage.remove(join(self._output, JOURNAL_NAME))
+        self._storage.flush_folder(self._output)
+
+    def _write_journal(self) -> None:
+        content = {"conversion": self._identity, "chunks": self._chunk_rows()}
+        write_small(self._storage, join(self._output, JOURNAL_NAME), to_json(content))
+
+    def _make_receipt(self, files: Mapping[str, bytes]) -> bytes:
+        content: dict[str, object] = {
+            "conversion": self._identity,
+            "chunks": self._chunk_rows(),
+            "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        }
+        return to_json(content | {"sha256": digest_receipt(content)})
+
+    def _chunk_rows(self) -> list[dict[str, object]]:
+        return [
+            {
+                "name": name,
+                "size_bytes": chunk.size_bytes,
+                ALGORITHM: digests.file,
+                "tensors": {
+                    tensor.name: digest for tensor, digest in zip(chunk.tensors, digests.tensors, strict=True)
+                },
+            }
+            for name, chunk in self._chunks.items()
+            if (digests := self.recorded.get(name)) is not None
+        ]
+
+
+def digest_receipt(content: Mapping[str, object]) -> str:
+    """Give the SHA-256 of a receipt's content, its own digest left out."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(to_json(rest)).hexdigest()
+
+
+@contextmanager
+def taken(
+    storage: Storage,
+    output: str,
+    plan: Plan,
+    identity: dict[str, object],
+    progress: Progress,
+    *,
+    overwrite: bool,
+) -> Iterator[Folder]:
+    """Take OUTPUT for a conversion: locked, cleared of what is not wanted, with room for the rest.
+
+    OutputError, with nothing touched, where it holds something else, has too little room, or
+    is another conversion's that still runs.
+    """
+    _check(storage, output, plan, identity, overwrite=overwrite)
+    storage.make_folder(output)
+    with locked(storage, output, progress.note) as lock:
+        found = _check(storage, output, plan, identity, overwrite=overwrite)
+        sweep_partials(storage, output)
+        if overwrite:
+            clear_folder(storage, output)
+        else:
+            # What misses a chunk must not look whole while it is mended.
+            clear_marks(storage, output)
+        digests = {} if overwrite else _known(found.digests, plan)
+        yield Folder(storage, output, plan, identity, digests, lock)
+
+
+def _known(digests: Mapping[str, ChunkDigests], plan: Plan) -> dict[str, ChunkDigests]:
+    tensors = {chunk.name: len(chunk.tensors) for chunk in plan.chunks}
+    return {name: found for name, found in digests.items() if len(found.tensors) == tensors.get(name)}
+
+
+def _check(
+    storage: Storage, output: str, plan: Plan, identity: dict[str, object], *, overwrite: bool
+) -> _Found:
+    found = _look(storage, output)
+    if found.entries and not overwrite and found.conversion != identity:
+        raise OutputError(
+            f"{output}: holds {_difference(found, identity)}; "
+            "give an empty folder, or --overwrite to replace the model in it"
+        )
+    free_bytes = storage.free_bytes(output)
+    needed_bytes = _SMALL_FILES_BYTES + sum(
+        chunk.size_bytes
+        for chunk in plan.chunks
+        if overwrite or not is_finished(storage, join(output, chunk.name), chunk)
+    )
+    removed = [size for name, size in found.entries.items() if overwrite and is_model_file(name)]
+    room_bytes = free_bytes + found.left_bytes + sum(removed)
+    if needed_bytes > room_bytes:
+        raise OutputError(
+            f"{output}: {format_size(needed_bytes)} needed, {format_size(room_bytes)} free; "
+            f"free {format_size(needed_bytes - room_bytes)} or give a folder elsewhere"
+        )
+    return found
+
+
+def _difference(found: _Found, identity: dict[str, object]) -> str:
+    if JOURNAL_NAME not in found.entries and RECEIPT_NAME not in found.entries:
+        names = sorted(found.entries)
+        return f"other files ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
+    if not isinstance(found.conversion, dict):
+        return f"an unreadable {JOURNAL_NAME if JOURNAL_NAME in found.entries else RECEIPT_NAME}"
+    changes = [
+        change
+        for key, now in identity.items()
+        if found.conversion.get(key) != now and key != "plan_sha256"
+        for change in _describe(key, found.conversion.get(key), now)
+    ]
+    return f"another conversion ({'; '.join(changes) or 'another plan'})"
+
+
+def _describe(key: str, before: object, now: object) -> Iterator[str]:
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        yield f"{key} was {before}, is {now}"
+        return
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    yield f"changed since: {', '.join(changed[:4])}{', …' if len(changed) > 4 else ''}"

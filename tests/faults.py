@@ -1,0 +1,91 @@
+"""A storage that fails where a test wants it to, and models to compare."""
+
+import errno
+import hashlib
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from distconv.storage import Buffer, LocalReader, LocalStorage, LocalWriter
+
+
+class Calls:
+    """Counts calls of one kind and lets the n-th one fail; from ``lasting`` on all that follow too."""
+
+    def __init__(self, number: int, code: int, *, lasting: bool) -> None:
+        self.count = 0
+        self._number, self._code, self._lasting = number, code, lasting
+        self._lock = threading.Lock()
+
+    def call(self, path: str) -> None:
+        """Count one call, and fail if it is its turn."""
+        with self._lock:
+            self.count += 1
+            if self.count == self._number or (self._lasting and self.count > self._number):
+                raise OSError(self._code, os.strerror(self._code), path)
+
+
+class FaultyReader(LocalReader):
+    """A file whose reads may fail."""
+
+    calls: Calls
+
+    def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
+        """Read, or fail."""
+        self.calls.call(self.path)
+        super().read_into(offset_bytes, buffer)
+
+
+class FaultyWriter(LocalWriter):
+    """A file whose writes and commit may fail."""
+
+    calls: Calls
+
+    def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
+        """Write, or fail."""
+        self.calls.call(self._path)
+        super().write_at(offset_bytes, buffer)
+
+    def commit(self, *, replace: bool = False) -> bool:
+        """Commit, or fail."""
+        self.calls.call(self._path)
+        return super().commit(replace=replace)
+
+
+@dataclass(frozen=True, slots=True)
+class FaultyStorage(LocalStorage):
+    """Local files, with faults in reads or in writes."""
+
+    reads: Calls
+    writes: Calls
+
+    def open(self, path: str) -> LocalReader:
+        """Open a file whose reads may fail."""
+        reader = FaultyReader(path)
+        reader.calls = self.reads
+        return reader
+
+    def begin(self, path: str, size_bytes: int) -> LocalWriter:
+        """Begin a file, or fail; its writes may fail."""
+        self.writes.call(path)
+        writer = FaultyWriter(path, size_bytes)
+        writer.calls = self.writes
+        return writer
+
+
+def never() -> Calls:
+    """Give calls that do not fail."""
+    return Calls(0, errno.EIO, lasting=False)
+
+
+def digest_folder(folder: Path) -> dict[str, str]:
+    """Give the SHA-256 of every file in a folder."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def looks_whole(folder: Path) -> bool:
+    """Whether Transformers would try to load it."""
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    marks = {"model.safetensors.index.json", "model.safetensors"}
+    return "config.json" in names and bool(marks & names)

@@ -1,0 +1,119 @@
+"""Kill conversions at random instants and go on: ``make torture``, or a small share of it in the suite.
+
+After every run to the end, each file must have the SHA-256 of the undisturbed run's, and no
+chunk that was committed may have been written again.
+"""
+
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece
+from tests.faults import digest_folder, looks_whole
+
+SPEC = Spec("llama-2", dim=512, heads=8, kv_heads=4, layers=6, multiple_of=256, shards=2)
+"""Of about 50 MB: some tens of chunks, each some milliseconds."""
+CHUNKS = "1MB"
+
+
+def command(source: Path, output: Path, *options: str) -> list[str]:
+    """Give the command line of a conversion."""
+    return [
+        sys.executable, "-m", "distconv", "convert", str(source), str(output), "--quiet",
+        "--max-shard-size", CHUNKS, *options,
+    ]  # fmt: skip
+
+
+def stamps(output: Path) -> dict[str, tuple[int, int]]:
+    """Tell committed chunks apart from ones that were written again."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.glob("*.safetensors")}
+
+
+def torture_inline(source: Path, place: Path, kills: int, seed: int) -> int:
+    """Kill a conversion ``kills`` times, beginning anew when it ends; gives how often it ended."""
+    chance = random.Random(seed)
+    reference = place / "reference"
+    started = time.monotonic()
+    subprocess.run(command(source, reference), check=True, capture_output=True)
+    whole_seconds = time.monotonic() - started
+    expected = digest_folder(reference)
+    done, ended, output = 0, 0, place / "output-0"
+    while done < kills:
+        before = stamps(output) if output.exists() else {}
+        process = subprocess.Popen(
+            command(source, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            code = process.wait(chance.uniform(0.3, 1.1) * whole_seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            code = process.wait()
+        done += code == -signal.SIGKILL
+        if code not in {0, -signal.SIGKILL}:
+            message = f"ended with {code}"
+            raise AssertionError(message)
+        check_kept(before, output)
+        if code == 0:
+            check_equal(expected, output)
+            ended += 1
+            output = place / f"output-{ended}"
+        elif looks_whole(output):
+            check_tensors(expected, output)
+    before = stamps(output) if output.exists() else {}
+    subprocess.run(command(source, output), check=True, capture_output=True)
+    check_kept(before, output)
+    check_equal(expected, output)
+    return ended + 1
+
+
+def check_kept(before: dict[str, tuple[int, int]], output: Path) -> None:
+    """Every chunk that was there is still the same file."""
+    after = stamps(output) if output.exists() else {}
+    changed = [name for name, stamp in before.items() if after.get(name) != stamp]
+    if changed:
+        message = f"{output}: written again: {changed}"
+        raise AssertionError(message)
+
+
+def check_equal(expected: dict[str, str], output: Path) -> None:
+    """Every file has the bytes of the undisturbed run."""
+    found = digest_folder(output)
+    if found != expected:
+        different = sorted(name for name in found | expected if found.get(name) != expected.get(name))
+        message = f"{output}: differs in {different}"
+        raise AssertionError(message)
+
+
+def check_tensors(expected: dict[str, str], output: Path) -> None:
+    """What looks whole has all its files; only the journal and the lock may still be there."""
+    found = digest_folder(output)
+    if not expected.items() <= found.items():
+        message = f"{output}: looks whole and is not"
+        raise AssertionError(message)
+
+
+@click.command()
+@click.option("--kills", default=200, show_default=True, help="Of inline conversions.")
+@click.option("--seed", default=0, show_default=True)
+def main(kills: int, seed: int) -> None:
+    """Kill, go on, compare."""
+    with tempfile.TemporaryDirectory(prefix="distconv-torture-") as folder:
+        place = Path(folder)
+        tokenizer = write_sentencepiece(place / "tokenizer.model")
+        source = write_checkpoint(place / "source", SPEC, tokenizer)
+        ended = torture_inline(source, place, kills, seed)
+    click.echo(f"inline: {kills} kills over {ended} conversions, each equal to the undisturbed run")
+
+
+if __name__ == "__main__":
+    main()
+
+
+__all__: Sequence[str] = ("main", "torture_inline")
