@@ -1,5 +1,6 @@
 # make demo   convert a small model on a local Ray, check it, load it
 # make bench  measure against cp: LAYERS=3, BENCH="--peer --rounds 5"
+# make torture  200 kills, 51 kills on Ray, a million mutated headers: half an hour
 # make test   what CI runs: lint, types, tests; with CI=true also the slow ones
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ MARKS := not gpu
 PEERS := peers
 endif
 
-.PHONY: demo test lint format peers bench clean
+.PHONY: demo test lint format peers bench torture clean
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -33,6 +34,10 @@ format: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+torture: .venv/installed
+	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m tests.torture
 
 peers: .peers/4.47.1/installed .peers/4.57.6/installed
 

@@ -18,8 +18,9 @@ from distconv.errors import ConversionError, OutputError
 from distconv.storage import LocalStorage
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import Calls, FaultyStorage, digest_folder, looks_whole, never
+from tests.fuzz import fuzz
 from tests.torture import SPEC as TORTURE_SPEC
-from tests.torture import torture_inline
+from tests.torture import torture_inline, torture_ray
 
 Write = Callable[[Spec], Path]
 SPEC = Spec("llama-2", heads=8, kv_heads=4, shards=2)
@@ -43,6 +44,17 @@ def convert(source: Path, output: Path, **options: object) -> distconv.Conversio
 def test_a_killed_conversion_goes_on_to_the_same_bytes(tmp_path: Path, sentencepiece_file: Path) -> None:
     source = write_checkpoint(tmp_path / "source", TORTURE_SPEC, sentencepiece_file)
     assert torture_inline(source, tmp_path, kills=10, seed=os.getpid()) >= 1
+
+
+@pytest.mark.slow
+def test_killed_workers_raylets_and_drivers_cost_nothing(tmp_path: Path, sentencepiece_file: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", TORTURE_SPEC, sentencepiece_file)
+    assert torture_ray(source, tmp_path, kills=3, seed=os.getpid()) == {"worker": 1, "raylet": 1, "driver": 1}
+
+
+def test_mutated_headers_are_read_or_refused() -> None:
+    read, _seconds = fuzz(os.getpid(), 20_000)
+    assert 0 < read < 20_000
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])

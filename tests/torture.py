@@ -4,17 +4,20 @@ After every run to the end, each file must have the SHA-256 of the undisturbed r
 chunk that was committed may have been written again.
 """
 
+import contextlib
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from tests.benchmarks.measure import tree
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece
 from tests.faults import digest_folder, looks_whole
 
@@ -99,21 +102,91 @@ def check_tensors(expected: dict[str, str], output: Path) -> None:
         raise AssertionError(message)
 
 
+def torture_ray(source: Path, place: Path, kills: int, seed: int) -> dict[str, int]:
+    """Kill workers, raylets and drivers of conversions on Ray in turn; gives how many of each."""
+    chance = random.Random(seed)
+    reference = place / "ray-reference"
+    subprocess.run(command(source, reference), check=True, capture_output=True)
+    expected = digest_folder(reference)
+    done = dict.fromkeys(VICTIMS, 0)
+    number, output = 0, place / "ray-output-0"
+    while sum(done.values()) < kills:
+        victim = min(done, key=lambda name: done[name])
+        before = stamps(output) if output.exists() else {}
+        process = subprocess.Popen(
+            command(source, output, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        done[victim] += kill_one(process, output, victim, before, chance)
+        code = process.wait(RAY_SECONDS)
+        check_kept(before, output)
+        if code == 0:
+            check_equal(expected, output)
+            shutil.rmtree(output)
+            number += 1
+            output = place / f"ray-output-{number}"
+        elif looks_whole(output):
+            check_tensors(expected, output)
+    before = stamps(output) if output.exists() else {}
+    subprocess.run(command(source, output, "--workers", "2"), check=True, capture_output=True)
+    check_kept(before, output)
+    check_equal(expected, output)
+    return done
+
+
+def kill_one(
+    process: "subprocess.Popen[bytes]",
+    output: Path,
+    victim: str,
+    before: dict[str, tuple[int, int]],
+    chance: random.Random,
+) -> bool:
+    """Wait until bytes move, then a moment, and kill; True where somebody was killed."""
+    deadline = time.monotonic() + RAY_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if output.exists() and (set(stamps(output)) - set(before) or list(output.glob(".model*.partial"))):
+            break
+        time.sleep(0.005)
+    time.sleep(chance.uniform(0, 0.3))
+    if process.poll() is not None:
+        return False
+    pids = [process.pid] if victim == "driver" else find_processes(process.pid, VICTIMS[victim])
+    if not pids:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(chance.choice(pids), signal.SIGKILL)
+        return True
+    return False
+
+
+def find_processes(pid: int, words: str) -> list[int]:
+    """Find descendants by their command line."""
+    found = []
+    for child in tree(pid):
+        with contextlib.suppress(OSError):
+            if words in Path(f"/proc/{child}/cmdline").read_text(errors="replace").split("\0")[0]:
+                found.append(child)
+    return found
+
+
+VICTIMS = {"worker": "ray::Worker", "raylet": "raylet/raylet", "driver": ""}
+RAY_SECONDS = 180
+
+
 @click.command()
 @click.option("--kills", default=200, show_default=True, help="Of inline conversions.")
+@click.option("--ray-kills", default=51, show_default=True, help="Of workers, raylets and drivers in turn.")
 @click.option("--seed", default=0, show_default=True)
-def main(kills: int, seed: int) -> None:
+def main(kills: int, ray_kills: int, seed: int) -> None:
     """Kill, go on, compare."""
     with tempfile.TemporaryDirectory(prefix="distconv-torture-") as folder:
         place = Path(folder)
         tokenizer = write_sentencepiece(place / "tokenizer.model")
         source = write_checkpoint(place / "source", SPEC, tokenizer)
         ended = torture_inline(source, place, kills, seed)
+        killed = torture_ray(source, place, ray_kills, seed)
     click.echo(f"inline: {kills} kills over {ended} conversions, each equal to the undisturbed run")
+    click.echo(f"Ray: killed {killed}, each conversion went on to the same bytes")
 
 
 if __name__ == "__main__":
     main()
-
-
-__all__: Sequence[str] = ("main", "torture_inline")

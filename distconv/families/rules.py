@@ -86,6 +86,10 @@ def _first_shape(catalog: Catalog, name: str, beside: str) -> tuple[int, ...]:
     views = catalog.views(name)
     if not views:
         found = ", ".join(catalog.names()[:4])
+        if any(name.startswith("model.") for name in catalog.names()):
+            raise InputError(
+                f"{beside}: the shards beside it hold Transformers' tensors ({found}, …), not Meta's"
+            )
         raise InputError(
             f"{beside}: no tensor {name} in its shards (they hold {found}, …); not a Llama of Meta's"
         )

@@ -121,6 +121,23 @@ class RangeFile(io.RawIOBase):
         return len(content)
 
 
+class _BoundedReader(io.BufferedReader):
+    """Buffers a file, and allocates no more than the file can fill: a length is only a claim."""
+
+    def __init__(self, file: RangeFile, size_bytes: int) -> None:
+        super().__init__(file, 1 << 16)
+        self._size_bytes = size_bytes
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to so many bytes."""
+        left = self._size_bytes - self.tell()
+        size = left if size is None or size < 0 else min(size, left)
+        if size > LIMIT_BYTES:
+            message = f"its description is larger than {LIMIT_BYTES:,} bytes"
+            raise InputError(message)
+        return super().read(size)
+
+
 def read_archive(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:
     """Read a .pth file's description: each tensor with the record of its storage.
 
@@ -232,7 +249,7 @@ def _make_record(reader: Reader, member: zipfile.ZipInfo) -> Record:
 
 def _read_legacy(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:
     """Read five pickles; then each storage is an int64 element count and its raw bytes."""
-    file = cast("BinaryIO", io.BufferedReader(RangeFile(reader), 1 << 16))
+    file = cast("BinaryIO", _BoundedReader(RangeFile(reader), reader.size_bytes))
     magic, protocol, system = (load_pickle(read_pickle(file)) for _ in range(3))
     if magic != _LEGACY_MAGIC or protocol != _LEGACY_PROTOCOL:
         raise InputError("a pickle that torch.save did not write, expected a torch checkpoint")
