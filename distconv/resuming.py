@@ -173,6 +173,8 @@ class Folder:
     def finish(self, files: Mapping[str, bytes]) -> None:
         """Write what stands beside the chunks, receipt included, the mark last."""
         self._lock.check()
+        # A worker that was killed could not remove its own.
+        sweep_partials(self._storage, self._output)
         *before, mark = files
         receipt = {RECEIPT_NAME: self._make_receipt(files)}
         ordered = {name: files[name] for name in before} | receipt | {mark: files[mark]}

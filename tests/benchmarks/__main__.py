@@ -130,6 +130,19 @@ def measure_growth(place: Path, tokenizer: Path, rounds: int) -> list[dict[str, 
     return found
 
 
+def measure_pace(place: Path, source: Path, rounds: int) -> list[dict[str, object]]:
+    """Measure inline and Ray in turn while they run at full speed; the first round is thrown away."""
+    found = []
+    for number in range(rounds + 1):
+        for workers in (0, 2):
+            command = [sys.executable, "-m", "tests.benchmarks.pace", source, place / "target", str(workers)]
+            measured = run(command)
+            shutil.rmtree(place / "target")
+            if number:
+                found.append({"workers": workers, "round": number, **json.loads(measured.output)})
+    return found
+
+
 def size_of(folder: Path) -> int:
     """Add up the sizes of the shards."""
     return sum(path.stat().st_size for path in folder.glob("*.pth"))
@@ -155,7 +168,7 @@ def describe_machine() -> dict[str, object]:
 @click.option("--ram", type=click.Path(path_type=Path), default="/dev/shm", show_default=True)
 @click.option("--disk", type=click.Path(path_type=Path), default=tempfile.gettempdir(), show_default=True)
 @click.option(
-    "--only", type=click.Choice(["ram", "disk", "growth"]), multiple=True, help="Measure only this."
+    "--only", type=click.Choice(["ram", "disk", "growth", "pace"]), multiple=True, help="Measure only this."
 )
 @click.option("--peer", is_flag=True, help="Also the known script (make peers first).")
 @click.option(
@@ -171,7 +184,7 @@ def main(
     """Measure distconv against copies of the same bytes, and print and draw what came out."""
     tokenizer = Path(find_spec("mistral_common").origin).parent / "data/tokenizer.model.v1"
     found: dict[str, object] = {"machine": describe_machine(), "layers": layers, "rounds": rounds}
-    wanted = only or ("ram", "disk", "growth")
+    wanted = only or ("ram", "disk", "growth", "pace")
     into.mkdir(exist_ok=True)
     for name, parent in (("ram", ram), ("disk", disk)):
         if name in wanted:
@@ -179,6 +192,10 @@ def main(
                 source = write_noise(Path(place, "source"), llama_70b(layers), tokenizer)
                 found["input_bytes"] = size_of(source)
                 found[name] = measure_place(Path(place), source, rounds, durable=name == "disk", peer=peer)
+    if "pace" in wanted:
+        with tempfile.TemporaryDirectory(prefix="distconv-bench-", dir=ram) as place:
+            source = write_noise(Path(place, "source"), llama_70b(layers), tokenizer)
+            found["pace"] = measure_pace(Path(place), source, rounds)
     if "growth" in wanted:
         with tempfile.TemporaryDirectory(prefix="distconv-bench-", dir=ram) as place:
             found["growth"] = measure_growth(Path(place), tokenizer, rounds)

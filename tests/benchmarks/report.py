@@ -35,6 +35,8 @@ def print_tables(found: dict[str, Any]) -> None:
                 f"\n{place}: {found['input_bytes'] / 1e9:.2f} GB in, medians of {found['rounds']} rounds"
             )
             print_place(by_contestant(found[place]), found["input_bytes"])
+    if "pace" in found:
+        print_pace(found["pace"])
     if "growth" in found:
         print_growth(found["growth"])
 
@@ -59,6 +61,16 @@ def print_place(groups: dict[str, list[Row]], input_bytes: int) -> None:
         else:
             line += " " * 19
         click.echo(line + f"{median(row['peak_anonymous_bytes'] for row in rows) / 2**20:>10.0f}")
+
+
+def print_pace(rows: list[Row]) -> None:
+    """Print the speed of inline and Ray once all workers are up."""
+    inline, on_ray = (
+        [row["gigabytes_per_second"] for row in rows if row["workers"] == workers] for workers in (0, 2)
+    )
+    ratio = median(ray / plain for plain, ray in zip(inline, on_ray, strict=True))
+    click.echo("\nGB/s between 30 and 85 % of the bytes, RAM disk")
+    click.echo(f"inline {median(inline):.2f}, Ray with 2 workers {median(on_ray):.2f}, ratio {ratio:.2f}")
 
 
 def print_growth(rows: list[Row]) -> None:
