@@ -23,7 +23,7 @@ LOCK_NAME = ".distconv.lock"
 BEAT_SECONDS = 5.0
 PATIENCE_SECONDS = 20.0
 """Without a beat for so long a holder elsewhere is taken for dead: several beats, on a slow share."""
-SETTLE_SECONDS = 0.3
+SETTLE_SECONDS = 0.5
 """Two that find the same dead holder both take its place; after a moment the last one has it."""
 _WATCH_SECONDS = 0.5
 _LIMIT_BYTES = 1 << 16
@@ -58,7 +58,7 @@ class Holder:
 
 
 _HELD: set[str] = set()
-"""Tokens of this process: one whose file could not be removed does not live on."""
+"""Tokens that live in this process: one whose file could not be removed does not."""
 
 
 class Lock:
@@ -69,7 +69,6 @@ class Lock:
         self._storage, self._folder = storage, folder
         self._path = join(folder, LOCK_NAME)
         self._holder = holder
-        _HELD.add(holder.token)
         self._lost_to: Holder | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -84,7 +83,6 @@ class Lock:
         """Stop beating and remove the lock if it is still this one's."""
         self._ended.set()
         self._thread.join()
-        _HELD.discard(self._holder.token)
         # Where it fails, the process id tells the next one that nobody lives here any more.
         with contextlib.suppress(OSError):
             if _read(self._storage, self._path) == self._holder:
@@ -105,12 +103,16 @@ class Lock:
 def locked(storage: Storage, folder: str, tell: Callable[[str], None]) -> Iterator[Lock]:
     """Hold the folder's lock; OutputError where a conversion that lives holds it."""
     holder = Holder.here()
-    _acquire(storage, folder, holder, tell)
-    lock = Lock(storage, folder, holder)
+    _HELD.add(holder.token)
     try:
-        yield lock
+        _acquire(storage, folder, holder, tell)
+        lock = Lock(storage, folder, holder)
+        try:
+            yield lock
+        finally:
+            lock.release()
     finally:
-        lock.release()
+        _HELD.discard(holder.token)
 
 
 def _acquire(storage: Storage, folder: str, holder: Holder, tell: Callable[[str], None]) -> None:

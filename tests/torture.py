@@ -54,7 +54,7 @@ def torture_inline(source: Path, place: Path, kills: int, seed: int) -> int:
             command(source, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            code = process.wait(chance.uniform(0.3, 1.1) * whole_seconds)
+            code = process.wait(chance.uniform(0.2, 2.0) * whole_seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             code = process.wait()
