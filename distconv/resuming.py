@@ -8,8 +8,9 @@ place, and the mark (index or config) is set last.
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from distconv.digests import ALGORITHM, ChunkDigests
@@ -33,6 +34,9 @@ from distconv.target.finalise import (
 )
 
 _LIMIT_BYTES = 64 << 20
+JOURNAL_SECONDS = 2.0
+"""To make the journal durable holds up the chunks that are being written; what a crash leaves
+unrecorded is kept by header and size."""
 _SMALL_FILES_BYTES = 32 << 20
 """Room for what stands beside the chunks: the largest tokenizer takes half of it."""
 
@@ -161,6 +165,7 @@ class Folder:
         self._chunks = {chunk.name: chunk for chunk in plan.chunks}
         self._identity = identity
         self._lock = lock
+        self._pending = False
         self._write_journal()
 
     def keep(self, receipt: Receipt) -> None:
@@ -168,6 +173,13 @@ class Folder:
         self._lock.check()
         if self.recorded.get(receipt.chunk) != receipt.digests:
             self.recorded[receipt.chunk] = receipt.digests
+            self._pending = True
+        if time.monotonic() - self._written_at >= JOURNAL_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Record what is not recorded yet."""
+        if self._pending:
             self._write_journal()
 
     def finish(self, files: Mapping[str, bytes]) -> None:
@@ -179,12 +191,15 @@ class Folder:
         receipt = {RECEIPT_NAME: self._make_receipt(files)}
         ordered = {name: files[name] for name in before} | receipt | {mark: files[mark]}
         write_files(self._storage, self._output, ordered)
+        self._pending = False
         self._storage.remove(join(self._output, JOURNAL_NAME))
         self._storage.flush_folder(self._output)
 
     def _write_journal(self) -> None:
         content = {"conversion": self._identity, "chunks": self._chunk_rows()}
         write_small(self._storage, join(self._output, JOURNAL_NAME), to_json(content))
+        self._pending = False
+        self._written_at = time.monotonic()
 
     def _make_receipt(self, files: Mapping[str, bytes]) -> bytes:
         content: dict[str, object] = {
@@ -241,7 +256,13 @@ def taken(
             # What misses a chunk must not look whole while it is mended.
             clear_marks(storage, output)
         digests = {} if overwrite else _known(found.digests, plan)
-        yield Folder(storage, output, plan, identity, digests, lock)
+        folder = Folder(storage, output, plan, identity, digests, lock)
+        try:
+            yield folder
+        finally:
+            # Why it ended matters more than that this could not be recorded.
+            with suppress(OSError):
+                folder.flush()
 
 
 def _known(digests: Mapping[str, ChunkDigests], plan: Plan) -> dict[str, ChunkDigests]:
