@@ -232,7 +232,7 @@ def test_a_stopped_conversion_leaves_no_model_and_goes_on_when_it_is_run_again(
         str(sentencepiece_file), "--max-shard-size", "100MB", *workers,
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not list(output.glob(".*.partial")):
+    while not list(output.glob(".model*.partial")):
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(number)
@@ -247,6 +247,21 @@ def test_a_stopped_conversion_leaves_no_model_and_goes_on_when_it_is_run_again(
     assert (
         kept.items() <= {file.name: file.stat().st_mtime_ns for file in output.glob("*.safetensors")}.items()
     )
+
+
+def test_a_stop_while_ray_starts_has_the_right_code_too(checkpoint: Write, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "distconv", "convert", checkpoint(SPEC), output, "--workers", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (output / ".distconv.journal").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _out, err = process.communicate()
+    assert process.returncode == 143, err
+    assert "run the same command again to go on" in err
+    assert [path.name for path in output.iterdir()] == [".distconv.journal"]
 
 
 def test_a_checkpoint_in_the_current_folder_is_found(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import ray
 
 from distconv.errors import ConversionError, UsageError
-from distconv.moving.ray.signals import handlers_kept
+from distconv.moving.ray.signals import redelivered
 
 LOCAL = "local"
 OBJECT_STORE_BYTES = 78_643_200
@@ -46,7 +46,7 @@ def connected(cluster: Cluster, device: str) -> Iterator[None]:
             f"or submit a job with `ray job submit`"
         )
     try:
-        with handlers_kept():
+        with redelivered():
             _connect(address, cluster.workers if device != "cuda" else None)
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -23,6 +24,38 @@ def handlers_kept() -> Iterator[None]:
             # None stands for a handler that was not installed from Python.
             if handler is not None:
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def redelivered() -> Iterator[None]:
+    """Let a block have handlers of its own, and deliver SIGTERM to the caller's after it.
+
+    Ray's ends the process with a code of its own, or is swallowed; the wakeup descriptor
+    tells of every signal, whoever handled it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            with handlers_kept():
+                yield
+        except SystemExit:
+            _deliver_terminations(reader)
+            raise
+        finally:
+            signal.set_wakeup_fd(before)
+        _deliver_terminations(reader)
+
+
+def _deliver_terminations(reader: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        if signal.SIGTERM in reader.recv(4096):
+            signal.raise_signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager
