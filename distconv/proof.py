@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from xxhash import xxh3_128
 
 from distconv.digests import ALGORITHM
-from distconv.errors import InputError, OutputError
+from distconv.errors import InputError, OutputError, Stopped
 from distconv.planning.chunks import INDEX_NAME, chunk_name, file_order, make_header, make_index
 from distconv.progress import Progress
 from distconv.resuming import digest_receipt
@@ -23,6 +23,7 @@ from distconv.target.written import Written, read_header, read_object
 _LIMIT_BYTES = 100 << 20
 _READ_BYTES = 4 << 20
 _LANES = 4
+_EXTENTS = ("hidden_size", "intermediate_size", "vocab_size", "head_dim", "num_attention_heads")
 
 Headers = Mapping[str, Mapping[str, Written]]
 """By chunk and tensor."""
@@ -91,10 +92,13 @@ def _check_model(storage: Storage, output: str, headers: Headers) -> Iterator[st
         yield f"{path}: missing"
         return
     try:
-        wanted, tied = _expected_shapes(output)
+        wanted, tied = _expected_shapes(output, headers)
+    except Stopped:
+        raise
     # Whatever a damaged config makes of Transformers' code, it is the config's fault.
     except Exception as error:  # noqa: BLE001
-        yield f"{path}: no model can be made of it ({type(error).__name__}: {str(error).splitlines()[:1]})"
+        first, *_ = [*str(error).splitlines(), ""]
+        yield f"{path}: no model can be made of it ({type(error).__name__}: {first})"
         return
     found = {tensor: written.shape for tensors in headers.values() for tensor, written in tensors.items()}
     for tensor in sorted(wanted.keys() - found.keys() - tied):
@@ -106,16 +110,28 @@ def _check_model(storage: Storage, output: str, headers: Headers) -> Iterator[st
             yield f"{tensor}: shape {found[tensor]}, the model of {path} takes {wanted[tensor]}"
 
 
-def _expected_shapes(output: str) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+def _expected_shapes(output: str, headers: Headers) -> tuple[dict[str, tuple[int, ...]], set[str]]:
     """Give a model's tensors, and those that it takes from others where they are not there."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(output, local_files_only=True)
+    config = AutoConfig.from_pretrained(output, local_files_only=True, trust_remote_code=False)
+    _bound(config, headers)
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     return shapes, {"lm_head.weight"} if config.tie_word_embeddings else set()
+
+
+def _bound(config: object, headers: Headers) -> None:
+    """Refuse sizes that the tensors cannot have: making even an empty model of them could take for ever."""
+    shapes = [written.shape for tensors in headers.values() for written in tensors.values()]
+    largest = max((extent for shape in shapes for extent in shape), default=0)
+    for key, limit in {"num_hidden_layers": len(shapes), **dict.fromkeys(_EXTENTS, largest)}.items():
+        value = getattr(config, key, None)
+        if isinstance(value, int) and value > limit:
+            message = f"{key} {value:,}, the chunks' {len(shapes)} tensors allow at most {limit:,}"
+            raise ValueError(message)
 
 
 def _check_receipt(storage: Storage, output: str, headers: Headers, progress: Progress) -> list[str]:

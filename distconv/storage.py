@@ -10,12 +10,13 @@ import os
 import posixpath
 import shutil
 import socket
+import stat
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from distconv.errors import ConversionError, InputError
+from distconv.errors import ConversionError, InputError, OutputError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -73,7 +74,7 @@ class Storage(Protocol):
         """What is at this path, if anything."""
 
     def open(self, path: str) -> Reader:
-        """Open a file for reading."""
+        """Open a file for reading; InputError where it is none."""
 
     def make_folder(self, folder: str) -> None:
         """Make a folder and its parents where they are missing."""
@@ -141,8 +142,13 @@ class LocalReader:
     def __init__(self, path: str) -> None:
         """Open the file."""
         self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size_bytes = os.fstat(self._descriptor).st_size
+        # Opening a pipe would wait for somebody to write into it.
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise InputError(f"{path}: a folder, pipe or device, expected a regular file")
+        self.size_bytes = status.st_size
 
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
         """Fill the whole buffer from this offset."""
@@ -241,7 +247,12 @@ class LocalStorage:
 
     def make_folder(self, folder: str) -> None:
         """Make a folder and its parents where they are missing."""
-        os.makedirs(folder, exist_ok=True)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except FileExistsError as error:
+            raise OutputError(
+                f"{folder}: a file or a link to nowhere is in the way, expected a folder"
+            ) from error
 
     def begin(self, path: str, size_bytes: int) -> LocalWriter:
         """Begin a file of exactly this size, with its space reserved."""

@@ -1,5 +1,6 @@
 """Crashes, faults and damage: a conversion goes on, and never looks whole when it is not."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -14,7 +15,7 @@ import pytest
 
 import distconv
 from distconv import conversion, lock
-from distconv.errors import ConversionError, OutputError
+from distconv.errors import ConversionError, InputError, OutputError
 from distconv.storage import LocalStorage
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import Calls, FaultyStorage, digest_folder, looks_whole, never
@@ -273,3 +274,34 @@ def test_an_index_that_leads_out_of_the_folder_is_not_followed(reference: Path, 
         "'../secret', expected a file in this folder" in found
         for found in distconv.verify(output).differences
     )
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", [".distconv.journal", "distconv.json", "config.json"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(
+    checkpoint: Write, reference: Path, tmp_path: Path, name: str
+) -> None:
+    output = shutil.copytree(reference, tmp_path / "out")
+    (output / name).unlink(missing_ok=True)
+    os.mkfifo(output / name)
+    with contextlib.suppress(InputError):
+        assert not distconv.verify(output).ok
+    convert(checkpoint(SPEC), output, overwrite=True)
+    assert digest_folder(output) == digest_folder(reference)
+
+
+def test_an_output_that_is_a_link_to_nowhere_is_refused(checkpoint: Write, tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("nowhere")
+    with pytest.raises(OutputError, match=r"a file or a link to nowhere is in the way"):
+        convert(checkpoint(SPEC), tmp_path / "out")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "head_dim", "vocab_size"])
+def test_a_config_of_a_model_without_end_is_not_built(reference: Path, tmp_path: Path, key: str) -> None:
+    output = shutil.copytree(reference, tmp_path / "out")
+    config = json.loads((output / "config.json").read_text())
+    (output / "config.json").write_text(json.dumps(config | {key: 10**12}))
+    findings = "\n".join(distconv.verify(output).lines())
+    assert f"{key} 1,000,000,000,000, the chunks' " in findings

@@ -5,6 +5,7 @@ chunk that was committed may have been written again.
 """
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import click
 
+from distconv.lock import LOCK_NAME
 from tests.benchmarks.measure import tree
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece
 from tests.faults import digest_folder, looks_whole
@@ -24,6 +26,7 @@ from tests.faults import digest_folder, looks_whole
 SPEC = Spec("llama-2", dim=512, heads=8, kv_heads=4, layers=6, multiple_of=256, shards=2)
 """Of about 50 MB: some tens of chunks, each some milliseconds."""
 CHUNKS = "1MB"
+MOVING_SHARE = 0.8
 
 
 def command(source: Path, output: Path, *options: str) -> list[str]:
@@ -53,8 +56,11 @@ def torture_inline(source: Path, place: Path, kills: int, seed: int) -> int:
         process = subprocess.Popen(
             command(source, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+        # Most kills fall while bytes move, some before anything of this run is in the folder.
+        if chance.random() < MOVING_SHARE:
+            wait_until_taken(process, output)
         try:
-            code = process.wait(chance.uniform(0.2, 2.0) * whole_seconds)
+            code = process.wait(chance.uniform(0, 0.7) * whole_seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             code = process.wait()
@@ -74,6 +80,15 @@ def torture_inline(source: Path, place: Path, kills: int, seed: int) -> int:
     check_kept(before, output)
     check_equal(expected, output)
     return ended + 1
+
+
+def wait_until_taken(process: "subprocess.Popen[bytes]", output: Path) -> None:
+    """Wait until the process has the folder, or has ended."""
+    while process.poll() is None:
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads((output / LOCK_NAME).read_text())["pid"] == process.pid:
+                return
+        time.sleep(0.002)
 
 
 def check_kept(before: dict[str, tuple[int, int]], output: Path) -> None:
