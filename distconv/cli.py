@@ -89,6 +89,22 @@ _size_option = click.option(
 )
 
 
+class Resource(click.ParamType[tuple[str, float]]):
+    """A custom resource of a Ray cluster: ``NAME=AMOUNT``."""
+
+    name = "NAME=AMOUNT"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """Parse it; anything else is a usage error."""
+        name, _, amount = str(value).rpartition("=")
+        try:
+            return name, float(amount) if name else self.fail(f"{value!r} has no name", param, ctx)
+        except ValueError:
+            self.fail(f"{value!r} is not NAME=AMOUNT, as ssd=0.5", param, ctx)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="distconv")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -125,17 +141,36 @@ def _show(report: Report, *, as_json: bool, notes_shown: bool = False) -> None:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="Convert on Ray with so many workers.")
 @click.option("--address", help="Ray cluster to use: auto, local or ADDRESS.")
+@click.option(
+    "--gpus-per-worker",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of a GPU that a worker of --device cuda takes.",
+)
+@click.option(
+    "--worker-resource",
+    "worker_resources",
+    type=Resource(),
+    multiple=True,
+    help="What else a worker takes on its node, as NAME=AMOUNT; may be repeated.",
+)
 @_family_options
 @_tokenizer_option
 @click.option("--check", is_flag=True, help="First compare INPUT's files with their checksums.")
 @click.option("--verify", is_flag=True, help="Compare every tensor with INPUT before OUTPUT is made whole.")
 @click.option("--overwrite", is_flag=True, help="Replace the model in OUTPUT; other files stay.")
+@click.option(
+    "--trace", type=click.Path(), metavar="FILE", help="Write a trace for Perfetto or chrome://tracing."
+)
+@click.option("--report", type=click.Path(), metavar="FILE", help="Draw what each worker did when, as a PNG.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")
 @_json_option
 def convert(
     *, source: str, output: str, dtype: str, max_shard_size: int | None, device: str, workers: int | None,
-    address: str | None, family: str | None, instruct: bool, tokenizer: str | None, check: bool,
-    verify: bool, overwrite: bool, quiet: bool, as_json: bool,
+    address: str | None, gpus_per_worker: float, worker_resources: tuple[tuple[str, float], ...],
+    family: str | None, instruct: bool, tokenizer: str | None, check: bool, verify: bool,
+    overwrite: bool, trace: str | None, report: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Convert INPUT into the Transformers folder OUTPUT.
 
@@ -147,12 +182,14 @@ def convert(
     if address in {None, "auto"}:
         # Inside a Ray job this names the job's cluster.
         address = os.environ.get("RAY_ADDRESS") or address
-    report = run(
+    done = run(
         source, output, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
         address=address, family=family, instruct=instruct, tokenizer=tokenizer, check=check,
-        verify=verify, overwrite=overwrite, progress=_choose_progress(quiet=quiet),
+        verify=verify, overwrite=overwrite, gpus_per_worker=gpus_per_worker,
+        worker_resources=dict(worker_resources), trace=trace, report=report,
+        progress=_choose_progress(quiet=quiet),
     )  # fmt: skip
-    _show(report, as_json=as_json, notes_shown=True)
+    _show(done, as_json=as_json, notes_shown=True)
     if not as_json and not quiet:
         click.echo(
             "\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import metadata
@@ -12,14 +12,15 @@ from typing import Generic, TypeVar
 from distconv.assembly import make_files
 from distconv.errors import ConversionError, InputError, OutputError, UsageError
 from distconv.moving.compare import equal_targets, target_of_view
-from distconv.moving.executor import Keep
+from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
-from distconv.moving.worker import Job, Receipt, is_finished
+from distconv.moving.worker import Job, Receipt, Sight, is_finished
 from distconv.planning.plan import Plan
 from distconv.progress import Progress, SilentProgress, Stopwatch, format_size
 from distconv.resuming import is_done, make_identity, taken
 from distconv.storage import LocalStorage, Storage, join
 from distconv.survey import Checkpoint, PathLike, decide, plan_conversion, read_checkpoint
+from distconv.timeline import Pictures, summarise
 
 DEVICE_CHOICES = ("auto", "cpu", "cuda")
 _INLINE_LANES = 4
@@ -37,6 +38,8 @@ class ConversionReport:
     bytes_read: int
     bytes_written: int
     became_infinite: int
+    summary: Mapping[str, object]
+    """Seconds and GB/s a stage, what each worker did, retries."""
     seconds_planning: float
     seconds_starting: float
     seconds_moving: float
@@ -62,6 +65,7 @@ class ConversionReport:
                 "moving": round(self.seconds_moving, 3),
                 "finishing": round(self.seconds_finishing, 3),
             },
+            **self.summary,
             "already_done": self.already_done,
             "verified": self.verified,
             "notes": list(self.notes),
@@ -103,17 +107,27 @@ def convert(
     check: bool = False,
     verify: bool = False,
     overwrite: bool = False,
+    gpus_per_worker: float = 1.0,
+    worker_resources: Mapping[str, float] | None = None,
+    trace: PathLike | None = None,
+    report: PathLike | None = None,
     progress: Progress | None = None,
 ) -> ConversionReport:
     """Convert Meta's checkpoint in ``source`` into a Transformers folder ``output``.
 
     ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or
-    several GPUs ask for Ray. Raises InputError, UsageError, OutputError (nothing that looks
+    several GPUs ask for Ray; there each worker takes ``gpus_per_worker`` of a GPU (or a CPU slot)
+    and ``worker_resources``. ``trace`` is a file for a Chrome trace, ``report`` one for a PNG. Raises InputError, UsageError, OutputError (nothing that looks
     like a model is left), ConversionError (the same call again goes on where it stopped).
     """
     storage = LocalStorage()
     progress = Stopwatch(progress or SilentProgress())
     input_path, output_path = os.fspath(source), os.fspath(output)
+    cluster = Cluster(address, workers, gpus_per_worker, worker_resources or {})
+    if workers or address:
+        # Workers on other nodes start in folders of their own.
+        input_path, output_path = os.path.abspath(input_path), os.path.abspath(output_path)
+    pictures = Pictures(output_path, trace, report)
     if check:
         _check(source, family, tokenizer, progress)
     started = time.monotonic()
@@ -151,13 +165,15 @@ def convert(
         with taken(storage, output_path, plan, identity, progress, overwrite=overwrite) as folder:
             # The tokenizer takes as long as a gigabyte of tensors, and needs no disk.
             files = _Later(lambda: make_files(storage, checkpoint, plan))
-            job = Job(storage, output_path, device, recorded=folder.recorded)
-            receipts = _move(job, plan, workers, address, progress, folder.keep)
+            sight = Sight(_sizes(storage, checkpoint), *folder.witness)
+            job = Job(storage, output_path, device, None, folder.recorded, pictures.wanted, sight)
+            receipts = _move(job, plan, cluster, progress, folder.keep)
             _check_chunks(storage, output_path, plan)
             begun, moved = progress.begun or planned, progress.ended or time.monotonic()
             if verify:
                 _verify(checkpoint, plan, output_path, storage, progress)
             folder.finish(files.result())
+    pictures.write(storage, receipts, f"{checkpoint.choice.family.title}, {len(plan.chunks)} chunks")
     return ConversionReport(
         output=output_path,
         family=checkpoint.choice.family.title,
@@ -167,6 +183,7 @@ def convert(
         bytes_read=sum(receipt.bytes_read for receipt in receipts),
         bytes_written=sum(receipt.bytes_written for receipt in receipts),
         became_infinite=sum(receipt.became_infinite for receipt in receipts),
+        summary=summarise(receipts),
         seconds_planning=planned - started,
         seconds_starting=begun - planned,
         seconds_moving=moved - begun,
@@ -211,16 +228,17 @@ def _refuse_overlap(storage: Storage, checkpoint: Checkpoint, output: str) -> No
             )
 
 
-def _move(
-    job: Job, plan: Plan, workers: int | None, address: str | None, progress: Progress, keep: Keep
-) -> tuple[Receipt, ...]:
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers {workers}: expected at least 1")
-    if workers is None and address is None and not _has_several_gpus(job.device):
+def _move(job: Job, plan: Plan, cluster: Cluster, progress: Progress, keep: Keep) -> tuple[Receipt, ...]:
+    if cluster.workers is None and cluster.address is None and not _has_several_gpus(job.device):
         return run_inline(job, plan.chunks, min(_INLINE_LANES, os.cpu_count() or 1), progress, keep=keep)
-    from distconv.moving.ray.driver import Cluster, run_on_ray
+    from distconv.moving.ray.driver import run_on_ray
 
-    return run_on_ray(job, plan.chunks, Cluster(address, workers), progress, keep=keep)
+    return run_on_ray(job, plan.chunks, cluster, progress, keep=keep)
+
+
+def _sizes(storage: Storage, checkpoint: Checkpoint) -> dict[str, int]:
+    paths = [path for shard in checkpoint.files.shards for path in shard.paths]
+    return {path: entry.size_bytes for path in paths if (entry := storage.find(path)) is not None}
 
 
 def _has_several_gpus(device: str) -> bool:

@@ -74,6 +74,11 @@ class Lock:
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
+    @property
+    def token(self) -> str:
+        """What tells this holding from all others; it stands in the file."""
+        return self._holder.token
+
     def check(self) -> None:
         """Raise OutputError where another conversion took the lock, having thought this one dead."""
         if self._lost_to is not None:

@@ -134,7 +134,10 @@ def _read_record(storage: Storage, path: str) -> tuple[object, dict[str, ChunkDi
 
 
 def is_done(storage: Storage, output: str, plan: Plan, identity: dict[str, object]) -> bool:
-    """Whether OUTPUT is whole and equal to the plan; only looks."""
+    """Whether OUTPUT is whole and equal to the plan, and nobody's any more; only looks."""
+    # A lock is that of one who is about to finish, or who was killed as it did.
+    if storage.find(join(output, LOCK_NAME)) is not None:
+        return False
     found = _look(storage, output)
     if found.conversion != identity or JOURNAL_NAME in found.entries or not found.files:
         return False
@@ -167,6 +170,11 @@ class Folder:
         self._lock = lock
         self._pending = False
         self._write_journal()
+
+    @property
+    def witness(self) -> tuple[str, bytes]:
+        """A file in the folder, and what it contains in this folder alone."""
+        return join(self._output, LOCK_NAME), self._lock.token.encode()
 
     def keep(self, receipt: Receipt) -> None:
         """Record a finished chunk; OutputError where another conversion has taken the folder."""

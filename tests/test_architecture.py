@@ -15,7 +15,7 @@ FLOORS = (
     ("__init__",),
     ("conversion", "verification", "tokenization", "checking"),
     ("proof",),
-    ("resuming",),
+    ("resuming", "timeline"),
     ("assembly",),
     ("survey",),
     ("moving", "target"),

@@ -5,7 +5,6 @@ chunk that was committed may have been written again.
 """
 
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import click
 
-from distconv.lock import LOCK_NAME
 from tests.benchmarks.measure import tree
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece
 from tests.faults import digest_folder, looks_whole
@@ -58,9 +56,9 @@ def torture_inline(source: Path, place: Path, kills: int, seed: int) -> int:
         )
         # Most kills fall while bytes move, some before anything of this run is in the folder.
         if chance.random() < MOVING_SHARE:
-            wait_until_taken(process, output)
+            wait_until_moving(process, output)
         try:
-            code = process.wait(chance.uniform(0, 0.7) * whole_seconds)
+            code = process.wait(chance.uniform(0, 0.6) * whole_seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             code = process.wait()
@@ -82,12 +80,9 @@ def torture_inline(source: Path, place: Path, kills: int, seed: int) -> int:
     return ended + 1
 
 
-def wait_until_taken(process: "subprocess.Popen[bytes]", output: Path) -> None:
-    """Wait until the process has the folder, or has ended."""
-    while process.poll() is None:
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads((output / LOCK_NAME).read_text())["pid"] == process.pid:
-                return
+def wait_until_moving(process: "subprocess.Popen[bytes]", output: Path) -> None:
+    """Wait until the process writes a chunk, or has ended."""
+    while process.poll() is None and not list(output.glob(f".*.safetensors.*-{process.pid}-*")):
         time.sleep(0.002)
 
 

@@ -1,15 +1,44 @@
 """What does the end of an attempt mean: shared by all that run units."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from distconv.errors import ConversionError, DistconvError, describe_os_error
+from distconv.errors import ConversionError, DistconvError, UsageError, describe_os_error
 from distconv.moving.scheduler import Failure
 from distconv.moving.worker import Job, Receipt
 from distconv.planning.plan import Chunk
 
 Convert = Callable[[Job, Chunk, Callable[[int], None], Callable[[], bool]], Receipt]
 """Does one unit: convert(job, chunk, advance, stopped), see ``worker.convert_chunk``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where to run: ``local`` or nothing for a Ray of our own, ``auto`` or an address to join one.
+
+    Without a number of workers every GPU or CPU slot is used. ``gpus`` is what a worker of
+    the device ``cuda`` takes, and may be a fraction; ``resources`` are the cluster's own, by name.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    gpus: float = 1.0
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no Ray could give, with UsageError."""
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"workers {self.workers}: expected at least 1")
+        if not 0 < self.gpus <= 1:
+            raise UsageError(f"{self.gpus:g} GPUs a worker: expected more than 0 and at most 1")
+        for name, amount in self.resources.items():
+            if name in {"CPU", "GPU", "memory"} or not amount > 0:
+                raise UsageError(
+                    f"worker resource {name}={amount:g}: expected a custom resource of the cluster, "
+                    "and more than 0 of it"
+                )
+
 
 Keep = Callable[[Receipt], None]
 """Is told of each finished unit, in the thread that drives the run."""

@@ -3,8 +3,9 @@
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distconv.moving.executor import Convert, Keep, classify, forget
 from distconv.moving.scheduler import Action, Assign, Failure, Finish, GiveUp, Limits, Replace, Scheduler
@@ -53,7 +54,10 @@ def run_inline(
             inbox: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
             # A daemon: a lane that hangs in a dead file system must not keep the process from ending.
             thread = threading.Thread(
-                target=_work, args=(number, job, convert, inbox, outbox, stop, progress), daemon=True
+                target=_work,
+                args=(number, job, convert, inbox, outbox, stop, progress),
+                daemon=True,
+                name=f"lane {number}",
             )
             running[number] = _Lane(thread, inbox)
             thread.start()
@@ -79,6 +83,7 @@ def _drive(
     """Carry events to the scheduler and its actions to the lanes until it finishes or gives up."""
     by_name = {chunk.name: chunk for chunk in chunks}
     receipts: dict[str, Receipt] = {}
+    attempts: Counter[str] = Counter()
     # A thread cannot be ended from outside, so none is ever taken for dead.
     scheduler = Scheduler({chunk.name: chunk.size_bytes for chunk in chunks}, Limits(), time.monotonic())
     actions: list[Action] = list(scheduler.tick(time.monotonic()))
@@ -94,9 +99,10 @@ def _drive(
         if isinstance(outcome.result, Failure):
             if not outcome.result.final:
                 progress.note(f"starts again: {outcome.result.error}")
+            attempts[outcome.chunk.name] += 1
             actions = list(scheduler.failed(outcome.lane, outcome.result, now))
         else:
-            receipts[outcome.chunk.name] = outcome.result
+            receipts[outcome.chunk.name] = replace(outcome.result, attempts=attempts[outcome.chunk.name] + 1)
             keep(outcome.result)
             progress.unit_done(outcome.chunk.name)
             actions = list(scheduler.done(outcome.lane, now))

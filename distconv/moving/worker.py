@@ -11,12 +11,42 @@ from functools import partial
 from typing import Self
 
 from distconv.digests import ChunkDigests, ChunkHasher
-from distconv.errors import Interrupted
+from distconv.errors import InputError, Interrupted, describe_os_error
 from distconv.moving.bands import Block, Piece, make_blocks
 from distconv.moving.devices import Device, Finish, open_device
+from distconv.moving.spans import DIGEST, GATHER, READ, WRITE, Spans, Work
 from distconv.planning.plan import Chunk, TargetTensor
 from distconv.source.archive import Record, locate_data
-from distconv.storage import Reader, Storage, join, opened, read_range
+from distconv.storage import Reader, Storage, join, opened, read_range, read_small
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """How to tell, on another host, that INPUT and OUTPUT are the ones that are meant."""
+
+    sources: Mapping[str, int] = field(default_factory=dict)
+    """Sizes in bytes of INPUT's files."""
+    output_path: str = ""
+    """A small file in OUTPUT, or nothing."""
+    output_token: bytes = b""
+    """What that file must contain: a folder of the same name on a local disk is another one."""
+
+    def find_blindness(self, storage: Storage) -> str | None:
+        """Tell which file is not to be seen here, if any."""
+        try:
+            for path, size_bytes in self.sources.items():
+                entry = storage.find(path)
+                if entry is None:
+                    return f"{path} is not there"
+                if entry.size_bytes != size_bytes:
+                    return f"{path} has {entry.size_bytes:,} bytes, expected {size_bytes:,}"
+            if self.output_path and self.output_token not in read_small(
+                storage, self.output_path, _SIGHT_BYTES
+            ):
+                return f"{self.output_path} is another conversion's"
+        except (OSError, InputError) as error:
+            return describe_os_error(error) if isinstance(error, OSError) else str(error)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +60,10 @@ class Job:
     """What is read and gathered at once; None leaves it to the device."""
     recorded: Mapping[str, ChunkDigests] = field(default_factory=dict)
     """Digests of chunks that an earlier run finished."""
+    traced: bool = False
+    """Whether receipts tell of each read, gather and write."""
+    sight: Sight = field(default_factory=Sight)
+    """What a worker must see before it may begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +76,18 @@ class Receipt:
     bytes_written: int
     became_infinite: int = 0
     kept: bool = False
+    attempts: int = field(default=1, compare=False)
+    """How often the unit was begun; the executor counts."""
+    work: Work = field(default_factory=Work, compare=False)
 
 
 class Sources:
     """The open input files of one unit of work; reads pieces and counts the bytes."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, spans: Spans | None = None) -> None:
         """Start with no file open."""
         self.bytes_read = 0
+        self.spans = spans or Spans()
         self._storage = storage
         self._stack = ExitStack()
         self._readers: dict[str, Reader] = {}
@@ -98,11 +136,13 @@ def convert_chunk(
     ``advance`` is told of output bytes as they are written; ``stopped`` is asked between
     blocks, and Interrupted raised when it says so. Whatever is raised, no file is left.
     """
+    spans = Spans(kept=job.traced)
     path = join(job.output, chunk.name)
     if is_finished(job.storage, path, chunk):
-        found = read_digests(job.storage, path, chunk, advance, stopped)
+        with spans.during(DIGEST, chunk.size_bytes):
+            found = read_digests(job.storage, path, chunk, advance, stopped)
         if job.recorded.get(chunk.name, found) == found:
-            return Receipt(chunk.name, found, 0, 0, kept=True)
+            return Receipt(chunk.name, found, 0, 0, kept=True, work=spans.finish())
         advance(-chunk.size_bytes)
     # What is there is damaged or of another plan, and only a replacing commit takes its place.
     stale = job.storage.find(path) is not None
@@ -110,25 +150,36 @@ def convert_chunk(
     block_bytes = job.block_bytes or device.block_bytes
     became_infinite = 0
     hasher = ChunkHasher(chunk.header)
-    writer = job.storage.begin(path, chunk.size_bytes)
+    with spans.during(WRITE, 0):
+        writer = job.storage.begin(path, chunk.size_bytes)
     try:
-        with Sources(job.storage) as sources:
+        with Sources(job.storage, spans) as sources:
             writer.write_at(0, chunk.header)
             advance(len(chunk.header))
             for tensor, start in zip(chunk.tensors, chunk.offsets_bytes, strict=True):
                 for block, content, infinite in make_contents(tensor, sources, device, block_bytes):
                     if stopped():
                         raise Interrupted("stopped")
-                    writer.write_at(start + block.target_offset * tensor.dtype.size_bytes, content)
-                    hasher.update(content)
+                    with spans.during(WRITE, len(content)):
+                        writer.write_at(start + block.target_offset * tensor.dtype.size_bytes, content)
+                    with spans.during(DIGEST, len(content)):
+                        hasher.update(content)
                     advance(len(content))
                     became_infinite += infinite
                 hasher.end_tensor()
-        writer.commit(replace=stale)
+        with spans.during(WRITE, 0):
+            writer.commit(replace=stale)
     except BaseException:
         writer.abort()
         raise
-    return Receipt(chunk.name, hasher.finish(), sources.bytes_read, chunk.size_bytes, became_infinite)
+    return Receipt(
+        chunk.name,
+        hasher.finish(),
+        sources.bytes_read,
+        chunk.size_bytes,
+        became_infinite,
+        work=spans.finish(),
+    )
 
 
 def make_contents(
@@ -142,25 +193,27 @@ def make_contents(
     waiting: deque[tuple[Block, Finish]] = deque()
     for block in make_blocks(tensor, block_bytes):
         content = device.begin(sum(piece.span for piece in block.pieces) * unit)
-        sources.read_block(block.pieces, unit, content)
+        with sources.spans.during(READ, len(content)):
+            sources.read_block(block.pieces, unit, content)
         if tensor.dtype == tensor.stored and len(block.pieces) == 1 and block.pieces[0].is_straight:
             waiting.append((block, partial(_give, content)))
         else:
-            waiting.append(
-                (block, device.submit(content, block.pieces, block.elements, tensor.stored, tensor.dtype))
-            )
+            with sources.spans.during(GATHER, len(content)):
+                finish = device.submit(content, block.pieces, block.elements, tensor.stored, tensor.dtype)
+            waiting.append((block, finish))
         if len(waiting) >= device.depth:
-            yield _finish(*waiting.popleft())
+            yield _finish(*waiting.popleft(), sources.spans)
     while waiting:
-        yield _finish(*waiting.popleft())
+        yield _finish(*waiting.popleft(), sources.spans)
 
 
 def _give(content: memoryview) -> tuple[memoryview, int]:
     return content, 0
 
 
-def _finish(block: Block, finish: Finish) -> tuple[Block, memoryview, int]:
-    return block, *finish()
+def _finish(block: Block, finish: Finish, spans: Spans) -> tuple[Block, memoryview, int]:
+    with spans.during(GATHER, 0):
+        return block, *finish()
 
 
 def is_finished(storage: Storage, path: str, chunk: Chunk) -> bool:
@@ -193,3 +246,4 @@ def read_digests(
 
 
 _READ_BYTES = 4 << 20
+_SIGHT_BYTES = 1 << 20

@@ -348,7 +348,7 @@ def test_workers_that_cannot_import_what_they_need_end_the_run_at_once(
 
 @with_slots
 def test_more_workers_than_the_cluster_has_slots_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="4 workers, but the Ray cluster has 3 CPU slots"):
+    with pytest.raises(UsageError, match="4 workers, but the Ray cluster has room for 3 of 1 CPU each"):
         run_on_ray(make_job(tmp_path), make_chunks(["chunk"]), Cluster(workers=4), RecordingProgress())
     assert list(tmp_path.iterdir()) == []
 
@@ -358,5 +358,7 @@ def test_the_device_cuda_on_a_cluster_without_a_gpu_is_refused(tmp_path: Path) -
     from dataclasses import replace
 
     job = replace(make_job(tmp_path), device="cuda")
-    with pytest.raises(ConversionError, match="the Ray cluster has no GPUs"):
+    with pytest.raises(
+        ConversionError, match="no node of the Ray cluster has 1 GPU, which a worker of device cuda needs"
+    ):
         run_on_ray(job, make_chunks(["chunk"]), ANY, RecordingProgress())

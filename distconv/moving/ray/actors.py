@@ -4,7 +4,8 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import ray
@@ -12,6 +13,8 @@ from ray.actor import ActorHandle
 
 from distconv.errors import Interrupted
 from distconv.moving.executor import Convert, classify
+from distconv.moving.ray.cluster import Needs
+from distconv.moving.ray.meters import Meters
 from distconv.moving.scheduler import Failure
 from distconv.moving.worker import Job, Receipt
 from distconv.planning.plan import Chunk
@@ -25,11 +28,25 @@ STOP_SECONDS = 3.0
 GPU_WORKER_THREADS = "4"
 """Ray gives a worker on a CPU slot one thread, which is right, and one without a slot too."""
 
+SIGHT_SECONDS = 5.0
+"""How long a network share may take to show files that were made on another host."""
+
+NODE_LABEL = "ray.io/node-id"
+
 STOPPING = "stopping"
 """Calls of this group have a thread of their own."""
 
 Event = int | Receipt | Failure
 """Bytes moved since the last one; or, as the last one, how the unit ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker came up, and what it does not see there, if anything."""
+
+    host: str
+    node: str
+    blindness: str | None
 
 
 class Worker:
@@ -44,11 +61,22 @@ class Worker:
         self._convert = convert
         self._stop = threading.Event()
         self._busy = threading.Lock()
+        self._meters = Meters()
 
     @ray.method
-    def place(self) -> str:
-        """Answer, once the worker is up, with the name of its host."""
-        return socket.gethostname()
+    def place(self) -> Place:
+        """Answer, once the worker is up, where that is."""
+        node: str = ray.get_runtime_context().get_node_id()
+        return Place(socket.gethostname(), node, self._find_blindness())
+
+    def _find_blindness(self) -> str | None:
+        """Look several times: a network share may take a moment to show what is new."""
+        deadline = time.monotonic() + SIGHT_SECONDS
+        while (found := self._job.sight.find_blindness(self._job.storage)) is not None:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(SIGHT_SECONDS / 5)
+        return found
 
     @ray.method(num_returns="streaming")
     def convert(self, chunk: Chunk) -> Iterator[Event]:
@@ -61,13 +89,16 @@ class Worker:
                 if self._stop.is_set():
                     events.put(Failure(Interrupted("stopped"), final=True))
                     return
+                end: Event
                 try:
-                    events.put(self._convert(self._job, chunk, events.put, self._stop.is_set))
+                    end = self._convert(self._job, chunk, events.put, self._stop.is_set)
                 except BaseException as error:  # noqa: BLE001  the driver decides what it means
-                    events.put(classify(chunk.name, error))
+                    end = classify(chunk.name, error)
+                self._meters.count(end)
+                events.put(end)
 
         # In a thread of its own, as a generator cannot yield from inside the callback.
-        threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=work, daemon=True, name="worker").start()
         yield from _add_up(events)
 
     @ray.method(concurrency_group=STOPPING)
@@ -99,17 +130,18 @@ def _add_up(events: "queue.SimpleQueue[Event]") -> Iterator[Event]:
             return
 
 
-def start_worker(job: Job, convert: Convert, device: str) -> "ActorHandle[Worker]":
-    """Ask Ray for one more worker; it comes up when there is a GPU or a CPU slot free."""
-    on_gpu = device == "cuda"
+def start_worker(job: Job, convert: Convert, needs: Needs, avoided: Collection[str]) -> "ActorHandle[Worker]":
+    """Ask Ray for one more worker; it comes up when what it needs is free on a node that is not avoided."""
+    on_gpu = needs.gpus > 0
     # Ray calls the handle a union with the class, for the sake of completion in editors.
     return cast(
         "ActorHandle[Worker]",
         ray.remote(concurrency_groups={STOPPING: 1})(Worker)  # type: ignore[call-overload]  # Ray's stub lacks it
         .options(
-            num_gpus=1 if on_gpu else 0,
-            # Nodes differ in CPUs per GPU, and it is the GPU that does the work.
-            num_cpus=0 if on_gpu else 1,
+            num_gpus=needs.gpus,
+            num_cpus=needs.cpus,
+            resources=dict(needs.others),
+            label_selector={NODE_LABEL: f"!in({','.join(sorted(avoided))})"} if avoided else None,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": GPU_WORKER_THREADS}} if on_gpu else None,
             scheduling_strategy="SPREAD",
             # The driver counts attempts and losses; Ray must not try again behind its back.

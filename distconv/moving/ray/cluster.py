@@ -4,12 +4,13 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import ray
 
 from distconv.errors import ConversionError, UsageError
+from distconv.moving.executor import Cluster
 from distconv.moving.ray.signals import redelivered
 
 LOCAL = "local"
@@ -19,14 +20,28 @@ REACH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
-    """Where to run: ``local`` or nothing for a Ray of our own, ``auto`` or an address to join one.
+class Needs:
+    """What Ray must have free on a node for one worker."""
 
-    Without a number of workers every GPU or CPU slot is used.
-    """
+    cpus: float
+    gpus: float
+    others: Mapping[str, float]
 
-    address: str | None = None
-    workers: int | None = None
+    def fit(self, available: Mapping[str, float]) -> int:
+        """Tell how many workers fit into a node's resources."""
+        wanted = {"CPU": self.cpus, "GPU": self.gpus, **self.others}
+        # Ray counts in ten thousandths; a float's 1 / 3 must fit three times into 1.
+        fits = [
+            round(available.get(name, 0) * 10_000) // round(amount * 10_000)
+            for name, amount in wanted.items()
+            if amount
+        ]
+        return min(fits)
+
+    def words(self) -> str:
+        """Say it for people."""
+        parts = [f"{self.gpus:g} GPU" if self.gpus else f"{self.cpus:g} CPU"]
+        return " and ".join([*parts, *(f"{amount:g} {name}" for name, amount in self.others.items())])
 
 
 @contextlib.contextmanager
@@ -53,18 +68,40 @@ def connected(cluster: Cluster, device: str) -> Iterator[None]:
         ray.shutdown()
 
 
+def find_needs(cluster: Cluster, device: str) -> Needs:
+    """Tell what one worker takes: a GPU, or its share of one, or else a CPU slot."""
+    if device == "cuda":
+        # Nodes differ in CPUs per GPU, and it is the GPU that does the work.
+        return Needs(0, cluster.gpus, cluster.resources)
+    return Needs(1, 0, cluster.resources)
+
+
+def find_nodes(needs: Needs) -> dict[str, str]:
+    """Give the living nodes that could ever take a worker: their addresses by id."""
+    return {
+        node["NodeID"]: node["NodeManagerAddress"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and needs.fit(node["Resources"])
+    }
+
+
 def count_workers(cluster: Cluster, device: str, units: int) -> int:
     """Tell how many workers to start; what the cluster could never give is refused.
 
     Ray itself waits for resources that do not exist, without end and without a word.
     """
-    resource, words = ("GPU", "GPUs") if device == "cuda" else ("CPU", "CPU slots")
-    found = int(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]
+    needs = find_needs(cluster, device)
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    found = sum([needs.fit(node["Resources"]) for node in nodes if node["Alive"]])
     if found == 0:
-        raise ConversionError(f"the Ray cluster has no {words}; workers of device {device} need one each")
+        raise ConversionError(
+            f"no node of the Ray cluster has {needs.words()}, which a worker of device {device} needs"
+        )
     wanted = found if cluster.workers is None else cluster.workers
     if wanted > found:
-        raise UsageError(f"{wanted} workers, but the Ray cluster has {found} {words}")
+        raise UsageError(
+            f"{wanted} workers, but the Ray cluster has room for {found} of {needs.words()} each"
+        )
     # More workers than units would only hold what others could use.
     return min(wanted, units)
 

@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from distconv.errors import ConversionError
-from distconv.moving.executor import Convert, Keep, classify, forget
-from distconv.moving.ray.actors import STOP_SECONDS, Event, Worker, start_worker
-from distconv.moving.ray.cluster import Cluster, connected, count_workers
+from distconv.moving.executor import Cluster, Convert, Keep, classify, forget
+from distconv.moving.ray.actors import STOP_SECONDS, Event, Place, Worker, start_worker
+from distconv.moving.ray.cluster import Needs, connected, count_workers, find_needs, find_nodes
 from distconv.moving.ray.signals import held_back
 from distconv.moving.scheduler import (
     Action,
@@ -41,11 +41,13 @@ SPARE_DEATHS = 4
 
 @dataclass(slots=True)
 class _Member:
-    """One actor: what it was asked last, and what of its unit it has told."""
+    """One actor: where it is, what it was asked last, and what of its unit it has told."""
 
     actor: "ActorHandle[Worker]"
-    waiting: "ray.ObjectRef[str] | ray.ObjectRefGenerator | None"
+    waiting: "ray.ObjectRef[Place] | ray.ObjectRefGenerator | None"
+    place: Place | None = None
     chunk: Chunk | None = None
+    attempt: int = 1
     moved_bytes: int = 0
 
 
@@ -71,7 +73,7 @@ def run_on_ray(
         limits = Limits(
             deaths=SPARE_DEATHS + 2 * workers, stall_seconds=stall_seconds, empty_seconds=EMPTY_SECONDS
         )
-        run = _Run(job, chunks, progress, convert, limits, keep)
+        run = _Run(job, chunks, find_needs(cluster, job.device), progress, convert, limits, keep)
         with held_back() as deliver_signals:
             try:
                 receipts = run.drive(workers, deliver_signals)
@@ -88,6 +90,7 @@ class _Run:
         self,
         job: Job,
         chunks: Sequence[Chunk],
+        needs: Needs,
         progress: Progress,
         convert: Convert,
         limits: Limits,
@@ -96,6 +99,8 @@ class _Run:
         self._chunks = {chunk.name: chunk for chunk in chunks}
         self._progress = progress
         self._job, self._convert, self._keep = job, convert, keep
+        self._needs = needs
+        self._blind: dict[str, str] = {}
         sizes_bytes = {chunk.name: chunk.size_bytes for chunk in chunks}
         self._scheduler = Scheduler(sizes_bytes, limits, time.monotonic())
         self._members: dict[int, _Member] = {}
@@ -129,7 +134,7 @@ class _Run:
 
     def _start_worker(self) -> None:
         self._started += 1
-        actor = start_worker(self._job, self._convert, self._job.device)
+        actor = start_worker(self._job, self._convert, self._needs, self._blind)
         self._members[self._started] = _Member(actor, actor.place.remote())
 
     def _wait(self) -> list[int]:
@@ -158,8 +163,10 @@ class _Run:
             return
         now = time.monotonic()
         match event:
-            case None:
-                member.waiting = None
+            case Place(blindness=str()):
+                self._leave_out(number, member, event)
+            case Place():
+                member.waiting, member.place = None, event
                 self._begin()
                 self._carry_out(self._scheduler.idle(number, now))
             case int():
@@ -170,6 +177,24 @@ class _Run:
             case Failure():
                 self._fail(number, member, event, now)
 
+    def _leave_out(self, number: int, member: _Member, place: Place) -> None:
+        """Go on without a node that does not see INPUT or OUTPUT, unless none does."""
+        del self._members[number]
+        ray.kill(member.actor)
+        nodes = find_nodes(self._needs)
+        name = f"{place.host} ({nodes.get(place.node, 'gone')})"
+        if place.node not in self._blind:
+            self._blind[place.node] = f"{name}: {place.blindness}"
+            self._progress.note(
+                f"node {name} is left out, it does not see INPUT or OUTPUT: {place.blindness}"
+            )
+        if not nodes.keys() - self._blind.keys():
+            words = (
+                "no node of the Ray cluster sees INPUT and OUTPUT; put them on storage that every node has"
+            )
+            raise ConversionError("\n".join((words, *self._blind.values())))
+        self._start_worker()
+
     def _begin(self) -> None:
         """Tell that bytes move from now on; starting up is over when the first worker is up."""
         if not self._begun:
@@ -178,7 +203,7 @@ class _Run:
 
     def _end_unit(self, number: int, member: _Member, receipt: Receipt, now: float) -> None:
         """Keep what came of a unit."""
-        self._receipts[receipt.chunk] = receipt
+        self._receipts[receipt.chunk] = replace(receipt, attempts=member.attempt)
         self._keep(receipt)
         self._count(member, self._chunks[receipt.chunk].size_bytes - member.moved_bytes)
         self._progress.unit_done(receipt.chunk)
@@ -206,9 +231,9 @@ class _Run:
     def _carry_out(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
-                case Assign(worker, unit):
+                case Assign(worker, unit, attempt):
                     member = self._members[worker]
-                    member.chunk = self._chunks[unit]
+                    member.chunk, member.attempt = self._chunks[unit], attempt
                     member.waiting = member.actor.convert.remote(member.chunk)
                 case Replace(worker, unit, reason):
                     self._replace(worker, unit, reason)
@@ -222,7 +247,8 @@ class _Run:
         member = self._members.pop(worker)
         self._count(member, -member.moved_bytes)
         again = f"; {unit} starts again" if unit is not None else ""
-        self._progress.note(f"worker {worker} was lost ({reason}){again}")
+        where = f" on {member.place.host}" if member.place is not None else ""
+        self._progress.note(f"worker {worker}{where} was lost ({reason}){again}")
         ray.kill(member.actor)
         self._start_worker()
 
@@ -231,14 +257,12 @@ class _Run:
         self._progress.advance(size_bytes)
 
 
-def _read_event(member: _Member) -> Event | None:
-    """Take what is ready; None says that the worker has come up."""
+def _read_event(member: _Member) -> Event | Place | None:
+    """Take what is ready; a place says that the worker has come up."""
     if isinstance(member.waiting, ray.ObjectRefGenerator):
         event: Event = ray.get(next(member.waiting))
         return event
-    if member.waiting is not None:
-        ray.get(member.waiting)
-    return None
+    return ray.get(member.waiting) if member.waiting is not None else None
 
 
 def _clear(member: _Member) -> None:
