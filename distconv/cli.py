@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import click
 
 from distconv.errors import DistconvError, Interrupted, Stopped, Terminated, describe_os_error
+from distconv.version import VERSION
 
 if TYPE_CHECKING:
     from distconv.progress import Progress
@@ -106,7 +107,7 @@ class Resource(click.ParamType[tuple[str, float]]):
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="distconv")
+@click.version_option(VERSION)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(context: click.Context, *, debug: bool) -> None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Generic, TypeVar
 
 from distconv.assembly import make_files
@@ -21,6 +20,7 @@ from distconv.resuming import is_done, make_identity, taken
 from distconv.storage import LocalStorage, Storage, join
 from distconv.survey import Checkpoint, PathLike, decide, plan_conversion, read_checkpoint
 from distconv.timeline import Pictures, summarise
+from distconv.version import VERSION
 
 DEVICE_CHOICES = ("auto", "cpu", "cuda")
 _INLINE_LANES = 4
@@ -153,7 +153,7 @@ def convert(
     notes = (*checkpoint.notes, *decided)
     for note in notes:
         progress.note(f"note: {note}")
-    identity = make_identity(storage, checkpoint, plan, metadata.version("distconv"))
+    identity = make_identity(storage, checkpoint, plan, VERSION)
     done = not overwrite and is_done(storage, output_path, plan, identity)
     planned = time.monotonic()
     begun = moved = planned

@@ -23,7 +23,7 @@ FLOORS = (
     ("families",),
     ("source",),
     ("lock", "digests"),
-    ("storage", "tensors", "progress", "errors"),
+    ("storage", "tensors", "progress", "errors", "version"),
 )
 """From the roof to the ground; rooms on one floor do not know each other, but for what is named here."""
 BESIDE = {
