@@ -31,8 +31,8 @@ class Sight:
     output_token: bytes = b""
     """What that file must contain: a folder of the same name on a local disk is another one."""
 
-    def find_blindness(self, storage: Storage) -> str | None:
-        """Tell which file is not to be seen here, if any."""
+    def find_missing_source(self, storage: Storage) -> str | None:
+        """Tell which of INPUT's files is not to be seen here, if any."""
         try:
             for path, size_bytes in self.sources.items():
                 entry = storage.find(path)
@@ -40,13 +40,22 @@ class Sight:
                     return f"{path} is not there"
                 if entry.size_bytes != size_bytes:
                     return f"{path} has {entry.size_bytes:,} bytes, expected {size_bytes:,}"
-            if self.output_path and self.output_token not in read_small(
-                storage, self.output_path, _SIGHT_BYTES
-            ):
-                return f"{self.output_path} is another conversion's"
-        except (OSError, InputError) as error:
-            return describe_os_error(error) if isinstance(error, OSError) else str(error)
+        except OSError as error:
+            return describe_os_error(error)
         return None
+
+    def find_other_output(self, storage: Storage) -> str | None:
+        """Tell why OUTPUT is not the folder that is meant, if so."""
+        if not self.output_path:
+            return None
+        try:
+            if self.output_token in read_small(storage, self.output_path, _SIGHT_BYTES):
+                return None
+        except OSError as error:
+            return describe_os_error(error)
+        except InputError as error:
+            return str(error)
+        return f"{self.output_path} is another conversion's"
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,13 +70,14 @@ class Worker:
         return Place(socket.gethostname(), node, self._find_blindness())
 
     def _find_blindness(self) -> str | None:
-        """Look several times: a network share may take a moment to show what is new."""
+        sight, storage = self._job.sight, self._job.storage
+        if (missing := sight.find_missing_source(storage)) is not None:
+            return missing
+        # A network share may take a moment to show what is new.
         deadline = time.monotonic() + SIGHT_SECONDS
-        while (found := self._job.sight.find_blindness(self._job.storage)) is not None:
-            if time.monotonic() > deadline:
-                break
+        while (other := sight.find_other_output(storage)) is not None and time.monotonic() < deadline:
             time.sleep(SIGHT_SECONDS / 5)
-        return found
+        return other
 
     @ray.method(num_returns="streaming")
     def convert(self, chunk: Chunk) -> Iterator[Event]:
