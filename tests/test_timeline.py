@@ -1,0 +1,70 @@
+"""What a run tells of itself: its summary, its trace and its picture."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import distconv
+from distconv.errors import UsageError
+from tests.checkpoints import Spec
+
+Write = Callable[[Spec], Path]
+SPEC = Spec("llama-2", heads=8, kv_heads=4, shards=2)
+
+
+def test_a_trace_has_every_byte_that_was_read_and_written(checkpoint: Write, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    report = distconv.convert(checkpoint(SPEC), tmp_path / "out", max_shard_size=50_000, trace=trace)
+    events = json.loads(trace.read_text())["traceEvents"]
+    moved = {
+        stage: sum(event["args"]["bytes"] for event in events if event["name"] == stage)
+        for stage in ("read", "write")
+    }
+    headers = sum(
+        8 + int.from_bytes(path.read_bytes()[:8], "little")
+        for path in (tmp_path / "out").glob("*.safetensors")
+    )
+    assert moved == {"read": report.bytes_read, "write": report.bytes_written - headers}
+    units = [event for event in events if event.get("cat") == "unit"]
+    assert len({unit["name"] for unit in units}) == len(units) == report.chunks
+    for event in events:
+        if event.get("cat") == "stage":
+            # Each stage lies within a unit of its own worker.
+            assert any(
+                unit["tid"] == event["tid"]
+                and unit["ts"] - 1 <= event["ts"]
+                and event["ts"] + event["dur"] <= unit["ts"] + unit["dur"] + 1
+                for unit in units
+            )
+
+
+def test_the_summary_counts_each_workers_share(checkpoint: Write, tmp_path: Path) -> None:
+    report = distconv.convert(checkpoint(SPEC), tmp_path / "out", max_shard_size=50_000)
+    summary = json.loads(json.dumps(report.to_json()))
+    assert sum(worker["chunks"] for worker in summary["workers"]) == report.chunks
+    assert sum(worker["bytes_written"] for worker in summary["workers"]) == report.bytes_written
+    assert set(summary["stages"]) == {"read", "gather", "digest", "write"}
+    assert sum(stage["seconds"] for stage in summary["stages"].values()) > 0
+    assert summary["retries"] == 0
+
+
+def test_a_report_is_a_picture(checkpoint: Write, tmp_path: Path) -> None:
+    from PIL import Image
+
+    distconv.convert(checkpoint(SPEC), tmp_path / "out", report=tmp_path / "report.png")
+    with Image.open(tmp_path / "report.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > picture.height > 100
+
+
+@pytest.mark.parametrize("name", ["out/trace.json", "missing/trace.json", "folder"])
+def test_a_trace_that_could_not_be_written_is_refused_before_anything_is_done(
+    checkpoint: Write, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UsageError, match="cannot be written|in OUTPUT"):
+        distconv.convert(checkpoint(SPEC), tmp_path / "out", trace=tmp_path / name)
+    assert list((tmp_path / "out").iterdir()) == []
