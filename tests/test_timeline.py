@@ -65,6 +65,6 @@ def test_a_trace_that_could_not_be_written_is_refused_before_anything_is_done(
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "out").mkdir()
-    with pytest.raises(UsageError, match="cannot be written|in OUTPUT"):
+    with pytest.raises(UsageError, match=r"cannot be written|in OUTPUT"):
         distconv.convert(checkpoint(SPEC), tmp_path / "out", trace=tmp_path / name)
     assert list((tmp_path / "out").iterdir()) == []
