@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from distconv.checking import CheckReport, check
     from distconv.conversion import ConversionReport, convert
+    from distconv.downloading import DownloadReport, download
     from distconv.survey import Inspection, PlanReport, inspect, plan
     from distconv.tokenization import TokenizerReport, convert_tokenizer
     from distconv.verification import Verification, verify
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckReport",
     "ConversionReport",
+    "DownloadReport",
     "Inspection",
     "PlanReport",
     "TokenizerReport",
@@ -23,6 +25,7 @@ __all__ = [
     "check",
     "convert",
     "convert_tokenizer",
+    "download",
     "inspect",
     "plan",
     "verify",
@@ -33,6 +36,8 @@ _HOMES = {
     "check": "checking",
     "ConversionReport": "conversion",
     "convert": "conversion",
+    "DownloadReport": "downloading",
+    "download": "downloading",
     "Inspection": "survey",
     "PlanReport": "survey",
     "inspect": "survey",

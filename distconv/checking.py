@@ -1,6 +1,5 @@
 """Check INPUT's own checksums before its bytes are trusted: MD5 by checklist, else CRC32 by record."""
 
-import hashlib
 import os
 import threading
 import zlib
@@ -12,12 +11,11 @@ from distconv.errors import InputError
 from distconv.progress import Progress, SilentProgress
 from distconv.source.archive import Record, locate_data
 from distconv.source.catalog import Catalog, read_catalog
-from distconv.source.checklist import Listed, read_checklists
+from distconv.source.checklist import Listed, compare_md5, read_blocks, read_checklists
 from distconv.source.files import SourceFiles, find_files
-from distconv.storage import LocalStorage, Reader, Storage, opened
+from distconv.storage import LocalStorage, Storage, opened
 from distconv.survey import PathLike, read_checkpoint
 
-_BLOCK_BYTES = 4 << 20
 _FILES_AT_ONCE = 16
 
 
@@ -92,7 +90,7 @@ def check(
         findings += str(error).splitlines()
     tasks, notes, wrong = _make_tasks(storage, files)
     findings += wrong
-    progress.begin(sum(task.size_bytes for task in tasks), len(tasks))
+    progress.begin(sum(task.size_bytes for task in tasks), len(tasks), "files")
     try:
         findings += _run(storage, tasks, progress)
     finally:
@@ -170,21 +168,15 @@ def _run(storage: Storage, tasks: Sequence[_Task], progress: Progress) -> list[s
 def _check_file(
     storage: Storage, task: _Task, advance: Callable[[int], None], stop: threading.Event
 ) -> Iterator[str]:
+    if task.listed is not None:
+        difference = compare_md5(storage, task.listed, advance, stop.is_set)
+        if difference is not None:
+            yield difference
+        return
     with opened(storage, task.path) as reader:
-        if task.listed is not None:
-            digest = hashlib.md5(usedforsecurity=False)
-            for block in _blocks(reader, 0, reader.size_bytes, stop):
-                digest.update(block)
-                advance(len(block))
-            if digest.hexdigest() != task.listed.md5:
-                yield (
-                    f"{task.path}: MD5 {digest.hexdigest()}, {task.listed.checklist} gives {task.listed.md5}; "
-                    "download the file again"
-                )
-            return
         for record in task.records:
             found = 0
-            for block in _blocks(reader, locate_data(reader, record), record.size_bytes, stop):
+            for block in read_blocks(reader, locate_data(reader, record), record.size_bytes, stop.is_set):
                 found = zlib.crc32(block, found)
                 advance(len(block))
             if found != record.crc32:
@@ -192,14 +184,3 @@ def _check_file(
                     f"{task.path}: CRC32 {found:08x} of the record at byte {record.offset_bytes:,}, "
                     f"its header gives {record.crc32:08x}; download the file again"
                 )
-
-
-def _blocks(reader: Reader, start: int, size_bytes: int, stop: threading.Event) -> Iterator[memoryview]:
-    """Give a range block by block; each is overwritten by the next."""
-    buffer = memoryview(bytearray(min(_BLOCK_BYTES, size_bytes)))
-    for offset in range(start, start + size_bytes, _BLOCK_BYTES):
-        if stop.is_set():
-            return
-        block = buffer[: min(_BLOCK_BYTES, start + size_bytes - offset)]
-        reader.read_into(offset, block)
-        yield block

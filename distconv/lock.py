@@ -156,7 +156,7 @@ def _beats(storage: Storage, path: str, other: Holder | None, tell: Callable[[st
 def _refusal(folder: str, other: Holder | None) -> OutputError:
     who = f" (process {other.pid} on {other.host})" if other is not None else ""
     return OutputError(
-        f"{folder}: another conversion into it is running{who}; wait for its end or give another folder"
+        f"{folder}: distconv already writes into it{who}; wait for its end or give another folder"
     )
 
 

@@ -18,7 +18,7 @@ WINDOW_SECONDS = 30.0
 class Progress(Protocol):
     """What the executors tell while they work; every method may be called from any thread."""
 
-    def begin(self, total_bytes: int, units: int) -> None:
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
         """Say how much there is to do; what was told of before is over."""
 
     def advance(self, size_bytes: int) -> None:
@@ -37,7 +37,7 @@ class Progress(Protocol):
 class SilentProgress:
     """Shows nothing."""
 
-    def begin(self, total_bytes: int, units: int) -> None:
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
         """Show nothing."""
 
     def advance(self, size_bytes: int) -> None:
@@ -62,10 +62,10 @@ class Stopwatch:
         self.ended: float | None = None
         self._progress = progress
 
-    def begin(self, total_bytes: int, units: int) -> None:
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
         """Start the clock."""
         self.begun = time.monotonic()
-        self._progress.begin(total_bytes, units)
+        self._progress.begin(total_bytes, units, kind)
 
     def advance(self, size_bytes: int) -> None:
         """Pass it on."""
@@ -106,18 +106,19 @@ class LineProgress:
         self._begun = False
         self._total_bytes = 0
         self._units = 0
+        self._kind = "chunks"
         self._moved_bytes = 0
         self._units_done = 0
         self._written_at = 0.0
         self._written: tuple[int, int] | None = None
         self._samples: deque[tuple[float, int]] = deque()
 
-    def begin(self, total_bytes: int, units: int) -> None:
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
         """Start the clock; the first line comes an interval later."""
         with self._lock:
             now = self._clock()
             self._begun = True
-            self._total_bytes, self._units = total_bytes, units
+            self._total_bytes, self._units, self._kind = total_bytes, units, kind
             self._moved_bytes = self._units_done = 0
             self._written_at, self._written = now, None
             self._samples = deque([(now, 0)])
@@ -163,7 +164,7 @@ class LineProgress:
         parts = [
             f"{share:6.1%}",
             f"{format_size(self._moved_bytes)} of {format_size(self._total_bytes)}",
-            f"{self._units_done} of {self._units} chunks",
+            f"{self._units_done} of {self._units} {self._kind}",
             f"{format_size(max(bytes_per_second, 0.0))}/s",
         ]
         if left_bytes > 0 and bytes_per_second > 0:
@@ -181,14 +182,15 @@ class BarProgress:
         self._task: rich.progress.TaskID | None = None
         self._lock = threading.Lock()
         self._units = 0
+        self._kind = "chunks"
         self._units_done = 0
 
-    def begin(self, total_bytes: int, units: int) -> None:
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
         """Draw the empty bar."""
         import rich.console
         import rich.progress as columns
 
-        self._units, self._units_done = units, 0
+        self._units, self._units_done, self._kind = units, 0, kind
         self._bar = columns.Progress(
             columns.TextColumn("{task.description}"),
             columns.BarColumn(bar_width=None),
@@ -230,7 +232,7 @@ class BarProgress:
             self._bar = None
 
     def _description(self) -> str:
-        return f"{self._units_done} of {self._units} chunks"
+        return f"{self._units_done} of {self._units} {self._kind}"
 
 
 def format_size(size_bytes: float) -> str:

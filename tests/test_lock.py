@@ -45,7 +45,7 @@ def test_a_lock_is_gone_when_it_is_given_back(tmp_path: Path) -> None:
 
 def test_a_living_holder_is_named_and_left_alone(tmp_path: Path) -> None:
     with locked(LocalStorage(), str(tmp_path), print) as held:
-        with pytest.raises(OutputError, match=f"another conversion .*process {os.getpid()} on "):
+        with pytest.raises(OutputError, match=f"already writes into it .*process {os.getpid()} on "):
             take(tmp_path)
         held.check()
 
@@ -117,7 +117,7 @@ def test_who_lost_the_lock_is_told_and_leaves_the_others(tmp_path: Path) -> None
         deadline = time.monotonic() + 5
         while held._lost_to is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        with pytest.raises(OutputError, match="another conversion"):
+        with pytest.raises(OutputError, match="already writes into it"):
             held.check()
     assert json.loads((tmp_path / LOCK_NAME).read_text())["token"] == "other"
 

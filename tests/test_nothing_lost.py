@@ -197,7 +197,7 @@ def test_two_conversions_into_one_folder_are_not_run_at_once(
 
     monkeypatch.setattr(conversion, "_check_chunks", convert_again)
     convert(source, output)
-    assert "another conversion into it is running" in refused[0]
+    assert "distconv already writes into it" in refused[0]
 
 
 def flip(path: Path, place: int, bit: int) -> None:

@@ -4,15 +4,16 @@ A checklist has a line ``<md5>  <name>`` for each file beside it, in every gener
 Meta's downloads; a name may begin with ``./``, and an asterisk may mark it as binary.
 """
 
+import hashlib
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.source.content import describe_content
 from distconv.source.files import SourceFiles
-from distconv.storage import Storage, join, read_small
+from distconv.storage import Reader, Storage, join, opened, read_small
 
 CHECKLIST_NAMES = ("checklist.chk", "tokenizer_checklist.chk")
 _LINE = re.compile(r"([0-9a-fA-F]{32})[ \t]+\*?(\S.*)")
@@ -40,7 +41,7 @@ def read_checklists(storage: Storage, files: SourceFiles) -> tuple[tuple[Listed,
             if storage.find(path) is None or (folder != files.folder and name == CHECKLIST_NAMES[0]):
                 continue
             try:
-                found = tuple(_parse(path, folder, read_small(storage, path, _LIMIT_BYTES)))
+                found = tuple(parse_checklist(path, folder, read_small(storage, path, _LIMIT_BYTES)))
             except InputError as error:
                 findings.append(str(error))
                 continue
@@ -48,7 +49,8 @@ def read_checklists(storage: Storage, files: SourceFiles) -> tuple[tuple[Listed,
     return tuple(listed.values()), tuple(findings)
 
 
-def _parse(path: str, folder: str, content: bytes) -> Iterator[Listed]:
+def parse_checklist(path: str, folder: str, content: bytes) -> Iterator[Listed]:
+    """Read the lines of a checklist that lies in this folder; InputError where it is none."""
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         if not line.strip():
             continue
@@ -61,3 +63,33 @@ def _parse(path: str, folder: str, content: bytes) -> Iterator[Listed]:
         if posixpath.isabs(name) or name.startswith(".."):
             raise InputError(f"{path}: line {number} names {match[2]}, which lies outside of its folder")
         yield Listed(join(folder, name), match[1].lower(), path)
+
+
+_BLOCK_BYTES = 4 << 20
+
+
+def compare_md5(
+    storage: Storage, listed: Listed, advance: Callable[[int], None], stopped: Callable[[], bool]
+) -> str | None:
+    """Read a whole file and say how it differs from what its checklist gives, if it does."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with opened(storage, listed.path) as reader:
+        for block in read_blocks(reader, 0, reader.size_bytes, stopped):
+            digest.update(block)
+            advance(len(block))
+    if digest.hexdigest() == listed.md5:
+        return None
+    return f"{listed.path}: MD5 {digest.hexdigest()}, {listed.checklist} gives {listed.md5}; download the file again"
+
+
+def read_blocks(
+    reader: Reader, start: int, size_bytes: int, stopped: Callable[[], bool]
+) -> Iterator[memoryview]:
+    """Give a range block by block, each in place of the last; it ends early when stopped."""
+    buffer = memoryview(bytearray(min(_BLOCK_BYTES, size_bytes)))
+    for offset in range(start, start + size_bytes, _BLOCK_BYTES):
+        if stopped():
+            return
+        block = buffer[: min(_BLOCK_BYTES, start + size_bytes - offset)]
+        reader.read_into(offset, block)
+        yield block

@@ -1,0 +1,128 @@
+"""A real file server on the loopback that behaves like Meta's, and misbehaves on demand."""
+
+import contextlib
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+SECRET = "Policy=c2VjcmV0cG9saWN5&Signature=S1gn4tUr3~Zz&Key-Pair-Id=K15QRJLYKIFSLZ"
+FORBIDDEN = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access denied</Message></Error>'
+
+
+@dataclass
+class Files:
+    """A folder that is served to those who know the secret."""
+
+    folder: Path
+    secret: str = SECRET
+    has_ranges: bool = True
+    cuts: list[int] = field(default_factory=list)
+    """After so many bytes the connection is cut, one entry for each answer about weights."""
+    answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
+    """Given in place of the next answers."""
+    corrupted: dict[str, int] = field(default_factory=dict)
+    """How often a file comes with its first byte changed."""
+    seconds_a_block: float = 0.0
+    refused: Callable[[str], bool] = lambda name: False
+    served_bytes: int = 0
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    port: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/*?{SECRET}"
+
+
+@contextlib.contextmanager
+def serving(files: Files) -> Iterator[Files]:
+    """Serve for the block."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.send_error(403)
+
+        def do_GET(self) -> None:
+            name, _, query = self.path.lstrip("/").partition("?")
+            wanted = self.headers.get("Range", "")
+            with files.lock:
+                files.asked.append((name, wanted))
+                answer = files.answers.pop(0) if files.answers else None
+            path = files.folder / name
+            if answer is None and (query != files.secret or files.refused(name) or not path.is_file()):
+                answer = (403, {"Content-Type": "application/xml"}, FORBIDDEN)
+            if answer is not None:
+                self.give(*answer)
+            else:
+                self.give_file(name, path, wanted)
+
+        def give(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response(status)
+            for key, value in headers.items():
+                self.send_header(key, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def give_file(self, name: str, path: Path, wanted: str) -> None:
+            size = path.stat().st_size
+            match = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted) if files.has_ranges else None
+            start, end = (int(match[1]), min(int(match[2]) + 1, size)) if match else (0, size)
+            self.send_response(206 if match else 200)
+            if match:
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+            self.send_header("Content-Length", str(end - start))
+            self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
+            self.end_headers()
+            limit = self.find_limit(name, end - start)
+            with path.open("rb") as file, contextlib.suppress(ConnectionError):
+                file.seek(start)
+                position = start
+                while position < end and position - start < limit:
+                    block = bytearray(file.read(min(1 << 18, end - position, limit - (position - start))))
+                    with files.lock:
+                        if position == 0 and end - start > 1 and files.corrupted.get(name, 0):
+                            files.corrupted[name] -= 1
+                            block[0] ^= 1
+                        files.served_bytes += len(block)
+                    self.wfile.write(block)
+                    position += len(block)
+                    time.sleep(files.seconds_a_block)
+            if position < end:
+                self.close_connection = True
+                with contextlib.suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
+
+        def find_limit(self, name: str, size: int) -> int:
+            with files.lock:
+                if name.endswith(".pth") and size > 1 and files.cuts:
+                    return files.cuts.pop(0)
+            return size
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 64
+
+        def handle_error(self, *_: object) -> None:
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    files.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield files
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
