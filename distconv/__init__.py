@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from distconv.checking import CheckReport, check
     from distconv.conversion import ConversionReport, convert
     from distconv.downloading import DownloadReport, download
+    from distconv.pushing import PushReport, push
+    from distconv.speaking import generate
     from distconv.survey import Inspection, PlanReport, inspect, plan
     from distconv.tokenization import TokenizerReport, convert_tokenizer
     from distconv.verification import Verification, verify
@@ -20,14 +22,17 @@ __all__ = [
     "DownloadReport",
     "Inspection",
     "PlanReport",
+    "PushReport",
     "TokenizerReport",
     "Verification",
     "check",
     "convert",
     "convert_tokenizer",
     "download",
+    "generate",
     "inspect",
     "plan",
+    "push",
     "verify",
 ]
 
@@ -42,6 +47,9 @@ _HOMES = {
     "PlanReport": "survey",
     "inspect": "survey",
     "plan": "survey",
+    "PushReport": "pushing",
+    "push": "pushing",
+    "generate": "speaking",
     "TokenizerReport": "tokenization",
     "convert_tokenizer": "tokenization",
     "Verification": "verification",

@@ -42,6 +42,8 @@ class ConversionReport:
     """Seconds and GB/s a stage, what each worker did, retries."""
     seconds_planning: float
     seconds_starting: float
+    seconds_to_first_byte: float | None
+    """From the call to the first byte written, Ray's start included; None where nothing moved."""
     seconds_moving: float
     seconds_finishing: float
     already_done: bool
@@ -62,6 +64,9 @@ class ConversionReport:
             "seconds": {
                 "planning": round(self.seconds_planning, 3),
                 "starting": round(self.seconds_starting, 3),
+                "to_first_byte": None
+                if self.seconds_to_first_byte is None
+                else round(self.seconds_to_first_byte, 3),
                 "moving": round(self.seconds_moving, 3),
                 "finishing": round(self.seconds_finishing, 3),
             },
@@ -157,6 +162,7 @@ def convert(
     done = not overwrite and is_done(storage, output_path, plan, identity)
     planned = time.monotonic()
     begun = moved = planned
+    first: float | None = None
     receipts: tuple[Receipt, ...] = ()
     if done:
         if verify:
@@ -170,6 +176,7 @@ def convert(
             receipts = _move(job, plan, cluster, progress, folder.keep)
             _check_chunks(storage, output_path, plan)
             begun, moved = progress.begun or planned, progress.ended or time.monotonic()
+            first = progress.first
             if verify:
                 _verify(checkpoint, plan, output_path, storage, progress)
             folder.finish(files.result())
@@ -186,6 +193,7 @@ def convert(
         summary=summarise(receipts),
         seconds_planning=planned - started,
         seconds_starting=begun - planned,
+        seconds_to_first_byte=None if first is None else first - started,
         seconds_moving=moved - begun,
         seconds_finishing=time.monotonic() - moved,
         already_done=done,

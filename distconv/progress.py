@@ -59,16 +59,18 @@ class Stopwatch:
     def __init__(self, progress: Progress) -> None:
         """Take whom to tell."""
         self.begun: float | None = None
+        self.first: float | None = None
         self.ended: float | None = None
         self._progress = progress
 
     def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
         """Start the clock."""
-        self.begun = time.monotonic()
+        self.begun, self.first = time.monotonic(), None
         self._progress.begin(total_bytes, units, kind)
 
     def advance(self, size_bytes: int) -> None:
-        """Pass it on."""
+        """Pass it on, and take the time of the first byte."""
+        self.first = self.first or time.monotonic()
         self._progress.advance(size_bytes)
 
     def unit_done(self, name: str) -> None:

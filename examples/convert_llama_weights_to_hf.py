@@ -64,8 +64,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error(
             "--special_tokens: each family's own are added; add others with tokenizer.add_special_tokens"
         )
-    if found.push_to_hub:
-        parser.error("--push_to_hub: convert first, then: hf upload USER/REPO OUTPUT_DIR --private")
     folder = find_folder(found.input_dir, found.model_size)
     shards = count_shards(folder)
     if found.num_shards is not None and found.model_size != TOKENIZER_ONLY and found.num_shards != shards:
@@ -103,4 +101,8 @@ def translate(found: argparse.Namespace) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(translate(parse(sys.argv[1:])))
+    wanted = parse(sys.argv[1:])
+    main(translate(wanted))
+    if wanted.push_to_hub:
+        # Into a private repository of the folder's name, as the old script did.
+        main(["push", wanted.output_dir, os.path.basename(os.path.abspath(wanted.output_dir))])

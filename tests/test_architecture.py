@@ -13,7 +13,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("__init__",),
-    ("conversion", "verification", "tokenization", "checking", "downloading"),
+    ("conversion", "verification", "tokenization", "checking", "downloading", "pushing", "speaking"),
     ("proof",),
     ("resuming", "timeline"),
     ("assembly",),

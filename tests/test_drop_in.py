@@ -75,7 +75,6 @@ def test_the_tokenizer_alone(checkpoint: Write, tmp_path: Path) -> None:
     [
         (("--safe_serialization", "False"), ".bin files run code when they are loaded"),
         (("--special_tokens", "<|x|>"), "each family's own are added"),
-        (("--push_to_hub",), "hf upload USER/REPO"),
         (("--num_shards", "8"), "--num_shards 8: "),
         (("--llama_version", "3"), "sentencepiece"),
         (("--model_size", "9B"), "invalid choice"),

@@ -208,6 +208,9 @@ def inspect(*, source: str, family: str | None, instruct: bool, tokenizer: str |
 @cli.command()
 @click.argument("output", metavar="OUTPUT")
 @click.option(
+    "--generate", "text", metavar="TEXT", help="Where nothing is wrong, load it and let it continue TEXT."
+)
+@click.option(
     "--against", metavar="INPUT", help="Also compare every tensor with the checkpoint it was made from."
 )
 @family_options
@@ -215,14 +218,15 @@ def inspect(*, source: str, family: str | None, instruct: bool, tokenizer: str |
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
 def verify(
-    *, output: str, against: str | None, family: str | None, instruct: bool, tokenizer: str | None, quiet: bool,
+    *, output: str, text: str | None, against: str | None, family: str | None, instruct: bool, tokenizer: str | None, quiet: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Check that OUTPUT is a whole model; exit code 1 where something is wrong.
 
     Index, headers and sizes must be in their one form, every file must have the digest that
     distconv.json records, and a model made of config.json must take every tensor. With
-    --against, every tensor is also made again from INPUT and compared.
+    --against, every tensor is also made again from INPUT and compared. --generate loads the model
+    over the GPUs there are, else the CPU, and prints 64 tokens, decoded greedily.
     """
     from distconv.verification import verify as run
 
@@ -233,6 +237,11 @@ def verify(
     show(report, as_json=as_json)
     if not report.ok:
         sys.exit(1)
+    if text is not None:
+        from distconv.speaking import generate
+
+        # To standard error, where --json leaves standard output to the report.
+        click.echo(generate(output, text), err=as_json)
 
 
 @cli.command()
@@ -249,3 +258,39 @@ def tokenizer(
 
     report = convert_tokenizer(source, output, family=family, instruct=instruct, overwrite=overwrite)
     show(report, as_json=as_json)
+
+
+@cli.command()
+@click.argument("output", metavar="OUTPUT")
+@click.argument("repo", metavar="REPO")
+@click.option("--public", is_flag=True, help="Let everybody see it; Meta's licence says what may be shared.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@json_option
+def push(*, output: str, repo: str, public: bool, quiet: bool, as_json: bool) -> None:
+    """Upload the finished OUTPUT to the Hugging Face Hub as REPO (USER/NAME), private by default.
+
+    The token is that of `hf auth login` or HF_TOKEN. A model card says what was converted, how,
+    and the digest of every file, unless there is a README.md already. The same command run again
+    goes on where an interrupted one stopped.
+    """
+    from distconv.pushing import push as run
+
+    show(run(output, repo, public=public, quiet=quiet or not sys.stderr.isatty()), as_json=as_json)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(*, shell: str) -> None:
+    """Print what makes SHELL complete distconv's commands and options.
+
+    \b
+    Examples:
+      eval "$(distconv completion bash)"      # in ~/.bashrc
+      eval "$(distconv completion zsh)"       # in ~/.zshrc
+      distconv completion fish > ~/.config/fish/completions/distconv.fish
+    """  # noqa: D301
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None  # noqa: S101  the choices are click's own
+    click.echo(made(cli, {}, "distconv", "_DISTCONV_COMPLETE").source())

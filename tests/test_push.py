@@ -1,0 +1,168 @@
+"""``distconv push`` against a stand-in for the hub, by the hub's real client."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+import distconv
+from tests.checkpoints import Spec
+from tests.hub import TOKEN, Hub, Repository, serving
+
+Write = Callable[[Spec], Path]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serving(Hub()) as served:
+        yield served
+
+
+@pytest.fixture
+def output(checkpoint: Write, tmp_path: Path) -> Path:
+    """Give a converted model in two chunks, with files in it that are none of ours."""
+    folder = tmp_path / "out"
+    distconv.convert(checkpoint(Spec(shards=2)), folder, max_shard_size=150_000)
+    (folder / "diary.txt").write_text("private")
+    (folder / ".x.partial").write_text("rest")
+    return folder
+
+
+def push(
+    hub: Hub, output: Path, tmp_path: Path, *options: str, token: str = TOKEN
+) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        # The stand-in speaks the hub's LFS protocol; xet needs a server of its own.
+        "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": token, "HF_HOME": str(tmp_path / "hf"),
+    }  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "distconv", "push", str(output), *options],
+        env=environment, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def test_a_model_is_uploaded_whole_private_and_with_a_card(hub: Hub, output: Path, tmp_path: Path) -> None:
+    done = push(hub, output, tmp_path, "somebody/llama", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["private"] is True
+    assert "\r" not in done.stderr
+    repository = hub.repositories["somebody/llama"]
+    assert repository.private
+    strangers = {"diary.txt", ".x.partial"}
+    expected = {path.name: path.read_bytes() for path in output.iterdir() if path.name not in strangers}
+    card = repository.files.pop("README.md").decode()
+    assert repository.files == expected
+    data = ModelCard(card).data
+    assert (data.license, data.library_name, data.pipeline_tag) == (
+        "llama2",
+        "transformers",
+        "text-generation",
+    )
+    receipt = json.loads((output / "distconv.json").read_text())
+    assert all(chunk["xxh3_128"] in card for chunk in receipt["chunks"])
+    assert all(digest in card for digest in receipt["files"].values())
+    assert "distconv convert INPUT OUTPUT --family llama-2 --dtype bfloat16 --max-shard-size 150000" in card
+    assert str(tmp_path) not in card
+
+
+def test_the_cards_command_makes_the_same_model(
+    checkpoint: Write, output: Path, hub: Hub, tmp_path: Path
+) -> None:
+    push(hub, output, tmp_path, "llama")
+    card = hub.repositories["somebody/llama"].files["README.md"].decode()
+    command = next(line for line in card.splitlines() if line.startswith("distconv convert")).split()
+    command[2:4] = [str(checkpoint(Spec(shards=2))), str(tmp_path / "again")]
+    subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+    assert (tmp_path / "again" / "distconv.json").read_bytes() == (output / "distconv.json").read_bytes()
+
+
+def test_a_failed_upload_goes_on_without_sending_chunks_again(hub: Hub, output: Path, tmp_path: Path) -> None:
+    hub.failing_commits = 1
+    failed = push(hub, output, tmp_path, "llama")
+    assert failed.returncode == 1
+    assert "the hub answered 400 (busy); run the same command again" in failed.stderr
+    sent = list(hub.puts)
+    assert push(hub, output, tmp_path, "llama").returncode == 0
+    assert hub.puts == sent
+    assert "config.json" in hub.repositories["somebody/llama"].files
+
+
+def test_a_public_repository_is_not_written_to_by_accident(hub: Hub, output: Path, tmp_path: Path) -> None:
+    hub.repositories["somebody/llama"] = Repository(private=False)
+    refused = push(hub, output, tmp_path, "somebody/llama")
+    assert refused.returncode == 2
+    assert "is public already; add --public" in refused.stderr
+    assert not hub.repositories["somebody/llama"].files
+    assert push(hub, output, tmp_path, "somebody/llama", "--public").returncode == 0
+
+
+def test_cards_that_are_there_stay(hub: Hub, output: Path, tmp_path: Path) -> None:
+    hub.repositories["somebody/llama"] = Repository(private=True, files={"README.md": b"theirs"})
+    done = push(hub, output, tmp_path, "somebody/llama")
+    assert "has a README.md already" in done.stderr
+    assert hub.repositories["somebody/llama"].files["README.md"] == b"theirs"
+    (output / "README.md").write_text("mine")
+    assert push(hub, output, tmp_path, "somebody/llama").returncode == 0
+    assert hub.repositories["somebody/llama"].files["README.md"] == b"mine"
+
+
+def test_without_a_good_token_it_says_how_to_get_one(hub: Hub, output: Path, tmp_path: Path) -> None:
+    refused = push(hub, output, tmp_path, "llama", token="hf_wrong")
+    assert refused.returncode == 2
+    assert "run `hf auth login` or set HF_TOKEN" in refused.stderr
+    assert "hf_wrong" not in refused.stderr
+
+
+def test_a_bad_name_is_refused(hub: Hub, output: Path, tmp_path: Path) -> None:
+    refused = push(hub, output, tmp_path, "a/b/c")
+    assert refused.returncode == 2
+    assert "a/b/c" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "model.safetensors.index.json").unlink(), "out"),
+        (lambda folder: os.truncate(folder / "model-00002-of-00002.safetensors", 1000), "not a whole model"),
+        (lambda folder: (folder / "distconv.json").unlink(), "no distconv.json in it"),
+        (lambda folder: (folder / "distconv.json").write_text("{}"), "damaged or changed"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json: missing"),
+        (shutil.rmtree, "out"),
+    ],
+)
+def test_what_is_not_finished_is_not_uploaded(
+    hub: Hub, output: Path, tmp_path: Path, damage: Callable[[Path], object], words: str
+) -> None:
+    damage(output)
+    refused = push(hub, output, tmp_path, "llama")
+    assert refused.returncode == 2
+    assert words in refused.stderr
+    assert not hub.repositories
+
+
+def test_the_old_scripts_flag_pushes_into_a_repository_of_the_folders_name(
+    checkpoint: Write, hub: Hub, tmp_path: Path
+) -> None:
+    environment = os.environ | {
+        "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf"),
+    }  # fmt: skip
+    script = Path(__file__).parents[1] / "examples" / "convert_llama_weights_to_hf.py"
+    options = [
+        "--input_dir",
+        str(checkpoint(Spec())),
+        "--output_dir",
+        str(tmp_path / "my-llama"),
+        "--push_to_hub",
+    ]
+    done = subprocess.run(
+        [sys.executable, script, *options], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert hub.repositories["somebody/my-llama"].private
+    assert "model.safetensors" in hub.repositories["somebody/my-llama"].files

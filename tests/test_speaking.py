@@ -1,0 +1,47 @@
+"""``verify --generate``: what a model says is what its logits say."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import distconv
+from tests.checkpoints import Spec
+
+Write = Callable[[Spec], Path]
+
+
+def say(folder: Path, text: str, *, instruct: bool, tokens: int) -> str:
+    """Take the likeliest token again and again, with no cache and no generate()."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    if instruct:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+    ids = tokenizer(text, add_special_tokens=not instruct)["input_ids"]
+    begun = len(ids)
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    with torch.no_grad():
+        while len(ids) - begun < tokens and ids[-1] not in ends:
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return tokenizer.decode(ids[begun:], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("instruct", [False, True])
+def test_it_says_what_the_logits_say(checkpoint: Write, tmp_path: Path, instruct: bool) -> None:
+    folder = tmp_path / "out"
+    distconv.convert(checkpoint(Spec(shards=2)), folder, instruct=instruct, dtype="float32")
+    said = distconv.generate(folder, "One day", tokens=8)
+    assert said == say(folder, "One day", instruct=instruct, tokens=8)
+    done = subprocess.run(
+        [sys.executable, "-m", "distconv", "verify", str(folder), "--generate", "One day", "--quiet"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
