@@ -84,7 +84,9 @@ class ConversionReport:
         found = [
             f"{self.output}: {self.family}, {self.dtype}, {self.chunks} chunks",
             (
-                f"wrote {format_size(self.bytes_written)} in {self.seconds_moving:.1f} s ({format_size(rate)}/s), "
+                f"wrote {format_size(self.bytes_written)} in {self.seconds_moving:.1f} s ({format_size(rate)}/s)"
+            ),
+            (
                 f"planning {self.seconds_planning:.1f} s, starting {self.seconds_starting:.1f} s, finishing {self.seconds_finishing:.1f} s"
             ),
         ]

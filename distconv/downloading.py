@@ -1,7 +1,6 @@
 """Download models by the link of Meta's e-mail: what is there, is it whole, is it right."""
 
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from tenacity import (
 from distconv.errors import ConversionError, InputError, Interrupted, OutputError
 from distconv.lock import locked
 from distconv.progress import Progress, SilentProgress, format_size
+from distconv.remote.crew import Task, run_tasks
 from distconv.remote.link import read_link
 from distconv.remote.partial import PartialFile, Range
 from distconv.remote.releases import (
@@ -44,10 +44,8 @@ MARK_SECONDS = 5.0
 TRIES = 8
 """So often in a row may a request bring nothing; about two minutes pass meanwhile."""
 _LONGEST_WAIT_SECONDS = 30.0
-_JOIN_SECONDS = 2.0
 
 _T = TypeVar("_T")
-_Task = Callable[[], "list[_Task]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +142,7 @@ class _Download:
         self._lock = threading.Lock()
         self._fetched_bytes = 0
         self._checked = 0
+        self._begun: set[str] = set()
 
     def run(self, releases: Sequence[Release], started: float) -> DownloadReport:
         """Find out what there is, then fetch it."""
@@ -243,11 +242,11 @@ class _Download:
         self._progress.begin(sum(file.partial.missing_bytes for file in files), len(files), "files")
         tasks = [task for file in files for task in self._make_tasks(file)]
         try:
-            _run(tasks, self._connections, self._stop)
+            run_tasks(tasks, self._connections, self._stop)
         finally:
             self._progress.end()
 
-    def _make_tasks(self, file: _File) -> list[_Task]:
+    def _make_tasks(self, file: _File) -> list[Task]:
         """Cut what is missing of a file into parts; a file that is all there is only compared."""
         whole = file.remote.size_bytes or 1
         parts = file.partial.missing(PART_BYTES if file.remote.has_ranges else whole)
@@ -256,8 +255,13 @@ class _Download:
             return [partial(self._end_file, file)]
         return [partial(self._fetch_part, file, part) for part in parts]
 
-    def _fetch_part(self, file: _File, part: Range) -> list[_Task]:
+    def _fetch_part(self, file: _File, part: Range) -> list[Task]:
         position, end = part
+        with self._lock:
+            # A line for each file, from its first part on.
+            if file.name not in self._begun:
+                self._begun.add(file.name)
+                self._progress.take(file.name, "", file.partial.missing_bytes)
         while position < end:
             position = self._patiently(partial(self._pull, file, position, end), file.name)
         with self._lock:
@@ -277,7 +281,7 @@ class _Download:
                 position += len(block)
                 with self._lock:
                     self._fetched_bytes += len(block)
-                self._progress.advance(len(block))
+                self._progress.advance(len(block), file.name)
                 if time.monotonic() - marked_at > MARK_SECONDS:
                     file.partial.mark(marked, position)
                     marked, marked_at = position, time.monotonic()
@@ -290,7 +294,7 @@ class _Download:
             raise PassingError("the connection was cut")
         return position
 
-    def _end_file(self, file: _File) -> list[_Task]:
+    def _end_file(self, file: _File) -> list[Task]:
         """Compare a whole file and give it its name; a wrong one is fetched once more."""
         if file.listed is not None:
             there = Listed(file.partial.path + PARTIAL_SUFFIX, file.listed.md5, file.listed.checklist)
@@ -305,7 +309,7 @@ class _Download:
                     )
                 file.fetched_again = True
                 self._progress.note(f"{file.name}: its MD5 is wrong; fetching it again")
-                self._progress.advance(-file.remote.size_bytes)
+                self._progress.advance(-file.remote.size_bytes, file.name)
                 return self._make_tasks(file)
         file.partial.finish()
         with self._lock:
@@ -344,55 +348,3 @@ class _Download:
             raise ConversionError(
                 f"{name}: {error}, {TRIES} times in a row; run the same command again to go on"
             ) from None
-
-
-def _run(tasks: Sequence[_Task], threads: int, stop: threading.Event) -> None:
-    """Do tasks and what follows from them; the first error stops all and is raised."""
-    inbox: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-    outbox: queue.SimpleQueue[list[_Task] | BaseException] = queue.SimpleQueue()
-    # Daemons: one that waits for a dead server must not keep the process from ending.
-    crew = [
-        threading.Thread(target=_work, args=(inbox, outbox, stop), daemon=True, name=f"connection {number}")
-        for number in range(threads)
-    ]
-    try:
-        for thread in crew:
-            thread.start()
-        left = 0
-        following = list(tasks)
-        while True:
-            for task in following:
-                inbox.put(task)
-            left += len(following)
-            if not left:
-                return
-            outcome = outbox.get()
-            if isinstance(outcome, BaseException):
-                raise outcome
-            following, left = outcome, left - 1
-    finally:
-        stop.set()
-        for _thread in crew:
-            inbox.put(None)
-        _join(crew)
-
-
-def _work(
-    inbox: "queue.SimpleQueue[_Task | None]",
-    outbox: "queue.SimpleQueue[list[_Task] | BaseException]",
-    stop: threading.Event,
-) -> None:
-    """Do what comes in until None does."""
-    while (task := inbox.get()) is not None and not stop.is_set():
-        try:
-            outbox.put(task())
-        except BaseException as error:  # noqa: BLE001  it is raised by the caller
-            outbox.put(error)
-
-
-def _join(crew: Sequence[threading.Thread]) -> None:
-    """Give threads a moment to write down how far they came."""
-    deadline = time.monotonic() + _JOIN_SECONDS
-    for thread in crew:
-        if thread.ident is not None:
-            thread.join(max(0.0, deadline - time.monotonic()))

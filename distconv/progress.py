@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
 INTERVAL_SECONDS = 5.0
+LINES = 8
+"""So many workers have a line of their own: with more, a terminal shows nothing else."""
 WINDOW_SECONDS = 30.0
 """Speed is that of the last seconds: chunks kept from an earlier run count in no time at all."""
 
@@ -21,7 +23,10 @@ class Progress(Protocol):
     def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
         """Say how much there is to do; what was told of before is over."""
 
-    def advance(self, size_bytes: int) -> None:
+    def take(self, worker: str, unit: str, size_bytes: int) -> None:
+        """Say that a worker begins a unit of so many bytes; what it did before is over."""
+
+    def advance(self, size_bytes: int, worker: str = "") -> None:
         """Count output bytes that moved; negative where an attempt failed and its bytes move again."""
 
     def unit_done(self, name: str) -> None:
@@ -40,7 +45,10 @@ class SilentProgress:
     def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
         """Show nothing."""
 
-    def advance(self, size_bytes: int) -> None:
+    def take(self, worker: str, unit: str, size_bytes: int) -> None:
+        """Show nothing."""
+
+    def advance(self, size_bytes: int, worker: str = "") -> None:
         """Show nothing."""
 
     def unit_done(self, name: str) -> None:
@@ -68,10 +76,14 @@ class Stopwatch:
         self.begun, self.first = time.monotonic(), None
         self._progress.begin(total_bytes, units, kind)
 
-    def advance(self, size_bytes: int) -> None:
+    def take(self, worker: str, unit: str, size_bytes: int) -> None:
+        """Pass it on."""
+        self._progress.take(worker, unit, size_bytes)
+
+    def advance(self, size_bytes: int, worker: str = "") -> None:
         """Pass it on, and take the time of the first byte."""
         self.first = self.first or time.monotonic()
-        self._progress.advance(size_bytes)
+        self._progress.advance(size_bytes, worker)
 
     def unit_done(self, name: str) -> None:
         """Pass it on, and take the time: the last one to end ends the moving."""
@@ -125,7 +137,10 @@ class LineProgress:
             self._written_at, self._written = now, None
             self._samples = deque([(now, 0)])
 
-    def advance(self, size_bytes: int) -> None:
+    def take(self, worker: str, unit: str, size_bytes: int) -> None:
+        """Show nothing: a log has a line for all of them."""
+
+    def advance(self, size_bytes: int, worker: str = "") -> None:
         """Count bytes, and write a line when one is due."""
         with self._lock:
             self._moved_bytes += size_bytes
@@ -175,13 +190,14 @@ class LineProgress:
 
 
 class BarProgress:
-    """Draws a bar on a terminal, with GB, GB/s and the time left."""
+    """Draws a bar for all and one for each worker on a terminal, with GB, GB/s and the time left."""
 
     def __init__(self, file: TextIO) -> None:
         """Remember the terminal; rich is imported only when the bar begins."""
         self._file = file
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
+        self._workers: dict[str, rich.progress.TaskID] = {}
         self._lock = threading.Lock()
         self._units = 0
         self._kind = "chunks"
@@ -191,26 +207,48 @@ class BarProgress:
         """Draw the empty bar."""
         import rich.console
         import rich.progress as columns
+        from rich.table import Column
 
         self._units, self._units_done, self._kind = units, 0, kind
+        self._workers = {}
         self._bar = columns.Progress(
-            columns.TextColumn("{task.description}"),
-            columns.BarColumn(bar_width=None),
-            columns.TaskProgressColumn(),
-            columns.DownloadColumn(),
-            columns.TransferSpeedColumn(),
-            columns.TimeRemainingColumn(),
+            columns.TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            columns.BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
+            columns.TaskProgressColumn(table_column=Column(no_wrap=True)),
+            columns.DownloadColumn(table_column=Column(no_wrap=True)),
+            columns.TransferSpeedColumn(table_column=Column(no_wrap=True)),
+            columns.TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=rich.console.Console(file=self._file),
             transient=False,
+            expand=True,
             speed_estimate_period=WINDOW_SECONDS,
         )
         self._task = self._bar.add_task(self._description(), total=total_bytes)
         self._bar.start()
 
-    def advance(self, size_bytes: int) -> None:
-        """Move the bar."""
-        if self._bar is not None and self._task is not None:
-            self._bar.advance(self._task, size_bytes)
+    def take(self, worker: str, unit: str, size_bytes: int) -> None:
+        """Give the worker a line of its own, as long as there are few of them."""
+        if self._bar is None:
+            return
+        description = f"  {worker} {unit.removesuffix('.safetensors')}"
+        with self._lock:
+            task = self._workers.get(worker)
+            if task is not None:
+                # A new line for each unit: its speed and time left are its own.
+                self._bar.remove_task(task)
+            shown = task is not None or len(self._workers) < LINES
+            if shown:
+                self._workers[worker] = self._bar.add_task(description, total=size_bytes)
+
+    def advance(self, size_bytes: int, worker: str = "") -> None:
+        """Move the bars."""
+        if self._bar is None or self._task is None:
+            return
+        self._bar.advance(self._task, size_bytes)
+        with self._lock:
+            task = self._workers.get(worker)
+            if task is not None:
+                self._bar.advance(task, size_bytes)
 
     def unit_done(self, name: str) -> None:
         """Count one unit beside the bar."""
@@ -228,8 +266,12 @@ class BarProgress:
             self._file.write(message + "\n")
 
     def end(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar for all as it stands; those of the workers go."""
         if self._bar is not None:
+            with self._lock:
+                for task in self._workers.values():
+                    self._bar.remove_task(task)
+                self._workers = {}
             self._bar.stop()
             self._bar = None
 

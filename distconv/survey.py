@@ -15,6 +15,7 @@ from distconv.source.catalog import Catalog, TensorView, read_catalog
 from distconv.source.files import SourceFiles, find_files
 from distconv.source.params import Params, read_params
 from distconv.storage import LocalStorage, Storage
+from distconv.tables import Table
 from distconv.target.tokenizer import Vocabulary, read_vocabulary
 from distconv.tensors import DTYPES, STORABLE, DType
 
@@ -228,7 +229,7 @@ class Inspection:
             "context": choice.family.context,
         }
 
-    def lines(self) -> tuple[str, ...]:
+    def lines(self) -> tuple[Table, ...]:
         """Give the same for people."""
         found = self.to_json()
         checkpoint = self.checkpoint
@@ -246,7 +247,7 @@ class Inspection:
             ("vocabulary", f"{found['vocabulary']:,}"),
             ("context", f"{found['context']:,}"),
         )
-        return tuple(f"{name:<12}{value}" for name, value in rows)
+        return (Table(("", ""), rows, (False, False)),)
 
 
 def count_parameters(checkpoint: Checkpoint) -> int:
@@ -315,17 +316,19 @@ class PlanReport:
             ],
         }
 
-    def lines(self) -> tuple[str, ...]:
+    def lines(self) -> tuple[str | Table, ...]:
         """Give the same for people."""
         plan = self.plan
-        width = max(len(chunk.name) for chunk in plan.chunks)
-        table = [f"{'chunk':<{width}}  {'layers':>14}  {'tensors':>7}  {'MB':>10}"]
-        table += [
-            f"{chunk.name:<{width}}  {chunk.layers:>14}  {len(chunk.tensors):>7}  {chunk.size_bytes / 1e6:>10,.1f}"
-            for chunk in plan.chunks
-        ]
+        table = Table(
+            ("chunk", "layers", "tensors", "MB"),
+            [
+                (chunk.name, chunk.layers, str(len(chunk.tensors)), f"{chunk.size_bytes / 1e6:,.1f}")
+                for chunk in plan.chunks
+            ],
+            (False, True, True, True),
+        )
         return (
-            *table,
+            table,
             "",
             f"family   {self.checkpoint.choice.family.title}, {plan.dtype}{', tied' if plan.decisions.tied else ''}",
             f"reads    {format_size(read_bytes(plan))} from {len(self.checkpoint.files.shards)} shards",

@@ -1,7 +1,9 @@
 """The command line: what it prints, where, and how it exits."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -271,3 +273,60 @@ def test_a_checkpoint_in_the_current_folder_is_found(
     monkeypatch.chdir(tmp_path / "in")
     assert run("convert", ".", "../out")[0] == 0
     assert run("verify", "../out", "--against", "consolidated.00.pth")[0] == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_names_the_command_for_each_shell(run, shell: str) -> None:
+    code, out, _err = run("completion", shell)
+    assert code == 0
+    assert "_DISTCONV_COMPLETE" in out
+
+
+def test_bash_completes_commands_and_options() -> None:
+    """As a person types: the script is sourced, and its function asked with the words so far."""
+    folder = os.path.dirname(sys.executable)
+    script = """
+        source <(distconv completion bash)
+        COMP_WORDS=(distconv ve); COMP_CWORD=1; _distconv_completion distconv; echo "${COMPREPLY[@]}"
+        COMPREPLY=(); COMP_WORDS=(distconv convert --dev); COMP_CWORD=2; _distconv_completion distconv; echo "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script], env=os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["verify", "--device"], done.stderr
+
+
+def on_terminal(*arguments: str, **environment: str) -> str:
+    """Run the command with a terminal of 80 columns for its standard output and error."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update({"TERM": "xterm-256color", "COLUMNS": "80", **environment})
+        os.execv(sys.executable, [sys.executable, "-m", "distconv", *arguments])
+    shown = b""
+    with contextlib.suppress(OSError):
+        while block := os.read(terminal, 10_000):
+            shown += block
+    os.waitpid(pid, 0)
+    return shown.decode()
+
+
+def test_colours_are_for_terminals_and_not_where_they_are_unwanted(checkpoint, tmp_path: Path) -> None:
+    source = str(checkpoint(Spec()))
+    assert "\x1b[" in on_terminal("inspect", source)
+    assert "\x1b[" in on_terminal("inspect", str(tmp_path / "nowhere"))
+    for arguments in (("inspect", source), ("plan", source), ("inspect", str(tmp_path / "nowhere"))):
+        assert "\x1b[3" not in on_terminal(*arguments, NO_COLOR="1")
+    rows = [line for line in on_terminal("plan", source, NO_COLOR="1").splitlines() if ".safetensors" in line]
+    assert rows
+    assert all(len(line) <= 80 for line in rows)
+
+
+def test_every_command_has_help_with_an_example(run) -> None:
+    from distconv.cli.commands import cli
+
+    for name in cli.commands:
+        code, out, _err = run(name, "--help")
+        assert code == 0
+        assert "Examples:" in out
+        assert f"distconv {name}" in out

@@ -1,11 +1,12 @@
 """What a log and a terminal show while bytes move."""
 
 import io
+import re
 from collections.abc import Callable
 
 import pytest
 
-from distconv.progress import BarProgress, LineProgress, format_duration, format_size
+from distconv.progress import LINES, BarProgress, LineProgress, format_duration, format_size
 
 
 class Clock:
@@ -135,3 +136,27 @@ def test_sizes_and_durations_read_as_people_say_them(
     show: Callable[[float], str], value: float, shown: str
 ) -> None:
     assert show(value) == shown
+
+
+def test_each_worker_has_a_line_while_there_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal = Terminal()
+    progress = BarProgress(terminal)
+    progress.begin(100_000_000, 20)
+    for number in range(LINES + 2):
+        progress.take(f"lane {number}", f"model-{number + 1:05}-of-00020.safetensors", 5_000_000)
+        progress.advance(2_500_000, f"lane {number}")
+    progress.take("lane 0", "model-00011-of-00020.safetensors", 5_000_000)
+    progress.advance(1_000_000, "lane 0")
+    before = len(terminal.getvalue())
+    progress._bar.refresh()
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()[before:]).replace("\r", "")
+    progress.end()
+    assert "lane 0 model-00011-of-00020" in drawn
+    assert "1.0/5.0 MB" in drawn
+    assert f"lane {LINES - 1} model-{LINES:05}-of-00020" in drawn
+    assert f"lane {LINES}" not in drawn
+    assert "26.0/100.0 MB" in drawn
+    assert all(len(line) <= 80 for line in drawn.splitlines())
+    assert "…" not in drawn

@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from distconv.cli.commands import cli
+from distconv.cli.screen import paint
 from distconv.errors import DistconvError, Interrupted, Stopped, Terminated, describe_os_error
 
 
@@ -20,7 +21,7 @@ def _fail(error: BaseException, message: str, exit_code: int, *, debug: bool) ->
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     for line in message.splitlines():
-        click.echo(f"error: {line}", err=True)
+        click.echo(f"{paint('error:', 'red')} {line}", err=True)
     sys.exit(exit_code)
 
 

@@ -35,11 +35,23 @@ def cli(context: click.Context, *, debug: bool) -> None:
       distconv convert Llama-2-7b llama-2-7b-hf
       distconv convert Meta-Llama-3.1-8B-Instruct out --instruct --verify
       distconv convert Llama-2-70b out --workers 8
+
+    \b
+    Environment:
+      DISTCONV_URL        the URL of Meta's e-mail, for download
+      HF_TOKEN            the hub's token, for push
+      RAY_ADDRESS         the Ray cluster, set inside a Ray job
+      NO_COLOR            no colours, also on a terminal
+
+    \b
+    Exit codes:
+      0 done, 1 failed or differences found, 2 wrong usage or bad input,
+      130 interrupted, 143 terminated
     """  # noqa: D301
     context.obj = debug
 
 
-@cli.command()
+@cli.command(short_help="Convert INPUT into a Transformers folder.")
 @click.argument("source", metavar="INPUT")
 @click.argument("output", metavar="OUTPUT")
 @dtype_option
@@ -82,7 +94,14 @@ def convert(
 
     The same command run again goes on where an interrupted one stopped. Runs in this process,
     or on Ray with --workers, --address, several GPUs, or inside a Ray job.
-    """
+
+    \b
+    Examples:
+      distconv convert Llama-2-7b llama-2-7b-hf
+      distconv convert Llama-2-70b-chat out --instruct --check --verify
+      distconv convert Llama-2-70b out --workers 8 --report run.png
+      ray job submit -- distconv convert /shared/Llama-2-70b /shared/out
+    """  # noqa: D301
     from distconv.conversion import convert as run
 
     if address in {None, "auto"}:
@@ -104,7 +123,7 @@ def convert(
         )
 
 
-@cli.command()
+@cli.command(short_help="Download models by the URL of Meta's e-mail.")
 @click.option(
     "--models",
     required=True,
@@ -133,7 +152,12 @@ def download(*, models: str, to: str, connections: int, quiet: bool, as_json: bo
 
     NAME is what Meta's scripts call a model (7B, 70B-chat, 34b-Instruct) or its full name
     (Llama-2-7b, CodeLlama-7b, Meta-Llama-3-8B, Llama-3.1-405B-MP16); a wrong one lists them all.
-    """
+
+    \b
+    Examples:
+      distconv download --models 7B,13B-chat --to llama
+      distconv download --models Llama-3.1-8B-Instruct --to . < url.txt
+    """  # noqa: D301
     from distconv.downloading import download as run
     from distconv.remote.releases import find_release
 
@@ -145,7 +169,7 @@ def download(*, models: str, to: str, connections: int, quiet: bool, as_json: bo
     show(report, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Compare INPUT's files with their checksums.")
 @click.argument("source", metavar="INPUT")
 @family_options
 @tokenizer_option
@@ -158,7 +182,11 @@ def check(
 
     Files that checklist.chk names are compared by MD5, other shards by the CRC32 of their
     records where these have one. Headers, shapes and params.json are checked as well.
-    """
+
+    \b
+    Examples:
+      distconv check Llama-2-7b
+    """  # noqa: D301
     from distconv.checking import check as run
 
     progress = choose_progress(quiet=quiet)
@@ -168,7 +196,7 @@ def check(
         sys.exit(2)
 
 
-@cli.command()
+@cli.command(short_help="Show what a conversion would do.")
 @click.argument("source", metavar="INPUT")
 @dtype_option
 @size_option
@@ -179,7 +207,12 @@ def plan(
     *, source: str, dtype: str, max_shard_size: int | None, family: str | None, instruct: bool,
     tokenizer: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Show what a conversion of INPUT would do, from its headers alone."""
+    """Show what a conversion of INPUT would do, from its headers alone.
+
+    \b
+    Examples:
+      distconv plan Llama-2-70b --max-shard-size 5GB
+    """  # noqa: D301
     from distconv.survey import plan as run
 
     report = run(
@@ -193,19 +226,25 @@ def plan(
     show(report, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Tell what the checkpoint in INPUT is.")
 @click.argument("source", metavar="INPUT")
 @family_options
 @tokenizer_option
 @json_option
 def inspect(*, source: str, family: str | None, instruct: bool, tokenizer: str | None, as_json: bool) -> None:
-    """Tell what the checkpoint in INPUT is, and how that is known."""
+    """Tell what the checkpoint in INPUT is, and how that is known.
+
+    \b
+    Examples:
+      distconv inspect Llama-2-7b
+      distconv inspect Llama-2-7b --json
+    """  # noqa: D301
     from distconv.survey import inspect as run
 
     show(run(source, family=family, instruct=instruct, tokenizer=tokenizer), as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Check that OUTPUT is a whole model.")
 @click.argument("output", metavar="OUTPUT")
 @click.option(
     "--generate", "text", metavar="TEXT", help="Where nothing is wrong, load it and let it continue TEXT."
@@ -227,7 +266,13 @@ def verify(
     distconv.json records, and a model made of config.json must take every tensor. With
     --against, every tensor is also made again from INPUT and compared. --generate loads the model
     over the GPUs there are, else the CPU, and prints 64 tokens, decoded greedily.
-    """
+
+    \b
+    Examples:
+      distconv verify llama-2-7b-hf
+      distconv verify llama-2-7b-hf --against Llama-2-7b
+      distconv verify llama-2-7b-hf --generate "The capital of France is"
+    """  # noqa: D301
     from distconv.verification import verify as run
 
     progress = choose_progress(quiet=quiet)
@@ -244,7 +289,7 @@ def verify(
         click.echo(generate(output, text), err=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Convert the tokenizer alone.")
 @click.argument("source", metavar="INPUT")
 @click.argument("output", metavar="OUTPUT")
 @family_options
@@ -253,14 +298,19 @@ def verify(
 def tokenizer(
     *, source: str, output: str, family: str | None, instruct: bool, overwrite: bool, as_json: bool
 ) -> None:
-    """Convert the tokenizer of INPUT alone into OUTPUT."""
+    """Convert the tokenizer of INPUT alone into OUTPUT.
+
+    \b
+    Examples:
+      distconv tokenizer Llama-2-7b llama-2-7b-hf
+    """  # noqa: D301
     from distconv.tokenization import convert_tokenizer
 
     report = convert_tokenizer(source, output, family=family, instruct=instruct, overwrite=overwrite)
     show(report, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Upload OUTPUT to the Hugging Face Hub.")
 @click.argument("output", metavar="OUTPUT")
 @click.argument("repo", metavar="REPO")
 @click.option("--public", is_flag=True, help="Let everybody see it; Meta's licence says what may be shared.")
@@ -272,13 +322,17 @@ def push(*, output: str, repo: str, public: bool, quiet: bool, as_json: bool) ->
     The token is that of `hf auth login` or HF_TOKEN. A model card says what was converted, how,
     and the digest of every file, unless there is a README.md already. The same command run again
     goes on where an interrupted one stopped.
-    """
+
+    \b
+    Examples:
+      distconv push llama-2-7b-hf me/llama-2-7b
+    """  # noqa: D301
     from distconv.pushing import push as run
 
     show(run(output, repo, public=public, quiet=quiet or not sys.stderr.isatty()), as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Let a shell complete commands and options.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(*, shell: str) -> None:
     """Print what makes SHELL complete distconv's commands and options.

@@ -3,9 +3,12 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import click
+
+from distconv.tables import Table
 
 if TYPE_CHECKING:
     from distconv.progress import Progress
@@ -21,15 +24,45 @@ class Report(Protocol):
     def to_json(self) -> dict[str, object]:
         """Give it as plain values."""
 
-    def lines(self) -> tuple[str, ...]:
+    def lines(self) -> Sequence[str | Table]:
         """Give it for people."""
 
 
 def show(report: Report, *, as_json: bool, notes_shown: bool = False) -> None:
     """Print a report: notes to standard error, the rest to standard output."""
     for note in () if notes_shown else report.notes:
-        click.echo(f"note: {note}", err=True)
-    click.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(report.lines()))
+        click.echo(f"{paint('note:', 'yellow')} {note}", err=True)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2))
+        return
+    for line in report.lines():
+        if isinstance(line, Table) and sys.stdout.isatty():
+            _draw(line)
+        else:
+            click.echo(str(line))
+
+
+def paint(word: str, colour: str) -> str:
+    """Colour a word; click takes colours out where they do not go to a terminal."""
+    return word if os.environ.get("NO_COLOR") else click.style(word, fg=colour, bold=True)
+
+
+def _draw(table: Table) -> None:
+    """Draw a table as wide as the terminal wants it."""
+    import rich.box
+    import rich.console
+    import rich.table
+    import rich.text
+
+    drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_header=any(table.headers), pad_edge=False)
+    for header, is_number in zip(table.headers, table.numbers, strict=True):
+        # Whoever reads a path wants all of it.
+        drawn.add_column(header, justify="right" if is_number else "left", overflow="fold", style=None)
+    if drawn.columns and not any(table.headers):
+        drawn.columns[0].style = "bold"
+    for row in table.rows:
+        drawn.add_row(*map(rich.text.Text, row))
+    rich.console.Console(file=sys.stdout, highlight=False).print(drawn)
 
 
 def choose_progress(*, quiet: bool) -> "Progress":

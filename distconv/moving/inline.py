@@ -136,19 +136,21 @@ def _work(
     """Convert what comes in until None does."""
     while (chunk := inbox.get()) is not None:
         moved_bytes = 0
+        name = f"lane {lane}"
+        progress.take(name, chunk.name, chunk.size_bytes)
 
-        def advance(size_bytes: int) -> None:
+        def advance(size_bytes: int, name: str = name) -> None:
             nonlocal moved_bytes
             moved_bytes += size_bytes
-            progress.advance(size_bytes)
+            progress.advance(size_bytes, name)
 
         result: Receipt | Failure
         try:
             result = convert(job, chunk, advance, stop.is_set)
         except BaseException as error:  # noqa: BLE001  nobody else would ever hear of it
             result = classify(chunk.name, error)
-            progress.advance(-moved_bytes)
+            progress.advance(-moved_bytes, name)
         else:
             # A chunk that was there already, and its header, count as moved too.
-            progress.advance(chunk.size_bytes - moved_bytes)
+            progress.advance(chunk.size_bytes - moved_bytes, name)
         outbox.put(_Outcome(lane, chunk, result))

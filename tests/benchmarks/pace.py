@@ -20,10 +20,10 @@ class Pace(SilentProgress):
         self.samples = [(0.0, 0)]
         self.total_bytes = 0
 
-    def begin(self, total_bytes: int, units: int) -> None:
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
         self.total_bytes = total_bytes
 
-    def advance(self, size_bytes: int) -> None:
+    def advance(self, size_bytes: int, worker: str = "") -> None:
         self.samples.append((time.monotonic(), self.samples[-1][1] + size_bytes))
 
     def bytes_per_second(self) -> float:

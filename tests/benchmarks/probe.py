@@ -28,7 +28,7 @@ class Probe(SilentProgress):
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch)
 
-    def begin(self, total_bytes: int, units: int) -> None:
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
         self.begun_bytes = anonymous_bytes("self")
         self.before = io_bytes()
         self._watcher.start()

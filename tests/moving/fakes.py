@@ -42,12 +42,15 @@ class RecordingProgress:
         self.total_bytes = 0
         self._lock = threading.Lock()
 
-    def begin(self, total_bytes: int, units: int) -> None:
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
         """Remember the total."""
         self.calls.append("begin")
         self.total_bytes = total_bytes
 
-    def advance(self, size_bytes: int) -> None:
+    def take(self, worker: str, unit: str, size_bytes: int) -> None:
+        """Nothing is remembered of it."""
+
+    def advance(self, size_bytes: int, worker: str = "") -> None:
         """Add up; what is taken back is added up too."""
         with self._lock:
             self.moved_bytes += size_bytes

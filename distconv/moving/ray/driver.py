@@ -43,6 +43,7 @@ SPARE_DEATHS = 4
 class _Member:
     """One actor: where it is, what it was asked last, and what of its unit it has told."""
 
+    name: str
     actor: "ActorHandle[Worker]"
     waiting: "ray.ObjectRef[Place] | ray.ObjectRefGenerator | None"
     place: Place | None = None
@@ -135,7 +136,7 @@ class _Run:
     def _start_worker(self) -> None:
         self._started += 1
         actor = start_worker(self._job, self._convert, self._needs, self._blind)
-        self._members[self._started] = _Member(actor, actor.place.remote())
+        self._members[self._started] = _Member(f"worker {self._started}", actor, actor.place.remote())
 
     def _wait(self) -> list[int]:
         """Wait a moment for workers that have something to say."""
@@ -234,6 +235,7 @@ class _Run:
                 case Assign(worker, unit, attempt):
                     member = self._members[worker]
                     member.chunk, member.attempt = self._chunks[unit], attempt
+                    self._progress.take(member.name, unit, self._chunks[unit].size_bytes)
                     member.waiting = member.actor.convert.remote(member.chunk)
                 case Replace(worker, unit, reason):
                     self._replace(worker, unit, reason)
@@ -254,7 +256,7 @@ class _Run:
 
     def _count(self, member: _Member, size_bytes: int) -> None:
         member.moved_bytes += size_bytes
-        self._progress.advance(size_bytes)
+        self._progress.advance(size_bytes, member.name)
 
 
 def _read_event(member: _Member) -> Event | Place | None:
