@@ -160,7 +160,7 @@ def test_a_finished_output_is_already_done_and_a_foreign_one_is_refused(
     source = checkpoint(Spec(family="llama-2", shards=2, heads=8, kv_heads=4))
     distconv.convert(source, tmp_path / "out")
     assert distconv.convert(source, tmp_path / "out").already_done
-    with pytest.raises(OutputError, match="already writes into it"):
+    with pytest.raises(OutputError, match="another conversion"):
         distconv.convert(source, tmp_path / "out", dtype="float32")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/notes.txt").write_text("mine")

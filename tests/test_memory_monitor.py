@@ -1,0 +1,85 @@
+"""Ray's memory monitor kills workers of a node that runs full; page cache is not what fills it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.checkpoints import Spec, write_sparse
+
+ROOM_BYTES = 1_500_000_000
+"""What the node may use more than it does now before the monitor kills."""
+LARGE = Spec(dim=4096, heads=32, kv_heads=32, multiple_of=256, vocab=32000, layers=7, shards=2)
+GREEDY = """
+import ray
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+
+@ray.remote(max_retries=0)
+def fill():
+    import time
+    held = bytearray(3_000_000_000)
+    held[::4096] = b"x" * len(held[::4096])
+    time.sleep(30)
+
+try:
+    ray.get(fill.remote())
+except ray.exceptions.OutOfMemoryError:
+    print("killed")
+"""
+
+
+def cached_bytes() -> int:
+    """Tell how much of the memory is page cache."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Cached:"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_page_cache_is_not_taken_for_a_leak(tmp_path: Path, sentencepiece_file: Path) -> None:
+    memory = psutil.virtual_memory()
+    if memory.available < 8_000_000_000 or psutil.disk_usage(str(tmp_path)).free < 10_000_000_000:
+        pytest.skip("needs 8 GB of free memory and 10 GB of disk")
+    threshold = (memory.total - memory.available + ROOM_BYTES) / memory.total
+    environment = os.environ | {
+        "RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "100",
+    }  # fmt: skip
+    # The monitor is awake: who really takes that much is killed.
+    greedy = subprocess.run(
+        [sys.executable, "-c", GREEDY],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert greedy.stdout.split() == ["killed"], greedy.stderr
+    source = write_sparse(tmp_path / "in", LARGE)
+    (source / "tokenizer.model").write_bytes(sentencepiece_file.read_bytes())
+    size = sum(path.stat().st_size for path in source.glob("*.pth"))
+    for path in source.glob("*.pth"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = cached_bytes()
+    command = [
+        sys.executable,
+        "-m",
+        "distconv",
+        "convert",
+        source,
+        tmp_path / "out",
+        "--workers",
+        "2",
+        "--json",
+        "--quiet",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stderr
+    # Source and output went through the page cache, which grew by more than the room that there was.
+    assert size > 2 * ROOM_BYTES * 0.9
+    assert cached_bytes() - before > ROOM_BYTES
+    assert json.loads(done.stdout)["retries"] == 0
