@@ -18,7 +18,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from distconv.errors import ConversionError, InputError, Interrupted, OutputError
+from distconv.errors import ConversionError, InputError, Interrupted, OutputError, UsageError
 from distconv.lock import locked
 from distconv.progress import Progress, SilentProgress, format_size
 from distconv.remote.crew import Task, run_tasks
@@ -117,6 +117,8 @@ def download(
     room, ConversionError for a network that does not recover; the same call again goes on.
     """
     releases = tuple(dict.fromkeys(find_release(name) for name in models))
+    if not releases:
+        raise UsageError("no model was named; give for instance 7B or Llama-3.1-8B-Instruct")
     link = read_link(url)
     progress = progress or SilentProgress()
     storage = LocalStorage()

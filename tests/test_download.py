@@ -394,3 +394,14 @@ def test_folders_and_shards_are_those_of_metas_own_list() -> None:
 
 def test_ranges_join() -> None:
     assert merge([(5, 9), (0, 2), (2, 3), (8, 12), (4, 4)]) == [(0, 3), (5, 12)]
+
+
+def test_without_a_model_nothing_is_asked(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no model was named"):
+        distconv.download([], tmp_path / "in", files.url)
+    done = subprocess.run(
+        [*COMMAND[:-1], " ,", "--to", tmp_path / "in"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "names no model" in done.stderr
+    assert not files.asked

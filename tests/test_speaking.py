@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import distconv
+from distconv.cli.screen import defuse
 from tests.checkpoints import Spec
 
 Write = Callable[[Spec], Path]
@@ -44,4 +45,8 @@ def test_it_says_what_the_logits_say(checkpoint: Write, tmp_path: Path, instruct
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert said in done.stdout
+    assert defuse(said) in done.stdout
+
+
+def test_a_model_cannot_give_orders_to_the_terminal() -> None:
+    assert defuse("a\tb\n\x1b[2J\x9b1m\rc\u202e") == "a\tb\n\ufffd[2J\ufffd1m\ufffdc\ufffd"

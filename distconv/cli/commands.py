@@ -13,7 +13,7 @@ from distconv.cli.options import (
     size_option,
     tokenizer_option,
 )
-from distconv.cli.screen import choose_progress, read_url, show
+from distconv.cli.screen import choose_progress, defuse, read_url, show
 from distconv.version import VERSION
 
 
@@ -162,8 +162,10 @@ def download(*, models: str, to: str, connections: int, quiet: bool, as_json: bo
     from distconv.remote.releases import find_release
 
     names = [name for name in models.split(",") if name.strip()]
+    # Before the URL is asked for.
+    if not names:
+        raise click.UsageError("--models names no model; give for instance 7B or Llama-3.1-8B-Instruct")
     for name in names:
-        # Before the URL is asked for.
         find_release(name)
     report = run(names, to, read_url(), connections=connections, progress=choose_progress(quiet=quiet))
     show(report, as_json=as_json)
@@ -286,7 +288,7 @@ def verify(
         from distconv.speaking import generate
 
         # To standard error, where --json leaves standard output to the report.
-        click.echo(generate(output, text), err=as_json)
+        click.echo(defuse(generate(output, text)), err=as_json)
 
 
 @cli.command(short_help="Convert the tokenizer alone.")

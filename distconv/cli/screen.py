@@ -47,6 +47,13 @@ def paint(word: str, colour: str) -> str:
     return word if os.environ.get("NO_COLOR") else click.style(word, fg=colour, bold=True)
 
 
+def defuse(text: str) -> str:
+    """Replace what a terminal would obey instead of showing: a model may say anything."""
+    return "".join(
+        sign if sign.isprintable() or sign in "\n\t" else "\N{REPLACEMENT CHARACTER}" for sign in text
+    )
+
+
 def _draw(table: Table) -> None:
     """Draw a table as wide as the terminal wants it."""
     import rich.box
