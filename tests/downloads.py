@@ -28,6 +28,8 @@ class Files:
     corrupted: dict[str, int] = field(default_factory=dict)
     """How often a file comes with its first byte changed."""
     seconds_a_block: float = 0.0
+    stalls: int = 0
+    """So many answers about weights stop after their headers for two seconds."""
     refused: Callable[[str], bool] = lambda name: False
     served_bytes: int = 0
     asked: list[tuple[str, str]] = field(default_factory=list)
@@ -85,6 +87,12 @@ def serving(files: Files) -> Iterator[Files]:
             self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
             self.end_headers()
             limit = self.find_limit(name, end - start)
+            with files.lock:
+                stalled = files.stalls > 0 and limit > 1
+                files.stalls -= stalled
+            if stalled:
+                self.wfile.flush()
+                time.sleep(2)
             with path.open("rb") as file, contextlib.suppress(ConnectionError):
                 file.seek(start)
                 position = start

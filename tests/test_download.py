@@ -117,6 +117,14 @@ def test_a_server_that_stays_busy_is_given_up_with_what_came(files: Files, tmp_p
     assert equal(files.folder, tmp_path / "in")
 
 
+def test_an_answer_that_stalls_is_asked_for_again(files: Files, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("distconv.remote.server.READ_SECONDS", 0.3)
+    files.stalls = 3
+    distconv.download([MODEL], tmp_path / "in", files.url)
+    assert files.stalls == 0
+    assert equal(files.folder, tmp_path / "in")
+
+
 def test_a_corrupted_file_is_fetched_once_more(files: Files, tmp_path: Path) -> None:
     name = f"{FOLDER}/consolidated.01.pth"
     files.corrupted = {name: 1}
