@@ -12,6 +12,7 @@ from xxhash import xxh3_128
 
 from distconv.digests import ALGORITHM
 from distconv.errors import InputError, OutputError, Stopped
+from distconv.memory import make_buffer
 from distconv.planning.chunks import INDEX_NAME, chunk_name, file_order, make_header, make_index
 from distconv.progress import Progress
 from distconv.resuming import digest_receipt
@@ -177,7 +178,7 @@ def _compare_digests(
 ) -> str | None:
     """Read a chunk and compare its digests; name the tensors that differ."""
     expected = row["tensors"] if isinstance(row["tensors"], dict) else {}
-    whole, memory = xxh3_128(), memoryview(bytearray(_READ_BYTES))
+    whole, memory = xxh3_128(), make_buffer(_READ_BYTES)
     damaged = []
     ordered = sorted(tensors.items(), key=lambda item: item[1].offset_bytes)
     with opened(storage, path) as reader:

@@ -24,7 +24,7 @@ FLOORS = (
     ("remote",),
     ("source",),
     ("lock", "digests"),
-    ("storage", "tensors", "tables", "progress", "errors", "version"),
+    ("storage", "memory", "tensors", "tables", "progress", "errors", "version"),
 )
 """From the roof to the ground; rooms on one floor do not know each other, but for what is named here."""
 BESIDE = {

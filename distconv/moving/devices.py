@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from distconv.memory import make_buffer
 from distconv.moving.bands import Piece
 from distconv.tensors import DType
 
@@ -52,14 +53,13 @@ class HostDevice:
 
     def __init__(self) -> None:
         """Start with no memory."""
-        self._content = bytearray()
-        self._block = bytearray()
+        self._content = self._block = make_buffer(0)
 
     def begin(self, size_bytes: int) -> memoryview:
         """Give the same memory every time: fresh pages cost as much as reading into them does."""
         if size_bytes > len(self._content):
-            self._content = bytearray(size_bytes)
-        return memoryview(self._content)[:size_bytes]
+            self._content = make_buffer(size_bytes)
+        return self._content[:size_bytes]
 
     def submit(
         self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
@@ -84,7 +84,7 @@ class HostDevice:
 
         unit = stored.size_bytes
         if elements * unit > len(self._block):
-            self._block = bytearray(elements * unit)
+            self._block = make_buffer(elements * unit)
         block = np.frombuffer(self._block, dtype=f"u{unit}", count=elements)
         source = np.frombuffer(content, dtype=f"u{unit}")
         start = 0

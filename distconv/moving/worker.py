@@ -12,6 +12,7 @@ from typing import Self
 
 from distconv.digests import ChunkDigests, ChunkHasher
 from distconv.errors import InputError, Interrupted, describe_os_error
+from distconv.memory import make_buffer
 from distconv.moving.bands import Block, Piece, make_blocks
 from distconv.moving.devices import Device, Finish, open_device
 from distconv.moving.spans import DIGEST, GATHER, READ, WRITE, Spans, Work
@@ -239,7 +240,7 @@ def read_digests(
 ) -> ChunkDigests:
     """Digest a chunk that is there, telling of bytes as they are read."""
     hasher = ChunkHasher(chunk.header)
-    memory = memoryview(bytearray(_READ_BYTES))
+    memory = make_buffer(_READ_BYTES)
     advance(len(chunk.header))
     with opened(storage, path) as reader:
         for tensor, first in zip(chunk.tensors, chunk.offsets_bytes, strict=True):
