@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from tests.benchmarks.checkpoint import WIDE, llama_70b, write_noise
-from tests.benchmarks.measure import Run, run
+from tests.benchmarks.measure import Run, run, take_free_memory
 from tests.benchmarks.report import print_tables, write_picture
 from tests.checkpoints import write_sparse
 
@@ -56,7 +56,7 @@ def known_script(source: Path, target: Path) -> list[str | Path]:
 
 
 def measure_place(
-    place: Path, source: Path, ballast: Path, rounds: int, *, durable: bool, peer: bool
+    place: Path, source: Path, rounds: int, *, durable: bool, peer: bool
 ) -> list[dict[str, object]]:
     """Run all contestants in turn, round by round; the first round is thrown away."""
     contestants: dict[str, Contestant] = {
@@ -69,8 +69,7 @@ def measure_place(
         for name, command in contestants.items():
             target = place / "target"
             warm(source)
-            write_ballast(ballast, size_of(source))
-            ballast.unlink()
+            take_free_memory().close()
             # Our own commits are durable; everybody else's bytes are so after a sync.
             after = "sync" if durable and not name.startswith("distconv") else None
             measured = run(command(source, target), shell_after=after)
@@ -91,19 +90,6 @@ def warm(source: Path) -> None:
                 pass
 
 
-def write_ballast(ballast: Path, size_bytes: int) -> None:
-    """Write a file on the RAM disk, whose pages are free for the next contestant once it is removed.
-
-    A virtual machine gives free memory back to its host after some seconds, and gets it again page
-    by page: writing to such pages took four times as long, by ``cp`` as by us. Who started first after
-    the last target was removed would win.
-    """
-    content = bytes(1 << 24)
-    with ballast.open("wb") as file:
-        for _ in range(-(-size_bytes // len(content))):
-            file.write(content)
-
-
 def make_row(name: str, number: int, measured: Run) -> dict[str, object]:
     """Note one run."""
     row: dict[str, object] = {
@@ -119,9 +105,7 @@ def make_row(name: str, number: int, measured: Run) -> dict[str, object]:
 
 def probe(source: Path, target: Path, *options: str) -> dict[str, object]:
     """Convert under the probe and remove what was written."""
-    ballast = target.with_name("ballast")
-    write_ballast(ballast, size_of(source))
-    ballast.unlink()
+    take_free_memory().close()
     measured = run([sys.executable, "-m", "tests.benchmarks.probe", source, target, *options])
     shutil.rmtree(target)
     found: dict[str, object] = json.loads(measured.output)
@@ -151,12 +135,9 @@ def measure_growth(place: Path, tokenizer: Path, rounds: int) -> list[dict[str, 
 def measure_pace(place: Path, source: Path, rounds: int) -> list[dict[str, object]]:
     """Measure inline and Ray in turn while they run at full speed; the first round is thrown away."""
     found = []
-    ballast = place / "ballast"
     for number in range(rounds + 1):
         for workers in (0, 2):
-            write_ballast(ballast, size_of(source))
-            module = [sys.executable, "-m", "tests.benchmarks.pace"]
-            command = [*module, source, place / "target", str(workers), ballast]
+            command = [sys.executable, "-m", "tests.benchmarks.pace", source, place / "target", str(workers)]
             measured = run(command)
             shutil.rmtree(place / "target")
             if number:
@@ -212,15 +193,7 @@ def main(
             with tempfile.TemporaryDirectory(prefix="distconv-bench-", dir=parent) as place:
                 source = write_noise(Path(place, "source"), llama_70b(layers), tokenizer)
                 found["input_bytes"] = size_of(source)
-                with tempfile.TemporaryDirectory(prefix="distconv-bench-", dir=ram) as beside:
-                    found[name] = measure_place(
-                        Path(place),
-                        source,
-                        Path(beside, "ballast"),
-                        rounds,
-                        durable=name == "disk",
-                        peer=peer,
-                    )
+                found[name] = measure_place(Path(place), source, rounds, durable=name == "disk", peer=peer)
     if "pace" in wanted:
         with tempfile.TemporaryDirectory(prefix="distconv-bench-", dir=ram) as place:
             source = write_noise(Path(place, "source"), llama_70b(layers), tokenizer)
