@@ -6,6 +6,7 @@ makes of a NaN's payload differs between devices, and even within one vector.
 """
 
 import contextlib
+import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -215,3 +216,8 @@ def _integer(dtype: DType) -> "torch.dtype":
 def open_device(name: str) -> Device:
     """Open ``cpu`` or ``cuda``."""
     return HostDevice() if name == "cpu" else TorchDevice(name)
+
+
+def load_device(name: str) -> None:
+    """Import what a device computes with, for those who can do so before the first block waits for it."""
+    importlib.import_module("numpy" if name == "cpu" else "torch")

@@ -1,7 +1,4 @@
-"""Convert in this process and print, as JSON, the speed between 30 and 85 % of the bytes.
-
-By then all of Ray's workers are up, and neither the first pages nor the last chunks count.
-"""
+"""Convert in this process and print, as JSON, the speed from the first worker's being up to the last byte."""
 
 import json
 import sys
@@ -11,32 +8,27 @@ import distconv
 from distconv.progress import SilentProgress
 from tests.benchmarks.measure import take_free_memory
 
-FIRST, LAST = 0.30, 0.85
-
 
 class Pace(SilentProgress):
-    """Notes when how many bytes had moved."""
+    """Notes when the moving began and ended."""
 
     def __init__(self) -> None:
         self._memory = take_free_memory()
-        self.samples = [(0.0, 0)]
-        self.total_bytes = 0
+        self._total_bytes = 0
+        self._began = self._ended = 0.0
 
     def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
-        self.total_bytes = total_bytes
         # Whoever takes long to start finds the same memory free as who starts at once.
         self._memory.close()
+        self._total_bytes = total_bytes
+        self._began = time.monotonic()
 
-    def advance(self, size_bytes: int, worker: str = "") -> None:
-        self.samples.append((time.monotonic(), self.samples[-1][1] + size_bytes))
+    def end(self) -> None:
+        self._ended = time.monotonic()
 
     def bytes_per_second(self) -> float:
-        """Give the speed in the middle."""
-        ends = [
-            next(sample for sample in self.samples if sample[1] >= share * self.total_bytes)
-            for share in (FIRST, LAST)
-        ]
-        return (ends[1][1] - ends[0][1]) / (ends[1][0] - ends[0][0])
+        """Give the speed of the moving."""
+        return self._total_bytes / (self._ended - self._began)
 
 
 def main(source: str, output: str, workers: str) -> None:

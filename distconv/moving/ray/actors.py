@@ -12,6 +12,7 @@ import ray
 from ray.actor import ActorHandle
 
 from distconv.errors import Interrupted
+from distconv.moving.devices import load_device
 from distconv.moving.executor import Convert, classify
 from distconv.moving.ray.cluster import Needs
 from distconv.moving.ray.meters import Meters
@@ -62,6 +63,7 @@ class Worker:
         self._stop = threading.Event()
         self._busy = threading.Lock()
         self._meters = Meters()
+        load_device(job.device)
 
     @ray.method
     def place(self) -> Place:
