@@ -7,6 +7,7 @@ makes of a NaN's payload differs between devices, and even within one vector.
 
 import contextlib
 import importlib
+import mmap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,8 +37,12 @@ class Device(Protocol):
     block_bytes: int
     """A good size of a block."""
 
-    def begin(self, size_bytes: int) -> memoryview:
-        """Give memory for the source bytes of one more block."""
+    def begin(self, size_bytes: int, place_bytes: int) -> memoryview:
+        """Give memory for the source bytes of one more block.
+
+        ``place_bytes`` is where in its file the block will go. Memory that lies in its page as the
+        block lies in the file's is written faster.
+        """
 
     def submit(
         self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
@@ -55,12 +60,14 @@ class HostDevice:
     def __init__(self) -> None:
         """Start with no memory."""
         self._content = self._block = make_buffer(0)
+        self._phase = 0
 
-    def begin(self, size_bytes: int) -> memoryview:
+    def begin(self, size_bytes: int, place_bytes: int) -> memoryview:
         """Give the same memory every time: fresh pages cost as much as reading into them does."""
-        if size_bytes > len(self._content):
-            self._content = make_buffer(size_bytes)
-        return self._content[:size_bytes]
+        self._phase = place_bytes % mmap.PAGESIZE
+        if self._phase + size_bytes > len(self._content):
+            self._content = make_buffer(mmap.PAGESIZE + size_bytes)
+        return self._content[self._phase :][:size_bytes]
 
     def submit(
         self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
@@ -84,9 +91,9 @@ class HostDevice:
         from numpy.lib.stride_tricks import as_strided
 
         unit = stored.size_bytes
-        if elements * unit > len(self._block):
-            self._block = make_buffer(elements * unit)
-        block = np.frombuffer(self._block, dtype=f"u{unit}", count=elements)
+        if self._phase + elements * unit > len(self._block):
+            self._block = make_buffer(mmap.PAGESIZE + elements * unit)
+        block = np.frombuffer(self._block, dtype=f"u{unit}", count=elements, offset=self._phase)
         source = np.frombuffer(content, dtype=f"u{unit}")
         start = 0
         for piece in pieces:
@@ -118,7 +125,7 @@ class TorchDevice:
         self._slots = [_Slot(self._device) for _ in range(self.depth)]
         self._begun = 0
 
-    def begin(self, size_bytes: int) -> memoryview:
+    def begin(self, size_bytes: int, place_bytes: int) -> memoryview:  # noqa: ARG002  pinned memory lies as it does
         """Give the memory of the next slot."""
         self._begun += 1
         return self._slot().content(size_bytes)

@@ -167,7 +167,7 @@ def convert_chunk(
             writer.write_at(0, chunk.header)
             advance(len(chunk.header))
             for tensor, start in zip(chunk.tensors, chunk.offsets_bytes, strict=True):
-                for block, content, infinite in make_contents(tensor, sources, device, block_bytes):
+                for block, content, infinite in make_contents(tensor, sources, device, block_bytes, start):
                     if stopped():
                         raise Interrupted("stopped")
                     with spans.during(WRITE, len(content)):
@@ -193,16 +193,18 @@ def convert_chunk(
 
 
 def make_contents(
-    tensor: TargetTensor, sources: Sources, device: Device, block_bytes: int
+    tensor: TargetTensor, sources: Sources, device: Device, block_bytes: int, start_bytes: int = 0
 ) -> Iterator[tuple[Block, memoryview, int]]:
     """Give each block of a tensor with its finished bytes, and how many elements became infinite.
 
-    The bytes are good until the next block is asked for.
+    ``start_bytes`` is where the tensor begins in its file. The bytes are good until the next block is asked for.
     """
     unit = tensor.stored.size_bytes
     waiting: deque[tuple[Block, Finish]] = deque()
     for block in make_blocks(tensor, block_bytes):
-        content = device.begin(sum(piece.span for piece in block.pieces) * unit)
+        # A cast wants its elements aligned, and gives memory of its own.
+        place = start_bytes + block.target_offset * unit if tensor.dtype == tensor.stored else 0
+        content = device.begin(sum(piece.span for piece in block.pieces) * unit, place)
         with sources.spans.during(READ, len(content)):
             sources.read_block(block.pieces, unit, content)
         if tensor.dtype == tensor.stored and len(block.pieces) == 1 and block.pieces[0].is_straight:

@@ -117,7 +117,7 @@ def run_on(
 ) -> tuple[memoryview, int]:
     """Put pieces together on a device; as many elements as come in, where nothing else is said."""
     whole = b"".join(bytes(content) for _piece, content in sources)
-    memory = device.begin(len(whole))
+    memory = device.begin(len(whole), 0)
     memory[:] = whole
     pieces = [piece for piece, _content in sources]
     return device.submit(memory, pieces, elements or len(whole) // stored.size_bytes, stored, dtype)()

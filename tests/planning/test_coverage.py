@@ -108,19 +108,21 @@ def test_copies_put_what_concatenation_and_permutation_put(
     np.testing.assert_array_equal(found.reshape(target.shape), expect(*drawn))
 
 
-def fill(block: Block, by_record: dict[Record, np.ndarray], device: HostDevice | TorchDevice) -> np.ndarray:
-    """Gather one block on a device."""
+def fill(
+    block: Block, by_record: dict[Record, np.ndarray], device: HostDevice | TorchDevice, place_bytes: int
+) -> np.ndarray:
+    """Gather one block on a device, for a place in a file."""
     sources = [by_record[piece.record][piece.source_offset :][: piece.span] for piece in block.pieces]
     assert all(len(source) == piece.span for source, piece in zip(sources, block.pieces, strict=True))
-    content = device.begin(sum(source.nbytes for source in sources))
+    content = device.begin(sum(source.nbytes for source in sources), place_bytes)
     content[:] = np.concatenate(sources).tobytes()
     found, _infinite = device.submit(content, block.pieces, block.elements, BFLOAT16, BFLOAT16)()
     return np.frombuffer(found, dtype=np.uint16)
 
 
-@given(parts(), st.integers(1, 400))
-def test_blocks_of_any_size_give_the_same_on_host_and_torch(
-    drawn: tuple[Gather, list[TensorView], int, int], block_bytes: int
+@given(parts(), st.integers(1, 400), st.integers(0, 5000))
+def test_blocks_of_any_size_and_place_give_the_same_on_host_and_torch(
+    drawn: tuple[Gather, list[TensorView], int, int], block_bytes: int, first: int
 ) -> None:
     target = make_target(*drawn)
     by_record = {view.record: contents(view) for view in drawn[1]}
@@ -128,7 +130,7 @@ def test_blocks_of_any_size_give_the_same_on_host_and_torch(
         position = 0
         for block in make_blocks(target, block_bytes):
             assert block.target_offset == position
-            found = fill(block, by_record, device)
+            found = fill(block, by_record, device, 2 * (first + block.target_offset))
             expected = expect(*drawn).reshape(-1)[position : position + block.elements]
             np.testing.assert_array_equal(found, expected)
             position += block.elements
