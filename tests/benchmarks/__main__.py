@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from tests.benchmarks.checkpoint import WIDE, llama_70b, write_noise
-from tests.benchmarks.measure import Run, run, take_free_memory
+from tests.benchmarks.measure import Run, backed_memory, run
 from tests.benchmarks.report import print_tables, write_picture
 from tests.checkpoints import write_sparse
 
@@ -69,10 +69,10 @@ def measure_place(
         for name, command in contestants.items():
             target = place / "target"
             warm(source)
-            take_free_memory().close()
             # Our own commits are durable; everybody else's bytes are so after a sync.
             after = "sync" if durable and not name.startswith("distconv") else None
-            measured = run(command(source, target), shell_after=after)
+            with backed_memory():
+                measured = run(command(source, target), shell_after=after)
             shutil.rmtree(target)
             if durable:
                 subprocess.run(["sync"], check=True)
@@ -105,8 +105,8 @@ def make_row(name: str, number: int, measured: Run) -> dict[str, object]:
 
 def probe(source: Path, target: Path, *options: str) -> dict[str, object]:
     """Convert under the probe and remove what was written."""
-    take_free_memory().close()
-    measured = run([sys.executable, "-m", "tests.benchmarks.probe", source, target, *options])
+    with backed_memory():
+        measured = run([sys.executable, "-m", "tests.benchmarks.probe", source, target, *options])
     shutil.rmtree(target)
     found: dict[str, object] = json.loads(measured.output)
     return found
@@ -138,7 +138,8 @@ def measure_pace(place: Path, source: Path, rounds: int) -> list[dict[str, objec
     for number in range(rounds + 1):
         for workers in (0, 2):
             command = [sys.executable, "-m", "tests.benchmarks.pace", source, place / "target", str(workers)]
-            measured = run(command)
+            with backed_memory():
+                measured = run(command)
             shutil.rmtree(place / "target")
             if number:
                 found.append({"workers": workers, "round": number, **json.loads(measured.output)})

@@ -6,20 +6,16 @@ import time
 
 import distconv
 from distconv.progress import SilentProgress
-from tests.benchmarks.measure import take_free_memory
 
 
 class Pace(SilentProgress):
     """Notes when the moving began and ended."""
 
     def __init__(self) -> None:
-        self._memory = take_free_memory()
         self._total_bytes = 0
         self._began = self._ended = 0.0
 
     def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
-        # Whoever takes long to start finds the same memory free as who starts at once.
-        self._memory.close()
         self._total_bytes = total_bytes
         self._began = time.monotonic()
 
