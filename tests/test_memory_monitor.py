@@ -32,12 +32,6 @@ except ray.exceptions.OutOfMemoryError:
 """
 
 
-def cached_bytes() -> int:
-    """Tell how much of the memory is page cache."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Cached:"))
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_page_cache_is_not_taken_for_a_leak(tmp_path: Path, sentencepiece_file: Path) -> None:
@@ -60,11 +54,6 @@ def test_page_cache_is_not_taken_for_a_leak(tmp_path: Path, sentencepiece_file: 
     assert greedy.stdout.split() == ["killed"], greedy.stderr
     source = write_sparse(tmp_path / "in", LARGE)
     (source / "tokenizer.model").write_bytes(sentencepiece_file.read_bytes())
-    size = sum(path.stat().st_size for path in source.glob("*.pth"))
-    for path in source.glob("*.pth"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    before = cached_bytes()
     command = [
         sys.executable,
         "-m",
@@ -79,7 +68,7 @@ def test_page_cache_is_not_taken_for_a_leak(tmp_path: Path, sentencepiece_file: 
     ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stderr
-    # Source and output went through the page cache, which grew by more than the room that there was.
-    assert size > 2 * ROOM_BYTES * 0.9
-    assert cached_bytes() - before > ROOM_BYTES
+    # Source and output lie in the page cache: with it the node is fuller than the monitor allows.
+    memory = psutil.virtual_memory()
+    assert memory.total - memory.free > threshold * memory.total
     assert json.loads(done.stdout)["retries"] == 0

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SAMPLE_SECONDS = 0.02
+UNTOUCHED_BYTES = 512 << 20
+"""With less than this free the kernel begins to drop page cache, the source's too."""
 LEFT_FREE_BYTES = 2 << 30
 """Less than this Ray's memory monitor takes for the end of memory."""
 STEP_BYTES = 128 << 20
@@ -75,13 +77,13 @@ def anonymous_bytes(pid: int | str) -> int:
 
 @contextmanager
 def backed_memory() -> Iterator[None]:
-    """Hold nearly all free memory, and let go of it as others need it.
+    """Take nearly all free memory, and let go of it as others need it.
 
     A virtual machine gives free memory back to its host after two seconds, and gets it again page
     by page: writing to such pages took four times as long, by ``cp`` as by us. What is let go of just
     before it is used is like the memory of a machine that has its own.
     """
-    size_bytes = (free_bytes() - LEFT_FREE_BYTES) // STEP_BYTES * STEP_BYTES
+    size_bytes = (free_bytes() - UNTOUCHED_BYTES) // STEP_BYTES * STEP_BYTES
     if size_bytes <= 0:
         yield
         return
