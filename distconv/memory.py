@@ -15,7 +15,10 @@ def make_buffer(size_bytes: int) -> memoryview:
     if size_bytes < HUGE_PAGE_BYTES:
         return memoryview(bytearray(size_bytes))
     # Linux begins an anonymous mapping at a huge page where its length is a multiple of one.
-    whole = mmap.mmap(-1, -(-size_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES, **_PRIVATE)
+    try:
+        whole = mmap.mmap(-1, -(-size_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES, **_PRIVATE)
+    except OSError as error:  # which would be taken for a file's, and tried again
+        raise MemoryError(f"the system gives no {size_bytes:,} bytes of memory") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         # A kernel without huge pages refuses.
         with contextlib.suppress(OSError):

@@ -27,3 +27,8 @@ def test_a_large_buffer_begins_at_a_page() -> None:
 def test_a_system_that_refuses_huge_pages_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 9999, raising=False)
     assert len(make_buffer(HUGE_PAGE_BYTES)) == HUGE_PAGE_BYTES
+
+
+def test_memory_that_is_not_to_be_had_is_a_memory_error() -> None:
+    with pytest.raises(MemoryError, match="1,125,899,906,842,624 bytes"):
+        make_buffer(1 << 50)

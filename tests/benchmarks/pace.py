@@ -1,4 +1,4 @@
-"""Convert in this process and print, as JSON, the speed from the first worker's being up to the last byte."""
+"""Convert in this process and print, as JSON, the speed of the moving, all workers being up."""
 
 import json
 import sys
@@ -18,6 +18,7 @@ class Pace(SilentProgress):
 
     def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
         # What lay free while Ray started has gone back to the host: take it again, and let it go.
+        # Meanwhile the second worker comes up.
         with backed_memory():
             pass
         self._total_bytes = total_bytes

@@ -69,7 +69,7 @@ def print_pace(rows: list[Row]) -> None:
         [row["gigabytes_per_second"] for row in rows if row["workers"] == workers] for workers in (0, 2)
     )
     ratio = median(ray / plain for plain, ray in zip(inline, on_ray, strict=True))
-    click.echo("\nGB/s from the first worker up to the last byte, RAM disk")
+    click.echo("\nGB/s while moving, the workers being up, RAM disk")
     click.echo(f"inline {median(inline):.2f}, Ray with 2 workers {median(on_ray):.2f}, ratio {ratio:.2f}")
 
 
