@@ -94,7 +94,14 @@ def test_a_job_converts_on_the_cluster_it_runs_in_to_the_bytes_of_inline(
         for event in json.loads(summary.read_text())["traceEvents"]
         if event["name"] == "thread_name"
     }
-    # The second slot may come up when the first has done it all.
+    # The second slot may come up when the first has done it all; both were asked for.
+    whose = f"job_id={job(cluster, 'whole')['job_id']}"
+    listed = ray_cli(
+        cluster, "list", "actors", f"--address={cluster.job_server}", "--format=json",
+        "--filter=class_name=Worker", f"--filter={whose}",
+    )  # fmt: skip
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    assert len(json.loads(listed.stdout)) == 2, "it must use the cluster's two slots"
     assert workers, "it must have run"
     assert all(name.startswith("worker of process") for name in workers), "it must have run on the cluster"
 

@@ -67,7 +67,7 @@ class HostDevice:
         self._phase = place_bytes % mmap.PAGESIZE
         if self._phase + size_bytes > len(self._content):
             self._content = make_buffer(mmap.PAGESIZE + size_bytes)
-        return self._content[self._phase :][:size_bytes]
+        return self._content[self._phase : self._phase + size_bytes]
 
     def submit(
         self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType

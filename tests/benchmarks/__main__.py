@@ -138,16 +138,10 @@ def measure_pace(place: Path, source: Path, rounds: int) -> list[dict[str, objec
     for number in range(rounds + 1):
         for workers in (0, 2):
             # Ray would take the moment in which all memory is held for the end of it.
-            command = [
-                "env",
-                "RAY_memory_monitor_refresh_ms=0",
-                sys.executable,
-                "-m",
-                "tests.benchmarks.pace",
-            ]
-            command += [source, place / "target", str(workers)]
+            quiet = ["env", "RAY_memory_monitor_refresh_ms=0"]
+            pace = [sys.executable, "-m", "tests.benchmarks.pace", source, place / "target", str(workers)]
             with backed_memory():
-                measured = run(command)
+                measured = run([*quiet, *pace])
             shutil.rmtree(place / "target")
             if number:
                 found.append({"workers": workers, "round": number, **json.loads(measured.output)})

@@ -5,9 +5,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
+
+from distconv.memory import make_buffer
 
 SAMPLE_SECONDS = 0.02
 UNTOUCHED_BYTES = 512 << 20
@@ -87,10 +91,7 @@ def backed_memory() -> Iterator[None]:
     if size_bytes <= 0:
         yield
         return
-    with mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        # In huge pages it costs next to nothing to let go.
-        with suppress(OSError):
-            memory.madvise(mmap.MADV_HUGEPAGE)
+    with make_buffer(size_bytes) as memory:
         memory[:: mmap.PAGESIZE] = bytes(size_bytes // mmap.PAGESIZE)
         ended = threading.Event()
 
@@ -99,7 +100,7 @@ def backed_memory() -> Iterator[None]:
                 while free_bytes() >= LEFT_FREE_BYTES:
                     if ended.wait(LOOK_SECONDS):
                         return
-                memory.madvise(mmap.MADV_DONTNEED, start, STEP_BYTES)
+                memory.obj.madvise(mmap.MADV_DONTNEED, start, STEP_BYTES)
 
         feeder = threading.Thread(target=let_go)
         feeder.start()
@@ -112,8 +113,7 @@ def backed_memory() -> Iterator[None]:
 
 def free_bytes() -> int:
     """Give the memory that nothing uses, not even the page cache."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemFree:"))
+    return psutil.virtual_memory().free
 
 
 def io_bytes() -> dict[str, int]:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -297,53 +296,45 @@ class FullWriter(LocalWriter):
 
 
 @dataclass(frozen=True, slots=True)
-class FullStorage(LocalStorage):
-    """Files on a disk that is full."""
+class WritingStorage(LocalStorage):
+    """Local files that are written in another way."""
 
-    def begin(self, path: str, size_bytes: int) -> FullWriter:
-        """Begin a file that cannot be written."""
-        return FullWriter(path, size_bytes)
+    writer: type[LocalWriter]
+
+    def begin(self, path: str, size_bytes: int) -> LocalWriter:
+        """Begin a file that is written so."""
+        return self.writer(path, size_bytes)
 
 
 def test_a_disk_that_fills_up_leaves_no_file(checkpoint: Write, output: Path) -> None:
     chunk = plan_folder(checkpoint(SPEC)).chunks[0]
-    job = Job(FullStorage(), str(output), "cpu")
+    job = Job(WritingStorage(FullWriter), str(output), "cpu")
     with pytest.raises(OSError, match="No space left on device"):
         convert_chunk(job, chunk, lambda _size_bytes: None, lambda: False)
     assert list(output.iterdir()) == []
 
 
-class PlaceWriter(LocalWriter):
-    """Notes where in its page a large block lies, in memory and in the file."""
-
-    places: ClassVar[list[tuple[int, int]]] = []
-
-    def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
-        """Note the places, and write."""
-        if len(buffer) >= HUGE_PAGE_BYTES:
-            address = np.frombuffer(buffer, dtype=np.uint8).__array_interface__["data"][0]
-            self.places.append((address % mmap.PAGESIZE, offset_bytes % mmap.PAGESIZE))
-        super().write_at(offset_bytes, buffer)
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceStorage(LocalStorage):
-    """Files whose writers note places."""
-
-    def begin(self, path: str, size_bytes: int) -> PlaceWriter:
-        """Begin a file whose places are noted."""
-        return PlaceWriter(path, size_bytes)
-
-
 def test_large_blocks_lie_in_their_page_as_in_the_file(checkpoint: Write, output: Path) -> None:
     plan = plan_folder(checkpoint(replace(SPEC, dim=1024, multiple_of=256, layers=1)))
-    PlaceWriter.places.clear()
+    places = []
+
+    class PlaceWriter(LocalWriter):
+        """Notes where in its page a large block lies, in memory and in the file."""
+
+        def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
+            """Note the places, and write."""
+            if len(buffer) >= HUGE_PAGE_BYTES:
+                address = np.frombuffer(buffer, dtype=np.uint8).__array_interface__["data"][0]
+                places.append((address % mmap.PAGESIZE, offset_bytes % mmap.PAGESIZE))
+            super().write_at(offset_bytes, buffer)
+
+    job = Job(WritingStorage(PlaceWriter), str(output), "cpu")
     for chunk in plan.chunks:
-        convert_chunk(Job(PlaceStorage(), str(output), "cpu"), chunk, lambda _size_bytes: None, lambda: False)
+        convert_chunk(job, chunk, lambda _size_bytes: None, lambda: False)
     # Straight, permuted and joined tensors, none of which a header lets begin at a page.
-    assert len(PlaceWriter.places) > 5
-    assert all(in_memory == in_file for in_memory, in_file in PlaceWriter.places)
-    assert {in_file for _in_memory, in_file in PlaceWriter.places} - {0}
+    assert len(places) > 5
+    assert all(in_memory == in_file for in_memory, in_file in places)
+    assert {in_file for _in_memory, in_file in places} - {0}
 
 
 def test_values_that_became_infinite_are_counted_for_each_chunk(copied: Path, output: Path) -> None:
