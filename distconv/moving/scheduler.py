@@ -3,7 +3,8 @@
 An executor (inline threads, Ray, a simulation) tells what happened, with the time in
 seconds, and carries out the actions it gets back, in order::
 
-    idle ─────► Assign          a worker that has nothing to do gets the largest unit left
+    idle ─────► Assign          a worker that has nothing to do gets the largest unit left,
+                                unless the others would be through sooner than it alone
     progress                    a worker is alive
     done ─────► Assign, Finish
     failed ───► Assign, GiveUp  a unit failed, its worker is well
@@ -15,7 +16,7 @@ ignored: it may only have been slow, and its unit may be somebody else's by now.
 """
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -84,7 +85,25 @@ Action = Assign | Replace | GiveUp | Finish
 @dataclass(slots=True)
 class _Assignment:
     unit: str
+    began_at: float
     heard_at: float
+
+
+@dataclass(slots=True)
+class _Pace:
+    """What a worker has done so far."""
+
+    seconds: float = 0.0
+    size_bytes: int = 0
+
+    @property
+    def seconds_per_byte(self) -> float:
+        """The mean over its units; 0 while nothing is known."""
+        return self.seconds / self.size_bytes if self.size_bytes else 0.0
+
+
+_SOONER = 0.95
+"""Others are through sooner only by this factor: below 1, so that equals never wait for each other."""
 
 
 class Scheduler:
@@ -94,12 +113,14 @@ class Scheduler:
         """Line up the units, the largest first, so that the last to end are small."""
         # Equal sizes keep their order, so that a run can be repeated.
         self._todo = deque(sorted(sizes_bytes, key=lambda unit: -sizes_bytes[unit]))
+        self._sizes_bytes = sizes_bytes
         self._limits = limits
         self._left = len(sizes_bytes)
         self._attempts = dict.fromkeys(sizes_bytes, 0)
         self._resting: list[tuple[float, str]] = []
         self._free: deque[int] = deque()
         self._busy: dict[int, _Assignment] = {}
+        self._paces: defaultdict[int, _Pace] = defaultdict(_Pace)
         self._gone: set[int] = set()
         self._empty_since = now
         self._over = False
@@ -118,8 +139,11 @@ class Scheduler:
 
     def done(self, worker: int, now: float) -> tuple[Action, ...]:
         """Tell that a worker finished its unit."""
-        if self._busy.pop(worker, None) is None:
+        assignment = self._busy.pop(worker, None)
+        if assignment is None:
             return ()
+        self._paces[worker].seconds += now - assignment.began_at
+        self._paces[worker].size_bytes += self._sizes_bytes[assignment.unit]
         self._left -= 1
         self._free.append(worker)
         return self._settle(now)
@@ -188,12 +212,46 @@ class Scheduler:
         self._resting = [(ready_at, unit) for ready_at, unit in self._resting if ready_at > now]
         self._todo.extendleft(reversed(rested))
         actions = []
-        while self._free and self._todo:
-            worker, unit = self._free.popleft(), self._todo.popleft()
+        for worker in tuple(self._free):
+            if not self._todo:
+                break
+            if self._is_better_left(worker, now):
+                continue
+            unit = self._todo.popleft()
+            self._free.remove(worker)
             self._attempts[unit] += 1
-            self._busy[worker] = _Assignment(unit, now)
+            self._busy[worker] = _Assignment(unit, now, now)
             actions.append(Assign(worker, unit, self._attempts[unit]))
         return tuple(actions)
+
+    def _is_better_left(self, worker: int, now: float) -> bool:
+        """Whether the others would end all units that are left before this worker ended the next one.
+
+        It goes by the paces so far. The fastest of the free workers is never kept waiting for others
+        that are free too, so somebody is always at work.
+        """
+        size_bytes = self._sizes_bytes[self._todo[0]]
+        end = now + _SOONER * size_bytes * self._paces[worker].seconds_per_byte
+        units = 0
+        for other in (*self._free, *self._busy):
+            ready_at, pace = self._expect(other, now)
+            if other != worker and pace and ready_at < end:
+                units += int((end - ready_at) / (size_bytes * pace))
+        return units >= len(self._todo)
+
+    def _expect(self, worker: int, now: float) -> tuple[float, float]:
+        """Give the moment at which a worker will be free, and its pace in seconds a byte, 0 if unknown.
+
+        Who takes longer than expected is thought to be slower from then on.
+        """
+        pace = self._paces[worker].seconds_per_byte
+        assignment = self._busy.get(worker)
+        if assignment is None:
+            return now, pace
+        size_bytes = self._sizes_bytes[assignment.unit]
+        if pace and size_bytes:
+            pace = max(pace, (now - assignment.began_at) / size_bytes)
+        return max(now, assignment.began_at + size_bytes * pace), pace
 
     def _give_up(self, error: DistconvError) -> tuple[Action, ...]:
         self._over = True
