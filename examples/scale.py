@@ -98,7 +98,7 @@ class Simulation:
         }
 
     def whole_chunks_bound(self) -> float:
-        """Give the seconds below which no schedule can get that has every chunk written by one node.
+        """Give the seconds below which no schedule can get that has every chunk written by one node, none lost.
 
         For each n the n largest chunks must end somewhere, and take no less than n chunks of the size
         of the smallest of them.

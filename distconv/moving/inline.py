@@ -105,7 +105,7 @@ def _drive(
             receipts[outcome.chunk.name] = replace(outcome.result, attempts=attempts[outcome.chunk.name] + 1)
             keep(outcome.result)
             progress.unit_done(outcome.chunk.name)
-            actions = list(scheduler.done(outcome.lane, now))
+            actions = list(scheduler.done(outcome.lane, now, kept=outcome.result.kept))
     return receipts
 
 

@@ -3,8 +3,8 @@
 An executor (inline threads, Ray, a simulation) tells what happened, with the time in
 seconds, and carries out the actions it gets back, in order::
 
-    idle ─────► Assign          a worker that has nothing to do gets the largest unit left,
-                                unless the others would be through sooner than it alone
+    idle ─────► Assign          a worker that has nothing to do gets the largest unit left, unless
+                                those that are busy would be through with all before it was with that
     progress                    a worker is alive
     done ─────► Assign, Finish
     failed ───► Assign, GiveUp  a unit failed, its worker is well
@@ -91,7 +91,7 @@ class _Assignment:
 
 @dataclass(slots=True)
 class _Pace:
-    """What a worker has done so far."""
+    """What a worker has moved so far."""
 
     seconds: float = 0.0
     size_bytes: int = 0
@@ -100,10 +100,6 @@ class _Pace:
     def seconds_per_byte(self) -> float:
         """The mean over its units; 0 while nothing is known."""
         return self.seconds / self.size_bytes if self.size_bytes else 0.0
-
-
-_SOONER = 0.95
-"""Others are through sooner only by this factor: below 1, so that equals never wait for each other."""
 
 
 class Scheduler:
@@ -137,13 +133,14 @@ class Scheduler:
             self._busy[worker].heard_at = now
         return ()
 
-    def done(self, worker: int, now: float) -> tuple[Action, ...]:
-        """Tell that a worker finished its unit."""
+    def done(self, worker: int, now: float, *, kept: bool = False) -> tuple[Action, ...]:
+        """Tell that a worker finished its unit; what was kept of an earlier run says nothing of its pace."""
         assignment = self._busy.pop(worker, None)
         if assignment is None:
             return ()
-        self._paces[worker].seconds += now - assignment.began_at
-        self._paces[worker].size_bytes += self._sizes_bytes[assignment.unit]
+        if not kept:
+            self._paces[worker].seconds += now - assignment.began_at
+            self._paces[worker].size_bytes += self._sizes_bytes[assignment.unit]
         self._left -= 1
         self._free.append(worker)
         return self._settle(now)
@@ -212,11 +209,10 @@ class Scheduler:
         self._resting = [(ready_at, unit) for ready_at, unit in self._resting if ready_at > now]
         self._todo.extendleft(reversed(rested))
         actions = []
-        for worker in tuple(self._free):
-            if not self._todo:
+        for worker in sorted(self._free, key=lambda worker: self._paces[worker].seconds_per_byte):
+            # Who is slower than one that waits has no reason not to.
+            if not self._todo or self._is_better_left(worker, now):
                 break
-            if self._is_better_left(worker, now):
-                continue
             unit = self._todo.popleft()
             self._free.remove(worker)
             self._attempts[unit] += 1
@@ -225,29 +221,27 @@ class Scheduler:
         return tuple(actions)
 
     def _is_better_left(self, worker: int, now: float) -> bool:
-        """Whether the others would end all units that are left before this worker ended the next one.
+        """Whether the busy workers would end all that is left before this one ended the next unit.
 
-        It goes by the paces so far. The fastest of the free workers is never kept waiting for others
-        that are free too, so somebody is always at work.
+        It goes by their mean paces and takes all units to be as large as the next one. A worker that
+        has moved nothing yet neither waits nor is waited for.
         """
         size_bytes = self._sizes_bytes[self._todo[0]]
-        end = now + _SOONER * size_bytes * self._paces[worker].seconds_per_byte
+        end = now + size_bytes * self._paces[worker].seconds_per_byte
         units = 0
-        for other in (*self._free, *self._busy):
+        for other in self._busy:
             ready_at, pace = self._expect(other, now)
-            if other != worker and pace and ready_at < end:
-                units += int((end - ready_at) / (size_bytes * pace))
+            if pace and ready_at < end:
+                units += int(min((end - ready_at) / (size_bytes * pace), len(self._todo)))
         return units >= len(self._todo)
 
     def _expect(self, worker: int, now: float) -> tuple[float, float]:
-        """Give the moment at which a worker will be free, and its pace in seconds a byte, 0 if unknown.
+        """Give the moment at which a busy worker will be free, and its pace in seconds a byte, 0 if unknown.
 
-        Who takes longer than expected is thought to be slower from then on.
+        Who takes longer for its unit than expected is thought to stay as slow.
         """
         pace = self._paces[worker].seconds_per_byte
-        assignment = self._busy.get(worker)
-        if assignment is None:
-            return now, pace
+        assignment = self._busy[worker]
         size_bytes = self._sizes_bytes[assignment.unit]
         if pace and size_bytes:
             pace = max(pace, (now - assignment.began_at) / size_bytes)

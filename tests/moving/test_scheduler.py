@@ -164,6 +164,28 @@ def test_a_lost_worker_is_not_waited_for() -> None:
     assert scheduler.lost(1, "killed", 2.6) == (Replace(1, "d", "killed"), Assign(2, "d", 2))
 
 
+def test_kept_units_say_nothing_of_a_worker_s_pace() -> None:
+    scheduler = Scheduler(dict.fromkeys("abcdef", 10), Limits(), 0.0)
+    scheduler.idle(1, 0.0)
+    scheduler.idle(2, 0.0)
+    for now in (1.0, 2.0, 3.0):
+        scheduler.done(1, now, kept=True)
+    assert scheduler.done(2, 3.5) == (Assign(2, "f", 1),)
+
+
+def test_of_two_free_workers_the_faster_one_gets_the_unit() -> None:
+    scheduler = Scheduler(dict.fromkeys("abc", 10), Limits(rest_seconds=1), 0.0)
+    for worker in (1, 2, 3):
+        scheduler.idle(worker, 0.0)
+    scheduler.done(2, 5.0)
+    scheduler.done(1, 6.0)
+    scheduler.failed(3, EIO, 7.0)
+    assert scheduler.tick(8.0) == (Assign(3, "c", 2),)
+    scheduler.failed(3, EIO, 9.0)
+    scheduler.lost(3, "killed", 9.0)
+    assert scheduler.tick(11.0) == (Assign(2, "c", 3),)
+
+
 @dataclass
 class Executor:
     """Obeys the scheduler, and remembers what must never happen."""

@@ -209,7 +209,7 @@ class _Run:
         self._count(member, self._chunks[receipt.chunk].size_bytes - member.moved_bytes)
         self._progress.unit_done(receipt.chunk)
         _clear(member)
-        self._carry_out(self._scheduler.done(number, now))
+        self._carry_out(self._scheduler.done(number, now, kept=receipt.kept))
 
     def _fail(self, number: int, member: _Member, failure: Failure, now: float) -> None:
         """Hand a failure on; its bytes do not count."""
