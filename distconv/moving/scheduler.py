@@ -114,7 +114,7 @@ class Scheduler:
         self._left = len(sizes_bytes)
         self._attempts = dict.fromkeys(sizes_bytes, 0)
         self._resting: list[tuple[float, str]] = []
-        self._free: deque[int] = deque()
+        self._free: list[int] = []
         self._busy: dict[int, _Assignment] = {}
         self._paces: defaultdict[int, _Pace] = defaultdict(_Pace)
         self._gone: set[int] = set()

@@ -123,53 +123,43 @@ def test_a_run_without_workers_gives_up_after_a_while() -> None:
     assert str(given_up.error) == "no worker came up in 60 s"
 
 
-def test_a_slow_worker_waits_if_the_others_are_through_before_it_would_be() -> None:
-    scheduler = Scheduler(dict.fromkeys("abcdef", 10), Limits(), 0.0)
+def with_one_ahead(units: str, done: int, *, kept: bool = False) -> Scheduler:
+    """Give a scheduler of equal units, two workers at work, the first of which ended one a second."""
+    scheduler = Scheduler(dict.fromkeys(units, 10), Limits(), 0.0)
     scheduler.idle(1, 0.0)
     scheduler.idle(2, 0.0)
-    for now in (1.0, 2.0, 3.0):
-        scheduler.done(1, now)
+    for number in range(1, done + 1):
+        scheduler.done(1, float(number), kept=kept)
+    return scheduler
+
+
+def test_a_slow_worker_waits_if_the_others_are_through_before_it_would_be() -> None:
+    scheduler = with_one_ahead("abcdef", 3)
     assert scheduler.done(2, 3.5) == ()  # would need until 7, the other ends both units at 5
     assert scheduler.done(1, 4.0) == (Assign(1, "f", 1),)
     assert scheduler.done(1, 5.0) == (Finish(),)
 
 
 def test_a_slow_worker_is_of_use_as_long_as_there_is_enough_to_do() -> None:
-    scheduler = Scheduler(dict.fromkeys("abcdefghi", 10), Limits(), 0.0)
-    scheduler.idle(1, 0.0)
-    scheduler.idle(2, 0.0)
-    for now in (1.0, 2.0, 3.0):
-        scheduler.done(1, now)
+    scheduler = with_one_ahead("abcdefghi", 3)
     assert scheduler.done(2, 3.5) == (Assign(2, "f", 1),)
 
 
 def test_a_worker_waits_no_longer_for_one_that_has_become_slow() -> None:
-    scheduler = Scheduler(dict.fromkeys("abcde", 10), Limits(), 0.0)
-    scheduler.idle(1, 0.0)
-    scheduler.idle(2, 0.0)
-    for now in (1.0, 2.0):
-        scheduler.done(1, now)
+    scheduler = with_one_ahead("abcde", 2)
     assert scheduler.done(2, 2.5) == ()  # the other is expected at 3, and with the last unit at 4
     assert scheduler.tick(4.0) == ()
     assert scheduler.tick(5.0) == (Assign(2, "e", 1),)
 
 
 def test_a_lost_worker_is_not_waited_for() -> None:
-    scheduler = Scheduler(dict.fromkeys("abcde", 10), Limits(), 0.0)
-    scheduler.idle(1, 0.0)
-    scheduler.idle(2, 0.0)
-    for now in (1.0, 2.0):
-        scheduler.done(1, now)
+    scheduler = with_one_ahead("abcde", 2)
     scheduler.done(2, 2.5)
     assert scheduler.lost(1, "killed", 2.6) == (Replace(1, "d", "killed"), Assign(2, "d", 2))
 
 
 def test_kept_units_say_nothing_of_a_worker_s_pace() -> None:
-    scheduler = Scheduler(dict.fromkeys("abcdef", 10), Limits(), 0.0)
-    scheduler.idle(1, 0.0)
-    scheduler.idle(2, 0.0)
-    for now in (1.0, 2.0, 3.0):
-        scheduler.done(1, now, kept=True)
+    scheduler = with_one_ahead("abcdef", 3, kept=True)
     assert scheduler.done(2, 3.5) == (Assign(2, "f", 1),)
 
 
