@@ -16,8 +16,9 @@ from distconv.memory import make_buffer
 SAMPLE_SECONDS = 0.02
 UNTOUCHED_BYTES = 512 << 20
 """With less than this free the kernel begins to drop page cache, the source's too."""
-LEFT_FREE_BYTES = 2 << 30
-"""Less than this Ray's memory monitor takes for the end of memory."""
+LEFT_FREE_BYTES = 5 << 30
+"""What lies free meanwhile is given back, so it must not be what is used next: the low 4 GiB, which
+the kernel takes when nothing else is left, and some more. Ray's memory monitor wants 5 % besides."""
 STEP_BYTES = 128 << 20
 LOOK_SECONDS = 0.005
 
