@@ -169,7 +169,8 @@ class _Run:
             case Place():
                 member.waiting, member.place = None, event
                 self._begin()
-                self._carry_out(self._scheduler.idle(number, now))
+                # Telling of the beginning takes its time, which is not the worker's.
+                self._carry_out(self._scheduler.idle(number, time.monotonic()))
             case int():
                 self._count(member, event)
                 self._carry_out(self._scheduler.progress(number, now))
