@@ -13,6 +13,7 @@ import ray
 
 from distconv.errors import ConversionError, InputError, Terminated, UsageError
 from distconv.moving.ray.driver import Cluster, run_on_ray
+from distconv.moving.scheduler import Action, Scheduler
 from tests.moving.fakes import (
     RecordingProgress,
     count_attempts,
@@ -167,6 +168,34 @@ def test_the_largest_chunk_is_begun_first_by_the_only_worker(tmp_path: Path) -> 
     assert [receipt.chunk for receipt in receipts] == ["small", "large"]
     assert progress.units == ["large", "small"]
     assert len(read_pids(tmp_path)) == 1
+
+
+class SlowlyBegun(RecordingProgress):
+    """Takes its time to begin, and notes when that was over."""
+
+    begun_at = 0.0
+
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
+        super().begin(total_bytes, units, kind)
+        time.sleep(0.1)
+        self.begun_at = time.monotonic()
+
+
+@with_slots
+def test_what_a_progress_takes_to_begin_is_not_the_first_workers_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assigned_at: list[float] = []
+    idle = Scheduler.idle
+
+    def note(scheduler: Scheduler, worker: int, now: float) -> tuple[Action, ...]:
+        assigned_at.append(now)
+        return idle(scheduler, worker, now)
+
+    monkeypatch.setattr(Scheduler, "idle", note)
+    progress = SlowlyBegun()
+    run_on_ray(make_job(tmp_path), make_chunks(["chunk"]), ANY, progress, write_slowly)
+    assert min(assigned_at) >= progress.begun_at > 0
 
 
 @with_slots
