@@ -17,8 +17,8 @@ SAMPLE_SECONDS = 0.02
 UNTOUCHED_BYTES = 512 << 20
 """With less than this free the kernel begins to drop page cache, the source's too."""
 LEFT_FREE_BYTES = 5 << 30
-"""What lies free meanwhile is given back, so it must not be what is used next: the low 4 GiB, which
-the kernel takes when nothing else is left, and some more. Ray's memory monitor wants 5 % besides."""
+"""With less, pages come from the low 4 GiB before more is let go of, and rounds took twice as long; Ray's
+memory monitor takes less than 5 % for the end of memory."""
 STEP_BYTES = 128 << 20
 LOOK_SECONDS = 0.005
 
