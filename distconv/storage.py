@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from distconv.errors import ConversionError, InputError, OutputError
+from distconv.space import reserve
 
 Buffer = bytes | bytearray | memoryview
 
@@ -80,7 +81,7 @@ class Storage(Protocol):
         """Make a folder and its parents where they are missing."""
 
     def begin(self, path: str, size_bytes: int) -> Writer:
-        """Begin a file of exactly this size, with its space reserved."""
+        """Begin a file of exactly this size, its space reserved where that can be."""
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
@@ -172,7 +173,7 @@ class LocalWriter:
     """A local file under a name of its own, linked to its final name by the commit."""
 
     def __init__(self, path: str, size_bytes: int) -> None:
-        """Create the file and reserve its space."""
+        """Create the file at its size."""
         folder, name = os.path.split(path)
         attempt = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path = path
@@ -181,7 +182,7 @@ class LocalWriter:
         self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with _naming(path):
-                _reserve(self._descriptor, size_bytes)
+                reserve(self._descriptor, size_bytes)
         except BaseException:
             self.abort()
             raise
@@ -259,7 +260,7 @@ class LocalStorage:
             ) from error
 
     def begin(self, path: str, size_bytes: int) -> LocalWriter:
-        """Begin a file of exactly this size, with its space reserved."""
+        """Begin a file of exactly this size, its space reserved where that can be."""
         return LocalWriter(path, size_bytes)
 
     def remove(self, path: str) -> None:
@@ -295,14 +296,6 @@ def _naming(path: str) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or path
         raise
-
-
-def _reserve(descriptor: int, size_bytes: int) -> None:
-    """Take the space now, so that a full disk shows before the work and not after it."""
-    if size_bytes and hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size_bytes)
-    else:
-        os.ftruncate(descriptor, size_bytes)
 
 
 def _publish(partial: str, path: str) -> bool:

@@ -24,13 +24,14 @@ FLOORS = (
     ("remote",),
     ("source",),
     ("lock", "digests"),
-    ("storage", "memory", "tensors", "tables", "progress", "errors", "version"),
+    ("storage", "space", "memory", "tensors", "tables", "progress", "errors", "version"),
 )
 """From the roof to the ground; rooms on one floor do not know each other, but for what is named here."""
 BESIDE = {
     ("conversion", "verification"),
     ("conversion", "checking"),
     ("storage", "errors"),
+    ("storage", "space"),
     ("tensors", "errors"),
     ("progress", "errors"),
 }
