@@ -8,7 +8,7 @@ are user-defined, and its protobuf classes need another package.
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from distconv.errors import InputError
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 _BPE = 2
 _SPACE = "▁"
+_FLOAT = struct.Struct("<f")
 _FIRST = ("<unk>", "<s>", "</s>")
 _PROMPT_PIECES = frozenset({"▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>", "<step>"})
 """Pieces that Code Llama's prompts are made of; Meta's code puts them in by id, never as text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One entry of the vocabulary; its id is its place."""
 
     text: str
@@ -113,14 +113,16 @@ def make_piece_merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
     Every way to cut a piece in two is a merge, for sentencepiece knows pieces only.
     """
     numbers = {piece.text: number for number, piece in enumerate(pieces) if piece.kind == _NORMAL}
-    found = [
-        (-pieces[number].score, number, numbers[text[:cut]], numbers[text[cut:]])
-        for text, number in numbers.items()
-        for cut in range(1, len(text))
-        if text[:cut] in numbers and text[cut:] in numbers
-    ]
+    find = numbers.get
+    found = []
+    for text, number in numbers.items():
+        for cut in range(1, len(text)):
+            left = find(text[:cut])
+            if left is not None and (right := find(text[cut:])) is not None:
+                found.append((-pieces[number].score, number, left, right))
     found.sort()
-    return [(pieces[left].text, pieces[right].text) for _, _, left, right in found]
+    texts = [piece.text for piece in pieces]
+    return [(texts[left], texts[right]) for _, _, left, right in found]
 
 
 def _is_special(piece: Piece) -> bool:
@@ -170,7 +172,7 @@ def _make_piece(message: bytes) -> Piece:
         if number == 1 and isinstance(value, bytes):
             text = value.decode()
         elif number == 2 and isinstance(value, bytes):
-            (score,) = struct.unpack("<f", value)
+            (score,) = _FLOAT.unpack(value)
         elif number == 3 and isinstance(value, int):
             kind = value
     if not text:
@@ -178,26 +180,35 @@ def _make_piece(message: bytes) -> Piece:
     return Piece(text, score, kind)
 
 
-def _read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+def _read_fields(message: bytes) -> list[tuple[int, int | bytes]]:
     """Give (field number, value) of a protobuf message; ValueError where it is not one."""
-    position = 0
-    while position < len(message):
-        tag, position = _read_varint(message, position)
-        wire = tag & 7
+    fields: list[tuple[int, int | bytes]] = []
+    position, end = 0, len(message)
+    while position < end:
+        # Nearly all numbers are of one byte, and a call for each would take as long as all else.
+        tag, position = (
+            (message[position], position + 1) if message[position] < 0x80 else _read_varint(message, position)
+        )
+        number, wire = tag >> 3, tag & 7
         if wire == 0:
             value, position = _read_varint(message, position)
-            yield tag >> 3, value
+            fields.append((number, value))
             continue
         if wire == 2:
-            size, position = _read_varint(message, position)
+            size, position = (
+                (message[position], position + 1)
+                if position < end and message[position] < 0x80
+                else _read_varint(message, position)
+            )
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
         else:
             raise ValueError(f"wire type {wire}")
-        if not tag >> 3 or position + size > len(message):
-            raise ValueError(f"field {tag >> 3} of {size} bytes at {position}")
-        yield tag >> 3, message[position : position + size]
+        if not number or position + size > end:
+            raise ValueError(f"field {number} of {size} bytes at {position}")
+        fields.append((number, message[position : position + size]))
         position += size
+    return fields
 
 
 def _read_varint(message: bytes, position: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import codecs
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -143,22 +144,25 @@ def make_rank_merges(tokens: Sequence[bytes]) -> list[tuple[int, int]]:
 
     Every way to cut a token in two is a merge, for tiktoken knows ranks only.
     """
-    ranks = {token: rank for rank, token in enumerate(tokens)}
+    find = {token: rank for rank, token in enumerate(tokens)}.get
     merges: list[tuple[int, int]] = []
     for token in tokens:
-        cuts = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
-        merges += sorted(
-            (ranks[left], ranks[right]) for left, right in cuts if left in ranks and right in ranks
-        )
+        found = []
+        for cut in range(1, len(token)):
+            left = find(token[:cut])
+            if left is not None and (right := find(token[cut:])) is not None:
+                found.append((left, right))
+        found.sort()
+        merges += found
     return merges
 
 
 def _make_texts(tokens: Sequence[bytes]) -> list[str]:
     """Write each byte as the printable character that GPT-2 gave it."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = (value for value in range(256) if value not in printable)
-    table = {value: 256 + number for number, value in enumerate(others)}
-    return [token.decode("latin-1").translate(table) for token in tokens]
+    others = iter(range(256, 512))
+    table = "".join(chr(value if value in printable else next(others)) for value in range(256))
+    return [codecs.charmap_decode(token, "strict", table)[0] for token in tokens]
 
 
 def _read_line(path: str, rank: int, line: bytes) -> bytes:
