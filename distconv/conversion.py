@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from distconv.assembly import make_files
 from distconv.errors import ConversionError, InputError, OutputError, UsageError
 from distconv.moving.compare import equal_targets, target_of_view
+from distconv.moving.devices import load_device
 from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
 from distconv.moving.worker import Job, Receipt, Sight, is_finished
@@ -151,6 +152,7 @@ def convert(
         )
     _refuse_overlap(storage, checkpoint, output_path)
     device = _choose_device(device)
+    inline = workers is None and address is None and not _has_several_gpus(device)
     decisions, decided = decide(
         checkpoint,
         lambda left, right: equal_targets(storage, left, right),
@@ -171,11 +173,13 @@ def convert(
             _verify(checkpoint, plan, output_path, storage, progress)
     else:
         with taken(storage, output_path, plan, identity, progress, overwrite=overwrite) as folder:
-            # The tokenizer takes as long as a gigabyte of tensors, and needs no disk.
             files = _Later(lambda: make_files(storage, checkpoint, plan))
+            if not inline:
+                # Beside lanes of this process it would take the interpreter from them for as long as it takes.
+                files.begin()
             sight = Sight(_sizes(storage, checkpoint), *folder.witness)
             job = Job(storage, output_path, device, None, folder.recorded, pictures.wanted, sight)
-            receipts = _move(job, plan, cluster, progress, folder.keep)
+            receipts = _move(job, plan, None if inline else cluster, progress, folder.keep)
             _check_chunks(storage, output_path, plan)
             begun, moved = progress.begun or planned, progress.ended or time.monotonic()
             first = progress.first
@@ -238,8 +242,13 @@ def _refuse_overlap(storage: Storage, checkpoint: Checkpoint, output: str) -> No
             )
 
 
-def _move(job: Job, plan: Plan, cluster: Cluster, progress: Progress, keep: Keep) -> tuple[Receipt, ...]:
-    if cluster.workers is None and cluster.address is None and not _has_several_gpus(job.device):
+def _move(
+    job: Job, plan: Plan, cluster: Cluster | None, progress: Progress, keep: Keep
+) -> tuple[Receipt, ...]:
+    """Make all chunks, in this process where there is no cluster."""
+    if cluster is None:
+        # Or all lanes would wait for it at their first block.
+        load_device(job.device)
         return run_inline(job, plan.chunks, min(_INLINE_LANES, os.cpu_count() or 1), progress, keep=keep)
     from distconv.moving.ray.driver import run_on_ray
 
@@ -290,15 +299,21 @@ _T = TypeVar("_T")
 
 
 class _Later(Generic[_T]):
-    """A result that is computed while something else goes on."""
+    """A result that is computed when it is asked for, or before, while something else goes on."""
 
     def __init__(self, compute: Callable[[], _T]) -> None:
         self._outcome: Future[_T] = Future()
         # A daemon: who stops the conversion does not wait for it.
-        threading.Thread(target=self._run, args=(compute,), daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(compute,), daemon=True)
+
+    def begin(self) -> None:
+        """Begin to compute, if that has not begun."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def result(self) -> _T:
         """Wait for it; raises what computing it raised."""
+        self.begin()
         return self._outcome.result()
 
     def _run(self, compute: Callable[[], _T]) -> None:
