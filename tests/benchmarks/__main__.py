@@ -113,16 +113,21 @@ def probe(source: Path, target: Path, *options: str) -> dict[str, object]:
 
 
 def measure_growth(place: Path, tokenizer: Path, rounds: int) -> list[dict[str, object]]:
-    """Convert models of 1, 2 and 4 layers, and one with the widest embedding: time and memory."""
+    """Convert models of 1, 2 and 4 layers, and one with the widest embedding: time and memory.
+
+    Each is copied by two ``cp`` in turn with it: what grows for those too is the machine's.
+    """
     found = []
     for layers in (1, 2, 4):
         source = write_noise(place / "layers", llama_70b(layers), tokenizer)
         for number in range(rounds + 1):
+            with backed_memory():
+                copied = run(two_copies(source, place / "target"))
+            shutil.rmtree(place / "target")
             row = probe(source, place / "target")
             if number:
-                found.append(
-                    {"model": f"{layers} layers", "layers": layers, "input_bytes": size_of(source), **row}
-                )
+                sizes = {"layers": layers, "input_bytes": size_of(source)}
+                found.append({"model": f"{layers} layers", **sizes, "seconds_two_cp": copied.seconds, **row})
         shutil.rmtree(source)
     wide = write_sparse(place / "wide", WIDE)
     ranks = Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model"

@@ -1,6 +1,7 @@
 """Tables and a picture of what was measured."""
 
 from collections.abc import Callable, Iterable
+from operator import truediv
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -76,16 +77,21 @@ def print_pace(rows: list[Row]) -> None:
 def print_growth(rows: list[Row]) -> None:
     """Print time and memory against the size of the model."""
     click.echo("\nmemory and bytes, inline (MiB above the process right after its imports)")
-    click.echo(f"{'':<32}{'s/GB':>8}{'before':>9}{'moving':>9}{'read/input':>12}{'/proc':>8}{'written':>9}")
+    click.echo(
+        f"{'':<32}{'s/GB':>8}{'two cp':>8}{'/ two cp':>9}"
+        f"{'before':>9}{'moving':>9}{'read/input':>12}{'/proc':>8}{'written':>9}"
+    )
     models = dict.fromkeys(row["model"] for row in rows)
     for model in models:
         mine = [row for row in rows if row["model"] == model]
         row = mine[-1]
-        pace = median(one["seconds"]["moving"] / one["bytes_written"] * 1e9 for one in mine)
+        paces = [one["seconds"]["moving"] / one["bytes_written"] * 1e9 for one in mine]
+        copies = [one["seconds_two_cp"] / one["input_bytes"] * 1e9 for one in mine if "seconds_two_cp" in one]
+        copied = f"{median(copies):>8.3f}{median(map(truediv, paces, copies)):>9.2f}" if copies else " " * 17
         base = row["anonymous_after_imports"]
         peak = max(one["anonymous_peak_moving"] - one["anonymous_after_imports"] for one in mine)
         click.echo(
-            f"{model:<32}{pace:>8.3f}{(row['anonymous_before_moving'] - base) / 2**20:>9.0f}{peak / 2**20:>9.0f}"
+            f"{model:<32}{median(paces):>8.3f}{copied}{(row['anonymous_before_moving'] - base) / 2**20:>9.0f}{peak / 2**20:>9.0f}"
             f"{row['bytes_read'] / row['input_bytes']:>12.5f}{row['proc_read'] / row['input_bytes']:>8.4f}"
             f"{row['proc_written'] / row['bytes_written']:>9.5f}"
         )
