@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import click
 
 from tests.benchmarks.checkpoint import WIDE, llama_70b, write_noise
-from tests.benchmarks.measure import Run, backed_memory, run
+from tests.benchmarks.measure import Run, back_memory, kept_memory, run
 from tests.benchmarks.report import print_tables, write_picture
 from tests.checkpoints import write_sparse
 
@@ -71,8 +72,9 @@ def measure_place(
             warm(source)
             # Our own commits are durable; everybody else's bytes are so after a sync.
             after = "sync" if durable and not name.startswith("distconv") else None
-            with backed_memory():
-                measured = run(command(source, target), shell_after=after)
+            if durable:
+                back_memory()
+            measured = run(command(source, target), shell_after=after)
             shutil.rmtree(target)
             if durable:
                 subprocess.run(["sync"], check=True)
@@ -105,8 +107,7 @@ def make_row(name: str, number: int, measured: Run) -> dict[str, object]:
 
 def probe(source: Path, target: Path, *options: str) -> dict[str, object]:
     """Convert under the probe and remove what was written."""
-    with backed_memory():
-        measured = run([sys.executable, "-m", "tests.benchmarks.probe", source, target, *options])
+    measured = run([sys.executable, "-m", "tests.benchmarks.probe", source, target, *options])
     shutil.rmtree(target)
     found: dict[str, object] = json.loads(measured.output)
     return found
@@ -121,8 +122,7 @@ def measure_growth(place: Path, tokenizer: Path, rounds: int) -> list[dict[str, 
     for layers in (1, 2, 4):
         source = write_noise(place / "layers", llama_70b(layers), tokenizer)
         for number in range(rounds + 1):
-            with backed_memory():
-                copied = run(two_copies(source, place / "target"))
+            copied = run(two_copies(source, place / "target"))
             shutil.rmtree(place / "target")
             row = probe(source, place / "target")
             if number:
@@ -142,15 +142,22 @@ def measure_pace(place: Path, source: Path, rounds: int) -> list[dict[str, objec
     found = []
     for number in range(rounds + 1):
         for workers in (0, 2):
-            # Ray would take the moment in which all memory is held for the end of it.
-            quiet = ["env", "RAY_memory_monitor_refresh_ms=0"]
             pace = [sys.executable, "-m", "tests.benchmarks.pace", source, place / "target", str(workers)]
-            with backed_memory():
-                measured = run([*quiet, *pace])
+            measured = run(pace)
             shutil.rmtree(place / "target")
             if number:
                 found.append({"workers": workers, "round": number, **json.loads(measured.output)})
     return found
+
+
+@contextmanager
+def place_in(parent: Path, *, kept: bool) -> Iterator[Path]:
+    """Have a folder for measuring; ``kept`` is for a RAM disk, whose files lie in memory that is kept."""
+    with (
+        kept_memory() if kept else nullcontext(),
+        tempfile.TemporaryDirectory(prefix="distconv-bench-", dir=parent) as place,
+    ):
+        yield Path(place)
 
 
 def size_of(folder: Path) -> int:
@@ -198,17 +205,17 @@ def main(
     into.mkdir(exist_ok=True)
     for name, parent in (("ram", ram), ("disk", disk)):
         if name in wanted:
-            with tempfile.TemporaryDirectory(prefix="distconv-bench-", dir=parent) as place:
-                source = write_noise(Path(place, "source"), llama_70b(layers), tokenizer)
+            with place_in(parent, kept=name == "ram") as place:
+                source = write_noise(place / "source", llama_70b(layers), tokenizer)
                 found["input_bytes"] = size_of(source)
-                found[name] = measure_place(Path(place), source, rounds, durable=name == "disk", peer=peer)
+                found[name] = measure_place(place, source, rounds, durable=name == "disk", peer=peer)
     if "pace" in wanted:
-        with tempfile.TemporaryDirectory(prefix="distconv-bench-", dir=ram) as place:
-            source = write_noise(Path(place, "source"), llama_70b(layers), tokenizer)
-            found["pace"] = measure_pace(Path(place), source, rounds)
+        with place_in(ram, kept=True) as place:
+            source = write_noise(place / "source", llama_70b(layers), tokenizer)
+            found["pace"] = measure_pace(place, source, rounds)
     if "growth" in wanted:
-        with tempfile.TemporaryDirectory(prefix="distconv-bench-", dir=ram) as place:
-            found["growth"] = measure_growth(Path(place), tokenizer, rounds)
+        with place_in(ram, kept=True) as place:
+            found["growth"] = measure_growth(place, tokenizer, rounds)
     (into / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
     print_tables(found)
     if wanted != ("pace",):

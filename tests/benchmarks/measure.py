@@ -11,16 +11,13 @@ from pathlib import Path
 
 import psutil
 
-from distconv.memory import make_buffer
+from distconv.memory import HUGE_PAGE_BYTES, make_buffer
 
 SAMPLE_SECONDS = 0.02
 UNTOUCHED_BYTES = 512 << 20
 """With less than this free the kernel begins to drop page cache, the source's too."""
-LEFT_FREE_BYTES = 5 << 30
-"""With less, pages come from the low 4 GiB before more is let go of, and rounds took twice as long; Ray's
-memory monitor takes less than 5 % for the end of memory."""
-STEP_BYTES = 128 << 20
-LOOK_SECONDS = 0.005
+_MADV_COLD = 20
+"""Of Linux's ``asm-generic/mman-common.h``; Python does not name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,35 +78,42 @@ def anonymous_bytes(pid: int | str) -> int:
 
 
 @contextmanager
-def backed_memory() -> Iterator[None]:
-    """Take nearly all free memory, and let go of it as others need it.
+def kept_memory() -> Iterator[None]:
+    """Keep the machine's free memory its own, for files of a RAM disk.
 
-    A virtual machine gives free memory back to its host after two seconds, and gets it again page
-    by page: writing to such pages took four times as long, by ``cp`` as by us. What is let go of just
-    before it is used is like the memory of a machine that has its own.
+    A virtual machine gives free blocks of 2 MiB back to its host, from two seconds on, and gets them
+    again page by page: writing to such pages took four times as long, by ``cp`` as by us. Here one page
+    of each block is held, so none is given back.
     """
-    size_bytes = (free_bytes() - UNTOUCHED_BYTES) // STEP_BYTES * STEP_BYTES
-    if size_bytes <= 0:
+    with touched_memory() as memory:
+        size_bytes = len(memory)
+        for start in range(0, size_bytes, HUGE_PAGE_BYTES):
+            # Of a part of a huge page, this splits it.
+            memory.madvise(_MADV_COLD, start, mmap.PAGESIZE)
+        for start in range(0, size_bytes, HUGE_PAGE_BYTES):
+            memory.madvise(mmap.MADV_DONTNEED, start + mmap.PAGESIZE, HUGE_PAGE_BYTES - mmap.PAGESIZE)
         yield
-        return
-    with make_buffer(size_bytes) as memory:
-        memory[:: mmap.PAGESIZE] = bytes(size_bytes // mmap.PAGESIZE)
-        ended = threading.Event()
 
-        def let_go() -> None:
-            for start in range(0, size_bytes, STEP_BYTES):
-                while free_bytes() >= LEFT_FREE_BYTES:
-                    if ended.wait(LOOK_SECONDS):
-                        return
-                memory.obj.madvise(mmap.MADV_DONTNEED, start, STEP_BYTES)
 
-        feeder = threading.Thread(target=let_go)
-        feeder.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            feeder.join()
+def back_memory() -> None:
+    """Get the machine's free memory from its host for the next seconds, for a disk's page cache.
+
+    That wants whole blocks, where ``kept_memory`` leaves none.
+    """
+    with touched_memory():
+        pass
+
+
+@contextmanager
+def touched_memory() -> Iterator[mmap.mmap]:
+    """Have nearly all free memory, every page of it written."""
+    size_bytes = max(1, (free_bytes() - UNTOUCHED_BYTES) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    with make_buffer(size_bytes) as view:
+        # Not zeros: the kernel drops pages of those when it splits a huge page.
+        view[:: mmap.PAGESIZE] = b"1" * (size_bytes // mmap.PAGESIZE)
+        memory: mmap.mmap = view.obj
+    with memory:
+        yield memory
 
 
 def free_bytes() -> int:

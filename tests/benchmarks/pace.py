@@ -6,7 +6,8 @@ import time
 
 import distconv
 from distconv.progress import SilentProgress
-from tests.benchmarks.measure import backed_memory
+
+SETTLE_SECONDS = 3.0
 
 
 class Pace(SilentProgress):
@@ -17,14 +18,12 @@ class Pace(SilentProgress):
         self._began = self._ended = 0.0
 
     def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
-        # What lay free while Ray started has gone back to the host: take it again, and let it go.
-        # Meanwhile the second worker comes up.
-        with backed_memory():
-            pass
+        # Ray tells of the first worker; by then the second one is up too.
+        time.sleep(SETTLE_SECONDS)
         self._total_bytes = total_bytes
         self._began = time.monotonic()
 
-    def end(self) -> None:
+    def unit_done(self, name: str) -> None:
         self._ended = time.monotonic()
 
     def bytes_per_second(self) -> float:
