@@ -143,10 +143,10 @@ def measure_pace(place: Path, source: Path, rounds: int) -> list[dict[str, objec
     for number in range(rounds + 1):
         for workers in (0, 2):
             pace = [sys.executable, "-m", "tests.benchmarks.pace", source, place / "target", str(workers)]
-            measured = run(pace)
+            measured = subprocess.run(pace, stdout=subprocess.PIPE, text=True, check=True)
             shutil.rmtree(place / "target")
             if number:
-                found.append({"workers": workers, "round": number, **json.loads(measured.output)})
+                found.append({"workers": workers, "round": number, **json.loads(measured.stdout)})
     return found
 
 

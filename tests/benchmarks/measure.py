@@ -13,7 +13,8 @@ import psutil
 
 from distconv.memory import HUGE_PAGE_BYTES, make_buffer
 
-SAMPLE_SECONDS = 0.02
+SAMPLE_SECONDS = 0.1
+"""To walk through all threads of Ray's processes takes time from what is measured."""
 UNTOUCHED_BYTES = 512 << 20
 """With less than this free the kernel begins to drop page cache, the source's too."""
 _MADV_COLD = 20
