@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from distconv.assembly import make_files
 from distconv.errors import ConversionError, InputError, OutputError, UsageError
 from distconv.moving.compare import equal_targets, target_of_view
-from distconv.moving.devices import load_device
 from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
 from distconv.moving.worker import Job, Receipt, Sight, is_finished
@@ -152,7 +152,6 @@ def convert(
         )
     _refuse_overlap(storage, checkpoint, output_path)
     device = _choose_device(device)
-    inline = workers is None and address is None and not _has_several_gpus(device)
     decisions, decided = decide(
         checkpoint,
         lambda left, right: equal_targets(storage, left, right),
@@ -172,11 +171,11 @@ def convert(
         if verify:
             _verify(checkpoint, plan, output_path, storage, progress)
     else:
+        inline = workers is None and address is None and not _has_several_gpus(device)
         with taken(storage, output_path, plan, identity, progress, overwrite=overwrite) as folder:
-            files = _Later(lambda: make_files(storage, checkpoint, plan))
-            if not inline:
-                # Beside lanes of this process it would take the interpreter from them for as long as it takes.
-                files.begin()
+            small = partial(make_files, storage, checkpoint, plan)
+            # Beside lanes of this process it would take the interpreter from them for as long as it takes.
+            get_files = small if inline else _Later(small).result
             sight = Sight(_sizes(storage, checkpoint), *folder.witness)
             job = Job(storage, output_path, device, None, folder.recorded, pictures.wanted, sight)
             receipts = _move(job, plan, None if inline else cluster, progress, folder.keep)
@@ -185,7 +184,7 @@ def convert(
             first = progress.first
             if verify:
                 _verify(checkpoint, plan, output_path, storage, progress)
-            folder.finish(files.result())
+            folder.finish(get_files())
     pictures.write(storage, receipts, f"{checkpoint.choice.family.title}, {len(plan.chunks)} chunks")
     return ConversionReport(
         output=output_path,
@@ -247,8 +246,6 @@ def _move(
 ) -> tuple[Receipt, ...]:
     """Make all chunks, in this process where there is no cluster."""
     if cluster is None:
-        # Or all lanes would wait for it at their first block.
-        load_device(job.device)
         return run_inline(job, plan.chunks, min(_INLINE_LANES, os.cpu_count() or 1), progress, keep=keep)
     from distconv.moving.ray.driver import run_on_ray
 
@@ -299,21 +296,15 @@ _T = TypeVar("_T")
 
 
 class _Later(Generic[_T]):
-    """A result that is computed when it is asked for, or before, while something else goes on."""
+    """A result that is computed while something else goes on."""
 
     def __init__(self, compute: Callable[[], _T]) -> None:
         self._outcome: Future[_T] = Future()
         # A daemon: who stops the conversion does not wait for it.
-        self._thread = threading.Thread(target=self._run, args=(compute,), daemon=True)
-
-    def begin(self) -> None:
-        """Begin to compute, if that has not begun."""
-        if self._thread.ident is None:
-            self._thread.start()
+        threading.Thread(target=self._run, args=(compute,), daemon=True).start()
 
     def result(self) -> _T:
         """Wait for it; raises what computing it raised."""
-        self.begin()
         return self._outcome.result()
 
     def _run(self, compute: Callable[[], _T]) -> None:

@@ -1,6 +1,5 @@
 """Space for a file before it is written, where the file system can give it at once."""
 
-import ctypes
 import errno
 import os
 import sys
@@ -26,6 +25,8 @@ def _allocate(descriptor: int, size_bytes: int) -> bool:
     Not ``os.posix_fallocate``: where the file system cannot, glibc's writes a byte into each 4 KiB,
     and over a network the whole file would be sent twice.
     """
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     status = (ctypes.c_long * 64)()  # struct statfs, which begins with the type, has 15 words
     if libc.fstatfs(descriptor, status) == 0 and status[0] == _TMPFS_MAGIC:

@@ -1,7 +1,9 @@
 """Fixtures that are made once a session: tokenizers, checkpoints, the pythons of other transformers versions."""
 
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,24 @@ def checkpoint(
         return written[spec]
 
     return write
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Give a function from a kind of file system, and options of mount, to a new one's folder."""
+    with ExitStack() as mounted:
+
+        def make(kind: str, *options: str) -> Path:
+            folder = tmp_path / kind
+            folder.mkdir()
+            if subprocess.run(
+                ["mount", "-t", kind, *options, kind, str(folder)], capture_output=True, check=False
+            ).returncode:
+                pytest.skip("mounting a file system is not allowed here")
+            mounted.callback(subprocess.run, ["umount", str(folder)], check=True)
+            return folder
+
+        yield make
 
 
 @pytest.fixture(scope="session")

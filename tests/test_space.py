@@ -3,8 +3,7 @@
 import errno
 import os
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,26 +12,6 @@ from distconv.storage import LocalStorage
 
 SIZE_BYTES = 8 << 20
 MORE_THAN_ANY_DISK_BYTES = 1 << 43
-
-Mount = Callable[[str], Path]
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Give a way to have a file system of a kind."""
-    with ExitStack() as mounted:
-
-        def make(kind: str) -> Path:
-            folder = tmp_path / kind
-            folder.mkdir()
-            if subprocess.run(
-                ["mount", "-t", kind, kind, str(folder)], capture_output=True, check=False
-            ).returncode:
-                pytest.skip("mounting a file system is not allowed here")
-            mounted.callback(subprocess.run, ["umount", str(folder)], check=True)
-            return folder
-
-        yield make
 
 
 def kind_of(folder: Path) -> str:
@@ -82,7 +61,9 @@ def test_a_file_that_is_larger_than_the_disk_is_refused_when_it_is_begun(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ramfs"])
-def test_nothing_is_written_before_the_content_where_reserving_is_of_no_use(mount: Mount, kind: str) -> None:
+def test_nothing_is_written_before_the_content_where_reserving_is_of_no_use(
+    mount: Callable[..., Path], kind: str
+) -> None:
     folder = mount(kind)
     if kind == "ramfs":
         assert "not supported" in reserve_by_command(folder / "expected", SIZE_BYTES).stderr

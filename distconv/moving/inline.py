@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from distconv.moving.devices import load_device
 from distconv.moving.executor import Convert, Keep, classify, forget
 from distconv.moving.scheduler import Action, Assign, Failure, Finish, GiveUp, Limits, Replace, Scheduler
 from distconv.moving.worker import Job, Receipt, convert_chunk
@@ -48,6 +49,8 @@ def run_inline(
     stop = threading.Event()
     outbox: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
     running: dict[int, _Lane] = {}
+    # Or all lanes would wait for it at their first block.
+    load_device(job.device)
     try:
         progress.begin(sum(chunk.size_bytes for chunk in chunks), len(chunks))
         for number in range(min(lanes, len(chunks))):

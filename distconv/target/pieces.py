@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from distconv.errors import InputError
+from distconv.target.merges import find_merges
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -108,20 +109,10 @@ def make_piece_tokenizer(vocabulary: PieceVocabulary) -> "Tokenizer":
 
 
 def make_piece_merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
-    """Make the merges, best first: sentencepiece always merges to the piece of highest score.
-
-    Every way to cut a piece in two is a merge, for sentencepiece knows pieces only.
-    """
+    """Make the merges, best first: sentencepiece always merges to the piece of highest score."""
     numbers = {piece.text: number for number, piece in enumerate(pieces) if piece.kind == _NORMAL}
-    find = numbers.get
-    found = []
-    for text, number in numbers.items():
-        for cut in range(1, len(text)):
-            left = find(text[:cut])
-            if left is not None and (right := find(text[cut:])) is not None:
-                found.append((-pieces[number].score, number, left, right))
-    found.sort()
-    texts = [piece.text for piece in pieces]
+    texts, ranks = [piece.text for piece in pieces], [-piece.score for piece in pieces]
+    found = sorted((ranks[number], number, left, right) for number, left, right in find_merges(numbers))
     return [(texts[left], texts[right]) for _, _, left, right in found]
 
 
@@ -185,21 +176,14 @@ def _read_fields(message: bytes) -> list[tuple[int, int | bytes]]:
     fields: list[tuple[int, int | bytes]] = []
     position, end = 0, len(message)
     while position < end:
-        # Nearly all numbers are of one byte, and a call for each would take as long as all else.
-        tag, position = (
-            (message[position], position + 1) if message[position] < 0x80 else _read_varint(message, position)
-        )
+        tag, position = _read_varint(message, position)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
             value, position = _read_varint(message, position)
             fields.append((number, value))
             continue
         if wire == 2:
-            size, position = (
-                (message[position], position + 1)
-                if position < end and message[position] < 0x80
-                else _read_varint(message, position)
-            )
+            size, position = _read_varint(message, position)
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
         else:
@@ -212,6 +196,9 @@ def _read_fields(message: bytes) -> list[tuple[int, int | bytes]]:
 
 
 def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+    # Nearly all numbers are of one byte.
+    if position < len(message) and message[position] < 0x80:
+        return message[position], position + 1
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(message):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from distconv.errors import InputError
+from distconv.target.merges import find_merges
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -144,17 +145,8 @@ def make_rank_merges(tokens: Sequence[bytes]) -> list[tuple[int, int]]:
 
     Every way to cut a token in two is a merge, for tiktoken knows ranks only.
     """
-    find = {token: rank for rank, token in enumerate(tokens)}.get
-    merges: list[tuple[int, int]] = []
-    for token in tokens:
-        found = []
-        for cut in range(1, len(token)):
-            left = find(token[:cut])
-            if left is not None and (right := find(token[cut:])) is not None:
-                found.append((left, right))
-        found.sort()
-        merges += found
-    return merges
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    return [(left, right) for _, left, right in find_merges(ranks)]
 
 
 def _make_texts(tokens: Sequence[bytes]) -> list[str]:

@@ -108,18 +108,13 @@ def back_memory() -> None:
 @contextmanager
 def touched_memory() -> Iterator[mmap.mmap]:
     """Have nearly all free memory, every page of it written."""
-    size_bytes = max(1, (free_bytes() - UNTOUCHED_BYTES) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    size_bytes = max(1, (psutil.virtual_memory().free - UNTOUCHED_BYTES) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
     with make_buffer(size_bytes) as view:
         # Not zeros: the kernel drops pages of those when it splits a huge page.
         view[:: mmap.PAGESIZE] = b"1" * (size_bytes // mmap.PAGESIZE)
         memory: mmap.mmap = view.obj
     with memory:
         yield memory
-
-
-def free_bytes() -> int:
-    """Give the memory that nothing uses, not even the page cache."""
-    return psutil.virtual_memory().free
 
 
 def io_bytes() -> dict[str, int]:

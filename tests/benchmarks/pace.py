@@ -1,6 +1,7 @@
 """Convert in this process and print, as JSON, the speed of the moving, all workers being up."""
 
 import json
+import os
 import sys
 import time
 from contextlib import suppress
@@ -9,6 +10,7 @@ import psutil
 
 import distconv
 from distconv.progress import SilentProgress
+from tests.benchmarks.measure import tree
 
 SETTLE_SECONDS = 1.0
 REST = 0.2
@@ -50,9 +52,9 @@ def wait_for_rest() -> None:
 def cpu_seconds() -> float:
     """Add up the processor time of this process's descendants."""
     spent = 0.0
-    for process in psutil.Process().children(recursive=True):
+    for pid in tree(os.getpid())[1:]:
         with suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
+            times = psutil.Process(pid).cpu_times()
             spent += times.user + times.system
     return spent
 

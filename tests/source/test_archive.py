@@ -253,7 +253,7 @@ def test_a_record_header_that_is_not_where_the_directory_says_is_found_with_the_
     content = bytearray(good.read_bytes())
     with zipfile.ZipFile(good) as archive:
         at = archive.getinfo("s/data/0").header_offset
-    content[at : at + 4] = b"XXXX"
+    content[at : at + 4] = bytes(4)
     good.write_bytes(content)
     view = read(good).shards[0].tensors["a"]
     with (
