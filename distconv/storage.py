@@ -24,6 +24,10 @@ Buffer = bytes | bytearray | memoryview
 PARTIAL_SUFFIX = ".partial"
 """Ends the name of every file that is being written."""
 
+FLUSH_BYTES = 256 << 20
+"""So much of a file is written before it is made durable: what was written is told as progress, and the
+commit must not take, on storage that many share, the time of a whole file of which nothing was durable."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -53,7 +57,7 @@ class Writer(Protocol):
     """A file that is being written, invisible under its final name until it is committed."""
 
     def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
-        """Write the whole buffer at this offset."""
+        """Write the whole buffer at this offset; what was written is made durable from time to time."""
 
     def commit(self, *, replace: bool = False) -> bool:
         """Make it durable and visible.
@@ -178,6 +182,7 @@ class LocalWriter:
         attempt = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path = path
         self._size_bytes = size_bytes
+        self._unflushed_bytes = 0
         self._partial = os.path.join(folder, f".{name}.{attempt}{PARTIAL_SUFFIX}")
         self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -198,14 +203,16 @@ class LocalWriter:
         # its way to the disk stays in the page cache.
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._descriptor, offset_bytes, len(view), os.POSIX_FADV_DONTNEED)
+        self._unflushed_bytes += len(view)
+        if self._unflushed_bytes >= FLUSH_BYTES:
+            self._flush()
 
     def commit(self, *, replace: bool = False) -> bool:
         """Make the file durable and give it its name."""
         found = os.fstat(self._descriptor).st_size
         if found != self._size_bytes:
             raise ConversionError(f"{self._path}: {found} bytes written, expected {self._size_bytes}")
-        with _naming(self._path):
-            os.fsync(self._descriptor)
+        self._flush()
         self._close()
         if replace:
             os.replace(self._partial, self._path)
@@ -217,6 +224,12 @@ class LocalWriter:
         self._close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._partial)
+
+    def _flush(self) -> None:
+        """Wait until what was written is on the disk."""
+        with _naming(self._path):
+            os.fsync(self._descriptor)
+        self._unflushed_bytes = 0
 
     def _close(self) -> None:
         if self._descriptor >= 0:

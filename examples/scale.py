@@ -1,8 +1,10 @@
 """Simulate conversions of 70B and 405B with 1 to 1,024 workers, to see where more workers stop paying.
 
-The scheduler is the real one, the chunks are those of the real plans. Modelled are the storage (a bandwidth
-that all share, a limit for each node), slow nodes and lost ones. No clock and no threads: the same numbers
-every time. Run it as ``python examples/scale.py``; it prints a table and draws ``scale.png``.
+The scheduler and its limits are the real ones, the chunks are those of the real plans. Modelled are the
+storage (a bandwidth that all share, a limit for each node), slow nodes, lost and hung ones, storage that
+stands still and a driver that is held up. A worker speaks when what it wrote is durable. No clock and no
+threads: the same numbers every time. Run it as ``python examples/scale.py``; it prints two tables and draws
+``scale.png``.
 """
 
 import heapq
@@ -12,11 +14,30 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from distconv.moving.scheduler import Action, Assign, Finish, GiveUp, Limits, Replace, Scheduler
+from distconv.moving.executor import TICK_SECONDS, make_limits
+from distconv.moving.scheduler import Action, Assign, Finish, GiveUp, Replace, Scheduler
 from distconv.planning.chunks import default_chunk_bytes, group_tensors
+from distconv.storage import FLUSH_BYTES
 
 GB = 1e9
 WORKERS = tuple(2**power for power in range(11))
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """From when, for how long; in seconds."""
+
+    begin: float = 0.0
+    length: float = 0.0
+
+    @property
+    def end(self) -> float:
+        """When it is over."""
+        return self.begin + self.length
+
+    def holds(self, seconds: float) -> bool:
+        """Whether it is on."""
+        return self.begin <= seconds < self.end
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +57,12 @@ class Cluster:
     """From the death of a node to the driver's hearing of it, with Ray's health checks set short."""
     boot_seconds: float = 60.0
     """From a loss to another node's first request."""
+    hung_share: float = 0.0
+    """How many of the nodes stop without a word, at moments spread over the run."""
+    storage_stands: Pause = field(default_factory=Pause)
+    driver_stands: Pause = field(default_factory=Pause)
+    flush_bytes: float = FLUSH_BYTES
+    """How much of a chunk a worker writes before it makes that durable, and speaks."""
 
     def rates(self, workers: int) -> list[float]:
         """Give each node's rate, the slow ones first."""
@@ -45,12 +72,21 @@ class Cluster:
 
 @dataclass(slots=True)
 class Node:
-    """One worker: its rate and what is left of its unit, in bytes moved."""
+    """One worker: its rate, its unit in bytes moved, and its last word."""
 
     rate: float
     unit: str | None = None
+    whole: float = 0.0
     left: float = 0.0
     dead: bool = False
+    flushes: int = 0
+    spoke_at: float = 0.0
+
+    def speaks(self, flush_bytes: float) -> bool:
+        """Whether more of its unit is durable than it has told of; each byte is read and written."""
+        flushes = int((self.whole - self.left) // (2 * flush_bytes))
+        told, self.flushes = self.flushes, flushes
+        return self.unit is not None and not self.dead and flushes > told
 
 
 @dataclass(slots=True)
@@ -62,23 +98,32 @@ class Simulation:
     cluster: Cluster
     seconds: float = 0.0
     moved_bytes: float = 0.0
+    lost: int = 0
+    """Workers that the scheduler had replaced."""
+    longest_silence: float = 0.0
+    """In seconds, of those that spoke again."""
     _nodes: dict[int, Node] = field(default_factory=dict)
     _events: list[tuple[float, int, str, int]] = field(default_factory=list)
+    _unheard: list[tuple[str, int]] = field(default_factory=list)
     _finished: bool = False
     _number: int = 0
 
     def run(self) -> "Simulation":
         """Go from event to event until the scheduler says that all is done."""
         chance = random.Random(self.workers)
-        scheduler = Scheduler(self.sizes_bytes, Limits(deaths=4 + 2 * self.workers), 0.0)
+        scheduler = Scheduler(self.sizes_bytes, make_limits(self.workers), 0.0)
         for rate in self.cluster.rates(self.workers):
             self._at(0.0, "up", self._start(rate))
         expected = self.bound()
-        for number in chance.sample(
-            range(1, self.workers + 1), round(self.workers * self.cluster.lost_share)
-        ):
-            self._at(chance.uniform(0.05, 0.9) * expected, "dies", number)
+        for share, event in ((self.cluster.lost_share, "dies"), (self.cluster.hung_share, "hangs")):
+            for number in chance.sample(range(1, self.workers + 1), round(self.workers * share)):
+                self._at(chance.uniform(0.05, 0.9) * expected, event, number)
+        for pause in (self.cluster.storage_stands, self.cluster.driver_stands):
+            # What holds in a pause is looked at anew when it begins and when it ends.
+            for moment in (pause.begin, pause.end) if pause.length else ():
+                self._at(moment, "pause", 0)
         self._carry_out(scheduler.tick(0.0))
+        self._at(TICK_SECONDS, "tick", 0)
         while not self._finished:
             self._advance(scheduler)
         return self
@@ -130,19 +175,50 @@ class Simulation:
         self.seconds += step
         if until_end <= until_event and first is not None:
             self._nodes[first].unit = None
-            self._carry_out(scheduler.done(first, self.seconds))
+            self._tell(scheduler, "done", first)
             return
         _seconds, _order, event, number = heapq.heappop(self._events)
         self._happen(scheduler, event, number)
 
     def _happen(self, scheduler: Scheduler, event: str, number: int) -> None:
-        if event == "up":
-            self._carry_out(scheduler.idle(number, self.seconds))
-        elif event == "dies":
+        if event == "tick":
+            self._turn(scheduler)
+        elif event in {"dies", "hangs"} and number in self._nodes:
             self._nodes[number].dead = True
-            self._at(self.seconds + self.cluster.detect_seconds, "heard", number)
-        else:
+            if event == "dies":
+                self._at(self.seconds + self.cluster.detect_seconds, "lost", number)
+        elif event in {"up", "lost"}:
+            self._tell(scheduler, event, number)
+
+    def _turn(self, scheduler: Scheduler) -> None:
+        """Let the driver hear what was said, and tick; while it stands it does so as soon as it goes on."""
+        pause = self.cluster.driver_stands
+        if pause.holds(self.seconds):
+            self._at(pause.end, "tick", 0)
+            return
+        unheard, self._unheard = self._unheard, []
+        for event, number in unheard:
+            self._tell(scheduler, event, number)
+        for number, node in tuple(self._nodes.items()):
+            if node.speaks(self.cluster.flush_bytes):
+                self._tell(scheduler, "progress", number)
+        self._carry_out(scheduler.tick(self.seconds))
+        self._at(self.seconds + TICK_SECONDS, "tick", 0)
+
+    def _tell(self, scheduler: Scheduler, event: str, number: int) -> None:
+        """Tell the scheduler of an event, once the driver hears it."""
+        if self.cluster.driver_stands.holds(self.seconds):
+            self._unheard.append((event, number))
+        elif event == "up":
+            self._carry_out(scheduler.idle(number, self.seconds))
+        elif event == "lost":
             self._carry_out(scheduler.lost(number, "node lost", self.seconds))
+        elif number in self._nodes:
+            node = self._nodes[number]
+            self.longest_silence = max(self.longest_silence, self.seconds - node.spoke_at)
+            node.spoke_at = self.seconds
+            tell = scheduler.done if event == "done" else scheduler.progress
+            self._carry_out(tell(number, self.seconds))
 
     def _share_out(self) -> dict[int, float]:
         """Share the storage fairly: nobody gets more than its node takes, the rest is split again."""
@@ -150,7 +226,7 @@ class Simulation:
             (number for number, node in self._nodes.items() if node.unit is not None and not node.dead),
             key=lambda number: self._nodes[number].rate,
         )
-        left = self.cluster.shared * GB
+        left = 0.0 if self.cluster.storage_stands.holds(self.seconds) else self.cluster.shared * GB
         rates = {}
         for place, number in enumerate(busy):
             rates[number] = min(self._nodes[number].rate, left / (len(busy) - place))
@@ -161,9 +237,11 @@ class Simulation:
         for action in actions:
             match action:
                 case Assign(worker, unit):
-                    self._nodes[worker].unit = unit
-                    self._nodes[worker].left = 2.0 * self.sizes_bytes[unit]
+                    node = self._nodes[worker]
+                    node.unit, node.flushes, node.spoke_at = unit, 0, self.seconds
+                    node.whole = node.left = 2.0 * self.sizes_bytes[unit]
                 case Replace(worker):
+                    self.lost += 1
                     del self._nodes[worker]
                     self._at(self.seconds + self.cluster.boot_seconds, "up", self._start(self.cluster.node))
                 case GiveUp(error):
@@ -200,6 +278,17 @@ CLUSTERS = {
     "one node in 8 slow": Cluster(slow_share=0.125),
     "one node in 32 lost": Cluster(lost_share=1 / 32),
 }
+TROUBLES = (
+    ("405B", "storage of 1 GB/s", 191, Cluster(shared=1.0)),
+    ("70B", "storage of 0.2 GB/s", 81, Cluster(shared=0.2)),
+    ("405B", "storage of 0.2 GB/s", 191, Cluster(shared=0.2)),
+    ("405B", "1 GB/s, stands for 30 min", 191, Cluster(shared=1.0, storage_stands=Pause(500, 1800))),
+    ("405B", "driver held up for 11 min", 64, Cluster(driver_stands=Pause(5, 660))),
+    ("405B", "1 GB/s, held up for 11 min", 191, Cluster(shared=1.0, driver_stands=Pause(500, 660))),
+    ("405B", "one node in 32 hangs", 64, Cluster(hung_share=1 / 32)),
+    ("405B", "1 GB/s, 1 in 32 hangs", 191, Cluster(shared=1.0, hung_share=1 / 32)),
+)
+"""What may look like dead workers: model, name, workers, cluster. Only those that hang are to be replaced."""
 
 
 Row = tuple[str, str, Simulation]
@@ -226,6 +315,8 @@ def main() -> None:
     above = [row for row in many if row[2].seconds > 1.05 * row[2].bound()]
     print(f"\nAll {len(many)} runs with at least 8 chunks a worker are within 1.05, but for")
     print_rows(above)
+    print("\nWorkers that say nothing: only those that hang are lost")
+    print_troubles(run_troubles())
     draw(rows, sys.argv[1] if len(sys.argv) > 1 else "scale.png")
 
 
@@ -241,6 +332,24 @@ def print_rows(rows: Iterable[Row]) -> None:
             f"{model:<6}{name:<20}{done.workers:>8}{len(done.sizes_bytes) / done.workers:>12.1f}{done.seconds:>9.1f}"
             f"{done.bound():>8.1f}{done.seconds / done.bound():>7.2f}{whole:>14.1f}{done.seconds / whole:>7.2f}"
             f"  {max(limits, key=lambda limit: limits[limit])}"
+        )
+
+
+def run_troubles() -> Iterator[Row]:
+    """Run what may look like dead workers."""
+    for model, name, workers, cluster in TROUBLES:
+        yield model, name, Simulation(MODELS[model], workers, cluster).run()
+
+
+def print_troubles(rows: Iterable[Row]) -> None:
+    """Print who was taken for dead, and for how long others said nothing."""
+    print(
+        f"{'model':<6}{'cluster':<28}{'workers':>8}{'seconds':>9}{'bound':>8}{'longest silence':>17}{'lost':>6}"
+    )
+    for model, name, done in rows:
+        print(
+            f"{model:<6}{name:<28}{done.workers:>8}{done.seconds:>9.1f}{done.bound():>8.1f}"
+            f"{done.longest_silence:>17.1f}{done.lost:>6}"
         )
 
 

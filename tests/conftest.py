@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
 
 ROOT = Path(__file__).parents[1]
+
+# How long an example takes says something of the machine only, which may be busy.
+hypothesis.settings.register_profile("distconv", deadline=None)
+hypothesis.settings.load_profile("distconv")
 
 # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,12 +2,25 @@
 
 import math
 from itertools import product
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from examples.scale import CLUSTERS, MODELS, Cluster, Simulation, tabulate
+from distconv.moving.executor import STALL_SECONDS
+from examples import scale
+from examples.scale import (
+    CLUSTERS,
+    MODELS,
+    Cluster,
+    Pause,
+    Row,
+    Simulation,
+    print_troubles,
+    run_troubles,
+    tabulate,
+)
 from tests.checkpoints import LLAMA_2_70B, LLAMA_31_405B_MP16, Spec, shapes
 
 
@@ -77,6 +90,56 @@ def test_the_models_are_the_published_ones(model: str, spec: Spec) -> None:
     if spec.kv_heads == 16:  # doubled; half of them is written
         elements -= spec.layers * 16 * 128 * spec.dim
     assert sum(MODELS[model].values()) == 2 * elements
+
+
+@pytest.fixture(scope="module")
+def troubles() -> list[Row]:
+    return list(run_troubles())
+
+
+def test_only_workers_that_hang_are_taken_for_dead(troubles: list[Row]) -> None:
+    for _model, name, done in troubles:
+        cluster = done.cluster
+        hung = round(done.workers * cluster.hung_share)
+        assert done.lost == hung, name
+        standing = cluster.storage_stands.length + cluster.driver_stands.length
+        bound = done.bound() + standing + (STALL_SECONDS + cluster.boot_seconds if hung else 0)
+        assert done.seconds <= 1.05 * bound, name
+        assert standing or done.longest_silence < STALL_SECONDS, name
+
+
+def test_the_printed_table_of_troubles_is_the_one_in_the_folder(
+    troubles: list[Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_troubles(troubles)
+    assert capsys.readouterr().out in Path(scale.__file__).with_name("scale.txt").read_text()
+
+
+@pytest.mark.parametrize(("model", "workers", "shared"), [("405B", 191, 1.0), ("70B", 81, 0.2)])
+def test_workers_that_make_whole_chunks_durable_at_once_are_borne_too(
+    model: str, workers: int, shared: float
+) -> None:
+    """As where the storage itself gathers what it is given, and the flush of the last piece takes all."""
+    cluster = Cluster(shared=shared, flush_bytes=math.inf)
+    done = Simulation(MODELS[model], workers, cluster).run()
+    assert done.longest_silence > 2 * STALL_SECONDS
+    assert done.lost == 0
+
+
+@given(
+    workers=st.integers(2, 24),
+    rounds=st.integers(1, 3),
+    shared=st.floats(0.1, 4),
+    storage=st.tuples(st.floats(0, 3000), st.floats(0, 1800)),
+    driver=st.tuples(st.floats(0, 3000), st.floats(0, 7200)),
+)
+@settings(max_examples=15)
+def test_no_pause_of_storage_or_driver_costs_a_worker_while_all_are_busy(
+    workers: int, rounds: int, shared: float, storage: tuple[float, float], driver: tuple[float, float]
+) -> None:
+    cluster = Cluster(shared=shared, storage_stands=Pause(*storage), driver_stands=Pause(*driver))
+    units = {f"unit{number}": 4_000_000_000 for number in range(rounds * workers)}
+    assert Simulation(units, workers, cluster).run().lost == 0
 
 
 def test_the_table_has_every_model_cluster_and_number_of_workers() -> None:

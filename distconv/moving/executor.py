@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from distconv.errors import ConversionError, DistconvError, UsageError, describe_os_error
-from distconv.moving.scheduler import Failure
+from distconv.moving.scheduler import Failure, Limits
 from distconv.moving.worker import Job, Receipt
 from distconv.planning.plan import Chunk
 
@@ -38,6 +38,27 @@ class Cluster:
                     f"worker resource {name}={amount:g}: expected a custom resource of the cluster, "
                     "and more than 0 of it"
                 )
+
+
+TICK_SECONDS = 0.5
+"""How long a driver waits for something to be said before it ticks."""
+STALL_SECONDS = 600.0
+"""Longer than storage takes, even where hundreds share it, for what is written between two words of a worker."""
+_TURN_SECONDS = 2 * TICK_SECONDS
+"""Of a driver's loop; it takes longer where the process was stopped, or keeps a unit on slow storage."""
+_EMPTY_SECONDS = 600.0
+"""Longer than a cluster takes to bring up a node."""
+_SPARE_DEATHS = 4
+
+
+def make_limits(workers: int, stall_seconds: float = STALL_SECONDS) -> Limits:
+    """Say how much trouble is borne with so many workers of a cluster."""
+    return Limits(
+        deaths=_SPARE_DEATHS + 2 * workers,
+        stall_seconds=stall_seconds,
+        turn_seconds=_TURN_SECONDS,
+        empty_seconds=_EMPTY_SECONDS,
+    )
 
 
 Keep = Callable[[Receipt], None]

@@ -11,6 +11,8 @@ seconds, and carries out the actions it gets back, in order::
     lost ─────► Replace, GiveUp a worker is gone, and its unit starts again elsewhere
     tick ─────► all of these    time has passed: stalled workers, rested units
 
+What workers have said is told before a tick, or their silence would be the executor's own.
+
 Workers are numbers that are never used twice. Events of a worker that was replaced are
 ignored: it may only have been slow, and its unit may be somebody else's by now.
 """
@@ -21,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distconv.errors import ConversionError, DistconvError
+from distconv.moving.silence import Silences
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,9 @@ class Limits:
     deaths: int = 8
     """How many workers are replaced in the whole run."""
     stall_seconds: float = math.inf
-    """A busy worker that says nothing for longer is taken for dead."""
+    """A busy worker that says nothing for longer is taken for dead, unless the others are as silent."""
+    turn_seconds: float = math.inf
+    """After so long the executor tells of something, or ticks; what it takes longer is nobody's silence."""
     empty_seconds: float = math.inf
     """A run that has no worker for longer gives up."""
     rest_seconds: float = 1.0
@@ -86,7 +91,6 @@ Action = Assign | Replace | GiveUp | Finish
 class _Assignment:
     unit: str
     began_at: float
-    heard_at: float
 
 
 @dataclass(slots=True)
@@ -117,25 +121,29 @@ class Scheduler:
         self._free: list[int] = []
         self._busy: dict[int, _Assignment] = {}
         self._paces: defaultdict[int, _Pace] = defaultdict(_Pace)
+        self._silences = Silences(limits.stall_seconds)
         self._gone: set[int] = set()
         self._empty_since = now
+        self._told_at = now
         self._over = False
 
     def idle(self, worker: int, now: float) -> tuple[Action, ...]:
         """Tell that a worker has started and has nothing to do."""
+        self._listen(now)
         if not (worker in self._gone or worker in self._busy or worker in self._free):
             self._free.append(worker)
         return self._settle(now)
 
     def progress(self, worker: int, now: float) -> tuple[Action, ...]:
         """Tell that a worker is moving bytes."""
+        self._listen(now)
         if worker in self._busy:
-            self._busy[worker].heard_at = now
+            self._silences.hear(worker, now)
         return ()
 
     def done(self, worker: int, now: float, *, kept: bool = False) -> tuple[Action, ...]:
         """Tell that a worker finished its unit; what was kept of an earlier run says nothing of its pace."""
-        assignment = self._busy.pop(worker, None)
+        assignment = self._release(worker, now)
         if assignment is None:
             return ()
         if not kept:
@@ -147,7 +155,7 @@ class Scheduler:
 
     def failed(self, worker: int, failure: Failure, now: float) -> tuple[Action, ...]:
         """Tell that a worker could not do its unit, and waits for another one."""
-        assignment = self._busy.pop(worker, None)
+        assignment = self._release(worker, now)
         if self._over or assignment is None:
             return ()
         self._free.append(worker)
@@ -164,9 +172,11 @@ class Scheduler:
 
     def lost(self, worker: int, reason: str, now: float) -> tuple[Action, ...]:
         """Tell that a worker is gone, or that it never came up."""
+        self._listen(now)
         if self._over or worker in self._gone:
             return ()
         self._gone.add(worker)
+        self._silences.forget(worker)
         assignment = self._busy.pop(worker, None)
         if worker in self._free:
             self._free.remove(worker)
@@ -187,16 +197,34 @@ class Scheduler:
         return (Replace(worker, unit, reason), *self._settle(now))
 
     def tick(self, now: float) -> tuple[Action, ...]:
-        """Tell that time has passed; call it about once a second."""
+        """Tell that time has passed; call it about once a second, when all that was said is told."""
+        self._listen(now)
         actions: list[Action] = []
         if self._has_workers():
             self._empty_since = now
         elif not self._over and now - self._empty_since > self._limits.empty_seconds:
             return self._give_up(ConversionError(f"no worker came up in {self._limits.empty_seconds:.0f} s"))
-        silence = self._limits.stall_seconds
-        for worker in [worker for worker, job in self._busy.items() if now - job.heard_at > silence]:
+        stalled, silence = self._silences.find_stalled(len(self._free), now)
+        for worker in stalled:
             actions += self.lost(worker, f"nothing heard of it for {silence:.0f} s", now)
         return (*actions, *self._settle(now))
+
+    def _listen(self, now: float) -> None:
+        """Excuse the time for which the executor was held up, if it was: it told of nothing then."""
+        late = now - self._told_at - self._limits.turn_seconds
+        self._told_at = now
+        if late > 0:
+            self._silences.excuse(late, now)
+            self._empty_since = min(now, self._empty_since + late)
+
+    def _release(self, worker: int, now: float) -> _Assignment | None:
+        """Take from a worker the unit that it says has ended."""
+        self._listen(now)
+        assignment = self._busy.pop(worker, None)
+        if assignment is not None:
+            self._silences.hear(worker, now)
+            self._silences.forget(worker)
+        return assignment
 
     def _settle(self, now: float) -> tuple[Action, ...]:
         """Finish if all is done, else give units to free workers."""
@@ -216,7 +244,8 @@ class Scheduler:
             unit = self._todo.popleft()
             self._free.remove(worker)
             self._attempts[unit] += 1
-            self._busy[worker] = _Assignment(unit, now, now)
+            self._busy[worker] = _Assignment(unit, now)
+            self._silences.hear(worker, now)
             actions.append(Assign(worker, unit, self._attempts[unit]))
         return tuple(actions)
 

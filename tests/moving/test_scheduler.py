@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,6 +92,101 @@ def test_a_worker_that_says_nothing_is_taken_for_dead() -> None:
     scheduler.progress(1, 5.0)
     assert scheduler.tick(15.0) == ()
     assert scheduler.tick(15.1) == (Replace(1, "only", "nothing heard of it for 10 s"),)
+
+
+def with_busy(workers: int, **limits: float) -> Scheduler:
+    """Give a scheduler of so many workers, all of which began at 0; 10 s of silence are too long."""
+    units = dict.fromkeys((f"unit{number}" for number in range(workers)), 1)
+    scheduler = Scheduler(units, Limits(deaths=999, stall_seconds=10, **limits), 0.0)
+    for worker in range(workers):
+        scheduler.idle(worker, 0.0)
+    return scheduler
+
+
+def replaced(actions: tuple[Action, ...]) -> list[int]:
+    """Give the workers that are to be replaced."""
+    return [action.worker for action in actions if isinstance(action, Replace)]
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 191])
+def test_when_all_are_as_silent_it_is_the_storage_and_nobody_is_taken_for_dead(workers: int) -> None:
+    scheduler = with_busy(workers)
+    for second in range(59):
+        assert scheduler.tick(second + 1.0) == ()
+    # The first to go on does not make the others dead.
+    scheduler.progress(0, 59.0)
+    assert scheduler.tick(59.5) == ()
+    for worker in range(1, workers):
+        scheduler.progress(worker, 59.9)
+    assert scheduler.tick(60.0) == ()
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 191])
+def test_when_all_are_silent_without_end_they_are_taken_for_dead_at_last(workers: int) -> None:
+    scheduler = with_busy(workers)
+    assert scheduler.tick(60.0) == ()
+    assert replaced(scheduler.tick(60.1)) == list(range(workers))
+
+
+@pytest.mark.parametrize(("workers", "hung"), [(2, 1), (3, 1), (4, 2), (191, 95)])
+def test_who_is_silent_while_half_of_the_others_speak_is_taken_for_dead(workers: int, hung: int) -> None:
+    scheduler = with_busy(workers)
+    for second in range(1, 11):
+        for worker in range(hung, workers):
+            scheduler.progress(worker, float(second))
+        assert scheduler.tick(float(second)) == ()
+    assert replaced(scheduler.tick(10.1)) == list(range(hung))
+
+
+def test_the_last_workers_are_not_excused_by_each_other_when_many_have_nothing_to_do() -> None:
+    scheduler = with_busy(6)
+    for worker in range(2, 6):
+        scheduler.done(worker, 1.0)
+    assert scheduler.tick(10.0) == ()
+    assert scheduler.tick(10.1) == (
+        Replace(0, "unit0", "nothing heard of it for 10 s"),
+        Assign(2, "unit0", 2),
+        Replace(1, "unit1", "nothing heard of it for 10 s"),
+        Assign(3, "unit1", 2),
+    )
+
+
+def test_a_silence_of_twice_the_longest_that_ended_is_borne() -> None:
+    """As where a flush takes long on storage that many share, and not all come to it at once."""
+    scheduler = with_busy(3)
+    for second in range(9, 19):
+        for worker in (0, 1):
+            scheduler.progress(worker, float(second))
+        assert scheduler.tick(float(second)) == ()
+    assert replaced(scheduler.tick(18.1)) == [2]
+
+
+def test_what_the_executor_did_not_hear_is_nobodys_silence() -> None:
+    scheduler = with_busy(2, turn_seconds=1)
+    assert scheduler.tick(1.0) == ()
+    # Held up for a long time; a message of one worker is heard at once, the other has none.
+    scheduler.progress(0, 700.0)
+    assert scheduler.tick(700.0) == ()
+    for second in range(701, 709):
+        scheduler.progress(0, float(second))
+        assert scheduler.tick(float(second)) == ()
+    # Two seconds up to then and eight after it.
+    assert replaced(scheduler.tick(708.1)) == [1]
+
+
+def test_a_run_whose_executor_was_held_up_does_not_give_up_for_want_of_workers() -> None:
+    scheduler = Scheduler(UNITS, Limits(empty_seconds=60, turn_seconds=1), 0.0)
+    for second in range(1, 60):
+        assert scheduler.tick(float(second)) == ()
+    assert scheduler.tick(700.0) == ()
+    assert scheduler.tick(701.0) != ()
+
+
+def test_turns_of_the_usual_length_are_silence_to_the_last_second() -> None:
+    scheduler = with_busy(1, turn_seconds=1)
+    for second in range(1, 11):
+        assert scheduler.tick(float(second)) == ()
+    assert replaced(scheduler.tick(10.5)) == [0]
 
 
 def test_a_late_result_of_a_worker_taken_for_dead_is_ignored() -> None:
@@ -231,7 +327,7 @@ def test_whatever_happens_every_unit_is_done_once_or_the_run_gives_up(
 ) -> None:
     """Events may come in any order, from workers that never were, are idle, or were replaced."""
     units = {f"unit{number}": size for number, size in enumerate(sizes)}
-    limits = Limits(attempts, deaths, stall_seconds=30, empty_seconds=300, rest_seconds=3)
+    limits = Limits(attempts, deaths, stall_seconds=30, turn_seconds=5, empty_seconds=300, rest_seconds=3)
     executor = Executor(limits, newest=13)
     now = 0.0
     scheduler = Scheduler(units, limits, now)

@@ -9,7 +9,16 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from distconv.errors import ConversionError
-from distconv.moving.executor import Cluster, Convert, Keep, classify, forget
+from distconv.moving.executor import (
+    STALL_SECONDS,
+    TICK_SECONDS,
+    Cluster,
+    Convert,
+    Keep,
+    classify,
+    forget,
+    make_limits,
+)
 from distconv.moving.ray.actors import STOP_SECONDS, Event, Place, Worker, start_worker
 from distconv.moving.ray.cluster import Needs, connected, count_workers, find_needs, find_nodes
 from distconv.moving.ray.signals import held_back
@@ -29,14 +38,8 @@ from distconv.progress import Progress
 
 __all__ = ["Cluster", "run_on_ray"]
 
-TICK_SECONDS = 0.5
-STALL_SECONDS = 600.0
-"""Longer than making the largest chunk durable takes on slow storage: nothing is told meanwhile."""
-EMPTY_SECONDS = 600.0
-"""Longer than a cluster takes to bring up a node."""
 CREATION_FAILED = "creation task"
 """How Ray says that a worker died of an exception in its own beginning."""
-SPARE_DEATHS = 4
 
 
 @dataclass(slots=True)
@@ -71,9 +74,7 @@ def run_on_ray(
     """
     with connected(cluster, job.device):
         workers = count_workers(cluster, job.device, len(chunks))
-        limits = Limits(
-            deaths=SPARE_DEATHS + 2 * workers, stall_seconds=stall_seconds, empty_seconds=EMPTY_SECONDS
-        )
+        limits = make_limits(workers, stall_seconds)
         run = _Run(job, chunks, find_needs(cluster, job.device), progress, convert, limits, keep)
         with held_back() as deliver_signals:
             try:
@@ -114,13 +115,15 @@ class _Run:
         """Start the workers, then carry events and actions until all is done."""
         for _ in range(workers):
             self._start_worker()
+        self._carry_out(self._scheduler.tick(time.monotonic()))
         while not self._finished:
             deliver_signals()
-            self._carry_out(self._scheduler.tick(time.monotonic()))
             for number in self._wait():
                 # Whoever was replaced a moment ago is not heard any more.
                 if number in self._members:
                     self._hear(number, self._members[number])
+            # Behind the hearing: after a pause of this process, what waits tells who is alive.
+            self._carry_out(self._scheduler.tick(time.monotonic()))
         return self._receipts
 
     def close(self) -> None:
