@@ -113,6 +113,23 @@ def write_together(
     return convert_chunk(job, chunk, advance, stopped)
 
 
+STANDING_SECONDS = 5.0
+
+
+def stand_together(
+    job: Job, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
+) -> Receipt:
+    """Write a chunk after a time in which nothing moves, which begins when two have been begun."""
+    mark = Path(job.output, f"{chunk.name}.attempts")
+    with mark.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    while len(list(mark.parent.glob("*.attempts"))) < 2:
+        advance(1)
+        time.sleep(0.05)
+    time.sleep(STANDING_SECONDS)
+    return convert_chunk(job, chunk, advance, stopped)
+
+
 def go_wrong(name: str, first: bool) -> None:
     """Do what the name asks for."""
     if name.startswith("bad input"):

@@ -1,7 +1,10 @@
 """Converting with the workers of a real Ray on this host."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +17,9 @@ import ray
 from distconv.errors import ConversionError, InputError, Terminated, UsageError
 from distconv.moving.ray.driver import Cluster, run_on_ray
 from distconv.moving.scheduler import Action, Scheduler
+from distconv.moving.worker import Receipt
 from tests.moving.fakes import (
+    STANDING_SECONDS,
     RecordingProgress,
     count_attempts,
     find_partials,
@@ -22,6 +27,7 @@ from tests.moving.fakes import (
     make_chunks,
     make_job,
     read_pids,
+    stand_together,
     write_slowly,
     write_together,
 )
@@ -139,6 +145,39 @@ def test_a_cluster_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"Ray at 127\.0\.0\.1:1 cannot be reached"):
         run_on_ray(make_job(tmp_path), make_chunks(["chunk"]), Cluster("127.0.0.1:1"), RecordingProgress())
     assert not ray.is_initialized()
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from distconv.moving.ray.driver import Cluster, run_on_ray
+from tests.moving.fakes import RecordingProgress, make_chunks, make_job, write_slowly
+
+output, stall_seconds, *names = sys.argv[1:]
+progress = RecordingProgress()
+run_on_ray(
+    make_job(Path(output)), make_chunks(names), Cluster("local", 2), progress, write_slowly, float(stall_seconds)
+)
+assert progress.notes == [], progress.notes
+"""
+
+
+@pytest.mark.slow
+@without_ray
+def test_a_driver_that_was_stopped_for_long_takes_nobody_for_dead(tmp_path: Path) -> None:
+    names = ["slow one", "slow other"]
+    command = [sys.executable, "-c", DRIVER, str(tmp_path), "3", *names]
+    driver = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while len(find_partials(tmp_path)) < 2:
+        time.sleep(0.01)
+    driver.send_signal(signal.SIGSTOP)
+    while not all((tmp_path / name).exists() for name in names):
+        time.sleep(0.01)
+    time.sleep(4)
+    driver.send_signal(signal.SIGCONT)
+    _output, errors = driver.communicate()
+    assert driver.returncode == 0, errors
+    assert [count_attempts(tmp_path, name) for name in names] == [1, 1]
 
 
 @with_slots
@@ -307,8 +346,47 @@ def test_a_worker_that_hangs_is_replaced_and_one_that_is_slow_is_not(tmp_path: P
     assert all(is_whole(tmp_path, chunk) for chunk in chunks)
     assert [count_attempts(tmp_path, chunk.name) for chunk in chunks] == [2, 1]
     (note,) = progress.notes
-    assert note.endswith(" was lost (nothing heard of it for 2 s); hangs once starts again")
+    assert re.search(r" was lost \(nothing heard of it for \d+ s\); hangs once starts again$", note)
     assert progress.moved_bytes == progress.total_bytes
+
+
+@with_slots
+def test_workers_that_are_silent_together_wait_for_their_storage_and_are_not_dead(tmp_path: Path) -> None:
+    chunks = make_chunks(["one", "other"])
+    progress = RecordingProgress()
+    stall_seconds = STANDING_SECONDS / 2
+    run_on_ray(make_job(tmp_path), chunks, ANY, progress, stand_together, stall_seconds)
+    assert all(is_whole(tmp_path, chunk) for chunk in chunks)
+    assert [count_attempts(tmp_path, chunk.name) for chunk in chunks] == [1, 1]
+    assert progress.notes == []
+    assert progress.moved_bytes == progress.total_bytes
+
+
+@with_slots
+def test_what_workers_said_while_the_driver_was_held_up_is_heard(tmp_path: Path) -> None:
+    chunks = make_chunks(["chunk", "slow one", "slow other"])
+    progress = RecordingProgress()
+    held_up: list[str] = []
+
+    def keep(receipt: Receipt) -> None:
+        if not held_up:
+            time.sleep(5)
+        held_up.append(receipt.chunk)
+
+    run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly, stall_seconds=2, keep=keep)
+    assert sorted(held_up) == [chunk.name for chunk in chunks]
+    assert [count_attempts(tmp_path, chunk.name) for chunk in chunks] == [1, 1, 1]
+    assert progress.notes == []
+
+
+@with_slots
+def test_more_lost_workers_than_two_for_each_and_four_end_the_run(tmp_path: Path) -> None:
+    chunks = make_chunks([f"killed once {number}" for number in range(8)])
+    with pytest.raises(
+        ConversionError, match=r"^7 workers were lost, the last one because: ActorDiedError: "
+    ):
+        run_on_ray(make_job(tmp_path), chunks, Cluster(workers=1), RecordingProgress(), write_slowly)
+    assert len(read_pids(tmp_path)) == 7
 
 
 @with_slots
