@@ -82,7 +82,7 @@ class Storage(Protocol):
         """Open a file for reading; InputError where it is none."""
 
     def make_folder(self, folder: str) -> None:
-        """Make a folder and its parents where they are missing."""
+        """Make a folder and its parents where they are missing, their names durable too."""
 
     def begin(self, path: str, size_bytes: int) -> Writer:
         """Begin a file of exactly this size, its space reserved where that can be."""
@@ -264,13 +264,22 @@ class LocalStorage:
         return LocalReader(path)
 
     def make_folder(self, folder: str) -> None:
-        """Make a folder and its parents where they are missing."""
+        """Make a folder and its parents where they are missing, their names durable too."""
+        made = []
+        above = os.path.abspath(folder)
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)
+            made.append(above)
         try:
             os.makedirs(folder, exist_ok=True)
         except FileExistsError as error:
             raise OutputError(
                 f"{folder}: a file or a link to nowhere is in the way, expected a folder"
             ) from error
+        for parent in reversed(made):
+            # Where one may make names but not look there is no way to.
+            with contextlib.suppress(PermissionError):
+                self.flush_folder(parent)
 
     def begin(self, path: str, size_bytes: int) -> LocalWriter:
         """Begin a file of exactly this size, its space reserved where that can be."""

@@ -113,6 +113,27 @@ def write_together(
     return convert_chunk(job, chunk, advance, stopped)
 
 
+def be_overtaken(
+    job: Job, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
+) -> Receipt:
+    """Write a chunk while another attempt begins and ends, and note which file that committed."""
+    path = Path(job.output, chunk.name)
+
+    def overtake(size_bytes: int) -> None:
+        if not path.exists():
+            convert_chunk(job, chunk, lambda _size_bytes: None, stopped)
+            path.with_suffix(".inode").write_text(str(path.stat().st_ino))
+        advance(size_bytes)
+
+    return convert_chunk(job, chunk, overtake, stopped)
+
+
+def is_committed_once(output: Path, chunk: Chunk) -> bool:
+    """Whether the file is the one that the attempt which ended first has committed."""
+    path = output / chunk.name
+    return path.with_suffix(".inode").read_text() == str(path.stat().st_ino)
+
+
 STANDING_SECONDS = 5.0
 
 

@@ -15,8 +15,10 @@ from distconv.errors import ConversionError, InputError, Terminated
 from distconv.moving.inline import run_inline
 from tests.moving.fakes import (
     RecordingProgress,
+    be_overtaken,
     count_attempts,
     find_partials,
+    is_committed_once,
     is_whole,
     make_chunks,
     make_job,
@@ -45,6 +47,14 @@ def test_the_real_worker_writes_and_then_keeps_a_chunk(tmp_path: Path) -> None:
     (kept,) = run_inline(make_job(tmp_path), chunks, 1, RecordingProgress())
     assert is_whole(tmp_path, chunks[0])
     assert (written.kept, kept.kept) == (False, True)
+
+
+def test_a_chunk_that_another_attempt_has_committed_meanwhile_stays(tmp_path: Path) -> None:
+    chunks = make_chunks(["chunk", "other", "third"])
+    receipts = run_inline(make_job(tmp_path), chunks, 2, RecordingProgress(), be_overtaken)
+    assert all(is_whole(tmp_path, chunk) and is_committed_once(tmp_path, chunk) for chunk in chunks)
+    assert [receipt.kept for receipt in receipts] == [False] * 3
+    assert find_partials(tmp_path) == []
 
 
 def test_an_input_output_error_is_tried_again_and_its_bytes_count_once(tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from distconv.moving.worker import Receipt
 from tests.moving.fakes import (
     STANDING_SECONDS,
     RecordingProgress,
+    be_overtaken,
     count_attempts,
     find_partials,
+    is_committed_once,
     is_whole,
     make_chunks,
     make_job,
@@ -257,6 +259,14 @@ def test_the_real_worker_writes_and_then_keeps_a_chunk(tmp_path: Path) -> None:
     assert is_whole(tmp_path, chunks[0])
     assert (written.kept, kept.kept) == (False, True)
     assert progress.moved_bytes == progress.total_bytes
+
+
+@with_slots
+def test_a_chunk_that_another_attempt_has_committed_meanwhile_stays(tmp_path: Path) -> None:
+    chunks = make_chunks(["chunk", "other"])
+    run_on_ray(make_job(tmp_path), chunks, ANY, RecordingProgress(), be_overtaken)
+    assert all(is_whole(tmp_path, chunk) and is_committed_once(tmp_path, chunk) for chunk in chunks)
+    assert find_partials(tmp_path) == []
 
 
 @with_slots

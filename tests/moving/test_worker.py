@@ -161,17 +161,21 @@ def test_a_chunk_of_another_size_or_header_is_made_again(
     assert find_partials(output) == []
 
 
-def test_two_attempts_at_one_chunk_leave_one_whole_file(checkpoint: Write, output: Path) -> None:
+def test_of_two_attempts_at_one_chunk_the_first_to_end_is_committed_once(
+    checkpoint: Write, output: Path
+) -> None:
     chunk = plan_folder(checkpoint(SPEC)).chunks[0]
-    told: list[int] = []
+    committed: list[int] = []
 
-    def overtake(size_bytes: int) -> None:
-        if not told:
-            told.append(size_bytes)
+    def overtake(_size_bytes: int) -> None:
+        if not committed:
+            committed.append(0)
             run_chunk(output, chunk)
+            committed[0] = (output / chunk.name).stat().st_ino
 
     run_chunk(output, chunk, overtake)
     assert [path.name for path in output.iterdir()] == [chunk.name]
+    assert [(output / chunk.name).stat().st_ino] == committed
     assert run_chunk(output, chunk).kept
 
 
