@@ -1,5 +1,6 @@
 """Fixtures that are made once a session: tokenizers, checkpoints, the pythons of other transformers versions."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,15 +11,30 @@ import hypothesis
 import pytest
 
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
+from tests.last_words import LastWords
 
 ROOT = Path(__file__).parents[1]
 
 # How long an example takes says something of the machine only, which may be busy.
-hypothesis.settings.register_profile("distconv", deadline=None)
+hypothesis.settings.register_profile(
+    "distconv", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("distconv")
+
+# On a busy machine Ray would end the process that waits for it, or workers for the memory of others.
+os.environ.update(
+    RAY_gcs_rpc_server_reconnect_timeout_s="600",
+    RAY_worker_register_timeout_seconds="600",
+    RAY_memory_monitor_refresh_ms="0",
+)
 
 # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a suite that is killed say where."""
+    config.pluginmanager.register(LastWords())
 
 
 @pytest.fixture(scope="session")

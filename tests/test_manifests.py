@@ -125,7 +125,7 @@ def test_the_slurm_script_runs_its_command_and_gives_its_exit_code(tmp_path: Pat
     }  # fmt: skip
     done = subprocess.run(
         ["bash", CLUSTER / "slurm.sh", "IN", "OUT"],
-        env=environment, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 7, done.stderr
     assert done.stdout.strip() == "convert IN OUT --address 127.0.0.1:20005"

@@ -267,7 +267,6 @@ def test_an_index_that_leads_out_of_the_folder_is_not_followed(reference: Path, 
     )
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", [".distconv.journal", "distconv.json", "config.json"])
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(
     checkpoint: Write, reference: Path, tmp_path: Path, name: str
@@ -288,7 +287,6 @@ def test_an_output_that_is_a_link_to_nowhere_is_refused(checkpoint: Write, tmp_p
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "head_dim", "vocab_size"])
 def test_a_config_of_a_model_without_end_is_not_built(reference: Path, tmp_path: Path, key: str) -> None:
     output = shutil.copytree(reference, tmp_path / "out")

@@ -160,3 +160,19 @@ def test_each_worker_has_a_line_while_there_are_few(monkeypatch: pytest.MonkeyPa
     assert "26.0/100.0 MB" in drawn
     assert all(len(line) <= 80 for line in drawn.splitlines())
     assert "…" not in drawn
+
+
+def test_speed_and_time_left_are_those_of_the_last_30_seconds(clock: Clock, lines: list[str]) -> None:
+    progress = LineProgress(lines.append, interval_seconds=1, clock=clock)
+    progress.begin(1_000_000_000_000, 64)
+    for second in range(1, 81):
+        clock.now = 100.0 + second
+        progress.advance(1_000_000_000 if second <= 40 else 4_000_000_000)
+    speeds = [float(re.search(r"([\d.]+) GB/s", line)[1]) for line in lines]
+    # The mean of the seconds that lie in the window, of which some are slow and some quick.
+    assert speeds == [
+        pytest.approx(sum(1 if second <= 40 else 4 for second in range(max(0, end - 30) + 1, end + 1))
+                      / min(end, 30), abs=0.005)
+        for end in range(1, 81)
+    ]  # fmt: skip
+    assert lines[-1].endswith(", 4.00 GB/s, 3 min 20 s left")

@@ -15,6 +15,7 @@ from distconv.planning.plan import Chunk
 from distconv.storage import LocalStorage, join
 
 BLOCKS = 20
+TOLD_NAME = "told"
 
 
 def make_job(output: Path) -> Job:
@@ -72,7 +73,7 @@ class RecordingProgress:
 def write_slowly(
     job: Job, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> Receipt:
-    """Write a chunk in blocks, waiting a little at each; what its name says goes wrong half way.
+    """Write a chunk in blocks, waiting a little at each; what its name says happens half way.
 
     Every attempt leaves a line in the file ``<name>.attempts``, so that tests can count them.
     """
@@ -87,6 +88,11 @@ def write_slowly(
             if stopped():
                 raise Interrupted("stopped")
             if block == BLOCKS // 2:
+                if chunk.name.startswith("stays"):
+                    wait_until(stopped)
+                    raise Interrupted("stopped")
+                if "told" in chunk.name and first:
+                    wait_until(Path(job.output, TOLD_NAME).exists)
                 go_wrong(chunk.name, first)
             content = chunk.header[block * size_bytes : (block + 1) * size_bytes]
             writer.write_at(block * size_bytes, content)
@@ -97,6 +103,12 @@ def write_slowly(
         writer.abort()
         raise
     return Receipt(chunk.name, ChunkDigests("", ()), 0, len(chunk.header))
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    """Wait for what somebody else does; a test that waits in vain is ended by its time limit."""
+    while not reached():
+        time.sleep(0.01)
 
 
 def write_together(

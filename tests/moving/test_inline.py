@@ -79,12 +79,12 @@ def test_an_input_output_error_is_tried_again_and_its_bytes_count_once(tmp_path:
 def test_what_cannot_pass_is_raised_at_once_and_leaves_no_partial_file(
     tmp_path: Path, name: str, error: type[Exception], words: str
 ) -> None:
-    chunks = make_chunks([name, "slow one", "slow other"])
+    chunks = make_chunks([name, "stays one", "stays other"])
     with pytest.raises(error, match=words):
         run_inline(make_job(tmp_path), chunks, 2, RecordingProgress(), write_slowly)
     assert count_attempts(tmp_path, name) == 1
     assert find_partials(tmp_path) == []
-    assert not (tmp_path / "slow one").exists()
+    assert not (tmp_path / "stays one").exists()
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def _sigterm_raises() -> Iterator[None]:
 def test_a_signal_stops_all_lanes_and_removes_their_partial_files(
     tmp_path: Path, number: signal.Signals, error: type[BaseException]
 ) -> None:
-    chunks = make_chunks(["slow one", "slow other", "slow third"])
+    chunks = make_chunks(["stays one", "stays other", "stays third"])
 
     def signal_when_both_write() -> None:
         while len(find_partials(tmp_path)) < 2:
@@ -118,7 +118,7 @@ def test_a_signal_stops_all_lanes_and_removes_their_partial_files(
         run_inline(make_job(tmp_path), chunks, 2, progress, write_slowly)
     sender.join()
     assert find_partials(tmp_path) == []
-    assert count_attempts(tmp_path, "slow third") == 0
+    assert count_attempts(tmp_path, "stays third") == 0
     assert progress.calls == ["begin", "end"]
 
 

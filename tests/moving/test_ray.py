@@ -20,6 +20,7 @@ from distconv.moving.scheduler import Action, Scheduler
 from distconv.moving.worker import Receipt
 from tests.moving.fakes import (
     STANDING_SECONDS,
+    TOLD_NAME,
     RecordingProgress,
     be_overtaken,
     count_attempts,
@@ -124,7 +125,7 @@ def test_a_ray_of_its_own_is_started_whatever_the_environment_says_and_shut_down
 def test_sigterm_ends_a_run_on_a_ray_of_its_own_which_is_shut_down(
     tmp_path: Path, handlers: tuple[object, object]
 ) -> None:
-    chunks = make_chunks(["slow one", "slow other", "slow third"])
+    chunks = make_chunks(["stays one", "stays other", "stays third"])
     sender = signal_when_writing(tmp_path, signal.SIGTERM, 2)
     with pytest.raises(Terminated, match="stopped by SIGTERM"):
         run_on_ray(make_job(tmp_path), chunks, Cluster("local", 2), RecordingProgress(), write_slowly)
@@ -269,18 +270,37 @@ def test_a_chunk_that_another_attempt_has_committed_meanwhile_stays(tmp_path: Pa
     assert find_partials(tmp_path) == []
 
 
+class TellingProgress(RecordingProgress):
+    """Leaves a file when it is told of the first bytes of a chunk that waits for that."""
+
+    def __init__(self, output: Path) -> None:
+        super().__init__()
+        self._output = output
+        self._worker = ""
+
+    def take(self, worker: str, unit: str, size_bytes: int) -> None:
+        super().take(worker, unit, size_bytes)
+        if TOLD_NAME in unit:
+            self._worker = worker
+
+    def advance(self, size_bytes: int, worker: str = "") -> None:
+        super().advance(size_bytes, worker)
+        if worker == self._worker:
+            (self._output / TOLD_NAME).touch()
+
+
 @with_slots
 def test_a_killed_worker_is_replaced_and_the_bytes_of_its_chunk_count_once(tmp_path: Path) -> None:
-    chunks = make_chunks(["killed once, slow", "chunk", "other", "third"])
-    progress = RecordingProgress()
+    chunks = make_chunks(["killed once, told", "chunk", "other", "third"])
+    progress = TellingProgress(tmp_path)
     receipts = run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly)
     assert [receipt.chunk for receipt in receipts] == [chunk.name for chunk in chunks]
     assert all(is_whole(tmp_path, chunk) for chunk in chunks)
     assert [count_attempts(tmp_path, chunk.name) for chunk in chunks] == [2, 1, 1, 1]
-    first, second = (tmp_path / "killed once, slow.attempts").read_text().splitlines()
+    first, second = (tmp_path / "killed once, told.attempts").read_text().splitlines()
     assert first != second
     (note,) = progress.notes
-    assert note.endswith("; killed once, slow starts again")
+    assert note.endswith("; killed once, told starts again")
     assert "was lost (ActorDiedError: " in note
     # It had told of some bytes before it was killed.
     assert progress.taken_back_bytes > 0
@@ -291,7 +311,7 @@ def test_a_killed_worker_is_replaced_and_the_bytes_of_its_chunk_count_once(tmp_p
 
 @with_slots
 def test_a_chunk_that_always_kills_its_worker_ends_the_run_with_one_error(tmp_path: Path) -> None:
-    chunks = make_chunks(["always killed", "slow one", "slow other"])
+    chunks = make_chunks(["always killed", "stays one", "stays other"])
     progress = RecordingProgress()
     with pytest.raises(ConversionError) as found:
         run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly)
@@ -338,13 +358,13 @@ def test_a_chunk_that_always_fails_is_begun_three_times(tmp_path: Path) -> None:
 def test_what_cannot_pass_is_raised_at_once_and_leaves_no_partial_file(
     tmp_path: Path, name: str, error: type[Exception], words: str, handlers: tuple[object, object]
 ) -> None:
-    chunks = make_chunks([name, "slow one", "slow other"])
+    chunks = make_chunks([name, "stays one", "stays other"])
     with pytest.raises(error, match=words) as found:
         run_on_ray(make_job(tmp_path), chunks, Cluster(workers=2), RecordingProgress(), write_slowly)
     assert type(found.value) is error
     assert count_attempts(tmp_path, name) == 1
     assert find_partials(tmp_path) == []
-    assert not (tmp_path / "slow one").exists()
+    assert not (tmp_path / "stays one").exists()
     assert current_handlers() == handlers
 
 
@@ -352,7 +372,7 @@ def test_what_cannot_pass_is_raised_at_once_and_leaves_no_partial_file(
 def test_a_worker_that_hangs_is_replaced_and_one_that_is_slow_is_not(tmp_path: Path) -> None:
     chunks = make_chunks(["hangs once", "slow"])
     progress = RecordingProgress()
-    run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly, stall_seconds=2)
+    run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly, stall_seconds=2.5)
     assert all(is_whole(tmp_path, chunk) for chunk in chunks)
     assert [count_attempts(tmp_path, chunk.name) for chunk in chunks] == [2, 1]
     (note,) = progress.notes
@@ -380,10 +400,10 @@ def test_what_workers_said_while_the_driver_was_held_up_is_heard(tmp_path: Path)
 
     def keep(receipt: Receipt) -> None:
         if not held_up:
-            time.sleep(5)
+            time.sleep(6)
         held_up.append(receipt.chunk)
 
-    run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly, stall_seconds=2, keep=keep)
+    run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly, stall_seconds=3, keep=keep)
     assert sorted(held_up) == [chunk.name for chunk in chunks]
     assert [count_attempts(tmp_path, chunk.name) for chunk in chunks] == [1, 1, 1]
     assert progress.notes == []
@@ -406,14 +426,14 @@ def test_more_lost_workers_than_two_for_each_and_four_end_the_run(tmp_path: Path
 def test_a_signal_ends_the_run_and_the_workers_remove_their_partial_files(
     tmp_path: Path, number: signal.Signals, error: type[BaseException], handlers: tuple[object, object]
 ) -> None:
-    chunks = make_chunks(["slow one", "slow other", "slow third"])
+    chunks = make_chunks(["stays one", "stays other", "stays third"])
     progress = RecordingProgress()
     sender = signal_when_writing(tmp_path, number, 2)
     with pytest.raises(error):
         run_on_ray(make_job(tmp_path), chunks, Cluster(workers=2), progress, write_slowly)
     sender.join()
     assert find_partials(tmp_path) == []
-    assert count_attempts(tmp_path, "slow third") == 0
+    assert count_attempts(tmp_path, "stays third") == 0
     assert progress.calls == ["begin", "end"]
     assert ray.is_initialized()
     assert current_handlers() == handlers

@@ -128,14 +128,20 @@ def test_when_all_are_silent_without_end_they_are_taken_for_dead_at_last(workers
     assert replaced(scheduler.tick(60.1)) == list(range(workers))
 
 
-@pytest.mark.parametrize(("workers", "hung"), [(2, 1), (3, 1), (4, 2), (191, 95)])
-def test_who_is_silent_while_half_of_the_others_speak_is_taken_for_dead(workers: int, hung: int) -> None:
+@pytest.mark.parametrize(
+    ("workers", "silent", "dead"),
+    [(2, 1, True), (3, 1, True), (3, 2, True), (4, 2, True), (4, 3, False), (5, 3, True), (5, 4, False),
+     (6, 3, True), (6, 4, False), (191, 96, True), (191, 97, False)],
+)  # fmt: skip
+def test_who_is_silent_while_half_of_the_others_speak_is_taken_for_dead(
+    workers: int, silent: int, dead: bool
+) -> None:
     scheduler = with_busy(workers)
     for second in range(1, 11):
-        for worker in range(hung, workers):
+        for worker in range(silent, workers):
             scheduler.progress(worker, float(second))
         assert scheduler.tick(float(second)) == ()
-    assert replaced(scheduler.tick(10.1)) == list(range(hung))
+    assert replaced(scheduler.tick(10.1)) == (list(range(silent)) if dead else [])
 
 
 def test_the_last_workers_are_not_excused_by_each_other_when_many_have_nothing_to_do() -> None:

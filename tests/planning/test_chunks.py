@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -78,6 +79,21 @@ def test_grouping_and_index_are_those_of_a_model_saved_again(
         assert (tmp_path / "again" / "model.safetensors.index.json").read_bytes() == index
 
 
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=12), limit=st.integers(1, 7))
+def test_tensors_below_at_and_above_the_limit_are_grouped_as_by_huggingface_hub(
+    sizes: list[int], limit: int
+) -> None:
+    named = {f"layers.{number}.weight": size for number, size in enumerate(sizes)}
+    split = split_torch_state_dict_into_shards(
+        {name: torch.zeros(size, dtype=torch.uint8) for name, size in named.items()},
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=limit,
+    )
+    groups = group_tensors(named, limit)
+    names = [chunk_name(number, len(groups)) for number in range(1, len(groups) + 1)]
+    assert dict(zip(names, map(list, groups), strict=True)) == split.filename_to_tensors
+
+
 def test_names_are_ordered_by_number_within_their_parts() -> None:
     names = [
         "model.norm.weight",
@@ -100,6 +116,23 @@ def test_the_default_chunk_size_follows_from_the_bytes_alone_and_is_bounded(tota
     size = default_chunk_bytes(total)
     assert 256_000_000 <= size <= 5_000_000_000
     assert total / size <= 64 or size == 5_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("total", "size"),
+    [
+        (1, 256_000_000),
+        (64 * 256_000_000, 256_000_000),
+        (64 * 256_000_000 + 1, 257_000_000),
+        (64 * 300_000_000 - 1, 300_000_000),
+        (64 * 300_000_000, 300_000_000),
+        (64 * 300_000_000 + 1, 301_000_000),
+        (64 * 4_999_000_000 + 1, 5_000_000_000),
+        (64 * 5_000_000_000 + 1, 5_000_000_000),
+    ],
+)
+def test_the_default_chunk_size_is_a_64th_in_whole_megabytes_within_its_bounds(total: int, size: int) -> None:
+    assert default_chunk_bytes(total) == size
 
 
 def test_the_index_is_plain_json_that_ends_with_a_newline() -> None:
