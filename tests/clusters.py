@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RAY = str(Path(sys.executable).with_name("ray"))
-START_SECONDS = 90.0
+START_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.clusters import RAY, environment
 
 PORT = 6379
-START_SECONDS = 90.0
+START_SECONDS = 300.0
 DETECTION = {
     # A host is lost after three probes, a second apart, that get no answer in two seconds.
     "RAY_health_check_period_ms": "1000",
@@ -147,7 +147,7 @@ def _ip(*arguments: str) -> None:
 def _child(pid: int) -> int:
     """Give the process that unshare forked, which is the first of its namespace."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + START_SECONDS
     while not (found := children.read_text().split()):
         assert time.monotonic() < deadline
         time.sleep(0.01)

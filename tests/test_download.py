@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -293,7 +294,7 @@ def test_the_url_is_in_no_output_log_trace_or_process_list(files: Files, tmp_pat
     assert str(process.pid) in listing
     assert "S1gn4tUr3" not in listing
     process.send_signal(signal.SIGINT)
-    shown, _ = process.communicate(timeout=30)
+    shown, _ = process.communicate()
     assert process.returncode == 130
     assert "Traceback" in shown
     assert "S1gn4tUr3" not in shown
@@ -313,7 +314,8 @@ def test_the_url_is_asked_for_on_a_terminal_and_not_shown(files: Files, tmp_path
     shown = b""
     while b"not shown" not in shown:
         shown += os.read(terminal, 1000)
-    time.sleep(0.2)
+    while termios.tcgetattr(terminal)[3] & termios.ECHO:
+        time.sleep(0.01)
     os.write(terminal, files.url.encode() + b"\n")
     try:
         while True:

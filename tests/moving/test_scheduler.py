@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distconv.errors import ConversionError, InputError
+from distconv.moving.executor import make_limits
 from distconv.moving.scheduler import (
     Action,
     Assign,
@@ -212,6 +213,16 @@ def test_workers_that_never_come_up_end_the_run() -> None:
     (given_up,) = scheduler.lost(2, "no such image", 0.0)
     assert isinstance(given_up, GiveUp)
     assert str(given_up.error) == "2 workers were lost, the last one because: no such image"
+
+
+@pytest.mark.parametrize(("workers", "borne"), [(1, 6), (3, 10), (191, 386)])
+def test_a_cluster_may_lose_each_worker_twice_and_four_more(workers: int, borne: int) -> None:
+    limits = make_limits(workers)
+    scheduler = Scheduler(dict.fromkeys(map(str, range(borne + 2)), 1), limits, 0.0)
+    for worker in range(borne):
+        scheduler.idle(worker, 0.0)
+        assert isinstance(scheduler.lost(worker, "killed", 0.0)[0], Replace)
+    assert isinstance(scheduler.lost(borne, "killed", 0.0)[0], GiveUp)
 
 
 def test_a_run_without_workers_gives_up_after_a_while() -> None:
