@@ -217,10 +217,8 @@ def test_workers_that_never_come_up_end_the_run() -> None:
 
 @pytest.mark.parametrize(("workers", "borne"), [(1, 6), (3, 10), (191, 386)])
 def test_a_cluster_may_lose_each_worker_twice_and_four_more(workers: int, borne: int) -> None:
-    limits = make_limits(workers)
-    scheduler = Scheduler(dict.fromkeys(map(str, range(borne + 2)), 1), limits, 0.0)
+    scheduler = Scheduler(UNITS, make_limits(workers), 0.0)
     for worker in range(borne):
-        scheduler.idle(worker, 0.0)
         assert isinstance(scheduler.lost(worker, "killed", 0.0)[0], Replace)
     assert isinstance(scheduler.lost(borne, "killed", 0.0)[0], GiveUp)
 
