@@ -7,8 +7,6 @@ breaks before the end was told.
 import subprocess
 import sys
 
-import pytest
-
 _LISTEN = """
 import sys
 
@@ -36,7 +34,10 @@ class LastWords:
         """Tell which test begins."""
         self._tell(nodeid)
 
-    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Tell that the last test has ended."""
+        self._tell("the end, after the last test")
+
     def pytest_unconfigure(self) -> None:
         """Tell that the suite ends by itself."""
         self._tell("end")

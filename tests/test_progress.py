@@ -177,3 +177,22 @@ def test_speed_and_time_left_are_those_of_the_last_30_seconds(clock: Clock, line
         for end in range(1, 81)
     ]  # fmt: skip
     assert lines[-1].endswith(", 4.00 GB/s, 3 min 20 s left")
+
+
+@pytest.mark.parametrize(
+    ("show", "value", "shown"),
+    [
+        (format_duration, 59.4, "59 s"),
+        (format_duration, 60, "1 min 00 s"),
+        (format_duration, 3599, "59 min 59 s"),
+        (format_duration, 3600, "1 h 00 min"),
+        (format_size, 999, "999 B"),
+        (format_size, 1000, "1.0 kB"),
+        (format_size, 999_999, "1000.0 kB"),
+        (format_size, 1_000_000, "1.0 MB"),
+        (format_size, 999_999_999, "1000.0 MB"),
+        (format_size, 1_000_000_000, "1.00 GB"),
+    ],
+)
+def test_a_unit_begins_where_it_is_one(show: Callable[[float], str], value: float, shown: str) -> None:
+    assert show(value) == shown

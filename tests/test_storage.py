@@ -86,10 +86,12 @@ def test_what_is_written_can_be_read_by_those_whom_the_user_allows(tmp_path: Pat
 
 def test_a_small_file_up_to_the_limit_is_read_and_a_larger_one_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
+    descriptors = len(os.listdir("/proc/self/fd"))
     write_small(HERE, path, b"12345")
     assert read_small(HERE, path, 5) == b"12345"
     with pytest.raises(InputError, match="5 bytes, expected at most 4"):
         read_small(HERE, path, 4)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 def test_a_range_is_read_up_to_the_last_byte_and_not_beyond(tmp_path: Path) -> None:
