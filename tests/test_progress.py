@@ -2,11 +2,13 @@
 
 import io
 import re
+import time
 from collections.abc import Callable
 
 import pytest
 
-from distconv.progress import LINES, BarProgress, LineProgress, format_duration, format_size
+from distconv.progress import LINES, BarProgress, LineProgress, Stopwatch, format_duration, format_size
+from tests.moving.fakes import RecordingProgress
 
 
 class Clock:
@@ -196,3 +198,27 @@ def test_speed_and_time_left_are_those_of_the_last_30_seconds(clock: Clock, line
 )
 def test_a_unit_begins_where_it_is_one(show: Callable[[float], str], value: float, shown: str) -> None:
     assert show(value) == shown
+
+
+def test_a_stopwatch_passes_all_on_and_takes_the_time_of_the_first_byte_and_the_last_unit(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", clock)
+    told = RecordingProgress()
+    watch = Stopwatch(told)
+    assert (watch.begun, watch.first, watch.ended) == (None, None, None)
+    watch.begin(3, 2)
+    for seconds in (101.0, 102.0):
+        clock.now = seconds
+        watch.take("lane 0", "unit", 1)
+        watch.advance(1, "lane 0")
+        watch.unit_done(f"unit {seconds}")
+        watch.note(f"note {seconds}")
+    watch.end()
+    assert (watch.begun, watch.first, watch.ended) == (100.0, 101.0, 102.0)
+    assert told.calls == ["begin", "end"]
+    assert (told.total_bytes, told.moved_bytes) == (3, 2)
+    assert told.units == ["unit 101.0", "unit 102.0"]
+    assert told.notes == ["note 101.0", "note 102.0"]
+    watch.begin(1, 1)
+    assert watch.first is None

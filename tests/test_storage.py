@@ -148,3 +148,18 @@ def test_free_space_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) 
     # Other processes write too.
     assert abs(found - here.f_bavail * here.f_frsize) < 8 << 30
     assert HERE.real_path(str(tmp_path / "x" / ".." / "y")) == os.path.realpath(tmp_path / "y")
+
+
+def test_a_small_file_that_cannot_be_made_safe_is_not_written_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "file").write_bytes(b"before")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error") as error:
+        write_small(HERE, str(tmp_path / "file"), b"after")
+    assert error.value.filename == str(tmp_path / "file")
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"before"
