@@ -348,11 +348,7 @@ _WORKER_MEMORY_BYTES = 64 << 20
 
 def read_bytes(plan: Plan) -> int:
     """Count the bytes of INPUT's data that the copies take."""
-    return sum(
-        math.prod(copy.extents) * tensor.stored.size_bytes
-        for tensor in plan.tensors
-        for copy in tensor.copies
-    )
+    return sum(copy.elements * tensor.stored.size_bytes for tensor in plan.tensors for copy in tensor.copies)
 
 
 def plan(

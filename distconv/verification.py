@@ -5,6 +5,7 @@ shard by shard and permuted by an index of rows, and compared with what OUTPUT's
 say is where. Memory is bounded: a band of rows at a time.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from distconv.errors import OutputError
 from distconv.families.llama import EMBEDDING, OUTPUT
 from distconv.families.rules import Match
-from distconv.moving.bands import Piece
+from distconv.moving.pieces import Piece
 from distconv.moving.worker import Sources
 from distconv.progress import Progress, SilentProgress
 from distconv.proof import Headers, prove, read_headers
@@ -206,32 +207,39 @@ def _bands(
     match: Match, replication: int, checkpoint: Checkpoint, sources: Sources
 ) -> Iterator[tuple[int, "Rows"]]:
     """Give the whole tensor as (first row, rows), permuted as Transformers wants it."""
+    parts = _distinct_parts(match, replication)
+    rows = match.views[0].shape[0] * (len(parts) if match.gather.axis == 0 else 1)
+    columns = math.prod(match.views[0].shape[1:]) * (len(parts) if match.gather.axis == 1 else 1)
+    head = checkpoint.dimensions.head_dim if match.gather.rotary else 1
+    band = max(1, _BAND_BYTES // max(1, columns * match.views[0].dtype.size_bytes * head)) * head
+    for first in range(0, rows, band):
+        found = _read_whole_rows(match, parts, first, min(band, rows - first), sources)
+        yield first, found[_rotary_rows(len(found), head)] if match.gather.rotary else found
+
+
+def _distinct_parts(match: Match, replication: int) -> list[tuple[TensorView, ...]]:
+    """The parts that differ, in order, each with the others that should hold the same."""
+    if match.gather.axis is None:
+        return [match.views[:1]]
+    return [match.views[n : n + replication] for n in range(0, len(match.views), replication)]
+
+
+def _read_whole_rows(
+    match: Match, parts: list[tuple[TensorView, ...]], first: int, count: int, sources: Sources
+) -> "Rows":
+    """Read rows of the whole tensor, wherever in the shards they lie."""
     import numpy as np
 
-    rows = match.views[0].shape[0]
-    head = checkpoint.dimensions.head_dim if match.gather.rotary else 1
-    columns = match.views[0].shape[1] if len(match.views[0].shape) > 1 else 1
-    parts = len(match.views) if match.gather.axis == 1 else 1
-    unit = match.views[0].dtype.size_bytes
-    band = max(1, _BAND_BYTES // max(1, columns * parts * unit * head)) * head
     if match.gather.axis == 1:
-        for first in range(0, rows, band):
-            parts_read = [_read_rows(view, first, min(band, rows - first), sources) for view in match.views]
-            yield first, np.concatenate(parts_read, axis=1)
-        return
-    views = match.views[:1] if match.gather.axis is None else match.views[::replication]
-    for number, view in enumerate(views):
-        for first in range(0, rows, band):
-            found = _read_rows(view, first, min(band, rows - first), sources)
-            twins = match.views[number * replication + 1 : (number + 1) * replication]
-            for twin in twins if match.gather.axis is not None else ():
-                if not (_read_rows(twin, first, min(band, rows - first), sources) == found).all():
-                    # Written once though the copies differ: no row of it can be right.
-                    found = ~found
-            yield (
-                number * rows + first,
-                found[_rotary_rows(len(found), head)] if match.gather.rotary else found,
-            )
+        return np.concatenate([_read_rows(view, first, count, sources) for (view,) in parts], axis=1)
+    rows = match.views[0].shape[0]
+    found = []
+    for number in range(first // rows, -(-(first + count) // rows)):
+        low, high = max(first - number * rows, 0), min(first + count - number * rows, rows)
+        part, *twins = (_read_rows(view, low, high - low, sources) for view in parts[number])
+        # Written once though the copies differ: no row of it can be right.
+        found.append(part if all((part == twin).all() for twin in twins) else ~part)
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def _rotary_rows(rows: int, head: int) -> list[int]:
@@ -243,16 +251,35 @@ def _rotary_rows(rows: int, head: int) -> list[int]:
 
 
 def _read_rows(view: TensorView, first: int, count: int, sources: Sources) -> "Rows":
-    """Read some rows of a part, whatever its strides."""
+    """Read some rows of a part, whatever its strides, and hardly more than them.
+
+    Where rows lie apart, or columns do, each is read by itself.
+    """
     import numpy as np
     from numpy.lib.stride_tricks import as_strided
 
     unit = view.dtype.size_bytes
     extents = (count, *view.shape[1:])
-    span = extent_elements(extents, view.strides)
-    piece = Piece(view.record, view.offset + first * view.strides[0], span, extents, view.strides, 0, extents)
-    content = np.frombuffer(sources.read(piece, unit), dtype=f"u{unit}")
-    return np.ascontiguousarray(as_strided(content, extents, [unit * stride for stride in view.strides]))
+    start = view.offset + first * view.strides[0]
+    apart = max(range(len(extents)), key=lambda axis: view.strides[axis])
+    if extent_elements(extents, view.strides) <= 2 * math.prod(extents):
+        ranges, along = 1, extents
+    else:
+        ranges, along = extents[apart], (*extents[:apart], 1, *extents[apart + 1 :])
+    found = []
+    for number in range(ranges):
+        piece = Piece(
+            view.record,
+            start + number * view.strides[apart],
+            extent_elements(along, view.strides),
+            along,
+            view.strides,
+            0,
+            along,
+        )
+        content = np.frombuffer(sources.read(piece, unit), dtype=f"u{unit}")
+        found.append(as_strided(content, along, [unit * stride for stride in view.strides]))
+    return np.ascontiguousarray(found[0] if len(found) == 1 else np.concatenate(found, axis=apart))
 
 
 def _cast(rows: "Rows", stored: DType, dtype: DType) -> bytes:

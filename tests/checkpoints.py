@@ -19,7 +19,7 @@ import sentencepiece
 import torch
 
 Tensors = dict[str, torch.Tensor]
-Layout = Literal["separate", "packed", "transposed"]
+Layout = Literal["separate", "packed", "transposed", "apart"]
 
 COLUMN_EMBEDDING = frozenset({"llama-1", "llama-2", "code-llama", "code-llama-70b-python", "llama-guard-1"})
 """Families whose embedding is cut by columns; they have a sentencepiece tokenizer."""
@@ -60,7 +60,7 @@ class Spec:
     nested_state: bool = False
     legacy: bool = False
     layout: Layout = "separate"
-    """Each tensor in its own storage, all in one, or the matrices stored transposed."""
+    """Each tensor in its own storage, all in one, the matrices stored transposed, or elements apart."""
     naming: str = "consolidated.{:02d}.pth"
     tokenizer: Literal["inside", "parent", "none"] = "inside"
     checklist: bool = True
@@ -252,6 +252,8 @@ def _lay_out(tensors: Tensors, layout: Layout) -> Tensors:
             name: tensor.t().contiguous().t() if tensor.dim() == 2 else tensor
             for name, tensor in tensors.items()
         }
+    if layout == "apart":
+        return {name: _take_apart(tensor) for name, tensor in tensors.items()}
     packed: Tensors = {}
     for dtype in {tensor.dtype for tensor in tensors.values()}:
         mine = {name: tensor for name, tensor in tensors.items() if tensor.dtype == dtype}
@@ -262,6 +264,16 @@ def _lay_out(tensors: Tensors, layout: Layout) -> Tensors:
             packed[name] = storage[offset : offset + tensor.numel()].view(tensor.shape)
             offset += tensor.numel()
     return {name: packed[name] for name in tensors}
+
+
+def _take_apart(tensor: torch.Tensor) -> torch.Tensor:
+    """Give a view of a larger storage: every other row and every third column, neither from the first on."""
+    steps = [slice(1, None, 2), slice(2, None, 3)][: tensor.dim()]
+    storage = torch.zeros(
+        [size * step.step + step.start for size, step in zip(tensor.shape, steps, strict=True)]
+    )
+    view = storage.to(tensor.dtype)[tuple(steps)]
+    return view[tuple(slice(size) for size in tensor.shape)].copy_(tensor)
 
 
 def rezip(

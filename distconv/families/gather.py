@@ -1,35 +1,16 @@
 """How one target tensor is put together from its parts in the shards.
 
-Every way of cutting a Llama comes down to one strided copy per shard: rows, columns, rotary
-heads and replicated heads alike.
+Every way of cutting a Llama comes down to boxes at coordinates: rows, columns, rotary heads and
+replicated heads alike, and heads that a cut goes through.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
-from distconv.source.archive import Record
+from distconv.families.copies import Loop, StridedCopy
 from distconv.source.catalog import TensorView
-from distconv.tensors import contiguous_strides
-
-
-@dataclass(frozen=True, slots=True)
-class StridedCopy:
-    """Elements of one source storage and where they go; everything counted in elements.
-
-    Element ``(i, j, …)`` of a box with these extents is read at ``source_offset + i *
-    source_strides[0] + …`` and lands at ``target_offset + i * target_strides[0] + …``. The
-    first axis is the one along which a copy may be cut: its target stride is at least as long
-    as everything that a step of it covers.
-    """
-
-    record: Record
-    source_offset: int
-    extents: tuple[int, ...]
-    source_strides: tuple[int, ...]
-    target_offset: int
-    target_strides: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +18,7 @@ class Gather:
     """A way of putting shards together.
 
     ``axis`` is the one that was cut, None where every shard holds the whole. ``heads`` says
-    that rows are whole heads; key and value heads may be stored more than once. ``rotary``
+    that rows are those of heads; key and value heads may be stored more than once. ``rotary``
     turns Meta's interleaved pairs into Transformers' halves within each head.
     """
 
@@ -57,41 +38,107 @@ HEAD_ROWS = Gather(0, "key")
 def gather_copies(
     gather: Gather, views: Sequence[TensorView], head_dim: int, replication: int = 1
 ) -> tuple[tuple[int, ...], tuple[StridedCopy, ...]]:
-    """Give the target's shape and a copy for each shard that is needed.
+    """Give the target's shape and the copies that fill it.
 
     ``views`` are one tensor's parts in shard order, all of one shape. Of key heads that are
     stored ``replication`` times the first is taken. The permutation is that of
-    ``modeling_llama.py``: row ``h, p, i`` of (heads, 2, head_dim / 2) is Meta's row ``h, i, p``.
+    ``modeling_llama.py``: row ``h, p, i`` of (heads, 2, head_dim / 2) is Meta's row ``h, i, p``;
+    a shard may begin and end anywhere in a head.
     """
     if gather.axis is None:
         views = views[:1]
     elif gather.heads == "key":
         views = views[::replication]
-    part = views[0].shape
-    shape = list(part)
+    shape = list(views[0].shape)
     if gather.axis is not None:
         shape[gather.axis] *= len(views)
-    row = math.prod(shape[1:])
-    step = 0 if gather.axis is None else contiguous_strides(shape)[gather.axis] * part[gather.axis]
-    make = _rotary_copy if gather.rotary else _plain_copy
-    copies = (make(view, index * step, row, head_dim) for index, view in enumerate(views))
-    return tuple(shape), tuple(copy for copy in copies if 0 not in copy.extents)
+    if 0 in shape:
+        return tuple(shape), ()
+    digits = _rotary_digits(head_dim) if gather.rotary else ()
+    loops: dict[tuple[int, ...], tuple[Loop, ...]] = {}
+    copies: list[StridedCopy] = []
+    for index, view in enumerate(views):
+        if view.strides not in loops:
+            loops[view.strides] = _make_loops(view)
+        start = [0] * len(shape)
+        if gather.axis is not None:
+            start[gather.axis] = index * view.shape[gather.axis]
+        whole = StridedCopy(view.record, view.offset, tuple(start), loops[view.strides])
+        copies += _permute_rows(whole, digits) if digits else (whole,)
+    return tuple(shape), tuple(copies)
 
 
-def _plain_copy(view: TensorView, target_offset: int, row: int, _head_dim: int) -> StridedCopy:
-    strides = (row, *contiguous_strides(view.shape)[1:])
-    return StridedCopy(view.record, view.offset, view.shape, view.strides, target_offset, strides)
-
-
-def _rotary_copy(view: TensorView, target_offset: int, row: int, head_dim: int) -> StridedCopy:
-    half = head_dim // 2
-    rows, columns = view.shape
-    down, across = view.strides
-    return StridedCopy(
-        view.record,
-        view.offset,
-        (rows // head_dim, 2, half, columns),  # (heads, 2, half, dim)
-        (head_dim * down, down, 2 * down, across),
-        target_offset,
-        (head_dim * row, half * row, row, 1),
+def _make_loops(view: TensorView) -> tuple[Loop, ...]:
+    """Give a loop for each axis of a view, with what lies between its steps that is not the view's."""
+    gaps = [0] * len(view.shape)
+    covered = 1
+    for axis in sorted(range(len(view.shape)), key=lambda axis: view.strides[axis]):
+        stride = view.strides[axis]
+        gaps[axis] = max(0, stride - covered)
+        covered += (view.shape[axis] - 1) * stride
+    return tuple(
+        Loop(extent, stride, axis, gap=gap)
+        for axis, (extent, stride, gap) in enumerate(zip(view.shape, view.strides, gaps, strict=True))
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Digit:
+    """One digit of a row's number: what it counts for in Meta's order and in Transformers'."""
+
+    weight: int
+    step: int
+
+
+def _rotary_digits(head_dim: int) -> tuple[_Digit, ...]:
+    """A row of Meta's is (head, pair, which of the pair); the halves of a head are its pairs' members."""
+    return (_Digit(head_dim, head_dim), _Digit(2, 1), _Digit(1, head_dim // 2))
+
+
+def _permute_rows(copy: StridedCopy, digits: tuple[_Digit, ...]) -> Iterator[StridedCopy]:
+    """Split a run of rows so that each part is a box of digits, and put each digit at its place."""
+    rows, *others = copy.loops
+    weights = tuple(digit.weight for digit in digits)
+    for first, extents in _split_run(copy.start[0], copy.start[0] + rows.extent, weights):
+        values = _read_digits(first, weights)
+        turned = [
+            Loop(extent, rows.source_step * digit.weight, 0, digit.step, rows.gap)
+            for extent, digit in zip(extents, digits, strict=True)
+        ]
+        turned.sort(key=lambda loop: -loop.step)  # (heads, 2, half)
+        yield StridedCopy(
+            copy.record,
+            copy.source_offset + (first - copy.start[0]) * rows.source_step,
+            (
+                sum(value * digit.step for value, digit in zip(values, digits, strict=True)),
+                *copy.start[1:],
+            ),
+            (*turned, *others),
+        )
+
+
+def _read_digits(number: int, weights: tuple[int, ...]) -> Iterator[int]:
+    for weight in weights:
+        digit, number = divmod(number, weight)
+        yield digit
+
+
+def _split_run(first: int, end: int, weights: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Split a run of numbers into boxes of digits: each one's first number, and an extent a digit.
+
+    A box has some whole steps of one digit, and one value of each digit before it.
+    """
+    weight, *finer = weights
+    up = min(end, -(-first // weight) * weight)
+    down = max(up, end // weight * weight)
+    if first < up:
+        yield from _within_one(first, up, tuple(finer))
+    if up < down:
+        yield up, ((down - up) // weight, *(above // below for above, below in pairwise(weights)))
+    if down < end:
+        yield from _within_one(down, end, tuple(finer))
+
+
+def _within_one(first: int, end: int, weights: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    for number, extents in _split_run(first, end, weights):
+        yield number, (1, *extents)

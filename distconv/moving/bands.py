@@ -1,41 +1,17 @@
 """How a target tensor is cut into blocks that fit in memory: pure arithmetic.
 
-A block is a run of whole steps along the copies' first axis. It is what one read of each
-source covers and what one gather fills, contiguous in the target.
+A block is some rows of the target, contiguous in it. It is what one gather fills, and what its
+pieces read together is no larger than itself, whatever the strides of the sources.
 """
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from distconv.families.gather import StridedCopy
+from distconv.families.copies import StridedCopy, cut_rows
+from distconv.moving.pieces import PAGE_BYTES, Piece, make_piece
 from distconv.planning.plan import TargetTensor
-from distconv.source.archive import Record
-from distconv.tensors import contiguous_strides, extent_elements
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One read and its strided copy into the block; all in elements.
-
-    ``source_offset`` and ``span`` are the range of the storage that is read; the box then
-    lies at the range's first element.
-    """
-
-    record: Record
-    source_offset: int
-    span: int
-    extents: tuple[int, ...]
-    source_strides: tuple[int, ...]
-    target_offset: int
-    target_strides: tuple[int, ...]
-
-    @property
-    def is_straight(self) -> bool:
-        """Whether source and target are contiguous alike, so that reading is all there is to do."""
-        dense = contiguous_strides(self.extents)
-        return self.source_strides == dense and self.target_strides == dense
+from distconv.tensors import contiguous_strides
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,80 +23,112 @@ class Block:
     pieces: tuple[Piece, ...]
 
 
-def make_blocks(tensor: TargetTensor, block_bytes: int) -> Iterator[Block]:
-    """Cut a tensor into blocks whose target, and whose every read, is at most ``block_bytes``.
+def make_blocks(tensor: TargetTensor, block_bytes: int, largest_bytes: int = 0) -> Iterator[Block]:
+    """Cut a tensor into blocks of at most ``block_bytes``, for which no more is read at once.
 
-    A step that is larger by itself (one row, one head) is a block of its own; reads that
-    would still be larger, as of a transposed view, are cut further.
+    Up to ``largest_bytes`` they grow where otherwise less than a page would be read at a time,
+    as of transposed sources. A step that is larger by itself (one row, one head) is a block of
+    its own.
     """
     if not tensor.copies:
         return
-    step = tensor.copies[0].target_strides[0]
-    edges = sorted({edge for copy in tensor.copies for edge in _steps(copy, step)})
-    limit = max(1, block_bytes // max(tensor.stored.size_bytes, tensor.dtype.size_bytes))
-    for first, last in pairwise(edges):
-        copies = [copy for copy in tensor.copies if _covers(copy, step, first, last)]
-        longest = max(step, *(copy.source_strides[0] for copy in copies))
-        count = max(1, limit // longest)
-        for start in range(first, last, count):
-            end = min(start + count, last)
-            pieces = (piece for copy in copies for piece in _cut(copy, step, start, end, limit))
-            yield Block(start * step, (end - start) * step, tuple(pieces))
+    step = max(loop.step for copy in tensor.copies for loop in copy.loops if loop.axis == 0)
+    edges = {min(edge, tensor.shape[0]) for copy in tensor.copies for edge in _edges(copy, step)}
+    for first, end in pairwise(sorted(edges)):
+        copies = [copy for copy in tensor.copies if copy.start[0] < end and first < copy.end(0)]
+        cutter = _Cutter(tensor, copies, step)
+        rows, through_gaps = cutter.choose(first, end, block_bytes, largest_bytes)
+        yield from cutter.cut_all(first, end, rows, through_gaps=through_gaps)
 
 
-def _steps(copy: StridedCopy, step: int) -> tuple[int, int]:
-    first = copy.target_offset // step
-    return first, first + copy.extents[0]
+def _edges(copy: StridedCopy, step: int) -> tuple[int, int]:
+    """Rows at which a block ends, as other copies begin: around whole steps."""
+    return copy.start[0] // step * step, -(-copy.end(0) // step) * step
 
 
-def _covers(copy: StridedCopy, step: int, first: int, last: int) -> bool:
-    start, end = _steps(copy, step)
-    return start <= first and last <= end
+class _Cutter:
+    """Cuts rows between two edges, all of which are filled by the same copies."""
 
+    def __init__(self, tensor: TargetTensor, copies: Sequence[StridedCopy], step: int) -> None:
+        self._copies = copies
+        self._step = step
+        self._strides = contiguous_strides(tensor.shape)
+        self._stored_bytes = tensor.stored.size_bytes
+        self._unit_bytes = max(tensor.stored.size_bytes, tensor.dtype.size_bytes)
 
-def _cut(copy: StridedCopy, step: int, start: int, end: int, limit: int) -> Iterator[Piece]:
-    """Take the steps from ``start`` to ``end`` of a copy, as pieces of bounded span."""
-    begins = copy.target_offset // step
-    yield from _split(
-        Piece(
-            copy.record,
-            copy.source_offset + (start - begins) * copy.source_strides[0],
-            0,
-            (end - start, *copy.extents[1:]),
-            copy.source_strides,
-            copy.target_offset - begins * step,
-            copy.target_strides,
-        ),
-        limit,
-    )
+    def cut_all(self, first: int, end: int, rows: int, *, through_gaps: bool) -> Iterator[Block]:
+        """Make all blocks of so many rows, and a last one of what is left."""
+        block = self.cut(first, first + rows, through_gaps=through_gaps)
+        yield block
+        strides = self._strides_within(first, end)
+        for start in range(first + rows, end, rows):
+            if strides is None or start + rows > end:
+                yield self.cut(start, min(start + rows, end), through_gaps=through_gaps)
+                continue
+            # The same pieces, further on: much faster than to cut them again.
+            steps = (start - first) // self._step
+            pieces = zip(block.pieces, strides, strict=True)
+            yield Block(
+                start * self._strides[0],
+                block.elements,
+                tuple(piece.moved(steps * stride) for piece, stride in pieces),
+            )
 
-
-def _split(piece: Piece, limit: int) -> Iterator[Piece]:
-    """Halve a piece along its longest source axis until what it reads is within the limit."""
-    span = extent_elements(piece.extents, piece.source_strides)
-    axis = max(
-        range(len(piece.extents)), key=lambda axis: piece.source_strides[axis] * (piece.extents[axis] > 1)
-    )
-    whole = piece.extents[axis]
-    # A row that is dense in itself is read at once, however long: it is no larger than its step.
-    if span <= max(limit, math.prod(piece.extents)) or whole < 2:
-        yield Piece(
-            piece.record, piece.source_offset, span, piece.extents, piece.source_strides,
-            piece.target_offset, piece.target_strides,
-        )  # fmt: skip
-        return
-    half = whole // 2
-    for first, size in ((0, half), (half, whole - half)):
-        extents = (*piece.extents[:axis], size, *piece.extents[axis + 1 :])
-        yield from _split(
-            Piece(
-                piece.record,
-                piece.source_offset + first * piece.source_strides[axis],
-                0,
-                extents,
-                piece.source_strides,
-                piece.target_offset + first * piece.target_strides[axis],
-                piece.target_strides,
-            ),
-            limit,
+    def _strides_within(self, first: int, end: int) -> list[int] | None:
+        """How far a step leads in each copy's storage; None where not each step has one box of each copy."""
+        outer = [next(loop for loop in copy.loops if loop.axis == 0) for copy in self._copies]
+        alike = all(
+            copy.start[0] <= first
+            and end <= copy.end(0)
+            and copy.start[0] % self._step == 0
+            and loop.step == self._step
+            for copy, loop in zip(self._copies, outer, strict=True)
         )
+        return [loop.source_step for loop in outer] if alike else None
+
+    def cut(self, first: int, end: int, *, through_gaps: bool) -> Block:
+        """Make the block of these rows."""
+        offset = first * self._strides[0]
+        return Block(
+            offset,
+            (end - first) * self._strides[0],
+            tuple(
+                make_piece(part, self._strides, offset, self._stored_bytes, through_gaps=through_gaps)
+                for copy in self._copies
+                for part in cut_rows(copy, first, end)
+            ),
+        )
+
+    def choose(self, first: int, end: int, block_bytes: int, largest_bytes: int) -> tuple[int, bool]:
+        """Give the rows of a block, and whether to read through gaps that are no block's."""
+        rows, through_gaps, run_bytes = self._fit(first, end, block_bytes)
+        while run_bytes < PAGE_BYTES and block_bytes < largest_bytes:
+            block_bytes = min(2 * block_bytes, largest_bytes)
+            more, through, longer = self._fit(first, end, block_bytes)
+            if longer <= run_bytes:
+                break
+            rows, through_gaps, run_bytes = more, through, longer
+        return rows, through_gaps
+
+    def _fit(self, first: int, end: int, block_bytes: int) -> tuple[int, bool, int]:
+        """Give also the shortest range that is read beside others, in bytes."""
+        row_bytes = self._strides[0] * self._unit_bytes
+        largest = min(end - first, self._whole_steps(block_bytes // row_bytes))
+        room = max(block_bytes // self._stored_bytes, self._step * self._strides[0])
+        for through_gaps in (True, False):
+            rows = largest
+            block = self.cut(first, first + rows, through_gaps=through_gaps)
+            while _read(block) > room and rows > self._step:
+                rows = min(rows - self._step, self._whole_steps(rows * room // _read(block)))
+                block = self.cut(first, first + rows, through_gaps=through_gaps)
+            if _read(block) <= room:
+                break
+        runs = [piece.run * self._stored_bytes for piece in block.pieces if piece.repeats]
+        return rows, through_gaps, min(runs, default=PAGE_BYTES)
+
+    def _whole_steps(self, rows: int) -> int:
+        return max(1, rows // self._step) * self._step
+
+
+def _read(block: Block) -> int:
+    return sum(piece.span for piece in block.pieces)

@@ -34,7 +34,7 @@ class _Stream:
     """A tensor's bytes, in pieces of any size."""
 
     def __init__(self, target: TargetTensor, sources: Sources) -> None:
-        self._contents = make_contents(target, sources, HostDevice(), HostDevice.block_bytes)
+        self._contents = make_contents(target, sources, HostDevice())
         self._held = bytearray()
 
     def take(self, size_bytes: int) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from distconv.memory import make_buffer
-from distconv.moving.bands import Piece
+from distconv.moving.pieces import Piece
 from distconv.tensors import DType
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Device(Protocol):
     """How many blocks may be on their way at once."""
     block_bytes: int
     """A good size of a block."""
+    largest_block_bytes: int
+    """What a block may grow to where that saves requests."""
 
     def begin(self, size_bytes: int, place_bytes: int) -> memoryview:
         """Give memory for the source bytes of one more block.
@@ -56,6 +58,7 @@ class HostDevice:
     depth = 1
     block_bytes = 4 << 20
     """Source and block together stay in the cache."""
+    largest_block_bytes = 16 << 20
 
     def __init__(self) -> None:
         """Start with no memory."""
@@ -120,6 +123,7 @@ class TorchDevice:
     depth = 3
     block_bytes = 16 << 20
     """What keeps a PCIe link busy while two more such blocks wait."""
+    largest_block_bytes = block_bytes
 
     def __init__(self, name: str) -> None:
         """Take a device by torch's name for it."""
@@ -143,7 +147,7 @@ class TorchDevice:
         integer = _integer(stored)
         slot = self._slot()
         with slot.queue():
-            source = slot.source[: len(content)].to(self._device, non_blocking=True).view(integer)
+            source = slot.memory[: len(content)].to(self._device, non_blocking=True).view(integer)
             block = torch.empty(elements, dtype=integer, device=self._device)
             start = 0
             for piece in pieces:
@@ -159,22 +163,18 @@ class TorchDevice:
 
 
 class _Slot:
-    """Host memory and a stream for one block on its way."""
+    """Host memory and a stream for one block on its way: there and, when it has left, back."""
 
     def __init__(self, device: "torch.device") -> None:
         import torch
 
         self._is_gpu = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._is_gpu else None  # type: ignore[no-untyped-call]
-        self.source = self._host_memory(0)
-        self._found = self._host_memory(0)
+        self.memory = self._host_memory(0)
 
     def content(self, size_bytes: int) -> memoryview:
         """Give memory that the stream reads from."""
-        if size_bytes > len(self.source):
-            self.source = self._host_memory(size_bytes)
-        found: memoryview = self.source.numpy().data
-        return found[:size_bytes]
+        return self._memory_of(size_bytes).numpy().data[:size_bytes]
 
     def queue(self) -> contextlib.AbstractContextManager[object]:
         """Queue what happens in the block on the slot's stream."""
@@ -187,11 +187,11 @@ class _Slot:
         import torch
 
         size_bytes = block.numel() * block.element_size()
-        if size_bytes > len(self._found):
-            self._found = self._host_memory(size_bytes)
-        self._found[:size_bytes].copy_(block.view(torch.uint8), non_blocking=True)
+        memory = self._memory_of(size_bytes)
+        # The stream has read what lies there before it writes.
+        memory[:size_bytes].copy_(block.view(torch.uint8), non_blocking=True)
         ended = self._stream.record_event() if self._stream is not None else None
-        content: memoryview = self._found.numpy().data
+        content: memoryview = memory.numpy().data
 
         def finish() -> tuple[memoryview, int]:
             if ended is not None:
@@ -199,6 +199,11 @@ class _Slot:
             return content[:size_bytes], 0 if became_infinite is None else int(became_infinite)
 
         return finish
+
+    def _memory_of(self, size_bytes: int) -> "torch.Tensor":
+        if size_bytes > len(self.memory):
+            self.memory = self._host_memory(size_bytes)
+        return self.memory
 
     def _host_memory(self, size_bytes: int) -> "torch.Tensor":
         import torch

@@ -13,8 +13,9 @@ from typing import Self
 from distconv.digests import ChunkDigests, ChunkHasher
 from distconv.errors import InputError, Interrupted, describe_os_error
 from distconv.memory import make_buffer
-from distconv.moving.bands import Block, Piece, make_blocks
+from distconv.moving.bands import Block, make_blocks
 from distconv.moving.devices import Device, Finish, open_device
+from distconv.moving.pieces import Piece
 from distconv.moving.spans import DIGEST, GATHER, READ, WRITE, Spans, Work
 from distconv.planning.plan import Chunk, TargetTensor
 from distconv.source.archive import Record, locate_data
@@ -112,13 +113,13 @@ class Sources:
         self._stack.close()
 
     def read(self, piece: Piece, unit_bytes: int) -> memoryview:
-        """Read a piece's span into memory of its own."""
+        """Read what a piece needs into memory of its own."""
         buffer = memoryview(bytearray(piece.span * unit_bytes))
         self._read_into(piece, unit_bytes, buffer)
         return buffer
 
     def read_block(self, pieces: Sequence[Piece], unit_bytes: int, content: memoryview) -> None:
-        """Read the spans of a block's pieces into memory, one behind the other."""
+        """Read what a block's pieces need into memory, one behind the other."""
         start = 0
         for piece in pieces:
             end = start + piece.span * unit_bytes
@@ -133,7 +134,9 @@ class Sources:
         start = self._data_offsets.get(piece.record)
         if start is None:
             start = self._data_offsets[piece.record] = locate_data(reader, piece.record)
-        reader.read_into(start + piece.source_offset * unit_bytes, buffer)
+        size = piece.run * unit_bytes
+        for number, offset in enumerate(piece.offsets()):
+            reader.read_into(start + offset * unit_bytes, buffer[number * size : (number + 1) * size])
         self.bytes_read += len(buffer)
 
 
@@ -157,7 +160,6 @@ def convert_chunk(
     # What is there is damaged or of another plan, and only a replacing commit takes its place.
     stale = job.storage.find(path) is not None
     device = open_device(job.device)
-    block_bytes = job.block_bytes or device.block_bytes
     became_infinite = 0
     hasher = ChunkHasher(chunk.header)
     with spans.during(WRITE, 0):
@@ -167,7 +169,9 @@ def convert_chunk(
             writer.write_at(0, chunk.header)
             advance(len(chunk.header))
             for tensor, start in zip(chunk.tensors, chunk.offsets_bytes, strict=True):
-                for block, content, infinite in make_contents(tensor, sources, device, block_bytes, start):
+                for block, content, infinite in make_contents(
+                    tensor, sources, device, job.block_bytes, start
+                ):
                     if stopped():
                         raise Interrupted("stopped")
                     with spans.during(WRITE, len(content)):
@@ -193,15 +197,22 @@ def convert_chunk(
 
 
 def make_contents(
-    tensor: TargetTensor, sources: Sources, device: Device, block_bytes: int, start_bytes: int = 0
+    tensor: TargetTensor,
+    sources: Sources,
+    device: Device,
+    block_bytes: int | None = None,
+    start_bytes: int = 0,
 ) -> Iterator[tuple[Block, memoryview, int]]:
     """Give each block of a tensor with its finished bytes, and how many elements became infinite.
 
-    ``start_bytes`` is where the tensor begins in its file. The bytes are good until the next block is asked for.
+    Without ``block_bytes`` blocks are of the device's sizes. ``start_bytes`` is where the tensor
+    begins in its file. The bytes are good until the next block is asked for.
     """
     unit = tensor.stored.size_bytes
     waiting: deque[tuple[Block, Finish]] = deque()
-    for block in make_blocks(tensor, block_bytes):
+    # A cast takes several times its block.
+    largest = 0 if block_bytes or tensor.dtype != tensor.stored else device.largest_block_bytes
+    for block in make_blocks(tensor, block_bytes or device.block_bytes, largest):
         # A cast wants its elements aligned, and gives memory of its own.
         place = start_bytes + block.target_offset * unit if tensor.dtype == tensor.stored else 0
         content = device.begin(sum(piece.span for piece in block.pieces) * unit, place)

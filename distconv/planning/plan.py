@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distconv.families.gather import StridedCopy, gather_copies
+from distconv.errors import ConversionError, InputError
+from distconv.families.copies import StridedCopy
+from distconv.families.gather import gather_copies
 from distconv.families.llama import OUTPUT
 from distconv.families.rules import Match
 from distconv.planning.chunks import (
@@ -18,6 +20,7 @@ from distconv.planning.chunks import (
     make_header,
     make_index,
 )
+from distconv.planning.tiling import find_untiled
 from distconv.tensors import DType
 
 
@@ -31,7 +34,11 @@ class Decisions:
 
 @dataclass(frozen=True, slots=True)
 class TargetTensor:
-    """One tensor of the output and the copies that fill it; ``stored`` is the source's type."""
+    """One tensor of the output and the copies that fill it; ``stored`` is the source's type.
+
+    There is none whose copies miss an element, fill one twice or read outside their storage:
+    to make one is an InputError.
+    """
 
     name: str
     source: str
@@ -39,6 +46,14 @@ class TargetTensor:
     stored: DType
     dtype: DType
     copies: tuple[StridedCopy, ...]
+
+    def __post_init__(self) -> None:
+        """Prove that the copies fill the tensor, each element once, from what is stored."""
+        wrong = find_untiled(self.shape, self.copies, self.stored.size_bytes)
+        if wrong is not None:
+            raise InputError(
+                f"{self.source}: its parts in the shards do not fill {self.name} of shape {self.shape}: {wrong}"
+            )
 
     @property
     def elements(self) -> int:
@@ -59,6 +74,16 @@ class Chunk:
     header: bytes
     tensors: tuple[TargetTensor, ...]
     offsets_bytes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a file with a hole, or where tensors overlap: that plan is wrong, not INPUT."""
+        end = len(self.header)
+        for tensor, start in zip(self.tensors, self.offsets_bytes, strict=True):
+            if start != end:
+                raise ConversionError(
+                    f"{self.name}: {tensor.name} is planned at byte {start:,}, expected {end:,}"
+                )
+            end += tensor.size_bytes
 
     @property
     def size_bytes(self) -> int:
@@ -118,14 +143,22 @@ class Plan:
 def make_targets(
     matches: Sequence[Match], head_dim: int, decisions: Decisions, dtype: DType | None = None
 ) -> tuple[TargetTensor, ...]:
-    """Turn matched rules into target tensors; ``dtype`` None keeps each tensor's own type."""
-    targets = []
+    """Turn matched rules into target tensors; ``dtype`` None keeps each tensor's own type.
+
+    All tensors that their parts do not fill are collected and raised as one InputError.
+    """
+    targets, findings = [], []
     for match in matches:
         if match.source == OUTPUT and decisions.tied:
             continue
         shape, copies = gather_copies(match.gather, match.views, head_dim, decisions.kv_replication)
         stored = match.views[0].dtype
-        targets.append(TargetTensor(match.target, match.source, shape, stored, dtype or stored, copies))
+        try:
+            targets.append(TargetTensor(match.target, match.source, shape, stored, dtype or stored, copies))
+        except InputError as error:
+            findings.append(str(error))
+    if findings:
+        raise InputError.of(findings)
     return tuple(targets)
 
 

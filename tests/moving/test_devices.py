@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distconv.moving.bands import Piece
 from distconv.moving.devices import Device, HostDevice, TorchDevice
+from distconv.moving.pieces import Piece
 from distconv.source.archive import Record
 from distconv.tensors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType, contiguous_strides, extent_elements
 
@@ -219,6 +219,7 @@ def test_a_cast_does_not_depend_on_where_it_is_cut(stored: DType, dtype: DType) 
 
 
 @on_pairs
+@settings(deadline=None)
 @given(seed=st.integers(0, 1 << 30), elements=st.integers(1, 70), data=st.data())
 def test_a_cast_does_not_depend_on_neighbours_or_pieces(
     stored: DType, dtype: DType, seed: int, elements: int, data: st.DataObject
