@@ -158,7 +158,11 @@ def _check_views(
     whole = tuple(dimensions.size(symbol) for symbol in rule.shape)
     shards = len(catalog.shards)
     if gather.axis is not None and whole[gather.axis] % shards:
-        yield f"{name}: {whole[gather.axis]} cannot be cut over {shards} shards"
+        found = ", ".join(f"{shard.tensors[name].shape} in {shard.name}" for shard in catalog)
+        yield (
+            f"{name}: shape {found}; expected {whole} cut along axis {gather.axis}, "
+            f"but {whole[gather.axis]} is no multiple of {shards} shards"
+        )
         return
     expected = tuple(size // shards if axis == gather.axis else size for axis, size in enumerate(whole))
     dtypes = {shard.tensors[name].dtype for shard in catalog}
