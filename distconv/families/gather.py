@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from distconv.errors import InputError
 from distconv.families.copies import Loop, StridedCopy
 from distconv.source.catalog import TensorView
 
@@ -43,7 +44,7 @@ def gather_copies(
     ``views`` are one tensor's parts in shard order, all of one shape. Of key heads that are
     stored ``replication`` times the first is taken. The permutation is that of
     ``modeling_llama.py``: row ``h, p, i`` of (heads, 2, head_dim / 2) is Meta's row ``h, i, p``;
-    a shard may begin and end anywhere in a head.
+    a shard may begin and end anywhere in a head. InputError where all rows are no whole heads.
     """
     if gather.axis is None:
         views = views[:1]
@@ -54,6 +55,10 @@ def gather_copies(
         shape[gather.axis] *= len(views)
     if 0 in shape:
         return tuple(shape), ()
+    if gather.rotary and (shape[0] % head_dim or head_dim % 2):
+        raise InputError(
+            f"{views[0].name}: {shape[0]} rows in all shards, expected whole heads of {head_dim}, in pairs"
+        )
     digits = _rotary_digits(head_dim) if gather.rotary else ()
     loops: dict[tuple[int, ...], tuple[Loop, ...]] = {}
     copies: list[StridedCopy] = []

@@ -158,7 +158,8 @@ def _check_views(
     whole = tuple(dimensions.size(symbol) for symbol in rule.shape)
     shards = len(catalog.shards)
     if gather.axis is not None and whole[gather.axis] % shards:
-        found = ", ".join(f"{shard.tensors[name].shape} in {shard.name}" for shard in catalog)
+        first = {shard.tensors[name].shape: shard.name for shard in reversed(catalog.shards)}
+        found = ", ".join(f"{shape} in {shard}" for shape, shard in reversed(first.items()))
         yield (
             f"{name}: shape {found}; expected {whole} cut along axis {gather.axis}, "
             f"but {whole[gather.axis]} is no multiple of {shards} shards"

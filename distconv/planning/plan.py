@@ -151,9 +151,9 @@ def make_targets(
     for match in matches:
         if match.source == OUTPUT and decisions.tied:
             continue
-        shape, copies = gather_copies(match.gather, match.views, head_dim, decisions.kv_replication)
         stored = match.views[0].dtype
         try:
+            shape, copies = gather_copies(match.gather, match.views, head_dim, decisions.kv_replication)
             targets.append(TargetTensor(match.target, match.source, shape, stored, dtype or stored, copies))
         except InputError as error:
             findings.append(str(error))

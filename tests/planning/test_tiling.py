@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from distconv.errors import ConversionError, InputError
 from distconv.families.copies import Loop, StridedCopy
-from distconv.planning.plan import Chunk, TargetTensor
+from distconv.families.gather import ROTARY_KEY, gather_copies
+from distconv.families.rules import Match
+from distconv.planning.plan import Chunk, Decisions, TargetTensor, make_targets
 from distconv.planning.tiling import find_untiled
 from distconv.source.archive import Record
+from distconv.source.catalog import TensorView
 from distconv.tensors import BFLOAT16
 from tests.views import Case, cases
 
@@ -152,6 +155,30 @@ def test_a_copy_that_makes_no_sense_fills_nothing(change: dict[str, object]) -> 
     copy = StridedCopy(RECORD, 0, (0, 0), (Loop(4, 6, 0), Loop(6, 1, 1)))
     assert find_untiled((4, 6), (copy,), 2) is None
     assert find_untiled((4, 6), (dataclasses.replace(copy, **change),), 2)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 8), st.integers(1, 40), st.sampled_from([2, 3, 4, 6, 8, 16]))
+def test_parts_that_together_are_no_whole_heads_make_no_tensor(shards: int, rows: int, head_dim: int) -> None:
+    record = Record("shard", 0, rows * 3 * 2, 0, zipped=False)
+    views = [TensorView("tensor", record, BFLOAT16, 0, (rows, 3), (3, 1))] * shards
+    if rows * shards % head_dim == 0 and head_dim % 2 == 0:
+        shape, copies = gather_copies(ROTARY_KEY, views, head_dim)
+        assert shape == (rows * shards, 3)
+        assert find_untiled(shape, copies, 2) is None
+    else:
+        with pytest.raises(
+            InputError, match=f"tensor: {rows * shards} rows in all shards, expected whole heads"
+        ):
+            gather_copies(ROTARY_KEY, views, head_dim)
+
+
+def test_all_tensors_that_parts_do_not_fill_are_told_at_once() -> None:
+    record = Record("shard", 0, 6 * 3 * 2, 0, zipped=False)
+    views = [TensorView(name, record, BFLOAT16, 0, (6, 3), (3, 1)) for name in ("wq", "wk")]
+    matches = [Match(view.name, f"{view.name} of ours", ROTARY_KEY, (view,)) for view in views]
+    with pytest.raises(InputError) as raised:
+        make_targets(matches, 4, Decisions(tied=False, kv_replication=1))
+    assert [line.split(":")[0] for line in str(raised.value).splitlines()] == ["wq", "wk"]
 
 
 def test_a_proof_takes_no_longer_for_larger_tensors() -> None:
