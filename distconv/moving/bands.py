@@ -32,7 +32,7 @@ def make_blocks(tensor: TargetTensor, block_bytes: int, largest_bytes: int = 0) 
     """
     if not tensor.copies:
         return
-    step = max(loop.step for copy in tensor.copies for loop in copy.loops if loop.axis == 0)
+    step = max((loop.step for copy in tensor.copies for loop in copy.loops if loop.axis == 0), default=1)
     edges = {min(edge, tensor.shape[0]) for copy in tensor.copies for edge in _edges(copy, step)}
     for first, end in pairwise(sorted(edges)):
         copies = [copy for copy in tensor.copies if copy.start[0] < end and first < copy.end(0)]
@@ -76,15 +76,14 @@ class _Cutter:
 
     def _strides_within(self, first: int, end: int) -> list[int] | None:
         """How far a step leads in each copy's storage; None where not each step has one box of each copy."""
-        outer = [next(loop for loop in copy.loops if loop.axis == 0) for copy in self._copies]
-        alike = all(
-            copy.start[0] <= first
-            and end <= copy.end(0)
-            and copy.start[0] % self._step == 0
-            and loop.step == self._step
-            for copy, loop in zip(self._copies, outer, strict=True)
-        )
-        return [loop.source_step for loop in outer] if alike else None
+        strides = []
+        for copy in self._copies:
+            outer = next((loop for loop in copy.loops if loop.axis == 0), None)
+            whole = copy.start[0] % self._step == 0 and copy.start[0] <= first and end <= copy.end(0)
+            if outer is None or outer.step != self._step or not whole:
+                return None
+            strides.append(outer.source_step)
+        return strides
 
     def cut(self, first: int, end: int, *, through_gaps: bool) -> Block:
         """Make the block of these rows."""

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distconv.families.copies import Loop, StridedCopy
 from distconv.families.gather import REPLICATED, ROTARY_QUERY, ROWS, gather_copies
 from distconv.moving.bands import make_blocks
 from distconv.moving.pieces import Piece
@@ -139,3 +140,11 @@ def test_an_empty_tensor_has_no_blocks() -> None:
     view = TensorView("tensor", record, BFLOAT16, 0, (0, 4), (4, 1))
     shape, copies = gather_copies(ROWS, (view,), head_dim=1)
     assert list(make_blocks(TargetTensor("t", "s", shape, BFLOAT16, BFLOAT16, copies), 1024)) == []
+
+
+def test_copies_of_single_rows_need_no_loop_for_them() -> None:
+    record = Record("shard", 0, 2 * 4 * 2, 0, zipped=False)
+    rows = tuple(StridedCopy(record, 4 * row, (row, 0), (Loop(4, 1, 1),)) for row in range(2))
+    target = TargetTensor("target", "source", (2, 4), BFLOAT16, BFLOAT16, rows)
+    for block_bytes, sizes in ((1 << 20, [4, 4]), (2, [4, 4])):
+        assert [block.elements for block in make_blocks(target, block_bytes)] == sizes

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distconv.moving.devices import Device, HostDevice, TorchDevice
@@ -219,7 +219,6 @@ def test_a_cast_does_not_depend_on_where_it_is_cut(stored: DType, dtype: DType) 
 
 
 @on_pairs
-@settings(deadline=None)
 @given(seed=st.integers(0, 1 << 30), elements=st.integers(1, 70), data=st.data())
 def test_a_cast_does_not_depend_on_neighbours_or_pieces(
     stored: DType, dtype: DType, seed: int, elements: int, data: st.DataObject
