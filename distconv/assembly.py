@@ -31,7 +31,9 @@ def make_model_config(checkpoint: Checkpoint, plan: Plan) -> tuple[dict[str, obj
         norm_eps=params.norm_eps,
     )
     theta = family.theta if params.rope_theta is None else params.rope_theta
-    tokens = _make_token_ids(checkpoint)
+    size = None if checkpoint.vocabulary is None else checkpoint.vocabulary.size
+    begin, ends = family.token_ids(size, instruct=checkpoint.choice.instruct)
+    tokens = TokenIds(begin, ends if len(ends) > 1 else ends[0])
     sampled = checkpoint.choice.instruct and family.sampled
     config = make_config(
         shape,
@@ -42,20 +44,6 @@ def make_model_config(checkpoint: Checkpoint, plan: Plan) -> tuple[dict[str, obj
         dtype=plan.dtype.name,
     )
     return config, make_generation_config(tokens, sampled=sampled)
-
-
-_PUBLISHED_SIZE = 128_256
-
-
-def _make_token_ids(checkpoint: Checkpoint) -> TokenIds:
-    """Give the published ids; special tokens follow the ranks, so other ranks move them."""
-    family, vocabulary = checkpoint.choice.family, checkpoint.vocabulary
-    shift = 0
-    if vocabulary is not None and vocabulary.kind == "tiktoken":
-        shift = vocabulary.size - _PUBLISHED_SIZE
-    if checkpoint.choice.instruct and len(family.instruct_eos) > 1:
-        return TokenIds(family.bos + shift, tuple(eos + shift for eos in family.instruct_eos))
-    return TokenIds(family.bos + shift, family.eos + shift)
 
 
 def make_tokenizer(checkpoint: Checkpoint) -> dict[str, bytes]:

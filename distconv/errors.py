@@ -5,6 +5,7 @@
     DistconvError
     ├── UsageError         exit 2    options that are wrong or do not go together
     ├── InputError         exit 2    INPUT is not what it should be
+    │   └── MismatchError            its parts, or an option and INPUT, are of different models
     ├── OutputError        exit 2    OUTPUT may not be written to
     ├── ConversionError    exit 1    the machine or the cluster failed
     └── Stopped
@@ -41,6 +42,10 @@ class InputError(DistconvError):
     def of(cls, findings: Iterable[str]) -> "InputError":
         """Join all findings, each on a line of its own."""
         return cls("\n".join(findings))
+
+
+class MismatchError(InputError):
+    """Parts of INPUT, or an option and INPUT, belong to different models; one line per finding."""
 
 
 class OutputError(DistconvError):

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from distconv.errors import InputError, UsageError
-from distconv.families.choose import Choice, Facts, choose_family
+from distconv.families.choose import Choice, choose_family
+from distconv.families.evidence import Facts
 from distconv.families.llama import EMBEDDING, IGNORED, OUTPUT, RULES
 from distconv.families.rules import Dimensions, Match, describe_foreign_tensors, match_rules, read_dimensions
 from distconv.planning.plan import Decisions, Plan, TargetTensor, make_plan, make_targets
@@ -68,6 +69,7 @@ def read_checkpoint(
         tokenizer=None if vocabulary is None else vocabulary.kind,
         folder=files.folder,
         tied_storage=_share_storage(catalog),
+        tokenizer_size=None if vocabulary is None else vocabulary.size,
     )
     choice = choose_family(facts, family, instruct=instruct)
     optional = frozenset({OUTPUT}) if choice.family.may_tie else frozenset()
@@ -84,7 +86,10 @@ def _warnings(params: Params, dimensions: Dimensions, vocabulary: Vocabulary | N
     if vocabulary is not None:
         yield from vocabulary.notes
         if vocabulary.size != dimensions.vocab:
-            yield f"the tokenizer has {vocabulary.size} tokens, the embedding {dimensions.vocab} rows"
+            yield (
+                f"the tokenizer has {vocabulary.size} tokens, the embedding {dimensions.vocab} rows; "
+                "is that no padding, give the right file by --tokenizer"
+            )
 
 
 def _share_storage(catalog: Catalog) -> bool:

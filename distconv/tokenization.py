@@ -4,10 +4,11 @@ import os
 from dataclasses import dataclass
 
 from distconv.assembly import make_family_tokenizer
-from distconv.errors import InputError, OutputError, UsageError
-from distconv.families.llama import FAMILIES, Family
+from distconv.errors import InputError, MismatchError, OutputError
+from distconv.families.choose import find_family
+from distconv.families.llama import Family
 from distconv.source.files import find_tokenizer
-from distconv.storage import LocalStorage
+from distconv.storage import LocalStorage, Storage, join, read_small
 from distconv.survey import PathLike, read_checkpoint
 from distconv.target.finalise import write_files
 from distconv.target.tokenizer import Vocabulary, read_vocabulary
@@ -48,10 +49,10 @@ def convert_tokenizer(
     storage = LocalStorage()
     path = find_tokenizer(storage, os.fspath(source))
     vocabulary = read_vocabulary(storage, path)
-    chosen, notes = _choose(os.fspath(source), vocabulary, family)
+    chosen, notes = _choose(os.fspath(source), vocabulary, family, instruct=instruct)
     files = make_family_tokenizer(vocabulary, chosen, instruct=instruct)
     folder = os.fspath(output)
-    taken = sorted({entry.name for entry in storage.list_folder(folder)} & set(files))
+    taken = sorted(name for name in files if _is_other(storage, join(folder, name), files[name]))
     if taken and not overwrite:
         raise OutputError(f"{folder}: already holds {', '.join(taken)}; --overwrite replaces them")
     storage.make_folder(folder)
@@ -59,21 +60,37 @@ def convert_tokenizer(
     return TokenizerReport(folder, tuple(files), (*notes, *vocabulary.notes))
 
 
-def _choose(source: str, vocabulary: Vocabulary, family: str | None) -> tuple[Family, tuple[str, ...]]:
-    if family is not None:
-        if family not in FAMILIES:
-            raise UsageError(f"--family {family}: unknown; expected one of {', '.join(FAMILIES)}")
-        chosen = FAMILIES[family]
-        if chosen.tokenizer != vocabulary.kind:
-            raise InputError(
-                f"{source}: a {vocabulary.kind} tokenizer, {chosen.title} has a {chosen.tokenizer} one"
-            )
-        return chosen, ()
+def _is_other(storage: Storage, path: str, content: bytes) -> bool:
+    """Whether another file stands there; INPUT's own tokenizer.model may."""
+    entry = storage.find(path)
+    if entry is None:
+        return False
+    return (
+        entry.is_folder
+        or entry.size_bytes != len(content)
+        or read_small(storage, path, len(content)) != content
+    )
+
+
+def _choose(
+    source: str, vocabulary: Vocabulary, family: str | None, *, instruct: bool
+) -> tuple[Family, tuple[str, ...]]:
     try:
-        choice = read_checkpoint(LocalStorage(), source).choice
+        choice = read_checkpoint(LocalStorage(), source, family=family, instruct=instruct).choice
+    except MismatchError:
+        raise
     except InputError:
         # No whole checkpoint beside it: a tokenizer is all that was asked for.
-        chosen = FAMILIES[_ASSUMED[vocabulary.kind]]
-        note = f"taken as the tokenizer of {chosen.title}; --family changes that"
-        return chosen, (note,)
+        return _choose_alone(source, vocabulary, family)
     return choice.family, choice.assumptions
+
+
+def _choose_alone(source: str, vocabulary: Vocabulary, family: str | None) -> tuple[Family, tuple[str, ...]]:
+    chosen = find_family(_ASSUMED[vocabulary.kind] if family is None else family)
+    if chosen.tokenizer != vocabulary.kind:
+        raise InputError(
+            f"{source}: a {vocabulary.kind} tokenizer, {chosen.title} has a {chosen.tokenizer} one"
+        )
+    if family is not None:
+        return chosen, ()
+    return chosen, (f"taken as the tokenizer of {chosen.title}; --family changes that",)

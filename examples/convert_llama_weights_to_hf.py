@@ -48,7 +48,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model_size", choices=(*SIZES, TOKENIZER_ONLY), help="which folder of INPUT_DIR; f: chat"
     )
-    parser.add_argument("--llama_version", choices=tuple(FAMILIES), help="where the files are ambiguous")
+    parser.add_argument(
+        "--llama_version",
+        choices=tuple(FAMILIES),
+        help="where the files are ambiguous; sets distconv's --family",
+    )
     parser.add_argument("--num_shards", type=int, help="how many consolidated.*.pth are expected")
     parser.add_argument("--instruct", action="store_true", help="an instruct (chat) model")
     parser.add_argument("--safe_serialization", nargs="?", const="true", default="true")
@@ -95,7 +99,9 @@ def translate(found: argparse.Namespace) -> list[str]:
     verb = "tokenizer" if found.model_size == TOKENIZER_ONLY else "convert"
     command = [verb, found.folder, found.output_dir]
     if found.llama_version is not None:
-        command += ["--family", FAMILIES[found.llama_version]]
+        family = FAMILIES[found.llama_version]
+        is_small = family == "llama-guard-3" and found.model_size == "1B"
+        command += ["--family", "llama-guard-3-1b" if is_small else family]
     chat = found.model_size is not None and found.model_size.endswith("f")
     return [*command, "--instruct"] if found.instruct or chat else command
 

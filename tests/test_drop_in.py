@@ -89,6 +89,26 @@ def test_what_cannot_be_done_is_refused_with_the_reason(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("family", "version", "words"),
+    [
+        ("code-llama", "2", "params.json has rope_theta 1e+06"),
+        ("llama-3.1", "3", "params.json has use_scaled_rope"),
+        ("llama-3", "3.1", "params.json has no use_scaled_rope"),
+        ("llama-2", "3.2", "has a tiktoken tokenizer"),
+    ],
+)
+def test_a_version_that_the_files_contradict_is_refused(
+    checkpoint: Write, tmp_path: Path, family: str, version: str, words: str
+) -> None:
+    source = checkpoint(Spec(family))
+    done = run("--input_dir", source, "--output_dir", tmp_path / "out", "--llama_version", version)
+    assert done.returncode == 2, done.stderr
+    assert words in " ".join(done.stderr.split())
+    assert "leave --family out" in " ".join(done.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_of_several_models_without_a_size_none_is_taken(checkpoint: Write, tmp_path: Path) -> None:
     for size in ("7B", "13B"):
         shutil.copytree(checkpoint(SPEC), tmp_path / "in" / size)

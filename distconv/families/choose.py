@@ -5,41 +5,23 @@ said together with the option that changes it.
 """
 
 import posixpath
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
-from distconv.errors import InputError, UsageError
+from distconv.errors import MismatchError, UsageError
+from distconv.families.evidence import (
+    LLAMA_1_MD5,
+    LLAMA_2_MD5,
+    Facts,
+    check_family,
+    check_tokenizer,
+    tell_tokenizer,
+)
 from distconv.families.llama import FAMILIES, Family
-from distconv.families.rules import Dimensions
 from distconv.source.params import Params
-from distconv.tensors import FLOAT16, DType
+from distconv.tensors import FLOAT16
 
-_LLAMA_1_MD5 = {
-    "7596560e011154b90eb51a1b15739763": "7B",
-    "0171286599e0f8858893e49fb74b71f8": "13B",
-    "4babdbd05b8923226a9e9622492054b6": "30B",
-}
-_LLAMA_2_MD5 = {
-    "9a3757de7196d1840b551a85b82efbc8": "7B",
-    "1c39bc3c6b51079fd807cc105b86c9df": "7B-chat",
-    "b54ad5614e2a66c1e6eb3d4d25aa8d94": "13B",
-}
-_TIKTOKEN_VOCABULARY = 128256
 _LLAMA_31_DIMS = (4096, 8192, 16384)
 _LLAMA_32_DIMS = (2048, 3072)
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """All that the choice rests on."""
-
-    params: Params
-    dimensions: Dimensions
-    dtype: DType
-    tokenizer: Literal["sentencepiece", "tiktoken"] | None
-    folder: str
-    tied_storage: bool
-    """Embedding and output are one storage: proof of tying without reading data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +35,79 @@ class Choice:
 
 
 def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = False) -> Choice:
-    """Tell the family; UsageError for an unknown name, InputError where tokenizer and family clash."""
-    assumed: list[str] = []
-    if family is not None:
-        if family not in FAMILIES:
-            raise UsageError(f"--family {family}: unknown; expected one of {', '.join(FAMILIES)}")
-        chosen, evidence = FAMILIES[family], ["--family says so"]
-    else:
-        name, evidence, assumed = _detect(facts)
-        chosen = FAMILIES[name]
-    if facts.tokenizer is not None and facts.tokenizer != chosen.tokenizer:
-        raise InputError(
-            f"{facts.folder}: {chosen.title} ({evidence[0]}) has a {chosen.tokenizer} tokenizer, "
-            f"found a {facts.tokenizer} one; give the right file by --tokenizer"
+    """Tell the family, or take the one asked for.
+
+    UsageError for an unknown name; MismatchError where firm evidence contradicts it, or where
+    the tokenizer is another model's. What else speaks against it is among the assumptions.
+    """
+    asked = None if family is None else find_family(family)
+    check_tokenizer(facts, asked)
+    told = _detect(facts)
+    chosen = FAMILIES[told.name] if asked is None else asked
+    check_family(facts, chosen, asked=asked is not None)
+    choice = Choice(
+        chosen,
+        instruct or chosen.guard,
+        told.evidence if asked is None else ("--family says so",),
+        (
+            *(told.assumptions if asked is None else ()),
+            *_variant_assumption(chosen, facts, instruct=instruct),
+            *(_overruled(told, chosen) if asked is not None else ()),
+            *_theta_assumption(chosen, facts.params),
+        ),
+    )
+    _check_ids(facts, choice)
+    return choice
+
+
+def find_family(name: str) -> Family:
+    """Give a family by its name; UsageError where there is none."""
+    if name not in FAMILIES:
+        raise UsageError(f"--family {name}: unknown; expected one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _check_ids(facts: Facts, choice: Choice) -> None:
+    """Refuse ids that config.json would name and the embedding has not; without a tokenizer none is written."""
+    if facts.tokenizer is None:
+        return
+    begin, ends = choice.family.token_ids(facts.tokenizer_size, instruct=choice.instruct)
+    rows = facts.dimensions.vocab
+    beyond = sorted(number for number in {begin, *ends} if number >= rows)
+    if beyond:
+        raise MismatchError(
+            f"{facts.folder}: {choice.family.title}{' (instruct)' if choice.instruct else ''} has the special tokens "
+            f"{', '.join(map(str, beyond))}, the embedding {rows:,} rows; give another --family, or none"
+            f"{', or leave --instruct out' if choice.instruct else ''}"
         )
-    assumed += _variant_assumption(chosen, facts, instruct=instruct)
-    return Choice(chosen, instruct or chosen.guard, tuple(evidence), tuple(assumed))
+
+
+def _overruled(told: "_Told", chosen: Family) -> tuple[str, ...]:
+    """Say what contents speak for, where the option says something that is not just as likely."""
+    likely = [FAMILIES[name] for name in (told.name, *told.others)]
+    if any(chosen.is_like(family) for family in likely):
+        return ()
+    return (
+        (
+            f"--family {chosen.name} overrules what contents speak for: {likely[0].title} "
+            f"({'; '.join(told.evidence)}), context {likely[0].context:,} and not {chosen.context:,}"
+        ),
+    )
+
+
+def _theta_assumption(chosen: Family, params: Params) -> tuple[str, ...]:
+    if params.rope_theta is None:
+        if chosen.tokenizer == "sentencepiece":
+            return ()
+        return (f"params.json has no rope_theta; {chosen.title}'s {chosen.theta:g} is taken",)
+    if params.rope_theta == chosen.theta:
+        return ()
+    return (
+        (
+            f"rope_theta {params.rope_theta:g} is kept; {chosen.title}'s own is {chosen.theta:g}, and the context "
+            f"written is {chosen.title}'s, {chosen.context:,}"
+        ),
+    )
 
 
 def _variant_assumption(family: Family, facts: Facts, *, instruct: bool) -> list[str]:
@@ -84,92 +123,100 @@ def _variant_assumption(family: Family, facts: Facts, *, instruct: bool) -> list
     return [f"taken as a base model; if it is an instruct (chat) model{also}, add --instruct"]
 
 
-def _detect(facts: Facts) -> tuple[str, list[str], list[str]]:
-    is_tiktoken = facts.tokenizer == "tiktoken"
-    if facts.tokenizer is None:
-        is_tiktoken = facts.dimensions.vocab >= _TIKTOKEN_VOCABULARY
-        evidence = [f"{facts.dimensions.vocab:,} rows of vocabulary"]
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What contents tell: a family, by what, and the others that are as likely."""
+
+    name: str
+    evidence: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
+
+
+def _detect(facts: Facts) -> _Told:
+    if facts.tokenizer is not None:
+        kind: str = facts.tokenizer
+        first = f"the tokenizer is a {kind} file"
     else:
-        evidence = [f"the tokenizer is a {facts.tokenizer} file"]
-    detect = _detect_tiktoken if is_tiktoken else _detect_sentencepiece
-    name, more, assumed = detect(facts)
-    return name, evidence + more, assumed
+        kind, first = tell_tokenizer(facts) or (
+            "sentencepiece",
+            f"{facts.dimensions.vocab:,} rows of vocabulary",
+        )
+    told = _detect_tiktoken(facts) if kind == "tiktoken" else _detect_sentencepiece(facts)
+    return replace(told, evidence=(first, *told.evidence))
 
 
-_Found = tuple[str, list[str], list[str]]
-
-
-def _detect_tiktoken(facts: Facts) -> _Found:
+def _detect_tiktoken(facts: Facts) -> _Told:
     params = facts.params
     if not params.use_scaled_rope:
-        return "llama-3", ["params.json has no scaled rope"], _or("Llama 3", "llama-guard-2")
-    evidence = ["params.json has use_scaled_rope"]
-    if params.dim in _LLAMA_32_DIMS:
-        found = [*evidence, f"dim {params.dim} is that of Llama 3.2"]
-        return (
-            "llama-3.2",
-            found,
-            _or("Llama 3.2", "llama-guard-3-1b") if params.dim == _LLAMA_32_DIMS[0] else [],
-        )
+        return _or("llama-3", ("params.json has no scaled rope",), "llama-guard-2")
+    scaled, dim = "params.json has use_scaled_rope", params.dim
+    if dim in _LLAMA_32_DIMS:
+        other = "llama-guard-3-1b" if dim == _LLAMA_32_DIMS[0] else None
+        return _or("llama-3.2", (scaled, f"dim {dim} is that of Llama 3.2"), other)
+    if dim in _LLAMA_31_DIMS:
+        other = {8192: "llama-3.3", 4096: "llama-guard-3"}.get(dim)
+        return _or("llama-3.1", (scaled, f"dim {dim} is that of Llama 3.1"), other)
     if facts.tied_storage:
-        return "llama-3.2", [*evidence, "embedding and output share one storage"], []
-    if params.dim in _LLAMA_31_DIMS:
-        others = {8192: "llama-3.3", 4096: "llama-guard-3"}.get(params.dim)
-        return "llama-3.1", [*evidence, f"dim {params.dim} is that of Llama 3.1"], _or("Llama 3.1", others)
-    return (
+        return _Told("llama-3.2", (scaled, "embedding and output share one storage"))
+    return _Told(
         "llama-3.1",
-        evidence,
-        [
-            f"dim {params.dim} was never published; rope scaled by 8 is assumed (Llama 3.1), --family llama-3.2 takes 32"
-        ],
-    )
-
-
-def _or(title: str, other: str | None) -> list[str]:
-    if other is None:
-        return []
-    return [
-        f"{title} and {FAMILIES[other].title} look alike here; {title} is assumed, --family {other} changes that"
-    ]
-
-
-def _detect_sentencepiece(facts: Facts) -> _Found:
-    params = facts.params
-    if params.rope_theta is not None:
-        if params.rope_theta > FAMILIES["llama-2"].theta:
-            return "code-llama", [f"rope_theta is {params.rope_theta:g}"], []
-        evidence = [
-            f"rope_theta {params.rope_theta:g} is written out",
-            f"vocabulary of {facts.dimensions.vocab:,}",
-        ]
-        if facts.dimensions.vocab == 32016 and params.dim == 8192:
-            return "code-llama-70b-python", evidence, []
-    if params.n_kv_heads is not None and params.n_kv_heads != params.n_heads:
-        return "llama-2", [f"{params.n_kv_heads} key heads for {params.n_heads} heads, and no rope_theta"], []
-    for table, name in ((_LLAMA_1_MD5, "llama-1"), (_LLAMA_2_MD5, "llama-2")):
-        if params.md5 in table:
-            return name, [f"params.json is Meta's own of {FAMILIES[name].title} {table[params.md5]}"], []
-    if params.dim in {6656, 8192}:
-        return "llama-1", [f"dim {params.dim} with as many key heads as heads is that of Llama 1"], []
-    if params.norm_eps >= 1e-5 * 0.999:
-        return "llama-2", [f"norm_eps {params.norm_eps:g}"], _or_context("llama-2", "llama-1", params)
-    if params.dim == 5120:
-        return "llama-1", [f"norm_eps {params.norm_eps:g} at dim 5120"], []
-    name, other = ("llama-1", "llama-2") if facts.dtype is FLOAT16 else ("llama-2", "llama-1")
-    return (
-        name,
-        [f"norm_eps {params.norm_eps:g}", f"stored as {facts.dtype}"],
-        _or_context(name, other, params),
-    )
-
-
-def _or_context(name: str, other: str, params: Params) -> list[str]:
-    if params.dim in {4096, 5120} and params.norm_eps > 1e-6 * 1.001:
-        return []
-    mine, theirs = FAMILIES[name], FAMILIES[other]
-    return [
+        (scaled,),
+        ("llama-3.2",),
         (
-            f"{mine.title} is assumed (context {mine.context}); "
-            f"if it is {theirs.title} (context {theirs.context}), add --family {other}"
-        )
-    ]
+            f"dim {dim} was never published; rope scaled by 8 is assumed (Llama 3.1), --family llama-3.2 takes 32",
+        ),
+    )
+
+
+def _or(name: str, evidence: tuple[str, ...], other: str | None) -> _Told:
+    if other is None:
+        return _Told(name, evidence)
+    title = FAMILIES[name].title
+    said = f"{title} and {FAMILIES[other].title} look alike here; {title} is assumed, --family {other} changes that"
+    return _Told(name, evidence, (other,), (said,))
+
+
+def _detect_sentencepiece(facts: Facts) -> _Told:
+    params = facts.params
+    theta = params.rope_theta
+    if theta is not None:
+        if theta > FAMILIES["llama-2"].theta:
+            large = f"rope_theta is {theta:g}"
+            if theta == FAMILIES["code-llama"].theta:
+                return _Told("code-llama", (large,))
+            return _or_context("code-llama", (large,), "llama-2")
+        if facts.dimensions.vocab == 32016 and params.dim == 8192:
+            evidence = (f"rope_theta {theta:g} is written out", f"vocabulary of {facts.dimensions.vocab:,}")
+            return _Told("code-llama-70b-python", evidence)
+    if params.n_kv_heads is not None and params.n_kv_heads != params.n_heads:
+        grouped = f"{params.n_kv_heads} key heads for {params.n_heads} heads"
+        return _Told("llama-2", (grouped + (", and no rope_theta" if theta is None else ""),))
+    for table, name in ((LLAMA_1_MD5, "llama-1"), (LLAMA_2_MD5, "llama-2")):
+        if params.md5 in table:
+            return _Told(name, (f"params.json is Meta's own of {FAMILIES[name].title} {table[params.md5]}",))
+    if params.dim in {6656, 8192}:
+        return _Told("llama-1", (f"dim {params.dim} with as many key heads as heads is that of Llama 1",))
+    return _detect_by_norm(facts)
+
+
+def _detect_by_norm(facts: Facts) -> _Told:
+    params = facts.params
+    norm = f"norm_eps {params.norm_eps:g}"
+    if params.norm_eps >= 1e-5 * 0.999:
+        if params.dim in {4096, 5120}:
+            return _Told("llama-2", (norm,))
+        return _or_context("llama-2", (norm,), "llama-1")
+    if params.dim == 5120:
+        return _Told("llama-1", (f"{norm} at dim 5120",))
+    name, other = ("llama-1", "llama-2") if facts.dtype is FLOAT16 else ("llama-2", "llama-1")
+    return _or_context(name, (norm, f"stored as {facts.dtype}"), other)
+
+
+def _or_context(name: str, evidence: tuple[str, ...], other: str) -> _Told:
+    mine, theirs = FAMILIES[name], FAMILIES[other]
+    said = (
+        f"{mine.title} is assumed (context {mine.context}); "
+        f"if it is {theirs.title} (context {theirs.context}), add --family {other}"
+    )
+    return _Told(name, evidence, (other,), (said,))

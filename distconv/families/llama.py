@@ -40,6 +40,9 @@ RULES = (
 IGNORED = (r"rope\.freqs", r"layers\.\d+\.attention\.inner_attention\.rope\.freqs")
 """Rotary frequencies follow from the configuration."""
 
+TIKTOKEN_SIZE = 128_256
+"""Tokens of Llama 3 and later, special ones included, and rows of their embeddings."""
+
 EMBEDDING = "tok_embeddings.weight"
 OUTPUT = "output.weight"
 
@@ -68,6 +71,26 @@ class Family:
     """Whether Meta's instruct models come with sampling on (generation_config.json)."""
     guard: bool = False
     """A moderation model: always instruction-tuned, and without a chat template."""
+
+    def token_ids(self, tokenizer_size: int | None, *, instruct: bool) -> tuple[int, tuple[int, ...]]:
+        """Give where text begins, and all ids at which it ends.
+
+        They are the published ones; special tokens follow a tiktoken file's ranks, so another
+        number of ranks moves them. ``tokenizer_size`` counts both, None where it is not known.
+        """
+        ends = self.instruct_eos if instruct and len(self.instruct_eos) > 1 else (self.eos,)
+        if self.tokenizer == "sentencepiece" or tokenizer_size is None:
+            return self.bos, ends
+        shift = tokenizer_size - TIKTOKEN_SIZE
+        return self.bos + shift, tuple(end + shift for end in ends)
+
+    def is_like(self, other: "Family") -> bool:
+        """Whether the two differ in their prompts only, and are therefore not told apart by contents."""
+        return _loaded(self) == _loaded(other)
+
+
+def _loaded(family: Family) -> tuple[object, ...]:
+    return family.tokenizer, family.context, family.theta, family.factor, family.may_tie
 
 
 def _spm(

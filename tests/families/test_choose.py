@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from distconv.errors import InputError, UsageError
-from distconv.families.choose import Choice, Facts, choose_family
+from distconv.families.choose import Choice, choose_family
+from distconv.families.evidence import Facts
 from distconv.families.rules import Dimensions
 from distconv.source.params import read_params
 from distconv.storage import LocalStorage
@@ -37,7 +38,7 @@ def newer(dim: int, layers: int, heads: int, **more: object) -> Fields:
 
 def choose(
     folder: Path, params: Fields | str, *, dtype: DType = BFLOAT16, vocab: int = 32000, tokenizer: str | None = "sentencepiece",
-    family: str | None = None, instruct: bool = False, tied: bool = False,
+    family: str | None = None, instruct: bool = False, tied: bool = False, tokenizer_size: int | None = None,
 ) -> Choice:  # fmt: skip
     """Choose for a model that has these fields."""
     path = folder / "params.json"
@@ -46,7 +47,7 @@ def choose(
     sizes = Dimensions(
         read.dim, read.n_layers, read.n_heads, read.kv_heads, read.head_dim, read.ffn_dim or 0, vocab
     )
-    facts = Facts(read, sizes, dtype, tokenizer, str(folder), tied)  # type: ignore[arg-type]
+    facts = Facts(read, sizes, dtype, tokenizer, str(folder), tied, tokenizer_size)  # type: ignore[arg-type]
     return choose_family(facts, family, instruct=instruct)
 
 
@@ -130,7 +131,9 @@ def test_the_option_wins_and_the_name_of_a_folder_is_only_a_hint(tmp_path: Path)
     chosen = choose(folder, LLAMA_1_7B, family="llama-2")
     assert (chosen.family.name, chosen.instruct) == ("llama-2", False)
     assert "as the folder's name 'llama-2-7b-chat' suggests, add --instruct" in chosen.assumptions[0]
-    assert choose(folder, LLAMA_1_7B, family="llama-2", instruct=True).assumptions == ()
+    (overruled,) = choose(folder, LLAMA_1_7B, family="llama-2", instruct=True).assumptions
+    assert "--family llama-2 overrules what contents speak for: Llama 1 (" in overruled
+    assert "params.json is Meta's own of Llama 1 7B), context 2,048 and not 4,096" in overruled
 
 
 def test_guard_has_no_chat_template_and_says_so(tmp_path: Path) -> None:
