@@ -39,7 +39,7 @@ torture: .venv/installed
 	$(BIN)/python -m tests.fuzz
 	$(BIN)/python -m tests.torture
 
-peers: .peers/4.47.1/installed .peers/4.57.6/installed
+peers: $(patsubst tests/peers/transformers-%.txt,.peers/%/installed,$(wildcard tests/peers/*.txt))
 
 .peers/%/installed: tests/peers/transformers-%.txt
 	$(PYTHON) -m venv .peers/$*

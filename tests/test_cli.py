@@ -129,6 +129,7 @@ def test_the_tokenizer_is_converted_alone(run: Run, checkpoint: Write, tmp_path:
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
         "chat_template.jinja",
         "tokenizer.json",
+        "tokenizer.model",
         "tokenizer_config.json",
     ]
 

@@ -1,6 +1,6 @@
 """Chat templates (Jinja) that render conversations as Meta's own code does.
 
-They use no more than Transformers 4.47 and later give: ``messages``, ``tools``, ``bos_token``,
+They use no more than Transformers 4.34 and later give (``tools`` 4.42): ``messages``, ``tools``, ``bos_token``,
 ``eos_token``, ``add_generation_prompt``, ``raise_exception``, the filters ``trim`` and ``tojson``.
 """
 

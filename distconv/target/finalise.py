@@ -16,7 +16,7 @@ JOURNAL_NAME = ".distconv.journal"
 
 _OURS = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json|generation_config\.json"
-    r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|chat_template\.jinja"
+    r"|tokenizer\.json|tokenizer\.model|tokenizer_config\.json|special_tokens_map\.json|chat_template\.jinja"
     r"|distconv\.json|\.distconv\.journal|(LICENSE|USE_POLICY)(\.txt|\.md)?"
     rf"|\..+{re.escape(PARTIAL_SUFFIX)}"
 )

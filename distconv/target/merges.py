@@ -1,7 +1,11 @@
 """What sentencepiece and tiktoken have in common: they know tokens only, and merge two where that gives one."""
 
-from collections.abc import Mapping
-from typing import AnyStr
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, AnyStr
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 def find_merges(numbers: Mapping[AnyStr, int]) -> list[tuple[int, int, int]]:
@@ -20,3 +24,17 @@ def find_merges(numbers: Mapping[AnyStr, int]) -> list[tuple[int, int, int]]:
         found.sort()
         merges += found
     return merges
+
+
+def write_tokenizer(tokenizer: "Tokenizer", merges: Sequence[tuple[str, str]]) -> bytes:
+    """Write tokenizer.json for a BPE that was made without its merges, best first.
+
+    As texts ``left right`` every version of ``tokenizers`` reads them, as pairs 0.20 and later.
+    """
+    lines = list(map(" ".join, merges))
+    whole = "\n".join(["", *lines])
+    # What begins as a file of merges does would be skipped without a word.
+    is_plain = whole.count(" ") == len(lines) and "\n#version" not in whole
+    written = json.dumps(lines if is_plain else merges, ensure_ascii=False, separators=(",\n      ", ": "))
+    # Quotes within a token are escaped: this text cannot stand in one.
+    return tokenizer.to_str(pretty=True).replace('"merges": []', f'"merges": {written}').encode()

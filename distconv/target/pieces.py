@@ -5,18 +5,21 @@ Its few fields of interest are read directly: sentencepiece itself does not tell
 are user-defined, and its protobuf classes need another package.
 """
 
+import math
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from distconv.errors import InputError
-from distconv.target.merges import find_merges
+from distconv.target.merges import find_merges, write_tokenizer
+from distconv.target.ties import find_ties
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers.normalizers import Normalizer
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _BPE = 2
 _SPACE = "▁"
 _FLOAT = struct.Struct("<f")
@@ -40,6 +43,8 @@ class PieceVocabulary:
 
     path: str
     pieces: tuple[Piece, ...] = field(repr=False)
+    content: bytes = field(repr=False)
+    """The file itself, which sentencepiece reads."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -75,59 +80,107 @@ def make_piece_vocabulary(path: str, content: bytes) -> PieceVocabulary:
     findings = [*_find_piece_faults(pieces), *_find_setting_faults(trainer, normalizer)]
     if findings:
         raise InputError.of(f"{path}: {finding}" for finding in findings)
-    return PieceVocabulary(path, tuple(pieces), tuple(_make_notes(path, pieces)))
+    return PieceVocabulary(path, tuple(pieces), content, tuple(_make_notes(path, pieces)))
 
 
-def make_piece_tokenizer(vocabulary: PieceVocabulary) -> "Tokenizer":
-    """Make the tokenizer that gives the ids which sentencepiece gives, after ``<s>``."""
-    from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
+def make_piece_tokenizer(vocabulary: PieceVocabulary) -> bytes:
+    """Make tokenizer.json of the tokenizer that gives the ids which sentencepiece gives, after ``<s>``."""
+    from tokenizers import AddedToken, Tokenizer, decoders, processors
     from tokenizers.models import BPE
 
     pieces = vocabulary.pieces
     tokenizer = Tokenizer(
         BPE(
             vocab={piece.text: number for number, piece in enumerate(pieces)},
-            merges=make_piece_merges(pieces),
+            merges=[],
             unk_token=_FIRST[0],
             fuse_unk=True,
             byte_fallback=any(piece.kind == _BYTE for piece in pieces),
         )
     )
     # No pre-tokenizer: Metaspace would cut at spaces, which pieces of several spaces cross.
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
-    )
+    symbols = [piece.text for piece in pieces if _is_symbol(piece)]
+    tokenizer.normalizer = _make_normalizer(symbols)
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     special = [piece.text for piece in pieces if _is_special(piece)]
     tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    tokenizer.add_tokens([AddedToken(text, normalized=True, special=False) for text in symbols])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[(_FIRST[1], 1)]
     )
-    return tokenizer
+    return write_tokenizer(tokenizer, make_piece_merges(pieces))
+
+
+def _make_normalizer(symbols: Sequence[str]) -> "Normalizer":
+    """Put a space before text, and write spaces as sentencepiece does.
+
+    Added tokens are cut out of normalized text, as sentencepiece cuts its symbols out: no second
+    space follows them. ``tokenizers`` normalizes them, too, before it looks for them; so a text
+    that is nothing but a symbol must get no space, where sentencepiece gives it one.
+    """
+    from tokenizers import Regex, normalizers
+
+    alone = "|".join(map(re.escape, symbols))
+    first = normalizers.Replace(Regex(rf"\A(?!(?:{alone})?\z)"), _SPACE)
+    return normalizers.Sequence(
+        [first if symbols else normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
+    )
 
 
 def make_piece_merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
     """Make the merges, best first: sentencepiece always merges to the piece of highest score."""
     numbers = {piece.text: number for number, piece in enumerate(pieces) if piece.kind == _NORMAL}
     texts, ranks = [piece.text for piece in pieces], [-piece.score for piece in pieces]
-    found = sorted((ranks[number], number, left, right) for number, left, right in find_merges(numbers))
-    return [(texts[left], texts[right]) for _, _, left, right in found]
+    # Those of one score stay in the order of their ids.
+    found = sorted(find_merges(numbers), key=lambda merge: ranks[merge[0]])
+    return [(texts[left], texts[right]) for _, left, right in found]
 
 
 def _is_special(piece: Piece) -> bool:
     return piece.kind in (_UNKNOWN, _CONTROL) or piece.text in _PROMPT_PIECES
 
 
+def _is_symbol(piece: Piece) -> bool:
+    """Whether a piece is cut out of text before anything is merged; no text has spaces by then."""
+    return piece.kind == _USER_DEFINED and not _is_special(piece) and " " not in piece.text
+
+
 def _make_notes(path: str, pieces: Sequence[Piece]) -> Iterator[str]:
-    texts = [piece.text for piece in pieces if piece.kind == _USER_DEFINED]
-    if texts:
-        shown = ", ".join(texts[:5]) + (", ..." if len(texts) > 5 else "")
+    """Say where ids differ from sentencepiece's."""
+    exact = "tokenizer.model, which is copied beside tokenizer.json, is exact"
+    symbols = [piece.text for piece in pieces if _is_symbol(piece)]
+    if symbols:
         yield (
-            f"{path}: {len(texts)} user-defined pieces ({shown}); "
+            f"{path}: {_count(symbols, 'user-defined')}, found in text as sentencepiece finds them; "
+            "only a text that is one of them and nothing else gets no space piece before it"
+        )
+    prompts = [piece.text for piece in pieces if piece.kind == _USER_DEFINED and _is_special(piece)]
+    if prompts:
+        yield (
+            f"{path}: {_count(prompts, 'user-defined')}; "
             "text that holds them may get other ids than sentencepiece gives"
         )
+    unused = [piece.text for piece in pieces if piece.kind == _UNUSED]
+    if unused:
+        yield (
+            f"{path}: {_count(unused, 'unused')}, through which sentencepiece merges others and "
+            f"tokenizer.json cannot: some texts get other ids; {exact}"
+        )
+    normal = ((number, piece) for number, piece in enumerate(pieces) if piece.kind == _NORMAL)
+    ties = find_ties({piece.text: (-piece.score, number) for number, piece in normal})
+    if ties:
+        yield (
+            f"{path}: {_count([piece.text for piece in pieces if piece.text in ties], 'equally scored')}, of which "
+            "sentencepiece merges the leftmost first, and tokenizer.json, which cannot be exact here, that of "
+            f"the lowest id: some texts get other ids; {exact}"
+        )
+
+
+def _count(texts: Sequence[str], kind: str) -> str:
+    shown = ", ".join(texts[:5]) + (", ..." if len(texts) > 5 else "")
+    return f"{len(texts)} {kind} pieces ({shown})"
 
 
 def _find_piece_faults(pieces: Sequence[Piece]) -> Iterator[str]:
@@ -137,6 +190,8 @@ def _find_piece_faults(pieces: Sequence[Piece]) -> Iterator[str]:
         yield f"a sentencepiece model whose first pieces are {', '.join(first)}; expected {', '.join(_FIRST)}"
     if len({piece.text for piece in pieces}) != len(pieces):
         yield "a sentencepiece model with a piece twice"
+    if not all(math.isfinite(piece.score) for piece in pieces):
+        yield "a sentencepiece model with scores that are no numbers"
 
 
 def _find_setting_faults(

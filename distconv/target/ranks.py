@@ -6,13 +6,10 @@ import codecs
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from distconv.errors import InputError
-from distconv.target.merges import find_merges
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from distconv.target.merges import find_merges, write_tokenizer
 
 SpecialTokens = Literal["llama-3", "llama-3.1"]
 
@@ -92,6 +89,11 @@ def make_rank_vocabulary(path: str, content: bytes) -> RankVocabulary:
     missing = sum(bytes([value]) not in known for value in range(256))
     if missing:
         raise InputError(f"{path}: {missing} of the 256 single bytes have no rank; the file is damaged")
+    special = {text.encode() for version in _NAMED for text in make_special_tokens(version)}
+    if special & known:
+        raise InputError(
+            f"{path}: {len(special & known)} of Llama's special tokens stand among the ranks, which they follow"
+        )
     return RankVocabulary(path, tokens)
 
 
@@ -103,8 +105,8 @@ def make_special_tokens(version: SpecialTokens) -> tuple[str, ...]:
     return tuple((named | reserved)[place] for place in range(_SPECIAL_COUNT))
 
 
-def make_rank_tokenizer(vocabulary: RankVocabulary, version: SpecialTokens) -> "Tokenizer":
-    """Make the tokenizer that gives the ids which tiktoken gives, after ``<|begin_of_text|>``."""
+def make_rank_tokenizer(vocabulary: RankVocabulary, version: SpecialTokens) -> bytes:
+    """Make tokenizer.json of the tokenizer that gives the ids which tiktoken gives, after ``<|begin_of_text|>``."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
     from tokenizers.models import BPE
 
@@ -112,7 +114,7 @@ def make_rank_tokenizer(vocabulary: RankVocabulary, version: SpecialTokens) -> "
     tokenizer = Tokenizer(
         BPE(
             vocab={text: rank for rank, text in enumerate(texts)},
-            merges=[(texts[left], texts[right]) for left, right in make_rank_merges(vocabulary.tokens)],
+            merges=[],
             fuse_unk=False,
             ignore_merges=True,  # tiktoken, too, takes a word that is a token whole
         )
@@ -137,7 +139,8 @@ def make_rank_tokenizer(vocabulary: RankVocabulary, version: SpecialTokens) -> "
             ),
         ]
     )
-    return tokenizer
+    merges = [(texts[left], texts[right]) for left, right in make_rank_merges(vocabulary.tokens)]
+    return write_tokenizer(tokenizer, merges)
 
 
 def make_rank_merges(tokens: Sequence[bytes]) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ that gives other ids.
 
 from distconv.errors import InputError
 from distconv.source.content import HEAD_BYTES, describe_content
+from distconv.source.files import TOKENIZER_NAME
 from distconv.storage import Storage, read_small
 from distconv.target.config import to_json
 from distconv.target.pieces import PieceVocabulary, make_piece_tokenizer, make_piece_vocabulary
@@ -47,12 +48,15 @@ def make_tokenizer_files(
     instruct: bool,
     chat_template: str | None,
 ) -> dict[str, bytes]:
-    """Make tokenizer.json, tokenizer_config.json and, for a template, chat_template.jinja.
+    """Make tokenizer.json, tokenizer_config.json, for a template chat_template.jinja, and tokenizer.model.
 
     ``special_tokens`` names the set behind a tiktoken file's ranks, None for sentencepiece;
     ``context`` is in tokens; ``instruct`` ends text where Llama 3's instruct models end a turn.
     """
     config: dict[str, object] = {
+        # What other readers than Transformers go by.
+        "add_bos_token": True,
+        "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
         # 4.x would add token_type_ids, which no Llama takes.
         "model_input_names": ["input_ids", "attention_mask"],
@@ -62,19 +66,23 @@ def make_tokenizer_files(
     if isinstance(vocabulary, PieceVocabulary):
         if special_tokens is not None:
             raise InputError(f"{vocabulary.path}: a sentencepiece model, expected a tiktoken file")
-        tokenizer = make_piece_tokenizer(vocabulary)
+        content = make_piece_tokenizer(vocabulary)
         config |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     else:
         if special_tokens is None:
             raise InputError(f"{vocabulary.path}: a tiktoken file, expected a sentencepiece model")
-        tokenizer = make_rank_tokenizer(vocabulary, special_tokens)
+        content = make_rank_tokenizer(vocabulary, special_tokens)
         config |= {"bos_token": BEGIN_OF_TEXT, "eos_token": END_OF_TURN if instruct else END_OF_TEXT}
-    files = {
-        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
-        "tokenizer_config.json": to_json(config),
-    }
+    if chat_template is not None:
+        # Transformers before 4.47 knows no file for it, and up to 4.43 takes ChatML in its place.
+        config["chat_template"] = chat_template
+    files = {"tokenizer.json": content, "tokenizer_config.json": to_json(config)}
     if chat_template is not None:
         files["chat_template.jinja"] = chat_template.encode()
+    if isinstance(vocabulary, PieceVocabulary):
+        # Whoever takes sentencepiece's own file, llama.cpp for its scores alone, gets it. They would take
+        # a tiktoken file of this name for a sentencepiece one, too, so that is left out.
+        files[TOKENIZER_NAME] = vocabulary.content
     return files
 
 

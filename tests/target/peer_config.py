@@ -1,5 +1,6 @@
 """Run under another transformers version: read configs, and print what they say as JSON."""
 
+import inspect
 import json
 import sys
 
@@ -19,6 +20,7 @@ for folder in sys.argv[1:]:
     found.append(
         {
             "version": transformers.__version__,
+            "known": list(inspect.signature(type(config).__init__).parameters),
             "inv_freq": inv_freq,
             "theta": config.rope_theta,
             "scaling": config.rope_scaling,

@@ -17,7 +17,9 @@ print(
             "texts": [tokenizer.decode(row, skip_special_tokens=True) for row in ids],
             "prompt": tokenizer.apply_chat_template(
                 task["messages"], tokenize=False, add_generation_prompt=True
-            ),
+            )
+            if hasattr(tokenizer, "apply_chat_template") and task.get("messages")
+            else None,
             "names": list(tokenizer("a")),
             "special": [
                 tokenizer.bos_token_id,

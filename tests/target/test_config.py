@@ -166,7 +166,7 @@ def describe(config: LlamaConfig, generation: GenerationConfig, case: Case) -> d
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("version", ["4.47.1", "4.57.6"])
+@pytest.mark.parametrize("version", ["4.43.4", "4.47.1", "4.57.6"])
 def test_other_versions_read_the_same_values(
     version: str, peer_python: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -184,6 +184,7 @@ def test_other_versions_read_the_same_values(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [each.pop("version") for each in found] == [version] * len(CASES)
+    assert all({"rope_theta", "rope_scaling"} <= set(each.pop("known")) for each in found)
     frequencies = [each.pop("inv_freq") for each in found]
     assert found == json.loads(json.dumps(expected))
     if frequencies[0] is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import tiktoken
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from distconv.errors import InputError
@@ -166,7 +167,7 @@ def test_tiktoken_merges_are_those_of_the_converter_in_transformers(llama_3_voca
         vocab_file=str(llama_3_file), extra_special_tokens=list(make_special_tokens("llama-3"))
     )
     expected = json.loads(converter.converted().to_str())
-    found = json.loads(files["tokenizer.json"])
+    found = json.loads(Tokenizer.from_str(files["tokenizer.json"].decode()).to_str())
     for part in ("model", "added_tokens", "pre_tokenizer", "decoder", "normalizer"):
         assert found[part] == expected[part]
 
@@ -206,9 +207,9 @@ def make_field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2]) + encoded + bytes([size]) + content
 
 
-def add_piece(model: bytes, text: str, kind: int) -> bytes:
+def add_piece(model: bytes, text: str, kind: int, score: float = 0.0) -> bytes:
     """Append a piece to a sentencepiece model: fields of one number add up in protobuf."""
-    piece = make_field(1, text.encode()) + b"\x15" + struct.pack("<f", 0.0) + bytes([0x18, kind])
+    piece = make_field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind])
     return model + make_field(1, piece)
 
 
@@ -367,8 +368,15 @@ def test_special_tokens_and_kind_must_go_together(pieces_vocabulary, llama_3_voc
             )
 
 
+def test_a_rank_file_that_holds_special_tokens_is_refused(tmp_path):
+    lines = rank_lines(300)
+    lines[299] = f"{base64.b64encode(b'<|eot_id|>').decode()} 299"
+    with pytest.raises(InputError, match="1 of Llama's special tokens stand among the ranks"):
+        read(tmp_path, "\n".join(lines).encode())
+
+
 @pytest.mark.peer
-@pytest.mark.parametrize("version", ["4.47.1", "4.57.6"])
+@pytest.mark.parametrize("version", ["4.31.0", "4.34.1", "4.43.4", "4.47.1", "4.57.6"])
 @pytest.mark.parametrize("folder_name", ["pieces_folder", "llama_3_folder"])
 def test_other_versions_give_the_same_ids_texts_and_prompts(
     folder_name: str,
@@ -396,6 +404,8 @@ def test_other_versions_give_the_same_ids_texts_and_prompts(
     assert found["version"] == version
     assert found["ids"] == ids
     assert found["texts"] == [ours.decode(row, skip_special_tokens=True) for row in ids]
-    assert found["prompt"] == ours.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    # 4.31 knows no templates.
+    expected = ours.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert found["prompt"] == (None if version == "4.31.0" else expected)
     assert found["names"] == ["input_ids", "attention_mask"]
     assert found["special"] == [ours.bos_token_id, ours.eos_token_id, ours.model_max_length, len(ours)]
