@@ -74,7 +74,7 @@ def read_checkpoint(
     choice = choose_family(facts, family, instruct=instruct)
     optional = frozenset({OUTPUT}) if choice.family.may_tie else frozenset()
     matches = match_rules(RULES, IGNORED, catalog, dimensions, optional)
-    notes = (*choice.assumptions, *_warnings(params, dimensions, vocabulary))
+    notes = (*files.notes, *choice.assumptions, *_warnings(params, dimensions, vocabulary))
     return Checkpoint(files, params, catalog, dimensions, vocabulary, choice, matches, notes)
 
 

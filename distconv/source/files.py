@@ -6,14 +6,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distconv.errors import InputError
-from distconv.storage import Entry, Storage, join
+from distconv.storage import Entry, Storage, join, opened, read_range
 
 _NUMBERED = re.compile(r"consolidated\.(\d+)\.(?:pth|pt)")
 _SINGLE = re.compile(r"consolidated\.(?:pth|pt)")
 _TORCHTUNE = re.compile(r"meta_model_(\d+)\.pt")
 _RANK_FOLDER = re.compile(r"consolidated\.(\d+)")
 _RANK_PART = re.compile(r"consolidated-(\d+)-of-(\d+)\.(?:pth|pt)")
-_LEGAL = re.compile(r"(LICENSE|USE_POLICY)(\.txt|\.md)?", re.IGNORECASE)
+LEGAL_NAMES = r"(?i:(LICENSE|USE_POLICY)(\.txt|\.md)?)"
+"""Pattern of the names that a licence's text has."""
+_LEGAL = re.compile(LEGAL_NAMES)
+_OF_META = (re.compile(rb"\bmeta\b", re.IGNORECASE), re.compile(rb"llama", re.IGNORECASE))
+_LEGAL_HEAD_BYTES = 1 << 16
 _FP8_SCALES = re.compile(r"fp8_scales_\d+\.pt")
 _ADAPTER = re.compile(r"adapter_(model|config)\..*|.*lora.*\.(pt|pth|bin)", re.IGNORECASE)
 
@@ -43,6 +47,8 @@ class SourceFiles:
     params: str
     tokenizer: str | None
     legal: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What lies near and was left alone, and why."""
 
 
 def find_files(storage: Storage, source: str, tokenizer: str | None = None) -> SourceFiles:
@@ -72,7 +78,7 @@ def find_files(storage: Storage, source: str, tokenizer: str | None = None) -> S
             raise InputError(f"{tokenizer}: no such file (given as the tokenizer)")
     else:
         tokenizer = _first(storage, near, TOKENIZER_NAME)
-    return SourceFiles(folder, shards, params, tokenizer, _find_legal(storage, near))
+    return SourceFiles(folder, shards, params, tokenizer, *_find_legal(storage, *near))
 
 
 def find_tokenizer(storage: Storage, source: str) -> str:
@@ -98,13 +104,40 @@ def _first(storage: Storage, folders: Iterable[str], name: str) -> str | None:
     return None
 
 
-def _find_legal(storage: Storage, folders: Iterable[str]) -> tuple[str, ...]:
-    found: dict[str, str] = {}
-    for folder in folders:
-        for entry in storage.list_folder(folder):
-            if _LEGAL.fullmatch(entry.name) and not entry.is_folder:
-                found.setdefault(entry.name, join(folder, entry.name))
-    return tuple(found[name] for name in sorted(found))
+def _find_legal(storage: Storage, folder: str, parent: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Find the model's licence and policy; and notes on those nearby that may be somebody else's.
+
+    What lies beside the shards is the model's, and so is what lies beside ``original/``. Any other
+    parent may be a project of its own, with a licence of its own.
+    """
+    found = {name: join(folder, name) for name in _legal_names(storage, folder)}
+    notes = []
+    for name in _legal_names(storage, parent):
+        path = join(parent, name)
+        if name in found:
+            continue
+        if posixpath.basename(storage.real_path(folder)) == "original" or _is_of_meta(storage, path):
+            found[name] = path
+        else:
+            notes.append(
+                f"{path}: not copied, it does not read like Meta's; put the model's own beside the shards"
+            )
+    return tuple(found[name] for name in sorted(found)), tuple(notes)
+
+
+def _legal_names(storage: Storage, folder: str) -> list[str]:
+    entries = storage.list_folder(folder)
+    return [entry.name for entry in entries if _LEGAL.fullmatch(entry.name) and not entry.is_folder]
+
+
+def _is_of_meta(storage: Storage, path: str) -> bool:
+    """Whether a text speaks of Meta and Llama, as all of Meta's licences and policies do."""
+    try:
+        with opened(storage, path) as reader:
+            text = read_range(reader, 0, min(reader.size_bytes, _LEGAL_HEAD_BYTES))
+    except (OSError, InputError):  # nobody asked for it
+        return False
+    return all(word.search(text) for word in _OF_META)
 
 
 def _shards_of_tree(storage: Storage, source: str) -> tuple[str, tuple[ShardFiles, ...]]:

@@ -1,5 +1,6 @@
 """Which files of a folder are what, in every layout that is found."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,65 @@ def test_the_tokenizer_and_the_licence_lie_beside_the_shards(tmp_path: Path) -> 
     assert [Path(path).name for path in found.legal] == ["LICENSE", "USE_POLICY.md"]
 
 
-def test_llama_1_and_2_have_the_tokenizer_and_the_licence_in_the_parent_folder(tmp_path: Path) -> None:
-    make(tmp_path, "tokenizer.model", "LICENSE", "7B/consolidated.00.pth", "7B/params.json")
+LICENCES = (
+    "LLAMA 2 COMMUNITY LICENSE AGREEMENT\nLlama 2 Version Release Date: July 18, 2023\n... provided by Meta at ...",
+    "META LLAMA 3 COMMUNITY LICENSE AGREEMENT\n",
+    "# Llama 2 Acceptable Use Policy\n\nMeta is committed to promoting safe and fair use of its tools",
+)
+"""How Meta's own texts begin."""
+
+
+@pytest.mark.parametrize("text", LICENCES)
+def test_llama_1_and_2_have_the_tokenizer_and_the_licence_in_the_parent_folder(
+    tmp_path: Path, text: str
+) -> None:
+    make(tmp_path, "tokenizer.model", "7B/consolidated.00.pth", "7B/params.json")
+    (tmp_path / "LICENSE").write_text(text)
     found = find(tmp_path / "7B")
     assert found.tokenizer == str(tmp_path / "tokenizer.model")
     assert [Path(path).name for path in found.legal] == ["LICENSE"]
+    assert not found.notes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"MIT License\n\nCopyright (c) 2026 Somebody\n",
+        b"Apache License\nVersion 2.0, January 2004\n",
+        b"llama.ccc, a project of nobody you know\n",
+        b"\xff\xfe\x00meta",
+        b"",
+    ],
+)
+def test_a_project_that_holds_a_model_keeps_its_licence_to_itself(tmp_path: Path, text: bytes) -> None:
+    make(tmp_path, "model/consolidated.00.pth", "model/params.json", "model/USE_POLICY.md")
+    (tmp_path / "LICENSE").write_bytes(text)
+    found = find(tmp_path / "model")
+    assert [Path(path).name for path in found.legal] == ["USE_POLICY.md"]
+    (note,) = found.notes
+    assert note.startswith(f"{tmp_path}/LICENSE: not copied")
+
+
+def test_what_cannot_be_read_in_the_parent_is_in_nobodys_way(tmp_path: Path) -> None:
+    make(tmp_path, "model/consolidated.00.pth", "model/params.json")
+    os.mkfifo(tmp_path / "LICENSE")
+    (tmp_path / "USE_POLICY").symlink_to("nowhere")
+    found = find(tmp_path / "model")
+    assert not found.legal
+    assert len(found.notes) == 1
+
+
+def test_the_hub_has_the_licence_beside_the_folder_of_the_original(tmp_path: Path) -> None:
+    make(tmp_path, "LICENSE.txt", "original/consolidated.00.pth", "original/params.json")
+    for folder in (tmp_path, tmp_path / "original"):
+        assert find(folder).legal == (str(tmp_path / "LICENSE.txt"),)
+
+
+def test_of_two_licences_the_one_beside_the_shards_counts(tmp_path: Path) -> None:
+    make(tmp_path, "LICENSE", "7B/LICENSE", "7B/consolidated.00.pth", "7B/params.json")
+    found = find(tmp_path / "7B")
+    assert found.legal == (str(tmp_path / "7B/LICENSE"),)
+    assert not found.notes
 
 
 def test_a_relative_folder_has_a_parent_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
