@@ -2,7 +2,7 @@
 
 import os
 
-from distconv.errors import InputError
+from distconv.errors import DistconvError, InputError
 from distconv.families.llama import Family
 from distconv.planning.plan import Plan
 from distconv.storage import Storage, read_small
@@ -10,10 +10,8 @@ from distconv.survey import Checkpoint
 from distconv.target.chat import CHAT_TEMPLATES
 from distconv.target.config import ModelShape, Rope, TokenIds, make_config, make_generation_config, to_json
 from distconv.target.finalise import CONFIG_NAME
+from distconv.target.loading import SMALL_FILE_BYTES
 from distconv.target.tokenizer import Vocabulary, make_tokenizer_files
-
-SMALL_FILE_BYTES = 64 << 20
-"""No file beside the chunks is larger."""
 
 
 def make_model_config(checkpoint: Checkpoint, plan: Plan) -> tuple[dict[str, object], dict[str, object]]:
@@ -51,7 +49,16 @@ def make_tokenizer(checkpoint: Checkpoint) -> dict[str, bytes]:
     if checkpoint.vocabulary is None:
         raise InputError(f"{checkpoint.files.folder}: no tokenizer.model")
     choice = checkpoint.choice
-    return make_family_tokenizer(checkpoint.vocabulary, choice.family, instruct=choice.instruct)
+    try:
+        return make_family_tokenizer(checkpoint.vocabulary, choice.family, instruct=choice.instruct)
+    except (DistconvError, OSError, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    # Whatever a strange vocabulary makes of the tokenizers library, whose panics are no Exception.
+    except BaseException as error:  # noqa: BLE001
+        first, *_ = [*str(error).splitlines(), ""]
+        raise InputError(
+            f"{checkpoint.files.tokenizer}: no tokenizer can be made of it ({type(error).__name__}: {first})"
+        ) from None
 
 
 def make_family_tokenizer(vocabulary: Vocabulary, family: Family, *, instruct: bool) -> dict[str, bytes]:

@@ -1,25 +1,24 @@
 """Convert a checkpoint: read headers, plan, move, check, and set the mark last."""
 
 import os
-import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
 
 from distconv.assembly import make_files
 from distconv.errors import ConversionError, InputError, OutputError, UsageError
+from distconv.finished import compare_all, examine, remove_chunks
 from distconv.moving.compare import equal_targets, target_of_view
 from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
 from distconv.moving.worker import Job, Receipt, Sight, is_finished
 from distconv.planning.plan import Plan
 from distconv.progress import Progress, SilentProgress, Stopwatch, format_size
-from distconv.resuming import is_done, make_identity, taken
+from distconv.resuming import is_recorded, make_identity, taken
 from distconv.storage import LocalStorage, Storage, join
 from distconv.survey import Checkpoint, PathLike, decide, plan_conversion, read_checkpoint
+from distconv.target.loading import digest_file, find_obstacles
 from distconv.timeline import Pictures, summarise
 from distconv.version import VERSION
 
@@ -48,6 +47,8 @@ class ConversionReport:
     seconds_moving: float
     seconds_finishing: float
     already_done: bool
+    examined: str | None
+    """What was looked at of an OUTPUT that was there already, for people."""
     verified: bool
     notes: tuple[str, ...]
 
@@ -73,6 +74,7 @@ class ConversionReport:
             },
             **self.summary,
             "already_done": self.already_done,
+            "examined": self.examined,
             "verified": self.verified,
             "notes": list(self.notes),
         }
@@ -80,7 +82,10 @@ class ConversionReport:
     def lines(self) -> tuple[str, ...]:
         """Give the same for people."""
         if self.already_done:
-            return (f"{self.output}: already done, {self.chunks} chunks equal to the plan",)
+            hint = "" if self.verified else ", --verify reads it"
+            return (
+                f"{self.output}: already done, {self.chunks} chunks as planned; looked at: {self.examined}{hint}",
+            )
         rate = self.bytes_written / max(self.seconds_moving, 1e-9)
         found = [
             f"{self.output}: {self.family}, {self.dtype}, {self.chunks} chunks",
@@ -161,21 +166,26 @@ def convert(
     notes = (*checkpoint.notes, *decided)
     for note in notes:
         progress.note(f"note: {note}")
+    # All that can fail without a byte moved fails before one is.
+    files = make_files(storage, checkpoint, plan)
     identity = make_identity(storage, checkpoint, plan, VERSION)
-    done = not overwrite and is_done(storage, output_path, plan, identity)
+    examined, damaged = None, frozenset[str]()
+    if not overwrite and is_recorded(storage, output_path, identity):
+        looked = examine(storage, output_path, checkpoint, plan, files, progress, verify=verify)
+        examined, damaged = looked
     planned = time.monotonic()
     begun = moved = planned
     first: float | None = None
     receipts: tuple[Receipt, ...] = ()
-    if done:
-        if verify:
-            _verify(checkpoint, plan, output_path, storage, progress)
-    else:
+    if examined is None:
         inline = workers is None and address is None and not _has_several_gpus(device)
-        with taken(storage, output_path, plan, identity, progress, overwrite=overwrite) as folder:
-            small = partial(make_files, storage, checkpoint, plan)
-            # Beside lanes of this process it would take the interpreter from them for as long as it takes.
-            get_files = small if inline else _Later(small).result
+        obstacles = partial(
+            find_obstacles, storage, output_path, [chunk.name for chunk in plan.chunks], files,
+            _source_digests(storage, checkpoint),
+        )  # fmt: skip
+        look = partial(obstacles, overwrite=overwrite)
+        with taken(storage, output_path, plan, identity, progress, look, overwrite=overwrite) as folder:
+            remove_chunks(storage, output_path, damaged)
             sight = Sight(_sizes(storage, checkpoint), *folder.witness)
             job = Job(storage, output_path, device, None, folder.recorded, pictures.wanted, sight)
             receipts = _move(job, plan, None if inline else cluster, progress, folder.keep)
@@ -183,15 +193,17 @@ def convert(
             begun, moved = progress.begun or planned, progress.ended or time.monotonic()
             first = progress.first
             if verify:
-                _verify(checkpoint, plan, output_path, storage, progress)
-            folder.finish(get_files())
+                compare_all(storage, output_path, checkpoint, plan, progress)
+            if strangers := tuple(obstacles(overwrite=False)):
+                raise ConversionError("\n".join(strangers))
+            folder.finish(files)
     pictures.write(storage, receipts, f"{checkpoint.choice.family.title}, {len(plan.chunks)} chunks")
     return ConversionReport(
         output=output_path,
         family=checkpoint.choice.family.title,
         dtype=plan.dtype.name,
         chunks=len(plan.chunks),
-        kept_chunks=len(plan.chunks) if done else sum(receipt.kept for receipt in receipts),
+        kept_chunks=len(plan.chunks) if examined is not None else sum(receipt.kept for receipt in receipts),
         bytes_read=sum(receipt.bytes_read for receipt in receipts),
         bytes_written=sum(receipt.bytes_written for receipt in receipts),
         became_infinite=sum(receipt.became_infinite for receipt in receipts),
@@ -201,7 +213,8 @@ def convert(
         seconds_to_first_byte=None if first is None else first - started,
         seconds_moving=moved - begun,
         seconds_finishing=time.monotonic() - moved,
-        already_done=done,
+        already_done=examined is not None,
+        examined=examined,
         verified=verify,
         notes=notes,
     )
@@ -239,6 +252,9 @@ def _refuse_overlap(storage: Storage, checkpoint: Checkpoint, output: str) -> No
             raise OutputError(
                 f"{output}: equal to, inside or above INPUT's folder {folder}; give another folder"
             )
+    for path in (*files.legal, *([files.tokenizer] if files.tokenizer else [])):
+        if target == os.path.dirname(storage.real_path(path)):
+            raise OutputError(f"{output}: holds {path}, which is INPUT's; give another folder")
 
 
 def _move(
@@ -275,40 +291,8 @@ def _check_chunks(storage: Storage, output: str, plan: Plan) -> None:
             )
 
 
-def _verify(checkpoint: Checkpoint, plan: Plan, output: str, storage: Storage, progress: Progress) -> None:
-    from distconv.proof import read_headers
-    from distconv.verification import compare_tensors
-
-    progress.note("verifying every tensor against the source")
-    headers, differences = read_headers(storage, output, [chunk.name for chunk in plan.chunks])
-    progress.begin(plan.size_bytes, len(plan.chunks))
-    try:
-        differences += compare_tensors(storage, checkpoint, headers, progress)
-    finally:
-        progress.end()
-    if differences:
-        raise ConversionError(
-            "\n".join((f"{output}: verification found differences; it is not made whole", *differences))
-        )
-
-
-_T = TypeVar("_T")
-
-
-class _Later(Generic[_T]):
-    """A result that is computed while something else goes on."""
-
-    def __init__(self, compute: Callable[[], _T]) -> None:
-        self._outcome: Future[_T] = Future()
-        # A daemon: who stops the conversion does not wait for it.
-        threading.Thread(target=self._run, args=(compute,), daemon=True).start()
-
-    def result(self) -> _T:
-        """Wait for it; raises what computing it raised."""
-        return self._outcome.result()
-
-    def _run(self, compute: Callable[[], _T]) -> None:
-        try:
-            self._outcome.set_result(compute())
-        except BaseException as error:  # noqa: BLE001  it is raised by result
-            self._outcome.set_exception(error)
+def _source_digests(storage: Storage, checkpoint: Checkpoint) -> frozenset[str]:
+    """Give the SHA-256 of INPUT's small files, of which OUTPUT may hold copies."""
+    files = checkpoint.files
+    small = (files.params, *([files.tokenizer] if files.tokenizer else []))
+    return frozenset(digest_file(storage, path) for path in small)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -32,6 +32,8 @@ from distconv.target.finalise import (
     sweep_partials,
     write_files,
 )
+from distconv.target.loading import find_legal
+from distconv.target.receipt import digest_receipt, read_receipt
 
 _LIMIT_BYTES = 64 << 20
 JOURNAL_SECONDS = 2.0
@@ -98,8 +100,6 @@ class _Found:
     conversion: object
     """Identity of the conversion that was there; None where nothing tells."""
     digests: Mapping[str, ChunkDigests]
-    files: Mapping[str, str]
-    """SHA-256 of the files beside the chunks; empty while unfinished."""
 
 
 def _look(storage: Storage, output: str) -> _Found:
@@ -117,10 +117,10 @@ def _look(storage: Storage, output: str) -> _Found:
     for name in (JOURNAL_NAME, RECEIPT_NAME):
         if name in entries:
             return _Found(entries, left_bytes, *_read_record(storage, join(output, name)))
-    return _Found(entries, left_bytes, None, {}, {})
+    return _Found(entries, left_bytes, None, {})
 
 
-def _read_record(storage: Storage, path: str) -> tuple[object, dict[str, ChunkDigests], dict[str, str]]:
+def _read_record(storage: Storage, path: str) -> tuple[object, dict[str, ChunkDigests]]:
     """Read a journal or a receipt; a damaged one tells nothing."""
     try:
         content = json.loads(read_small(storage, path, _LIMIT_BYTES))
@@ -128,26 +128,23 @@ def _read_record(storage: Storage, path: str) -> tuple[object, dict[str, ChunkDi
             chunk["name"]: ChunkDigests(chunk[ALGORITHM], tuple(chunk["tensors"].values()))
             for chunk in content["chunks"]
         }
-        return content["conversion"], digests, dict(content.get("files", {}))
+        return content["conversion"], digests
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, InputError):
-        return None, {}, {}
+        return None, {}
 
 
-def is_done(storage: Storage, output: str, plan: Plan, identity: dict[str, object]) -> bool:
-    """Whether OUTPUT is whole and equal to the plan, and nobody's any more; only looks."""
+def is_recorded(storage: Storage, output: str, identity: dict[str, object]) -> bool:
+    """Whether OUTPUT has the receipt of this very conversion, and is nobody's any more; only looks."""
     # A lock is that of one who is about to finish, or who was killed as it did.
     if storage.find(join(output, LOCK_NAME)) is not None:
         return False
-    found = _look(storage, output)
-    if found.conversion != identity or JOURNAL_NAME in found.entries or not found.files:
+    path = join(output, RECEIPT_NAME)
+    if storage.find(path) is None:
         return False
-    for name, digest in found.files.items():
-        if name not in found.entries:
-            return False
-        content = read_small(storage, join(output, name), _LIMIT_BYTES)
-        if hashlib.sha256(content).hexdigest() != digest:
-            return False
-    return all(is_finished(storage, join(output, chunk.name), chunk) for chunk in plan.chunks)
+    try:
+        return read_receipt(storage, path).identity == identity
+    except OutputError:
+        return False
 
 
 class Folder:
@@ -232,12 +229,6 @@ class Folder:
         ]
 
 
-def digest_receipt(content: Mapping[str, object]) -> str:
-    """Give the SHA-256 of a receipt's content, its own digest left out."""
-    rest = {key: value for key, value in content.items() if key != "sha256"}
-    return hashlib.sha256(to_json(rest)).hexdigest()
-
-
 @contextmanager
 def taken(
     storage: Storage,
@@ -245,21 +236,22 @@ def taken(
     plan: Plan,
     identity: dict[str, object],
     progress: Progress,
+    find_obstacles: Callable[[], Iterable[str]],
     *,
     overwrite: bool,
 ) -> Iterator[Folder]:
     """Take OUTPUT for a conversion: locked, cleared of what is not wanted, with room for the rest.
 
     OutputError, with nothing touched, where it holds something else, has too little room, or
-    is another conversion's that still runs.
+    is another conversion's that still runs. ``find_obstacles`` tells of what must be moved away.
     """
-    _check(storage, output, plan, identity, overwrite=overwrite)
+    _check(storage, output, plan, identity, find_obstacles, overwrite=overwrite)
     storage.make_folder(output)
     with locked(storage, output, progress.note) as lock:
-        found = _check(storage, output, plan, identity, overwrite=overwrite)
+        found = _check(storage, output, plan, identity, find_obstacles, overwrite=overwrite)
         sweep_partials(storage, output)
         if overwrite:
-            clear_folder(storage, output)
+            clear_folder(storage, output, find_legal(storage, output))
         else:
             # What misses a chunk must not look whole while it is mended.
             clear_marks(storage, output)
@@ -279,7 +271,13 @@ def _known(digests: Mapping[str, ChunkDigests], plan: Plan) -> dict[str, ChunkDi
 
 
 def _check(
-    storage: Storage, output: str, plan: Plan, identity: dict[str, object], *, overwrite: bool
+    storage: Storage,
+    output: str,
+    plan: Plan,
+    identity: dict[str, object],
+    find_obstacles: Callable[[], Iterable[str]],
+    *,
+    overwrite: bool,
 ) -> _Found:
     found = _look(storage, output)
     if found.entries and not overwrite and found.conversion != identity:
@@ -287,6 +285,9 @@ def _check(
             f"{output}: holds {_difference(found, identity)}; "
             "give an empty folder, or --overwrite to replace the model in it"
         )
+    obstacles = tuple(find_obstacles())
+    if obstacles:
+        raise OutputError("\n".join(obstacles))
     free_bytes = storage.free_bytes(output)
     needed_bytes = _SMALL_FILES_BYTES + sum(
         chunk.size_bytes

@@ -17,12 +17,13 @@ from distconv.families.rules import Match
 from distconv.moving.pieces import Piece
 from distconv.moving.worker import Sources
 from distconv.progress import Progress, SilentProgress
-from distconv.proof import Headers, prove, read_headers
+from distconv.proof import Depth, Finding, Headers, prove
 from distconv.source.catalog import TensorView
 from distconv.storage import LocalStorage, Storage, join, opened, read_range
 from distconv.survey import Checkpoint, PathLike, read_checkpoint
 from distconv.target.finalise import RECEIPT_NAME
-from distconv.target.written import Written, list_chunks, read_object
+from distconv.target.receipt import read_receipt
+from distconv.target.written import Written
 from distconv.tensors import DType, extent_elements
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class Verification:
     output: str
     source: str | None
     tensors: int
+    data_proved: bool
+    """Whether all data was compared, with the receipt's digests or with the source."""
+    examined: str
+    """What was looked at, for people."""
     differences: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -56,15 +61,20 @@ class Verification:
             "source": self.source,
             "ok": self.ok,
             "tensors": self.tensors,
+            "data_proved": self.data_proved,
+            "examined": self.examined,
             "differences": list(self.differences),
             "notes": list(self.notes),
         }
 
     def lines(self) -> tuple[str, ...]:
         """Give the same for people."""
+        if self.ok and not self.data_proved:
+            proved = f"the data was not proved, there is no good {RECEIPT_NAME}; --against INPUT compares it"
+            return (f"{self.output}: all {self.tensors} tensors are whole in structure; {proved}",)
         if self.ok:
             equal = "whole" if self.source is None else f"whole and equal to {self.source}"
-            return (f"{self.output}: all {self.tensors} tensors are {equal}",)
+            return (f"{self.output}: all {self.tensors} tensors are {equal} ({self.examined})",)
         count = len(self.differences)
         return (f"{self.output}: {count} finding{'s' if count > 1 else ''}", *self.differences)
 
@@ -84,9 +94,8 @@ def verify(
     """
     storage, progress = LocalStorage(), progress or SilentProgress()
     output_path = os.fspath(output)
-    chunks = list_chunks(storage, output_path)
     checkpoint = None
-    if against is not None:
+    if against is not None and storage.find(output_path) is not None:
         checkpoint = read_checkpoint(
             storage,
             os.fspath(against),
@@ -94,56 +103,60 @@ def verify(
             instruct=instruct,
             tokenizer=None if tokenizer is None else os.fspath(tokenizer),
         )
-    headers, findings = read_headers(storage, output_path, chunks)
-    sizes = [entry.size_bytes for name in headers if (entry := storage.find(join(output_path, name)))]
-    progress.begin(sum(sizes), len(headers))
-    try:
-        found, notes = prove(storage, output_path, headers, progress)
-    finally:
-        progress.end()
-    findings += found
+    proof = prove(storage, output_path, Depth.MODEL, progress)
+    findings = list(proof.findings)
     if checkpoint is not None:
-        progress.begin(sum(sizes), len(headers))
-        try:
-            findings += compare_tensors(storage, checkpoint, headers, progress)
-        finally:
-            progress.end()
-    tensors = sum(len(written) for written in headers.values())
-    source = None if against is None else os.fspath(against)
-    return Verification(output_path, source, tensors, tuple(findings), tuple(notes))
+        findings += compare_tensors(storage, checkpoint, proof.headers, progress)
+    return Verification(
+        output=output_path,
+        source=None if against is None else os.fspath(against),
+        tensors=sum(len(written) for written in proof.headers.values()),
+        data_proved=proof.data_proved or checkpoint is not None,
+        examined=proof.examined if checkpoint is None else f"{proof.examined}, and every tensor compared",
+        differences=tuple(finding.words for finding in findings),
+        notes=proof.notes,
+    )
 
 
 def _recorded_family(storage: Storage, output: str) -> str | None:
     if storage.find(join(output, RECEIPT_NAME)) is None:
         return None
     try:
-        conversion = read_object(storage, join(output, RECEIPT_NAME)).get("conversion")
+        return read_receipt(storage, join(output, RECEIPT_NAME)).conversion.family
     except OutputError:  # a damaged receipt is a finding, and no reason not to look further
         return None
-    recorded = conversion.get("family") if isinstance(conversion, dict) else None
-    return recorded if isinstance(recorded, str) else None
 
 
 def compare_tensors(
     storage: Storage, checkpoint: Checkpoint, headers: Headers, progress: Progress
-) -> list[str]:
+) -> list[Finding]:
     """List every tensor of these chunks that is missing, foreign, or differs from the source."""
     missing = {match.target: match for match in checkpoint.matches}
-    differences: list[str | None] = []
-    with Sources(storage) as sources:
-        for name, written in headers.items():
-            progress.advance(min((target.offset_bytes for target in written.values()), default=0))
-            for tensor, target in written.items():
-                match = missing.pop(tensor, None)
-                if match is None:
-                    differences.append(
+    findings: list[Finding] = []
+    sizes = [entry.size_bytes for path in _paths(headers) if (entry := storage.find(path)) is not None]
+    progress.begin(sum(sizes), len(headers))
+    try:
+        with Sources(storage) as sources:
+            for name, written in headers.items():
+                progress.advance(min((target.offset_bytes for target in written.values()), default=0))
+                for tensor, target in written.items():
+                    match = missing.pop(tensor, None)
+                    words: str | None = (
                         f"{tensor} in {target.path}: not a tensor of the source, or there twice"
                     )
-                else:
-                    differences.append(_compare_tensor(storage, match, target, checkpoint, sources, progress))
-            progress.unit_done(name)
-        differences += [_explain_missing(match, checkpoint, sources) for match in missing.values()]
-    return [difference for difference in differences if difference]
+                    if match is not None:
+                        words = _compare_tensor(storage, match, target, checkpoint, sources, progress)
+                    if words is not None:
+                        findings.append(Finding(words, name))
+                progress.unit_done(name)
+            words_of_missing = [_explain_missing(match, checkpoint, sources) for match in missing.values()]
+    finally:
+        progress.end()
+    return findings + [Finding(words) for words in words_of_missing if words is not None]
+
+
+def _paths(headers: Headers) -> set[str]:
+    return {target.path for written in headers.values() for target in written.values()}
 
 
 def _explain_missing(match: Match, checkpoint: Checkpoint, sources: Sources) -> str | None:

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -29,6 +29,8 @@ class Hub:
     blobs: dict[str, bytes] = field(default_factory=dict)
     puts: list[str] = field(default_factory=list)
     failing_commits: int = 0
+    on_put: Callable[[], object] = lambda: None
+    """Called when a large file has arrived."""
     port: int = 0
 
     @property
@@ -97,6 +99,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
             assert hashlib.sha256(content).hexdigest() == name
             hub.blobs[name] = content
             hub.puts.append(name)
+            hub.on_put()
             self.give({})
 
         def do_POST(self) -> None:

@@ -13,7 +13,9 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("__init__",),
-    ("conversion", "verification", "tokenization", "checking", "downloading", "pushing", "speaking"),
+    ("conversion",),
+    ("finished",),
+    ("verification", "tokenization", "checking", "downloading", "pushing", "speaking"),
     ("proof",),
     ("resuming", "timeline"),
     ("assembly",),
@@ -28,8 +30,6 @@ FLOORS = (
 )
 """From the roof to the ground; rooms on one floor do not know each other, but for what is named here."""
 BESIDE = {
-    ("conversion", "verification"),
-    ("conversion", "checking"),
     ("storage", "errors"),
     ("storage", "space"),
     ("tensors", "errors"),

@@ -131,7 +131,7 @@ def test_a_bad_name_is_refused(hub: Hub, output: Path, tmp_path: Path) -> None:
         (lambda folder: (folder / "model.safetensors.index.json").unlink(), "out"),
         (lambda folder: os.truncate(folder / "model-00002-of-00002.safetensors", 1000), "not a whole model"),
         (lambda folder: (folder / "distconv.json").unlink(), "no distconv.json in it"),
-        (lambda folder: (folder / "distconv.json").write_text("{}"), "damaged or changed"),
+        (lambda folder: (folder / "distconv.json").write_text("{}"), "its own digest differs"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json: missing"),
         (shutil.rmtree, "out"),
     ],
@@ -144,6 +144,89 @@ def test_what_is_not_finished_is_not_uploaded(
     assert refused.returncode == 2
     assert words in refused.stderr
     assert not hub.repositories
+
+
+CHUNK = "model-00002-of-00002.safetensors"
+
+
+def flip(path: Path) -> None:
+    """Flip one bit near the end of a file."""
+    content = bytearray(path.read_bytes())
+    content[-30] ^= 4
+    path.write_bytes(content)
+
+
+def link_away(path: Path) -> None:
+    """Put a link to a file of the same content, outside of the folder, in a file's place."""
+    elsewhere = path.parent.parent / "elsewhere"
+    elsewhere.write_bytes(path.read_bytes() if path.exists() else b"secret")
+    path.unlink(missing_ok=True)
+    path.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words", "found_without_reading"),
+    [
+        (lambda folder: flip(folder / CHUNK), "differs from its digest", False),
+        (lambda folder: flip(folder / "tokenizer.json"), "differs from its SHA-256", True),
+        (lambda folder: flip(folder / "config.json"), "differs from its SHA-256", True),
+        (lambda folder: flip(folder / "generation_config.json"), "differs from its SHA-256", True),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "not of this model", True),
+        (lambda folder: link_away(folder / CHUNK), "expected a file of its own", True),
+        (lambda folder: link_away(folder / "config.json"), "expected a file of its own", True),
+        (lambda folder: link_away(folder / "README.md"), "expected a file of its own", True),
+        (lambda folder: (folder / "README.md").symlink_to("nowhere"), "expected a file of its own", True),
+        (lambda folder: (folder / "README.md").mkdir(), "expected a file of its own", True),
+        (lambda folder: os.mkfifo(folder / "README.md"), "expected a file of its own", True),
+    ],
+)
+def test_what_is_not_what_its_digests_say_is_not_uploaded(
+    hub: Hub,
+    output: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    words: str,
+    found_without_reading: bool,
+) -> None:
+    damage(output)
+    options = ["--no-verify"] if found_without_reading else []
+    refused = push(hub, output, tmp_path, "llama", *options)
+    assert refused.returncode == 2, refused.stderr
+    assert words in refused.stderr
+    assert not any(repository.files for repository in hub.repositories.values())
+
+
+def test_what_was_looked_at_is_said_and_the_data_is_looked_at_unless_told_not_to(
+    hub: Hub, output: Path, tmp_path: Path
+) -> None:
+    done = push(hub, output, tmp_path, "llama")
+    assert "looked at: structure, small files, the digests of all data" in done.stdout
+    flip(output / CHUNK)
+    done = push(hub, output, tmp_path, "llama", "--no-verify")
+    assert done.returncode == 0, done.stderr
+    assert "the chunks' data was not read" in done.stdout
+
+
+def test_a_licence_that_became_a_link_is_not_followed(checkpoint: Write, hub: Hub, tmp_path: Path) -> None:
+    source = shutil.copytree(checkpoint(Spec(shards=2)), tmp_path / "in")
+    (source / "LICENSE").write_text("of the model")
+    distconv.convert(source, tmp_path / "out")
+    link_away(tmp_path / "out/LICENSE")
+    refused = push(hub, tmp_path / "out", tmp_path, "llama", "--no-verify")
+    assert refused.returncode == 2
+    assert "LICENSE: a link, folder or device, expected a file of its own" in refused.stderr
+    assert not any(repository.files for repository in hub.repositories.values())
+
+
+def test_a_chunk_that_changes_while_it_is_sent_is_not_committed(
+    hub: Hub, output: Path, tmp_path: Path
+) -> None:
+    # After the last one: what was sent is right, what is there now is not.
+    hub.on_put = lambda: flip(output / CHUNK) if len(hub.puts) == 2 else None
+    refused = push(hub, output, tmp_path, "llama")
+    assert refused.returncode == 2
+    assert f"{CHUNK}: changed since it was looked at; nothing was committed" in refused.stderr
+    assert not any(repository.files for repository in hub.repositories.values())
 
 
 def test_the_old_scripts_flag_pushes_into_a_repository_of_the_folders_name(

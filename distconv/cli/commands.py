@@ -77,7 +77,11 @@ def cli(context: click.Context, *, debug: bool) -> None:
 @tokenizer_option
 @click.option("--check", is_flag=True, help="First compare INPUT's files with their checksums.")
 @click.option("--verify", is_flag=True, help="Compare every tensor with INPUT before OUTPUT is made whole.")
-@click.option("--overwrite", is_flag=True, help="Replace the model in OUTPUT; other files stay.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace the model in OUTPUT, whoever wrote it: weights, index, config, tokenizer. Other files stay.",
+)
 @click.option(
     "--trace", type=click.Path(), metavar="FILE", help="Write a trace for Perfetto or chrome://tracing."
 )
@@ -92,7 +96,8 @@ def convert(
 ) -> None:  # fmt: skip
     """Convert INPUT into the Transformers folder OUTPUT.
 
-    The same command run again goes on where an interrupted one stopped. Runs in this process,
+    The same command run again goes on where an interrupted one stopped. Of a finished OUTPUT it looks at
+    all but the chunks' data, with --verify at that as well, and mends what is damaged. Runs in this process,
     or on Ray with --workers, --address, several GPUs, or inside a Ray job.
 
     \b
@@ -265,7 +270,8 @@ def verify(
     """Check that OUTPUT is a whole model; exit code 1 where something is wrong.
 
     Index, headers and sizes must be in their one form, every file must have the digest that
-    distconv.json records, and a model made of config.json must take every tensor. With
+    distconv.json records, a model made of config.json must take every tensor, and nothing else may
+    stand there that would be loaded with the model or in its place. With
     --against, every tensor is also made again from INPUT and compared. --generate loads the model
     over the GPUs there are, else the CPU, and prints 64 tokens, decoded greedily.
 
@@ -316,12 +322,18 @@ def tokenizer(
 @click.argument("output", metavar="OUTPUT")
 @click.argument("repo", metavar="REPO")
 @click.option("--public", is_flag=True, help="Let everybody see it; Meta's licence says what may be shared.")
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    help="Whether the chunks' data is read and compared with its digests first.",
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
-def push(*, output: str, repo: str, public: bool, quiet: bool, as_json: bool) -> None:
+def push(*, output: str, repo: str, public: bool, verify: bool, quiet: bool, as_json: bool) -> None:
     """Upload the finished OUTPUT to the Hugging Face Hub as REPO (USER/NAME), private by default.
 
-    The token is that of `hf auth login` or HF_TOKEN. A model card says what was converted, how,
+    OUTPUT must be whole: every file is compared with its digest, with --no-verify all but the chunks.
+    Only what distconv.json names is sent, and a README.md; links are not followed. The token is that of `hf auth login` or HF_TOKEN. A model card says what was converted, how,
     and the digest of every file, unless there is a README.md already. The same command run again
     goes on where an interrupted one stopped.
 
@@ -331,7 +343,9 @@ def push(*, output: str, repo: str, public: bool, quiet: bool, as_json: bool) ->
     """  # noqa: D301
     from distconv.pushing import push as run
 
-    show(run(output, repo, public=public, quiet=quiet or not sys.stderr.isatty()), as_json=as_json)
+    silent = quiet or not sys.stderr.isatty()
+    progress = choose_progress(quiet=quiet)
+    show(run(output, repo, public=public, verify=verify, quiet=silent, progress=progress), as_json=as_json)
 
 
 @cli.command(short_help="Let a shell complete commands and options.")

@@ -5,40 +5,66 @@ mark is written last.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from distconv.planning.chunks import INDEX_NAME
+from distconv.source.files import LEGAL_NAMES
 from distconv.storage import PARTIAL_SUFFIX, Storage, join, write_small
 
 CONFIG_NAME = "config.json"
 RECEIPT_NAME = "distconv.json"
 JOURNAL_NAME = ".distconv.journal"
 
-_OURS = re.compile(
-    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json|generation_config\.json"
-    r"|tokenizer\.json|tokenizer\.model|tokenizer_config\.json|special_tokens_map\.json|chat_template\.jinja"
-    r"|distconv\.json|\.distconv\.journal|(LICENSE|USE_POLICY)(\.txt|\.md)?"
-    rf"|\..+{re.escape(PARTIAL_SUFFIX)}"
+_CHUNKS = r"model(-\d{5,}-of-\d{5,})?\.safetensors"
+_SMALL = (
+    r"model\.safetensors\.index\.json|config\.json|generation_config\.json"
+    r"|tokenizer\.json|tokenizer_config\.json|tokenizer\.model|chat_template\.jinja"
+)
+_CONTROL = r"distconv\.json|\.distconv\.[a-z0-9.-]+"
+_OTHERS = (
+    r"pytorch_model(-\d{5,}-of-\d{5,})?\.bin|pytorch_model\.bin\.index\.json"
+    r"|special_tokens_map\.json|added_tokens\.json|chat_template\.json"
+)
+"""What other tools write of a model besides."""
+
+_SIDECAR = re.compile(f"{_SMALL}|{LEGAL_NAMES}")
+_LEGAL = re.compile(LEGAL_NAMES)
+_MODEL = re.compile(rf"{_CHUNKS}|{_SMALL}|{_OTHERS}|distconv\.json|\.distconv\.journal")
+_PARTIAL = re.compile(
+    rf"\.({_CHUNKS}|{_SMALL}|{LEGAL_NAMES}|{_CONTROL})\.[^/]+-\d+-[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}"
 )
 _MARKS = (INDEX_NAME, CONFIG_NAME)
 
 
+def is_sidecar(name: str) -> bool:
+    """Whether a conversion writes a file of this name beside its chunks and its receipt."""
+    return _SIDECAR.fullmatch(name) is not None
+
+
+def is_legal(name: str) -> bool:
+    """Whether a name is that of a licence's or policy's text."""
+    return _LEGAL.fullmatch(name) is not None
+
+
 def is_model_file(name: str) -> bool:
-    """Whether a name is that of a file which a converted model has."""
-    return _OURS.fullmatch(name) is not None
+    """Whether a name is that of a file which a model consists of, whoever wrote it."""
+    return _MODEL.fullmatch(name) is not None
 
 
 def is_partial(name: str) -> bool:
-    """Whether a name is that of a file left over from a write that never ended."""
-    return name.startswith(".") and name.endswith(PARTIAL_SUFFIX)
+    """Whether a name is that of a file left over from a write of ours that never ended."""
+    return _PARTIAL.fullmatch(name) is not None
 
 
-def clear_folder(storage: Storage, output: str) -> None:
-    """Remove the files of a model, its mark first, and leave all others alone."""
+def clear_folder(storage: Storage, output: str, legal: Collection[str]) -> None:
+    """Remove the files of a model, its mark first, and leave all others alone.
+
+    ``legal`` names the texts that came with that model.
+    """
     names = [entry.name for entry in storage.list_folder(output) if not entry.is_folder]
     clear_marks(storage, output)
     for name in names:
-        if is_model_file(name):
+        if is_model_file(name) or name in legal:
             storage.remove(join(output, name))
     storage.flush_folder(output)
 
