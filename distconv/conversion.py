@@ -8,7 +8,7 @@ from functools import partial
 
 from distconv.assembly import make_files
 from distconv.errors import ConversionError, InputError, OutputError, UsageError
-from distconv.finished import compare_all, examine, remove_chunks
+from distconv.finished import compare_all, examine
 from distconv.moving.compare import equal_targets, target_of_view
 from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
@@ -171,8 +171,7 @@ def convert(
     identity = make_identity(storage, checkpoint, plan, VERSION)
     examined, damaged = None, frozenset[str]()
     if not overwrite and is_recorded(storage, output_path, identity):
-        looked = examine(storage, output_path, checkpoint, plan, files, progress, verify=verify)
-        examined, damaged = looked
+        examined, damaged = examine(storage, output_path, checkpoint, plan, files, progress, verify=verify)
     planned = time.monotonic()
     begun = moved = planned
     first: float | None = None
@@ -185,7 +184,7 @@ def convert(
         )  # fmt: skip
         look = partial(obstacles, overwrite=overwrite)
         with taken(storage, output_path, plan, identity, progress, look, overwrite=overwrite) as folder:
-            remove_chunks(storage, output_path, damaged)
+            folder.remove(damaged)
             sight = Sight(_sizes(storage, checkpoint), *folder.witness)
             job = Job(storage, output_path, device, None, folder.recorded, pictures.wanted, sight)
             receipts = _move(job, plan, None if inline else cluster, progress, folder.keep)
@@ -193,7 +192,7 @@ def convert(
             begun, moved = progress.begun or planned, progress.ended or time.monotonic()
             first = progress.first
             if verify:
-                compare_all(storage, output_path, checkpoint, plan, progress)
+                compare_all(storage, output_path, checkpoint, plan, progress, folder.remove)
             if strangers := tuple(obstacles(overwrite=False)):
                 raise ConversionError("\n".join(strangers))
             folder.finish(files)

@@ -1,7 +1,7 @@
 """Whether what stands in OUTPUT is what a conversion makes, before one begins and before it is made whole."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from distconv.errors import ConversionError, OutputError
 from distconv.moving.worker import is_finished
@@ -50,23 +50,22 @@ def examine(
 
 
 def compare_all(
-    storage: Storage, output: str, checkpoint: Checkpoint, plan: Plan, progress: Progress
+    storage: Storage,
+    output: str,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    progress: Progress,
+    remove: Callable[[Iterable[str]], None],
 ) -> None:
     """Compare every tensor that was made with INPUT's.
 
-    What differs is removed, so that the same conversion makes it again; ConversionError then.
+    ``remove`` is told the chunks that differ, so that the same conversion makes them again; ConversionError then.
     """
     findings = _compare(storage, output, checkpoint, plan, progress)
     if findings:
-        remove_chunks(storage, output, {finding.chunk for finding in findings if finding.chunk})
+        remove({finding.chunk for finding in findings if finding.chunk})
         told = f"{output}: verification found differences; it is not made whole, run the same command again"
         raise ConversionError("\n".join((told, *(finding.words for finding in findings))))
-
-
-def remove_chunks(storage: Storage, output: str, chunks: Iterable[str]) -> None:
-    """Remove chunks of a folder without marks; only who has the folder may."""
-    for name in chunks:
-        storage.remove(join(output, name))
 
 
 def _compare(

@@ -134,6 +134,7 @@ def _list_chunks(storage: Storage, output: str) -> dict[str, _Version]:
     path = join(output, RECEIPT_NAME)
     if storage.find(path) is None:
         return {}
+    _Version.of(path)
     try:
         names = [chunk.name for chunk in read_receipt(storage, path).chunks]
     except OutputError:

@@ -187,6 +187,12 @@ class Folder:
         if self._pending:
             self._write_journal()
 
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files of the folder."""
+        self._lock.check()
+        for name in names:
+            self._storage.remove(join(self._output, name))
+
     def finish(self, files: Mapping[str, bytes]) -> None:
         """Write what stands beside the chunks, receipt included, the mark last."""
         self._lock.check()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distconv.errors import OutputError
-from distconv.families.llama import EMBEDDING, OUTPUT
+from distconv.families.llama import EMBEDDING, FAMILIES, OUTPUT
 from distconv.families.rules import Match
 from distconv.moving.pieces import Piece
 from distconv.moving.worker import Sources
@@ -122,9 +122,10 @@ def _recorded_family(storage: Storage, output: str) -> str | None:
     if storage.find(join(output, RECEIPT_NAME)) is None:
         return None
     try:
-        return read_receipt(storage, join(output, RECEIPT_NAME)).conversion.family
+        family = read_receipt(storage, join(output, RECEIPT_NAME)).conversion.family
     except OutputError:  # a damaged receipt is a finding, and no reason not to look further
         return None
+    return family if family in FAMILIES else None
 
 
 def compare_tensors(

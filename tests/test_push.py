@@ -174,6 +174,7 @@ def link_away(path: Path) -> None:
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "not of this model", True),
         (lambda folder: link_away(folder / CHUNK), "expected a file of its own", True),
         (lambda folder: link_away(folder / "config.json"), "expected a file of its own", True),
+        (lambda folder: link_away(folder / "distconv.json"), "expected a file of its own", True),
         (lambda folder: link_away(folder / "README.md"), "expected a file of its own", True),
         (lambda folder: (folder / "README.md").symlink_to("nowhere"), "expected a file of its own", True),
         (lambda folder: (folder / "README.md").mkdir(), "expected a file of its own", True),

@@ -23,7 +23,7 @@ _WEIGHTS = re.compile(
     r".*\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack)(\.index\.json)?|adapter_config\.json", re.IGNORECASE
 )
 _WORDS = re.compile(
-    r"(config|generation_config|quantize_config|.*quant_config)\.json"
+    r"(config|generation_config|quantize_config|.*quant_config|(pre)?processor_config)\.json"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|tekken|chat_template)\.json"
     r"|.*\.model|merges\.txt|chat_template\.jinja"
 )
