@@ -22,7 +22,7 @@ SMALL_FILE_BYTES = 64 << 20
 _WEIGHTS = re.compile(
     r".*\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack)(\.index\.json)?|adapter_config\.json", re.IGNORECASE
 )
-_WORDS = re.compile(
+_SETTINGS = re.compile(
     r"(config|generation_config|quantize_config|.*quant_config|(pre)?processor_config)\.json"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|tekken|chat_template)\.json"
     r"|.*\.model|merges\.txt|chat_template\.jinja"
@@ -40,16 +40,16 @@ def holds_weights(entry: Entry) -> bool:
     return not entry.is_folder and _WEIGHTS.fullmatch(entry.name) is not None
 
 
-def holds_words(entry: Entry) -> bool:
+def holds_settings(entry: Entry) -> bool:
     """Whether a name is one that says how a model, or its tokenizer, is to be made."""
     if entry.is_folder:
         return entry.name in _FOLDERS
-    return _WORDS.fullmatch(entry.name) is not None
+    return _SETTINGS.fullmatch(entry.name) is not None
 
 
 def is_loaded(entry: Entry) -> bool:
     """Whether a loader may read what has this name."""
-    return holds_weights(entry) or holds_words(entry)
+    return holds_weights(entry) or holds_settings(entry)
 
 
 def find_detours(storage: Storage, output: str) -> Iterator[str]:
@@ -122,7 +122,7 @@ def find_legal(storage: Storage, output: str) -> frozenset[str]:
 
 def is_copy(storage: Storage, output: str, entry: Entry, source_digests: Collection[str]) -> bool:
     """Whether a file is a copy of one of INPUT's small ones, as a tokenizer.model for other programs is."""
-    return holds_words(entry) and _is_one_of(storage, join(output, entry.name), source_digests)
+    return holds_settings(entry) and _is_one_of(storage, join(output, entry.name), source_digests)
 
 
 def _is_one_of(storage: Storage, path: str, digests: Collection[str | None]) -> bool:
