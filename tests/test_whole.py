@@ -134,7 +134,7 @@ STRANGERS: dict[str, Damage] = {
     "added tokens": put("added_tokens.json", b'{"<new>": 320}'),
     "a map of special tokens": put("special_tokens_map.json", b'{"eos_token": "<unk>"}'),
     "a chat template": put("chat_template.jinja", b"overruled"),
-    "a tokenizer of another model": put("tokenizer.model", b"pieces"),
+    "a tokenizer of another model": put("spiece.model", b"pieces"),
     "more chat templates": put_template,
 }  # fmt: skip
 
