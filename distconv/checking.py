@@ -2,18 +2,17 @@
 
 import os
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.progress import Progress, SilentProgress
-from distconv.source.archive import Record, locate_data
+from distconv.source.archive import Record
 from distconv.source.catalog import Catalog, read_catalog
-from distconv.source.checklist import Listed, compare_md5, read_blocks, read_checklists
+from distconv.source.checklist import Listed, compare_crc32, compare_md5, read_checklists
 from distconv.source.files import SourceFiles, find_files
-from distconv.storage import LocalStorage, Storage, opened
+from distconv.storage import LocalStorage, Storage
 from distconv.survey import PathLike, read_checkpoint
 
 _FILES_AT_ONCE = 16
@@ -168,19 +167,9 @@ def _run(storage: Storage, tasks: Sequence[_Task], progress: Progress) -> list[s
 def _check_file(
     storage: Storage, task: _Task, advance: Callable[[int], None], stop: threading.Event
 ) -> Iterator[str]:
-    if task.listed is not None:
-        difference = compare_md5(storage, task.listed, advance, stop.is_set)
-        if difference is not None:
-            yield difference
+    if task.listed is None:
+        yield from compare_crc32(storage, task.path, task.records, advance, stop.is_set)
         return
-    with opened(storage, task.path) as reader:
-        for record in task.records:
-            found = 0
-            for block in read_blocks(reader, locate_data(reader, record), record.size_bytes, stop.is_set):
-                found = zlib.crc32(block, found)
-                advance(len(block))
-            if found != record.crc32:
-                yield (
-                    f"{task.path}: CRC32 {found:08x} of the record at byte {record.offset_bytes:,}, "
-                    f"its header gives {record.crc32:08x}; download the file again"
-                )
+    difference = compare_md5(storage, task.listed, advance, stop.is_set)
+    if difference is not None:
+        yield difference

@@ -1,29 +1,22 @@
 """Download models by the link of Meta's e-mail: what is there, is it whole, is it right."""
 
+import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_after_attempt,
-    stop_when_event_set,
-    wait_random_exponential,
-)
-
-from distconv.errors import ConversionError, InputError, Interrupted, OutputError, UsageError
-from distconv.lock import locked
-from distconv.progress import Progress, SilentProgress, format_size
-from distconv.remote.crew import Task, run_tasks
-from distconv.remote.link import read_link
-from distconv.remote.partial import PartialFile, Range
+from distconv.errors import InputError, OutputError, UsageError
+from distconv.lock import LOCK_NAME, locked
+from distconv.progress import Progress, SilentProgress, format_count, format_size
+from distconv.remote.evidence import describe_wrong_params, describe_wrong_text
+from distconv.remote.large import Fetching, LargeFile
+from distconv.remote.link import ANEW, read_link
+from distconv.remote.partial import PartialFile, state_path
+from distconv.remote.patience import Patience
+from distconv.remote.places import refuse_what_is_in_the_way, sweep_attempts
 from distconv.remote.releases import (
     CHECKLIST,
     LEGAL,
@@ -33,19 +26,17 @@ from distconv.remote.releases import (
     Release,
     find_release,
 )
-from distconv.remote.server import PassingError, RefusedError, Remote, Server
-from distconv.source.checklist import Listed, compare_md5, parse_checklist
-from distconv.storage import PARTIAL_SUFFIX, LocalStorage, join, write_small
+from distconv.remote.server import RefusedError, Server
+from distconv.source.checklist import Listed, parse_checklist
+from distconv.storage import LocalStorage, join, write_small
 from distconv.survey import PathLike
+from distconv.target.tokenizer import make_vocabulary
 
 PART_BYTES = 64 << 20
 """What one request asks for: large enough that asking costs nothing, small enough to share."""
-MARK_SECONDS = 5.0
 TRIES = 8
 """So often in a row may a request bring nothing; about two minutes pass meanwhile."""
 _LONGEST_WAIT_SECONDS = 30.0
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +47,8 @@ class DownloadReport:
     files: int
     bytes_fetched: int
     checked_files: int
+    """So many files were compared by MD5."""
+    files_by_crc32: int
     seconds: float
     notes: tuple[str, ...]
 
@@ -66,6 +59,7 @@ class DownloadReport:
             "files": self.files,
             "bytes_fetched": self.bytes_fetched,
             "files_by_md5": self.checked_files,
+            "files_by_crc32": self.files_by_crc32,
             "seconds": round(self.seconds, 3),
             "notes": list(self.notes),
         }
@@ -73,10 +67,11 @@ class DownloadReport:
     def lines(self) -> tuple[str, ...]:
         """Give the same for people."""
         rate = self.bytes_fetched / max(self.seconds, 1e-9)
+        by_crc32 = f", {self.files_by_crc32} by CRC32" if self.files_by_crc32 else ""
         return (
             (
-                f"{self.files} files, {format_size(self.bytes_fetched)} fetched ({format_size(rate)}/s), "
-                f"{self.checked_files} compared by MD5"
+                f"{format_count(self.files, 'file')}, {format_size(self.bytes_fetched)} fetched ({format_size(rate)}/s), "
+                f"{self.checked_files} compared by MD5{by_crc32}"
             ),
             "",
             "next:",
@@ -84,25 +79,13 @@ class DownloadReport:
         )
 
 
-@dataclass(slots=True)
-class _File:
-    """One large file on its way."""
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to come: folders, and files as pairs of their remote name and local path."""
 
-    name: str
-    remote: Remote
-    partial: PartialFile
-    listed: Listed | None
-    parts_left: int = 0
-    fetched_again: bool = False
-
-
-@dataclass(slots=True)
-class _Found:
-    """What the server has for one download."""
-
-    small: list[tuple[str, str]] = field(default_factory=list)
-    """Remote name and local path."""
-    large: list[tuple[str, str]] = field(default_factory=list)
+    folders: tuple[str, ...]
+    small: tuple[tuple[str, str], ...]
+    large: tuple[tuple[str, str], ...]
 
 
 def download(
@@ -128,7 +111,7 @@ def download(
     started = time.monotonic()
     try:
         with locked(storage, place, progress.note):
-            return _Download(server, place, connections, progress).run(releases, started)
+            return _Download(server, place, progress).run(releases, connections, started)
     finally:
         server.close()
 
@@ -136,103 +119,163 @@ def download(
 class _Download:
     """One call's work; large files are fetched by threads, everything else by the caller."""
 
-    def __init__(self, server: Server, place: str, connections: int, progress: Progress) -> None:
+    def __init__(self, server: Server, place: str, progress: Progress) -> None:
         self._server, self._place, self._progress = server, place, progress
-        self._connections = connections
         self._storage = LocalStorage()
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._fetched_bytes = 0
-        self._checked = 0
-        self._begun: set[str] = set()
+        stop = threading.Event()
+        self._patience = Patience(TRIES, _LONGEST_WAIT_SECONDS, stop, progress.note)
+        self._large = Fetching(server, self._storage, self._patience, progress, stop, PART_BYTES)
+        self._small_bytes = self._by_md5 = 0
+        self._unproved: list[str] = []
+        self._notes: list[str] = []
 
-    def run(self, releases: Sequence[Release], started: float) -> DownloadReport:
+    def run(self, releases: Sequence[Release], connections: int, started: float) -> DownloadReport:
         """Find out what there is, then fetch it."""
-        found, folders = _Found(), []
-        for release in releases:
-            folder = join(self._place, release.folder)
-            remote = self._find_folder(release)
+        paths = self._name_files(releases, {release: release.remotes[0] for release in releases})
+        small, large = ([path for _name, path in pairs] for pairs in (paths.small, paths.large))
+        refuse_what_is_in_the_way(paths.folders, small, large)
+        wanted = self._name_files(releases, {release: self._find_folder(release) for release in releases})
+        for folder in wanted.folders:
             self._storage.make_folder(folder)
-            folders.append(folder)
-            small = [PARAMS, CHECKLIST] if release.shared_tokenizer else [PARAMS, CHECKLIST, TOKENIZER]
-            found.small += [(f"{remote}/{name}", join(folder, name)) for name in small]
-            found.large += [(f"{remote}/{name}", join(folder, name)) for name in release.shard_names]
-        beside = [
-            *LEGAL,
-            *([TOKENIZER, TOKENIZER_CHECKLIST] if any(r.shared_tokenizer for r in releases) else []),
-        ]
-        found.small += [(name, join(self._place, name)) for name in beside]
-        listed, count, notes = self._fetch_small(found.small)
-        files = self._open_files(found.large, listed)
+        sweep_attempts(self._storage, [join(self._place, LOCK_NAME), *small, *map(state_path, large)])
+        listed, count = self._fetch_small(wanted.small)
+        files = self._look_at_large(wanted.large, listed)
         try:
             self._check_room(files)
-            self._fetch_large(files)
+            self._large.run(files, connections)
         finally:
             for file in files:
                 file.partial.close()
         return DownloadReport(
-            tuple(folders),
-            count + len(files),
-            self._fetched_bytes,
-            self._checked,
-            time.monotonic() - started,
-            tuple(notes),
+            folders=wanted.folders,
+            files=count + len(files),
+            bytes_fetched=self._small_bytes + self._large.fetched_bytes,
+            checked_files=self._by_md5 + self._large.by_md5,
+            files_by_crc32=self._large.by_crc32,
+            seconds=time.monotonic() - started,
+            notes=(*self._notes, *self._describe_unproved()),
         )
+
+    def _name_files(self, releases: Sequence[Release], remotes: Mapping[Release, str]) -> _Wanted:
+        """Name all files of the releases, given each one's folder on the server."""
+        folders, small, large = [], [], []
+        for release, remote in remotes.items():
+            folder = join(self._place, release.folder)
+            folders.append(folder)
+            names = [PARAMS, CHECKLIST] if release.shared_tokenizer else [PARAMS, CHECKLIST, TOKENIZER]
+            small += [(f"{remote}/{name}", join(folder, name)) for name in names]
+            large += [(f"{remote}/{name}", join(folder, name)) for name in release.shard_names]
+        shared = any(release.shared_tokenizer for release in releases)
+        beside = [*LEGAL, *([TOKENIZER, TOKENIZER_CHECKLIST] if shared else [])]
+        small += [(name, join(self._place, name)) for name in beside]
+        return _Wanted(tuple(folders), tuple(small), tuple(large))
 
     def _find_folder(self, release: Release) -> str:
         """Find a release's folder on the server, which Meta's lists name in different ways."""
         refusal: RefusedError | None = None
         for remote in release.remotes:
             try:
-                self._patiently(partial(self._server.look, f"{remote}/{PARAMS}"), release.name)
+                self._patience.ask(partial(self._server.look, f"{remote}/{PARAMS}"), release.name)
             except RefusedError as error:
                 refusal = refusal or error
             else:
                 return remote
         raise refusal or InputError(f"{release.name}: not there")
 
-    def _fetch_small(self, wanted: Sequence[tuple[str, str]]) -> tuple[dict[str, Listed], int, list[str]]:
-        """Fetch small files; gives what the checklists among them say, how many came, and notes."""
-        contents: dict[str, bytes] = {}
+    def _fetch_small(self, wanted: Sequence[tuple[str, str]]) -> tuple[dict[str, Listed], int]:
+        """Fetch small files; gives what the checklists among them say, and how many came.
+
+        All are looked at before any gets its name.
+        """
+        contents: dict[str, tuple[str, bytes]] = {}
         listed: dict[str, Listed] = {}
-        notes = []
         for name, path in wanted:
             base = os.path.basename(path)
-            try:
-                content = self._patiently(partial(self._server.read_small, name), name)
-            except RefusedError:
-                if base not in {*LEGAL, CHECKLIST, TOKENIZER_CHECKLIST}:
-                    raise
-                if base == CHECKLIST:
-                    notes.append(f"{name} is not served: sizes are compared, MD5 cannot be")
+            content = self._fetch_if_served(name, base)
+            if content is None:
                 continue
-            contents[path] = content
+            contents[path] = name, content
             if base in {CHECKLIST, TOKENIZER_CHECKLIST}:
                 listed |= {
                     entry.path: entry for entry in parse_checklist(path, os.path.dirname(path), content)
                 }
-        for path, content in contents.items():
+        proved = {
+            path: self._prove_small(name, path, content, listed) for path, (name, content) in contents.items()
+        }
+        for path, content in proved.items():
             write_small(self._storage, path, content)
-            self._fetched_bytes += len(content)
-            if path in listed:
-                self._compare(listed[path])
-        return listed, len(contents), notes
+        return listed, len(contents)
 
-    def _compare(self, entry: Listed) -> None:
-        difference = compare_md5(self._storage, entry, lambda _size: None, self._stop.is_set)
-        if difference is not None:
-            raise InputError(difference)
-        self._checked += 1
+    def _fetch_if_served(self, name: str, base: str) -> bytes | None:
+        """Fetch a small file; None for one that a release may lack."""
+        try:
+            content = self._read_small(name)
+        except RefusedError:
+            if base not in {*LEGAL, CHECKLIST, TOKENIZER_CHECKLIST}:
+                raise
+            if base == CHECKLIST:
+                self._notes.append(f"{name} is not served: MD5 cannot be compared")
+            return None
+        fault = describe_wrong_text(content) if base in LEGAL else None
+        if fault is not None:
+            self._notes.append(f"{name}: left out, as what the server gives is {fault}")
+            return None
+        return content
 
-    def _open_files(self, wanted: Sequence[tuple[str, str]], listed: dict[str, Listed]) -> list[_File]:
+    def _read_small(self, name: str) -> bytes:
+        content = self._patience.ask(partial(self._server.read_small, name), name)
+        self._small_bytes += len(content)
+        return content
+
+    def _prove_small(self, name: str, path: str, content: bytes, listed: Mapping[str, Listed]) -> bytes:
+        """Give a small file's content as it should be, fetched once more where it first is not."""
+        entry = listed.get(path)
+        if entry is not None:
+            if _md5(content) != entry.md5:
+                self._progress.note(f"{name}: its MD5 is wrong; fetching it again")
+                content = self._read_small(name)
+            if _md5(content) != entry.md5:
+                raise InputError(f"{name}: its MD5 is wrong twice in a row; {ANEW}")
+            self._by_md5 += 1
+            return content
+        base = os.path.basename(path)
+        if base == PARAMS and (wrong := describe_wrong_params(content)):
+            raise InputError(
+                f"{name}: {self._server.host} gives {wrong}, expected a model's dimensions; {ANEW}"
+            )
+        if base == TOKENIZER:
+            make_vocabulary(path, content)
+        if base in {PARAMS, TOKENIZER}:
+            self._unproved.append(path)
+        return content
+
+    def _look_at_large(
+        self, wanted: Sequence[tuple[str, str]], listed: Mapping[str, Listed]
+    ) -> list[LargeFile]:
         files = []
         for name, path in wanted:
-            remote = self._patiently(partial(self._server.look, name), name)
-            files.append(_File(name, remote, PartialFile(path, remote), listed.get(path)))
+            remote = self._patience.ask(partial(self._server.look, name), name)
+            if remote.size_bytes == 0:
+                raise InputError(f"{name}: {self._server.host} gives an empty file, expected a shard; {ANEW}")
+            entry = listed.get(path)
+            files.append(
+                LargeFile(name, remote, PartialFile(path, remote, takes_cut=entry is not None), entry)
+            )
         return files
 
-    def _check_room(self, files: Sequence[_File]) -> None:
-        needed = sum(file.partial.missing_bytes for file in files)
+    def _describe_unproved(self) -> Iterator[str]:
+        """Name the files that were only looked at, folder by folder."""
+        folders: dict[str, list[str]] = {}
+        for path in sorted([*self._unproved, *self._large.unproved]):
+            folders.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
+        for folder, names in folders.items():
+            yield (
+                f"{folder}: no checksum is known of {', '.join(names)}: these are of the right kind, but "
+                f"nothing proves each byte"
+            )
+
+    def _check_room(self, files: Sequence[LargeFile]) -> None:
+        needed = sum(file.missing_bytes for file in files)
         free = self._storage.free_bytes(self._place)
         if needed > free:
             raise OutputError(
@@ -240,113 +283,6 @@ class _Download:
                 f"or give another folder"
             )
 
-    def _fetch_large(self, files: Sequence[_File]) -> None:
-        self._progress.begin(sum(file.partial.missing_bytes for file in files), len(files), "files")
-        tasks = [task for file in files for task in self._make_tasks(file)]
-        try:
-            run_tasks(tasks, self._connections, self._stop)
-        finally:
-            self._progress.end()
 
-    def _make_tasks(self, file: _File) -> list[Task]:
-        """Cut what is missing of a file into parts; a file that is all there is only compared."""
-        whole = file.remote.size_bytes or 1
-        parts = file.partial.missing(PART_BYTES if file.remote.has_ranges else whole)
-        file.parts_left = len(parts)
-        if not parts:
-            return [partial(self._end_file, file)]
-        return [partial(self._fetch_part, file, part) for part in parts]
-
-    def _fetch_part(self, file: _File, part: Range) -> list[Task]:
-        position, end = part
-        with self._lock:
-            # A line for each file, from its first part on.
-            if file.name not in self._begun:
-                self._begun.add(file.name)
-                self._progress.take(file.name, "", file.partial.missing_bytes)
-        while position < end:
-            position = self._patiently(partial(self._pull, file, position, end), file.name)
-        with self._lock:
-            file.parts_left -= 1
-            last = file.parts_left == 0
-        return self._end_file(file) if last else []
-
-    def _pull(self, file: _File, start: int, end: int) -> int:
-        """Take what one request brings; gives how far it came, and raises only where it brought nothing."""
-        position = marked = start
-        marked_at = time.monotonic()
-        try:
-            for block in self._server.read_range(file.name, file.remote, start, end):
-                if self._stop.is_set():
-                    raise Interrupted("stopped")
-                file.partial.write_at(position, block)
-                position += len(block)
-                with self._lock:
-                    self._fetched_bytes += len(block)
-                self._progress.advance(len(block), file.name)
-                if time.monotonic() - marked_at > MARK_SECONDS:
-                    file.partial.mark(marked, position)
-                    marked, marked_at = position, time.monotonic()
-        except PassingError:
-            if position == start:
-                raise
-        finally:
-            file.partial.mark(marked, position)
-        if position == start:
-            raise PassingError("the connection was cut")
-        return position
-
-    def _end_file(self, file: _File) -> list[Task]:
-        """Compare a whole file and give it its name; a wrong one is fetched once more."""
-        if file.listed is not None:
-            there = Listed(file.partial.path + PARTIAL_SUFFIX, file.listed.md5, file.listed.checklist)
-            difference = compare_md5(self._storage, there, lambda _size: None, self._stop.is_set)
-            if self._stop.is_set():
-                raise Interrupted("stopped")
-            if difference is not None:
-                file.partial.forget()
-                if file.fetched_again:
-                    raise InputError(
-                        f"{file.name}: its MD5 is wrong twice in a row; ask Meta for a new URL and try again"
-                    )
-                file.fetched_again = True
-                self._progress.note(f"{file.name}: its MD5 is wrong; fetching it again")
-                self._progress.advance(-file.remote.size_bytes, file.name)
-                return self._make_tasks(file)
-        file.partial.finish()
-        with self._lock:
-            self._checked += file.listed is not None
-        self._progress.unit_done(file.name)
-        return []
-
-    def _patiently(self, ask: Callable[[], _T], name: str) -> _T:
-        """Ask again after a while where it may help."""
-
-        def wait(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome is not None else None
-            after = error.after_seconds if isinstance(error, PassingError) else 0.0
-            return min(max(after, backoff(state)), _LONGEST_WAIT_SECONDS)
-
-        def tell(state: RetryCallState) -> None:
-            if state.outcome is not None and state.next_action is not None:
-                self._progress.note(
-                    f"{name}: {state.outcome.exception()}; trying again in {state.next_action.sleep:.0f} s"
-                )
-
-        backoff = wait_random_exponential(0.5, max=_LONGEST_WAIT_SECONDS)
-        retrying = Retrying(
-            retry=retry_if_exception_type(PassingError),
-            stop=stop_after_attempt(TRIES) | stop_when_event_set(self._stop),
-            wait=wait,
-            sleep=sleep_using_event(self._stop),
-            before_sleep=tell,
-            reraise=True,
-        )
-        try:
-            return retrying(ask)
-        except PassingError as error:
-            if self._stop.is_set():
-                raise Interrupted("stopped") from None
-            raise ConversionError(
-                f"{name}: {error}, {TRIES} times in a row; run the same command again to go on"
-            ) from None
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

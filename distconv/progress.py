@@ -288,6 +288,11 @@ def format_size(size_bytes: float) -> str:
     return f"{size_bytes:.0f} B" if size_bytes < 1000 else f"{size_bytes / 1000:.1f} kB"
 
 
+def format_count(count: int, unit: str) -> str:
+    """Give a number with its noun: ``1 file``, ``2,000 files``."""
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
+
+
 def format_duration(seconds: float) -> str:
     """Give a duration as people say it: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)

@@ -31,6 +31,8 @@ class Files:
     stalls: int = 0
     """So many answers about weights stop after their headers for two seconds."""
     refused: Callable[[str], bool] = lambda name: False
+    raw: Callable[[str, str], bytes | None] = lambda name, wanted: None
+    """Given a name and a range, every byte that is sent, the status line included, before the connection ends."""
     served_bytes: int = 0
     asked: list[tuple[str, str]] = field(default_factory=list)
     port: int = 0
@@ -47,6 +49,7 @@ def serving(files: Files) -> Iterator[Files]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def log_message(self, *_: object) -> None:
             pass
@@ -61,6 +64,12 @@ def serving(files: Files) -> Iterator[Files]:
                 files.asked.append((name, wanted))
                 answer = files.answers.pop(0) if files.answers else None
             path = files.folder / name
+            raw = files.raw(name, wanted)
+            if raw is not None:
+                self.close_connection = True
+                with contextlib.suppress(OSError):
+                    self.connection.sendall(raw)
+                return
             if answer is None and (query != files.secret or files.refused(name) or not path.is_file()):
                 answer = (403, {"Content-Type": "application/xml"}, FORBIDDEN)
             if answer is not None:

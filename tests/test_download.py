@@ -1,6 +1,8 @@
 """``distconv download`` against a real server that cuts, corrupts, refuses and dawdles."""
 
 import base64
+import contextlib
+import gzip
 import hashlib
 import json
 import logging
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from llama_models import sku_list
 
 import distconv
@@ -164,7 +167,9 @@ def test_a_web_page_or_a_longer_file_in_its_place_does_no_harm(
     assert equal(files.folder, tmp_path / "in")
 
 
-def test_a_file_that_changed_on_the_server_is_not_mixed(files: Files, tmp_path: Path, monkeypatch) -> None:
+def test_a_file_that_changed_on_the_server_is_not_mixed(
+    files: Files, checkpoint: Write, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(downloading, "PART_BYTES", 50_000)
     (files.folder / FOLDER / "checklist.chk").unlink()
     files.cuts = [20_000] + [0] * 100
@@ -172,10 +177,10 @@ def test_a_file_that_changed_on_the_server_is_not_mixed(files: Files, tmp_path: 
         distconv.download([MODEL], tmp_path / "in", files.url, connections=1)
     files.cuts = []
     shard = files.folder / FOLDER / "consolidated.00.pth"
-    shard.write_bytes(bytes(reversed(shard.read_bytes())))
-    report = distconv.download([MODEL], tmp_path / "in", files.url)
-    assert (tmp_path / "in" / FOLDER / shard.name).read_bytes() == shard.read_bytes()
-    assert report.notes == (f"{FOLDER}/checklist.chk is not served: sizes are compared, MD5 cannot be",)
+    # Of the same size, and another file in every other respect.
+    shutil.copyfile(files.folder / FOLDER / "consolidated.01.pth", shard)
+    distconv.download([MODEL], tmp_path / "in", files.url)
+    assert equal(files.folder, tmp_path / "in")
 
 
 def test_a_full_disk_is_told_before_anything_large_is_fetched(
@@ -415,3 +420,463 @@ def test_without_a_model_nothing_is_asked(files: Files, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "names no model" in done.stderr
     assert not files.asked
+
+
+def served(files: Files, name: str) -> bytes:
+    """Give what a right server would give."""
+    return (files.folder / name).read_bytes()
+
+
+def answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    """Write an answer as it goes over the wire."""
+    head = [f"HTTP/1.1 {status}", *(headers or (f"Content-Length: {len(body)}",))]
+    return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
+
+
+BODIES = {
+    "nothing": b"",
+    "zeros": bytes(4096),
+    "web page": b"<!DOCTYPE html><html><body>Sign in</body></html>",
+    "XML": b'<?xml version="1.0"?><Error><Code>SlowDown</Code></Error>',
+    "JSON": b'{"error": "quota exceeded"}',
+    "a pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    "an empty zip": b"PK\x05\x06" + bytes(18),
+    "a pickle": b"\x80\x02N.",
+    "text": b"too many requests, try later\n",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+@pytest.mark.parametrize("base", ["consolidated.00.pth", "params.json", "tokenizer.model"])
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "unlisted"])
+def test_what_cannot_be_the_file_never_gets_its_name(
+    files: Files, tmp_path: Path, body: bytes, base: str, listed: bool
+) -> None:
+    name = base if base == "tokenizer.model" else f"{FOLDER}/{base}"
+    if not listed:
+        (files.folder / FOLDER / "checklist.chk").unlink()
+        (files.folder / "tokenizer_checklist.chk").unlink()
+    (files.folder / name).write_bytes(body)
+    with pytest.raises((InputError, ConversionError), match=base):
+        distconv.download([MODEL], tmp_path / "in", files.url)
+    assert not (tmp_path / "in" / name).exists()
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+def test_a_licence_that_is_none_is_left_out_and_told_of(files: Files, tmp_path: Path, body: bytes) -> None:
+    (files.folder / "LICENSE").write_bytes(body)
+    if body in {BODIES["text"], BODIES["a pointer"], BODIES["a pickle"]}:
+        body = BODIES["web page"]
+        (files.folder / "LICENSE").write_bytes(body)
+    report = distconv.download([MODEL], tmp_path / "in", files.url)
+    assert any(note.startswith("LICENSE: left out, as what the server gives is ") for note in report.notes)
+    assert not (tmp_path / "in" / "LICENSE").exists()
+
+
+@pytest.mark.parametrize("where", [0.5, 1.0], ids=["flipped", "cut"])
+def test_without_a_checklist_a_shards_own_checksums_tell(files: Files, tmp_path: Path, where: float) -> None:
+    (files.folder / FOLDER / "checklist.chk").unlink()
+    shard = files.folder / FOLDER / "consolidated.01.pth"
+    right = shard.read_bytes()
+    wrong = bytearray(right)
+    if where < 1:
+        wrong[int(len(wrong) * where)] ^= 1
+    else:
+        del wrong[-100:]
+    shard.write_bytes(wrong)
+    with pytest.raises(InputError, match=r"consolidated\.01\.pth: it.* twice in a row"):
+        distconv.download([MODEL], tmp_path / "in", files.url)
+    assert not (tmp_path / "in" / FOLDER / shard.name).exists()
+    shard.write_bytes(right)
+    report = distconv.download([MODEL], tmp_path / "in", files.url)
+    assert report.files_by_crc32 == 2
+    assert equal(files.folder, tmp_path / "in")
+    assert report.notes[0] == f"{FOLDER}/checklist.chk is not served: MD5 cannot be compared"
+    (unproved,) = report.notes[1:]
+    assert unproved.startswith(f"{tmp_path / 'in' / FOLDER}: no checksum is known of params.json: ")
+
+
+def test_files_that_nothing_proves_are_named(files: Files, tmp_path: Path) -> None:
+    shard = files.folder / FOLDER / "consolidated.01.pth"
+    state = torch.load(shard)
+    torch.save(state, shard, _use_new_zipfile_serialization=False)
+    (files.folder / FOLDER / "checklist.chk").write_text("")
+    (files.folder / "tokenizer_checklist.chk").unlink()
+    report = distconv.download([MODEL], tmp_path / "in", files.url)
+    folder = tmp_path / "in"
+    assert [note.partition(": these")[0] for note in report.notes] == [
+        f"{folder / FOLDER}: no checksum is known of consolidated.01.pth, params.json",
+        f"{folder}: no checksum is known of tokenizer.model",
+    ] or [note.partition(": these")[0] for note in report.notes] == [
+        f"{folder}: no checksum is known of tokenizer.model",
+        f"{folder / FOLDER}: no checksum is known of consolidated.01.pth, params.json",
+    ]
+    assert report.checked_files == 0
+    assert report.files_by_crc32 == 1
+
+
+LIES = {
+    "a part without its place": lambda body: answer(body[:1], "Content-Length: 1", status="206 OK"),
+    "a part of an unknown whole": lambda body: answer(
+        body[:1], "Content-Length: 1", "Content-Range: bytes 0-0/*", status="206 OK"
+    ),
+    "several parts": lambda body: answer(
+        b"--x\r\nContent-Range: bytes 0-0/9\r\n\r\nP\r\n--x--\r\n",
+        "Content-Type: multipart/byteranges; boundary=x",
+        "Content-Length: 44",
+        status="206 OK",
+    ),
+    "a whole of nothing": lambda body: answer(
+        b"", "Content-Length: 0", "Content-Range: bytes */0", status="416 No"
+    ),
+    "a shorter whole": lambda body: answer(body[: len(body) // 2]),
+    "a longer whole": lambda body: answer(body, f"Content-Length: {len(body) * 2}"),
+    "a size of 5,000 digits": lambda body: answer(body, "Content-Length: " + "9" * 5000),
+    "a range of 5,000 digits": lambda body: answer(
+        body[:1], "Content-Range: bytes 0-0/" + "9" * 5000, status="206 OK"
+    ),
+    "a size of words": lambda body: answer(body, "Content-Length: many"),
+    "two sizes": lambda body: answer(body, "Content-Length: 1", f"Content-Length: {len(body)}"),
+    "a size below nothing": lambda body: answer(body, "Content-Length: -1"),
+    "compressed": lambda body: answer(
+        gzip.compress(body),
+        "Content-Encoding: gzip",
+        f"Content-Length: {len(gzip.compress(body))}",
+    ),
+    "a redirect to no address": lambda body: answer(b"", "Location: http://[::1", status="302 Found"),
+    "a redirect to itself": lambda body: answer(b"", "Location: /x", status="302 Found"),
+    "a status of escapes": lambda body: answer(b"", status="503 \x1b[2J\x1b[31mfine"),
+    "no status": lambda body: b"hello\r\n\r\n",
+    "an endless header": lambda body: b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000,
+    "nothing at all": lambda body: b"",
+    "no content": lambda body: answer(b"", status="204 No Content"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+@pytest.mark.parametrize("base", ["consolidated.01.pth", "params.json"])
+def test_a_server_that_lies_about_sizes_and_ranges_gives_no_file(
+    files: Files, tmp_path: Path, lie: Callable[[bytes], bytes], base: str
+) -> None:
+    """No checklist names the file; every answer about it is the same lie."""
+    (files.folder / FOLDER / "checklist.chk").unlink()
+    name = f"{FOLDER}/{base}"
+    sent = lie(served(files, name))
+    files.raw = lambda asked, _wanted: sent if asked in {name, "x"} else None
+    try:
+        distconv.download([MODEL], tmp_path / "in", files.url)
+    except (InputError, ConversionError) as error:
+        assert "S1gn4tUr3" not in str(error)  # noqa: PT017
+    target = tmp_path / "in" / name
+    # Where HTTP itself leaves no doubt, what comes may be right.
+    assert not target.exists() or target.read_bytes() == served(files, name)
+
+
+@pytest.mark.parametrize("shift", [1, -1, 1000])
+def test_a_server_that_gives_other_ranges_than_it_says_gives_no_file(
+    files: Files, tmp_path: Path, monkeypatch, shift: int
+) -> None:
+    """Each part has the right headers, and bytes from elsewhere in the file."""
+    monkeypatch.setattr(downloading, "PART_BYTES", 50_000)
+    (files.folder / FOLDER / "checklist.chk").unlink()
+    name = f"{FOLDER}/consolidated.01.pth"
+    whole = served(files, name)
+
+    def give(asked: str, wanted: str) -> bytes | None:
+        start, _, end = wanted.removeprefix("bytes=").partition("-")
+        if asked != name or not end or int(end) == 0:
+            return None
+        turned = whole[shift:] + whole[:shift]
+        body = (turned if int(start) else whole)[int(start) : int(end) + 1]
+        place = f"Content-Range: bytes {start}-{end}/{len(whole)}"
+        return answer(body, place, f"Content-Length: {len(body)}", status="206 Partial Content")
+
+    files.raw = give
+    with pytest.raises(InputError, match=r"consolidated\.01\.pth: it.* twice in a row"):
+        distconv.download([MODEL], tmp_path / "in", files.url)
+    assert not (tmp_path / "in" / name).exists()
+
+
+def test_a_size_that_changes_from_range_to_range_is_said(files: Files, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(downloading, "PART_BYTES", 50_000)
+    name = f"{FOLDER}/consolidated.01.pth"
+    whole = served(files, name)
+
+    def give(asked: str, wanted: str) -> bytes | None:
+        start, _, end = wanted.removeprefix("bytes=").partition("-")
+        if asked != name or not end or int(end) == 0:
+            return None
+        place = f"Content-Range: bytes {start}-{end}/{len(whole) + int(start)}"
+        body = whole[int(start) : int(end) + 1]
+        return answer(body, place, f"Content-Length: {len(body)}", status="206 Partial Content")
+
+    files.raw = give
+    with pytest.raises(ConversionError, match="while it came"):
+        distconv.download([MODEL], tmp_path / "in", files.url)
+
+
+def test_a_complete_download_stays_as_it_is_while_it_is_compared(files: Files, tmp_path: Path) -> None:
+    """As wget or a browser leaves it; the process is killed when it reads the last shard."""
+    target = tmp_path / "in"
+    shutil.copytree(files.folder, target)
+    before = {path: path.stat().st_ino for path in target.rglob("*") if path.is_file()}
+    kept = str(target / FOLDER / "consolidated.01.pth")
+    killed = run_killed(files, target, f"event == 'open' and arguments[0] == {kept!r}", signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert {path: path.stat().st_ino for path in target.rglob("*.pth")}.items() <= before.items()
+    assert not list(target.rglob("*.pth.partial*"))
+    files.served_bytes = 0
+    report = distconv.download([MODEL], target, files.url)
+    assert report.checked_files == 4
+    assert files.served_bytes < 50_000
+    assert equal(files.folder, target)
+
+
+KILLED = """
+import os, sys
+from distconv import downloading
+from distconv.cli import main
+downloading.PART_BYTES = 50_000
+seen = 0
+def hook(event, arguments):
+    global seen
+    if {condition}:
+        seen += 1
+        if seen == {turn}:
+            os.kill(os.getpid(), {number})
+sys.addaudithook(hook)
+main(sys.argv[1:])
+"""
+
+
+def run_killed(
+    files: Files, to: Path, condition: str, number: signal.Signals, turn: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Run the command; at one of the calls of the system that fulfil the condition it gets a signal."""
+    code = KILLED.format(condition=condition, turn=turn, number=int(number))
+    command = [sys.executable, "-c", code, *COMMAND[3:], "--to", str(to), "--connections", "1", "--quiet"]
+    return subprocess.run(
+        command, input=files.url + "\n", capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+TOUCHED = (
+    "event in ('open', 'os.rename', 'os.remove', 'os.link', 'os.truncate') "
+    "and '.pth' in str(arguments[0]) and str(arguments[0]).startswith({folder!r})"
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        pytest.param(signal.SIGKILL, 11, id="killed"),
+        pytest.param(signal.SIGINT, 17, id="interrupted"),
+        pytest.param(signal.SIGKILL, 1, id="killed at each step", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 1, id="interrupted at each step", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("left", [0.0, 0.6], ids=["from nothing", "from a cut file"])
+def test_stopped_at_any_step_it_fetches_little_again(
+    files: Files, tmp_path: Path, number: signal.Signals, step: int, left: float
+) -> None:
+    """Each run is stopped one step of the file system later than the last, then run to its end."""
+    shard = files.folder / FOLDER / "consolidated.00.pth"
+    sizes = sum(path.stat().st_size for path in files.folder.rglob("*.pth"))
+    cut = int(shard.stat().st_size * left)
+    for turn in range(1, 1000, step):
+        target = tmp_path / f"in{turn}"
+        (target / FOLDER).mkdir(parents=True)
+        if cut:
+            (target / FOLDER / shard.name).write_bytes(shard.read_bytes()[:cut])
+        files.served_bytes = 0
+        files.asked.clear()
+        ended = run_killed(files, target, TOUCHED.format(folder=str(target)), number, turn)
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == (-9 if number == signal.SIGKILL else 130), ended.stderr
+        assert "Traceback" not in ended.stderr
+        distconv.download([MODEL], target, files.url)
+        assert equal(files.folder, target)
+        small = sum(path.stat().st_size for path in files.folder.rglob("*") if path.suffix != ".pth")
+        # One part that was not yet marked, and the bytes that tell sizes, come again.
+        assert files.served_bytes <= sizes - cut + 50_000 + 2 * small + 100, turn
+        shutil.rmtree(target)
+    assert turn > 15
+
+
+def test_what_wget_left_is_kept_through_a_refusal(files: Files, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(downloading, "PART_BYTES", 10_000)
+    name = f"{FOLDER}/consolidated.00.pth"
+    content = served(files, name)
+    target = tmp_path / "in" / name
+    target.parent.mkdir(parents=True)
+    target.write_bytes(content[: len(content) * 8 // 10])
+    for allowed in (0, 1, 2):
+        counted = iter(range(1000))
+        files.refused = lambda asked, a=allowed, c=counted: asked == name and next(c) > a
+        with pytest.raises(InputError, match="ask for a new one"):
+            distconv.download([MODEL], tmp_path / "in", files.url, connections=1)
+    files.refused = lambda _name: False
+    files.served_bytes = 0
+    files.asked.clear()
+    distconv.download([MODEL], tmp_path / "in", files.url)
+    assert equal(files.folder, tmp_path / "in")
+    again = [wanted for asked, wanted in files.asked if asked == name and wanted != "bytes=0-0"]
+    assert min(int(wanted[6:].partition("-")[0]) for wanted in again) >= len(content) * 8 // 10
+
+
+def test_a_wrong_whole_file_keeps_its_name_until_the_right_one_is_there(files: Files, tmp_path: Path) -> None:
+    name = f"{FOLDER}/consolidated.00.pth"
+    target = tmp_path / "in" / name
+    target.parent.mkdir(parents=True)
+    wrong = bytearray(served(files, name))
+    wrong[-1] ^= 1
+    target.write_bytes(wrong)
+    counted = iter(range(1000))
+    files.refused = lambda asked: asked == name and next(counted) > 0
+    with pytest.raises(InputError, match="ask for a new one"):
+        distconv.download([MODEL], tmp_path / "in", files.url)
+    assert target.read_bytes() == wrong
+    files.refused = lambda _name: False
+    files.corrupted = {name: 1}
+    distconv.download([MODEL], tmp_path / "in", files.url)
+    assert equal(files.folder, tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    "state", ['{"have": ' + "[" * 100_000, "[]", '{"have": [[0, 1e999]]}', "x" * 5_000_000]
+)
+def test_a_state_that_says_nothing_begins_anew(files: Files, tmp_path: Path, state: str) -> None:
+    folder = tmp_path / "in" / FOLDER
+    folder.mkdir(parents=True)
+    (folder / "consolidated.00.pth.partial").write_bytes(b"x" * 1000)
+    (folder / "consolidated.00.pth.partial.json").write_text(state)
+    distconv.download([MODEL], tmp_path / "in", files.url)
+    assert equal(files.folder, tmp_path / "in")
+
+
+def test_few_files_are_open_at_once_and_none_is_left_open(files: Files, tmp_path: Path) -> None:
+    source = files.folder / FOLDER
+    folder = files.folder / "Llama-3.1-405B-MP16"
+    folder.mkdir()
+    for number in range(16):
+        shutil.copyfile(source / "consolidated.00.pth", folder / f"consolidated.{number:02}.pth")
+    shutil.copyfile(source / "params.json", folder / "params.json")
+    shutil.copyfile(files.folder / "tokenizer.model", folder / "tokenizer.model")
+    counts = []
+
+    def count(name: str) -> bool:
+        counts.append(len(open_below(tmp_path / "in")))
+        return name.endswith("15.pth")
+
+    files.refused = count
+    for _ in range(3):
+        with pytest.raises(InputError, match="ask for a new one"):
+            distconv.download(["Llama-3.1-405B-MP16"], tmp_path / "in", files.url, connections=2)
+        assert not open_below(tmp_path / "in")
+    files.refused = lambda name: bool(counts.append(len(open_below(tmp_path / "in"))))
+    distconv.download(["Llama-3.1-405B-MP16"], tmp_path / "in", files.url, connections=2)
+    assert not open_below(tmp_path / "in")
+    assert 0 < max(counts) <= 8
+
+
+def open_below(folder: Path) -> list[str]:
+    """Give the files below a folder that this process has open."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(str(descriptor.readlink()))
+    return [path for path in found if path.startswith(f"{folder}/")]
+
+
+LINKED = [
+    f"{FOLDER}/consolidated.01.pth",
+    f"{FOLDER}/consolidated.01.pth.partial",
+    f"{FOLDER}/consolidated.01.pth.partial.json",
+    f"{FOLDER}/params.json",
+    f"{FOLDER}/checklist.chk",
+    "tokenizer.model",
+    "tokenizer_checklist.chk",
+    "LICENSE",
+    FOLDER,
+]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nowhere"])
+@pytest.mark.parametrize("name", LINKED)
+def test_nothing_is_written_through_links(files: Files, tmp_path: Path, name: str, there: bool) -> None:
+    outside = tmp_path / "outside"
+    if there and name == FOLDER:
+        outside.mkdir()
+    elif there:
+        outside.write_bytes(b"precious")
+    link = tmp_path / "in" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    with pytest.raises(OutputError) as caught:
+        distconv.download([MODEL], tmp_path / "in", files.url)
+    assert str(caught.value).startswith(f"{link}: a link to {outside}; nothing is written through links")
+    assert link.is_symlink()
+    assert outside.exists() == there
+    if there and name != FOLDER:
+        assert outside.read_bytes() == b"precious"
+    assert not files.asked
+
+
+def test_all_that_is_in_the_way_is_told_of_at_once(files: Files, tmp_path: Path) -> None:
+    folder = tmp_path / "in" / FOLDER
+    (folder / "consolidated.00.pth").mkdir(parents=True)
+    os.mkfifo(folder / "params.json")
+    (folder / "consolidated.01.pth.partial").symlink_to("/dev/null")
+    with pytest.raises(OutputError) as caught:
+        distconv.download([MODEL], tmp_path / "in", files.url)
+    lines = str(caught.value).splitlines()
+    assert [line.partition("; nothing")[0] for line in lines] == [
+        f"{folder}/params.json: a pipe or device is in the way, expected a file",
+        f"{folder}/consolidated.00.pth: a folder is in the way, expected a file",
+        f"{folder}/consolidated.01.pth.partial: a link to /dev/null",
+    ]
+
+
+def test_a_second_name_of_a_file_never_changes(files: Files, tmp_path: Path) -> None:
+    folder = tmp_path / "in" / FOLDER
+    folder.mkdir(parents=True)
+    content = served(files, f"{FOLDER}/consolidated.00.pth")
+    kept = tmp_path / "kept"
+    for begun in (content[:1000], b"x" * len(content), content + b"x"):
+        kept.write_bytes(begun)
+        os.link(kept, folder / "consolidated.00.pth")
+        distconv.download([MODEL], tmp_path / "in", files.url)
+        assert kept.read_bytes() == begun
+        assert equal(files.folder, tmp_path / "in")
+        (folder / "consolidated.00.pth").unlink()
+    kept.write_bytes(content[:1000])
+    os.link(kept, folder / "consolidated.00.pth.partial")
+    with pytest.raises(OutputError, match=r"consolidated\.00\.pth\.partial: one of 2 names of one file"):
+        distconv.download([MODEL], tmp_path / "in", files.url)
+
+
+def test_the_folder_that_is_named_may_be_a_link(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "in").symlink_to(tmp_path / "disk")
+    distconv.download([MODEL], tmp_path / "in", files.url)
+    assert equal(files.folder, tmp_path / "disk")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", ".."])
+def test_a_checklist_that_names_what_lies_outside_is_refused(files: Files, tmp_path: Path, name: str) -> None:
+    with (files.folder / FOLDER / "checklist.chk").open("a") as file:
+        file.write(f"{'0' * 32}  {name}\n")
+    with pytest.raises(InputError, match="lies outside of its folder"):
+        distconv.download([MODEL], tmp_path / "in", files.url)
+    assert not (tmp_path / "in" / FOLDER / "params.json").exists()
+
+
+def test_only_what_a_killed_run_left_is_swept(files: Files, tmp_path: Path) -> None:
+    folder = tmp_path / "in" / FOLDER
+    folder.mkdir(parents=True)
+    mine = [".thesis.tex.partial", ".params.json.mine.partial", ".notes.host-1-0123abcd.partial", "x.partial"]
+    for name in (*mine, ".params.json.a-host.net-17-0123abcd.partial"):
+        (folder / name).write_text("x")
+    distconv.download([MODEL], tmp_path / "in", files.url)
+    assert {path.name for path in folder.iterdir() if path.name.endswith(".partial")} == set(mine)

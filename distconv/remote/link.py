@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from distconv.errors import UsageError
 
 REQUEST_PAGE = "https://www.llama.com/llama-downloads/"
+ANEW = "ask Meta for a new URL and try again"
 _TO_BASE64 = str.maketrans("-_~", "+=/")
 
 

@@ -1,16 +1,18 @@
 """A file that arrives in parts, in any order, over several runs.
 
 Beside ``NAME.partial`` a small file keeps which byte ranges of it have arrived; it is written
-after these bytes are durable, so that it never tells of more than there is.
+after these bytes are durable, so that it never tells of more than there is. A file of the right
+size under NAME itself may be whole, and stays as it is until another one takes its place.
 """
 
 import contextlib
 import json
+import operator
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from distconv.errors import OutputError
+from distconv.errors import InputError
 from distconv.remote.server import Remote
 from distconv.storage import PARTIAL_SUFFIX, LocalStorage, read_small, write_small
 
@@ -18,26 +20,48 @@ Range = tuple[int, int]
 _LIMIT_BYTES = 1 << 22
 
 
-class PartialFile:
-    """What has arrived of one file; safe to use from several threads."""
+def state_path(path: str) -> str:
+    """Name the file that tells what has arrived of another."""
+    return path + PARTIAL_SUFFIX + ".json"
 
-    def __init__(self, path: str, remote: Remote) -> None:
-        """Go on where an earlier run stopped, if it had the same content in its hands."""
+
+class PartialFile:
+    """What has arrived of one file; safe to use from several threads.
+
+    Nothing is touched on the disk before the first byte is written.
+    """
+
+    def __init__(self, path: str, remote: Remote, *, takes_cut: bool) -> None:
+        """Go on where an earlier run stopped, if it had the same content in its hands.
+
+        With ``takes_cut`` a shorter file under the name itself is taken for the beginning of this one,
+        as wget and browsers leave it: something must tell in the end whether that was so.
+        """
         self.path, self.size_bytes = path, remote.size_bytes
-        self._partial, self._state = path + PARTIAL_SUFFIX, path + PARTIAL_SUFFIX + ".json"
+        self._partial, self._state = path + PARTIAL_SUFFIX, state_path(path)
         self._tag = remote.tag
         self._lock = threading.Lock()
         self._storage = LocalStorage()
-        self._have = self._find()
-        try:
-            self._descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except IsADirectoryError:
-            raise OutputError(f"{self._partial}: a folder is in the way, expected a file") from None
+        self._descriptor = -1
+        self._stands = self._cut = False
+        self._have = self._find(takes_cut=takes_cut)
+        self.has_foreign_bytes = self._stands or self._cut
+        """Whether some of it came from elsewhere than the server."""
 
     @property
-    def missing_bytes(self) -> int:
-        """How many bytes are still to come."""
-        return self.size_bytes - sum(end - start for start, end in self._have)
+    def found_bytes(self) -> int:
+        """How many bytes need not come."""
+        return sum(end - start for start, end in self._have)
+
+    @property
+    def stands(self) -> bool:
+        """Whether a file of the right size has the name already."""
+        return self._stands
+
+    @property
+    def content_path(self) -> str:
+        """Where the bytes are until ``finish``."""
+        return self.path if self._stands else self._partial
 
     def missing(self, part_bytes: int) -> list[Range]:
         """Give what is still to come, in parts of at most this size."""
@@ -50,9 +74,13 @@ class PartialFile:
 
     def write_at(self, offset_bytes: int, content: bytes) -> None:
         """Write bytes; they count once ``mark`` tells of them."""
+        with self._lock, self._naming():
+            if self._descriptor < 0:
+                self._descriptor = self._open()
         view = memoryview(content)
         while view:
-            written = os.pwrite(self._descriptor, view, offset_bytes)
+            with self._naming():
+                written = os.pwrite(self._descriptor, view, offset_bytes)
             view, offset_bytes = view[written:], offset_bytes + written
 
     def mark(self, start: int, end: int) -> None:
@@ -60,55 +88,110 @@ class PartialFile:
         if start >= end:
             return
         with self._lock:
-            os.fdatasync(self._descriptor)
+            with self._naming():
+                os.fdatasync(self._descriptor)
             self._have = merge([*self._have, (start, end)])
-            state = {"size_bytes": self.size_bytes, "tag": self._tag, "have": self._have}
-            write_small(self._storage, self._state, json.dumps(state).encode())
+            self._remember()
 
     def forget(self) -> None:
-        """Begin anew: what is there is not what it should be."""
+        """Begin anew: what is there is not what it should be.
+
+        What has the name keeps it until another file takes its place, which may have begun to arrive.
+        """
         with self._lock:
-            self._have = []
-            self._storage.remove(self._state)
-            os.ftruncate(self._descriptor, 0)
+            self._have = self._read_state() if self._stands else []
+            self._stands = self._cut = self.has_foreign_bytes = False
+            self._close()
 
     def finish(self) -> None:
-        """Give the whole file its name."""
-        os.fsync(self._descriptor)
-        self.close()
-        os.replace(self._partial, self.path)
-        self._storage.remove(self._state)
+        """Give the whole file its name, durably."""
+        with self._lock:
+            if not self._stands:
+                with self._naming():
+                    self._close(durably=True)
+                    os.replace(self._partial, self.path)
+                self._storage.flush_folder(os.path.dirname(self.path) or ".")
+                self._stands = True
+            if self._storage.find(self._state) is not None:
+                # Of a run whose file another one has overtaken.
+                self._storage.remove(self._partial)
+                self._storage.remove(self._state)
 
     def close(self) -> None:
         """Let go of the file; what was marked stays."""
+        with self._lock:
+            self._close()
+
+    def _close(self, *, durably: bool = False) -> None:
         if self._descriptor >= 0:
+            if durably:
+                os.fsync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _find(self) -> list[Range]:
-        """Find what an earlier run, or another program that was cut, has left."""
-        here = self._storage.find(self._partial)
-        if here is not None:
-            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-                state = json.loads(read_small(self._storage, self._state, _LIMIT_BYTES))
-                ranges = merge((int(start), int(end)) for start, end in state["have"])
-                same = (state["size_bytes"], state["tag"]) == (self.size_bytes, self._tag)
-                if (
-                    same
-                    and ranges
-                    and ranges[0][0] >= 0
-                    and ranges[-1][1] <= min(self.size_bytes, here.size_bytes)
-                ):
-                    return ranges
-            return []
-        whole = self._storage.find(self.path)
-        if whole is None or whole.is_folder:
-            return []
-        if whole.size_bytes <= self.size_bytes:
-            # wget and browsers write from the beginning on; checksums tell whether that was so.
+    def _open(self) -> int:
+        """Open what was found, or a new file; never what a link leads to."""
+        if self._cut:
+            # First the state: without it, what gets the other name would count for nothing.
+            self._remember()
             os.replace(self.path, self._partial)
-            return merge([(0, whole.size_bytes)])
+            self._cut = False
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        if self._have:
+            return os.open(self._partial, flags)
+        self._storage.remove(self._state)
+        self._storage.remove(self._partial)
+        return os.open(self._partial, flags | os.O_CREAT | os.O_EXCL, 0o666)
+
+    def _remember(self) -> None:
+        state = {"size_bytes": self.size_bytes, "tag": self._tag, "have": self._have}
+        write_small(self._storage, self._state, json.dumps(state).encode())
+
+    def _find(self, *, takes_cut: bool) -> list[Range]:
+        """Find what an earlier run, or another program that was cut, has left."""
+        named = self._storage.find(self.path)
+        if named is not None and named.size_bytes == self.size_bytes:
+            self._stands = True
+            return merge([(0, self.size_bytes)])
+        if have := self._read_state():
+            return have
+        # In a file with a second name, that one would be written to as well.
+        if (
+            named is not None
+            and takes_cut
+            and named.size_bytes < self.size_bytes
+            and _has_one_name(self.path)
+        ):
+            self._cut = named.size_bytes > 0
+            return merge([(0, named.size_bytes)])
         return []
+
+    def _read_state(self) -> list[Range]:
+        """Read which ranges are there; none where that is not told, or of another content."""
+        here = self._storage.find(self._partial)
+        if here is None:
+            return []
+        # Whatever else is in the state's place says nothing.
+        with contextlib.suppress(OSError, InputError, ValueError, LookupError, TypeError, RecursionError):
+            state = json.loads(read_small(self._storage, self._state, _LIMIT_BYTES))
+            ranges = merge((operator.index(start), operator.index(end)) for start, end in state["have"])
+            same = (state["size_bytes"], state["tag"]) == (self.size_bytes, self._tag)
+            if same and ranges and ranges[0][0] >= 0 and ranges[-1][1] <= here.size_bytes <= self.size_bytes:
+                return ranges
+        return []
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Let an error of a descriptor, which knows no name, tell the file's."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or self._partial
+            raise
+
+
+def _has_one_name(path: str) -> bool:
+    return os.stat(path).st_nlink == 1
 
 
 def merge(ranges: Iterable[Range]) -> list[Range]:

@@ -17,7 +17,13 @@ CONNECT_SECONDS, READ_SECONDS = 15.0, 30.0
 BLOCK_BYTES = 1 << 20
 SMALL_BYTES = 64 << 20
 _LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry", "urllib3.poolmanager")
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+# Of at most 18 digits: more would be no size, and int() refuses thousands of them.
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+WEB_PAGE = (
+    "a web page instead of the file; paste the link of Meta's e-mail itself, and sign in where your network "
+    "asks for it"
+)
 _CODE = re.compile(rb"<Code>(\w+)</Code>")
 
 
@@ -40,7 +46,7 @@ class Remote:
 
     size_bytes: int
     tag: str
-    """Changes when the content does; empty where the server gives none."""
+    """Changes when the content does: the ETag, else the date; empty where the server gives neither."""
     has_ranges: bool
 
 
@@ -51,41 +57,50 @@ class Server:
         """Remember the link; nothing is asked yet."""
         self._link = link
         self._local = threading.local()
+        self._sessions: list[requests.Session] = []
         # A program that logs everything would otherwise write the signed query into its log.
         self._veil = _Veil(link.secret)
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(self._veil)
 
+    @property
+    def host(self) -> str:
+        """Who is asked."""
+        return self._link.host
+
     def close(self) -> None:
-        """Leave the loggers as they were."""
+        """End all connections, and leave the loggers as they were."""
+        for session in self._sessions:
+            session.close()
         for name in _LOGGERS:
             logging.getLogger(name).removeFilter(self._veil)
 
     def look(self, name: str) -> Remote:
         """Ask for a file's size. Meta's servers refuse HEAD, so one byte is asked for."""
         with self._answer(name, "bytes=0-0") as response:
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
+                return Remote(0, "", has_ranges=True)
+            is_part = response.status_code == requests.codes.partial_content
             whole = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            tag = response.headers.get("ETag", "").removeprefix("W/")
-            if response.status_code == requests.codes.partial_content and whole:
-                return Remote(int(whole[3]), tag, has_ranges=True)
-            length = response.headers.get("Content-Length", "")
-            if not length.isdecimal():
+            # The length of a part says nothing about the file.
+            size_bytes = int(whole[3]) if is_part and whole else None if is_part else _length(response)
+            if size_bytes is None:
                 raise InputError(
                     f"{name}: {self._link.host} does not tell its size; is this Meta's own link?"
                 )
-            return Remote(int(length), tag, has_ranges=False)
+            return Remote(size_bytes, _tag(response), has_ranges=is_part)
 
     def read_small(self, name: str) -> bytes:
         """Read a small file whole."""
         with self._answer(name, None) as response:
-            expected = response.headers.get("Content-Length", "")
+            expected = _length(response)
             found = bytearray()
-            for block in self._blocks(name, response):
+            for block in self._blocks(response):
                 found += block
                 if len(found) > SMALL_BYTES:
                     raise InputError(f"{name}: larger than {SMALL_BYTES:,} bytes, expected a small file")
-            if expected.isdecimal() and len(found) != int(expected):
-                raise PassingError(f"the connection ended after {len(found):,} of {int(expected):,} bytes")
+            if expected is not None and len(found) != expected:
+                raise PassingError(f"the connection ended after {len(found):,} of {expected:,} bytes")
             return bytes(found)
 
     def read_range(self, name: str, remote: Remote, start: int, end: int) -> Iterator[bytes]:
@@ -93,7 +108,7 @@ class Server:
         with self._answer(name, f"bytes={start}-{end - 1}") as response:
             skip = self._find_skip(name, remote, response, start)
             left = end - start
-            for block in self._blocks(name, response):
+            for block in self._blocks(response):
                 kept = block[skip : skip + left]
                 skip -= min(skip, len(block))
                 left -= len(kept)
@@ -104,12 +119,14 @@ class Server:
 
     def _find_skip(self, name: str, remote: Remote, response: requests.Response, start: int) -> int:
         """Tell how many bytes come before the range's own; the file must still be the same one."""
-        tag = response.headers.get("ETag", "").removeprefix("W/")
+        tag = _tag(response)
         whole = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if response.status_code != requests.codes.partial_content:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            size_bytes, skip = 0, 0
+        elif response.status_code != requests.codes.partial_content:
             # The server gives the file whole, whatever was asked for.
-            length = response.headers.get("Content-Length", str(remote.size_bytes))
-            size_bytes, skip = int(length) if length.isdecimal() else -1, start
+            length = _length(response)
+            size_bytes, skip = remote.size_bytes if length is None else length, start
         elif whole is None or int(whole[1]) != start:
             raise PassingError("the server gave another part than it was asked for")
         else:
@@ -129,27 +146,34 @@ class Server:
             )
         except requests.exceptions.SSLError as error:
             raise ConversionError(self._describe_tls(error)) from None
-        except requests.RequestException as error:
+        # ValueError: a redirect to what is no address.
+        except (requests.RequestException, ValueError) as error:
             # Its text holds the URL, so only its kind is told.
             raise PassingError(f"{self._link.host}: {_describe(error)}") from None
         with response:
-            self._check(name, response)
+            self._check(name, response, is_range=wanted is not None)
             yield response
 
-    def _check(self, name: str, response: requests.Response) -> None:
+    def _check(self, name: str, response: requests.Response, *, is_range: bool) -> None:
         status = response.status_code
         if status in {requests.codes.ok, requests.codes.partial_content}:
             if "html" in response.headers.get("Content-Type", "").lower():
+                raise InputError(f"{name}: {self._link.host} answered with {WEB_PAGE}")
+            coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+            if coding not in {"", "identity"}:
+                # Its sizes would be those of what comes over, not those of the file.
                 raise InputError(
-                    f"{name}: {self._link.host} answered with a web page instead of the file; paste the link of "
-                    f"Meta's e-mail itself, and sign in where your network asks for it"
+                    f"{name}: {self._link.host} gives it compressed ({coding}), which was not asked for; does a "
+                    f"proxy lie between?"
                 )
+            return
+        if is_range and status == requests.codes.requested_range_not_satisfiable:
             return
         if status in {408, 425, 429} or status >= 500:
             after = response.headers.get("Retry-After", "")
             raise PassingError(
-                f"{self._link.host} answered {status} {response.reason}",
-                float(after) if after.isdecimal() else 0.0,
+                f"{self._link.host} answered {status} {response.reason}".strip(),
+                float(after) if _LENGTH.fullmatch(after) else 0.0,
             )
         raise RefusedError(self._describe_refusal(name, status, _read_head(response)))
 
@@ -176,16 +200,17 @@ class Server:
             f"REQUESTS_CA_BUNDLE to its certificate"
         )
 
-    def _blocks(self, name: str, response: requests.Response) -> Iterator[bytes]:
+    def _blocks(self, response: requests.Response) -> Iterator[bytes]:
         try:
             yield from response.iter_content(BLOCK_BYTES)
         except requests.RequestException as error:
-            raise PassingError(f"{name}: {_describe(error)}") from None
+            raise PassingError(_describe(error)) from None
 
     def _session(self) -> requests.Session:
         """Give this thread's own session: they are not made to be shared."""
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
+            self._sessions.append(self._local.session)
         session: requests.Session = self._local.session
         return session
 
@@ -207,7 +232,21 @@ def _read_head(response: requests.Response) -> bytes:
     return b""
 
 
-def _describe(error: requests.RequestException) -> str:
+def _length(response: requests.Response) -> int | None:
+    """Read how many bytes an answer has; None where it does not say so, or not as a number."""
+    found = response.headers.get("Content-Length", "")
+    return int(found) if _LENGTH.fullmatch(found) else None
+
+
+def _tag(response: requests.Response) -> str:
+    """Read what changes when the file does."""
+    tag: str = response.headers.get("ETag", "").removeprefix("W/") or response.headers.get(
+        "Last-Modified", ""
+    )
+    return tag
+
+
+def _describe(error: requests.RequestException | ValueError) -> str:
     """Say what kind of trouble it was, without its text."""
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy cannot be reached or refuses"
@@ -217,4 +256,6 @@ def _describe(error: requests.RequestException) -> str:
         return "the connection was cut"
     if "NameResolutionError" in str(error):
         return "no such host is known; is this machine online?"
+    if isinstance(error, ValueError):
+        return "it leads to what is no address"
     return "the connection failed"

@@ -7,10 +7,12 @@ Meta's downloads; a name may begin with ``./``, and an asterisk may mark it as b
 import hashlib
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from distconv.errors import InputError
+from distconv.source.archive import Record, locate_data
 from distconv.source.content import describe_content
 from distconv.source.files import SourceFiles
 from distconv.storage import Reader, Storage, join, opened, read_small
@@ -80,6 +82,27 @@ def compare_md5(
     if digest.hexdigest() == listed.md5:
         return None
     return f"{listed.path}: MD5 {digest.hexdigest()}, {listed.checklist} gives {listed.md5}; download the file again"
+
+
+def compare_crc32(
+    storage: Storage,
+    path: str,
+    records: Sequence[Record],
+    advance: Callable[[int], None],
+    stopped: Callable[[], bool],
+) -> Iterator[str]:
+    """Read a shard's records and say how each that differs does from what the zip's directory gives."""
+    with opened(storage, path) as reader:
+        for record in records:
+            found = 0
+            for block in read_blocks(reader, locate_data(reader, record), record.size_bytes, stopped):
+                found = zlib.crc32(block, found)
+                advance(len(block))
+            if found != record.crc32:
+                yield (
+                    f"{path}: CRC32 {found:08x} of the record at byte {record.offset_bytes:,}, "
+                    f"its header gives {record.crc32:08x}; download the file again"
+                )
 
 
 def read_blocks(

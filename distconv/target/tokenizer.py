@@ -31,7 +31,11 @@ _EXPECTED = "a sentencepiece model (Llama 1, 2, Code Llama) or lines `base64 ran
 
 def read_vocabulary(storage: Storage, path: str) -> Vocabulary:
     """Read tokenizer.model; InputError where it is of neither kind, damaged, or of Llama 4."""
-    content = read_small(storage, path, _LIMIT_BYTES)
+    return make_vocabulary(path, read_small(storage, path, _LIMIT_BYTES))
+
+
+def make_vocabulary(path: str, content: bytes) -> Vocabulary:
+    """Understand what tokenizer.model holds, which lies or shall lie at ``path``."""
     if looks_like_ranks(content):
         return make_rank_vocabulary(path, content)
     try:
