@@ -15,6 +15,16 @@ LINES = 8
 """So many workers have a line of their own: with more, a terminal shows nothing else."""
 WINDOW_SECONDS = 30.0
 """Speed is that of the last seconds: chunks kept from an earlier run count in no time at all."""
+LEAD_SECONDS = 1.0
+"""So much of the wait for the first byte counts as moving: what comes before is somebody's start."""
+SETTLED_SECONDS = 5.0
+"""For so long after the first byte nothing is said of the time left."""
+SETTLED_BYTES = 64_000_000
+
+
+def is_settled(seconds: float, moved_bytes: int, total_bytes: int) -> bool:
+    """Whether so much has moved, in so many seconds since the first byte, that it tells how long the rest takes."""
+    return seconds >= SETTLED_SECONDS and moved_bytes >= min(total_bytes / 1000, SETTLED_BYTES)
 
 
 class Progress(Protocol):
@@ -125,6 +135,7 @@ class LineProgress:
         self._units_done = 0
         self._written_at = 0.0
         self._written: tuple[int, int] | None = None
+        self._first: float | None = None
         self._samples: deque[tuple[float, int]] = deque()
 
     def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
@@ -135,6 +146,7 @@ class LineProgress:
             self._total_bytes, self._units, self._kind = total_bytes, units, kind
             self._moved_bytes = self._units_done = 0
             self._written_at, self._written = now, None
+            self._first = None
             self._samples = deque([(now, 0)])
 
     def take(self, worker: str, unit: str, size_bytes: int) -> None:
@@ -145,6 +157,9 @@ class LineProgress:
         with self._lock:
             self._moved_bytes += size_bytes
             now = self._clock()
+            if self._first is None:
+                self._first = now
+                self._samples = deque([(max(self._samples[0][0], now - LEAD_SECONDS), 0)])
             if now - self._written_at >= self._interval_seconds:
                 self._write_line(now)
 
@@ -162,29 +177,35 @@ class LineProgress:
         """Write where it ended, unless nothing began or the last line says so already."""
         with self._lock:
             if self._begun and self._written != (self._moved_bytes, self._units_done):
-                self._write_line(self._clock())
+                self._write_line(self._clock(), last=True)
 
-    def _write_line(self, now: float) -> None:
+    def _write_line(self, now: float, *, last: bool = False) -> None:
         while len(self._samples) > 1 and now - self._samples[0][0] > WINDOW_SECONDS:
             self._samples.popleft()
         then, moved_then = self._samples[0]
         self._samples.append((now, self._moved_bytes))
         elapsed = now - then
-        bytes_per_second = (self._moved_bytes - moved_then) / elapsed if elapsed > 0 else 0.0
+        speed = max((self._moved_bytes - moved_then) / elapsed, 0.0) if elapsed > 0 else 0.0
+        settled = self._first is not None and is_settled(
+            now - self._first, self._moved_bytes, self._total_bytes
+        )
         self._written_at = now
         self._written = (self._moved_bytes, self._units_done)
-        self._write(self._line(bytes_per_second))
+        self._write(self._line(speed if settled or last else None, has_estimate=settled))
 
-    def _line(self, bytes_per_second: float) -> str:
-        share = self._moved_bytes / self._total_bytes if self._total_bytes else 1.0
+    def _line(self, bytes_per_second: float | None, *, has_estimate: bool) -> str:
         left_bytes = self._total_bytes - self._moved_bytes
+        # What an attempt that failed takes back may be more than what moved.
+        moved_bytes = max(self._moved_bytes, 0)
+        share = moved_bytes / self._total_bytes if self._total_bytes else 1.0
         parts = [
             f"{share:6.1%}",
-            f"{format_size(self._moved_bytes)} of {format_size(self._total_bytes)}",
+            f"{format_size(moved_bytes)} of {format_size(self._total_bytes)}",
             f"{self._units_done} of {self._units} {self._kind}",
-            f"{format_size(max(bytes_per_second, 0.0))}/s",
         ]
-        if left_bytes > 0 and bytes_per_second > 0:
+        if bytes_per_second is not None:
+            parts.append(f"{format_size(bytes_per_second)}/s")
+        if bytes_per_second and has_estimate and left_bytes > 0:
             parts.append(f"{format_duration(left_bytes / bytes_per_second)} left")
         return ", ".join(parts)
 
@@ -192,9 +213,10 @@ class LineProgress:
 class BarProgress:
     """Draws a bar for all and one for each worker on a terminal, with GB, GB/s and the time left."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Remember the terminal; rich is imported only when the bar begins."""
         self._file = file
+        self._clock = clock
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
         self._workers: dict[str, rich.progress.TaskID] = {}
@@ -217,11 +239,12 @@ class BarProgress:
             columns.TaskProgressColumn(table_column=Column(no_wrap=True)),
             columns.DownloadColumn(table_column=Column(no_wrap=True)),
             columns.TransferSpeedColumn(table_column=Column(no_wrap=True)),
-            columns.TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            _make_time_left_column(),
             console=rich.console.Console(file=self._file),
             transient=False,
             expand=True,
             speed_estimate_period=WINDOW_SECONDS,
+            get_time=self._clock,
         )
         self._task = self._bar.add_task(self._description(), total=total_bytes)
         self._bar.start()
@@ -277,6 +300,24 @@ class BarProgress:
 
     def _description(self) -> str:
         return f"{self._units_done} of {self._units} {self._kind}"
+
+
+def _make_time_left_column() -> "rich.progress.ProgressColumn":
+    """Make the column of the time left, which is empty as long as too little has moved to tell."""
+    from rich.progress import Task, TimeRemainingColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class TimeLeft(TimeRemainingColumn):
+        def render(self, task: Task) -> Text:
+            settled = is_settled(task.elapsed or 0.0, int(task.completed), int(task.total or 0))
+            return (
+                super().render(task)
+                if settled or task.finished
+                else Text("-:--:--", style="progress.remaining")
+            )
+
+    return TimeLeft(table_column=Column(no_wrap=True))
 
 
 def format_size(size_bytes: float) -> str:

@@ -91,6 +91,61 @@ def test_nothing_to_do_is_all_done(progress: LineProgress, lines: list[str]) -> 
     assert lines == ["100.0%, 0 B of 0 B, 0 of 0 chunks, 0 B/s"]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "moved_bytes", "told"),
+    [(4.99, 10**9, False), (5.0, 10**9, True), (60.0, 63_999_999, False), (60.0, 64_000_000, True)],
+)
+def test_no_time_is_told_before_enough_moved_for_long_enough(
+    progress: LineProgress, clock: Clock, lines: list[str], seconds: float, moved_bytes: int, told: bool
+) -> None:
+    progress.begin(100_000_000_000, 64)
+    clock.now += 20  # of reading headers, or of importing what compares
+    progress.advance(6)
+    clock.now += seconds
+    progress.advance(moved_bytes - 6)
+    assert len(lines) == 1 + (seconds >= 5)
+    progress.note("so far")
+    progress.begin(100_000_000_000, 64)
+    assert lines[0] == "  0.0%, 6 B of 100.00 GB, 0 of 64 chunks"
+    assert any("left" in line and "/s" in line for line in lines) == told
+
+
+def test_a_thousandth_of_a_small_model_is_enough(
+    progress: LineProgress, clock: Clock, lines: list[str]
+) -> None:
+    for moved_bytes in (999, 1000):
+        progress.begin(1_000_000, 1)
+        progress.advance(moved_bytes)
+        clock.now += 5
+        progress.advance(0)
+    assert lines == [
+        "  0.1%, 999 B of 1.0 MB, 0 of 1 chunks",
+        "  0.1%, 1.0 kB of 1.0 MB, 0 of 1 chunks, 200 B/s, 1 h 23 min left",
+    ]
+
+
+def test_what_passes_before_the_first_byte_does_not_slow_it_down(
+    progress: LineProgress, clock: Clock, lines: list[str]
+) -> None:
+    progress.begin(10_000_000_000, 1)
+    clock.now += 3600
+    for _ in range(6):
+        progress.advance(1_000_000_000)
+        clock.now += 1
+    progress.end()
+    assert lines[-1] == " 60.0%, 6.00 GB of 10.00 GB, 0 of 1 chunks, 1.00 GB/s, 4 s left"
+
+
+def test_more_taken_back_than_moved_is_nothing(
+    progress: LineProgress, clock: Clock, lines: list[str]
+) -> None:
+    progress.begin(1000, 1)
+    progress.advance(-600)
+    clock.now += 6
+    progress.advance(0)
+    assert lines == ["  0.0%, 0 B of 1.0 kB, 0 of 1 chunks"]
+
+
 class Terminal(io.StringIO):
     """A terminal as rich sees one."""
 
@@ -118,6 +173,31 @@ def test_the_bar_ends_full_and_notes_stand_above_it(monkeypatch: pytest.MonkeyPa
     assert "100%" in shown
     assert "2.0/2.0 MB" in shown
     assert shown.endswith("after\n")
+
+
+def draw(progress: BarProgress, terminal: Terminal) -> str:
+    """Draw the bars now, and give that drawing alone: a thread draws them too, when it likes."""
+    progress._bar.refresh()
+    drawn = re.split(r"\x1b\[2K", terminal.getvalue())[-1]
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn).replace("\r", "")
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(4.9, False), (5.1, True)])
+def test_the_bar_tells_no_time_before_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float, told: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    terminal = Terminal()
+    progress = BarProgress(terminal, clock=clock)
+    progress.begin(10_000_000_000, 2)
+    progress.advance(1_000_000)
+    clock.now += seconds
+    progress.advance(1_000_000_000)
+    drawn = draw(progress, terminal)
+    progress.end()
+    assert ("-:--:--" in drawn) != told
+    assert ("0:00:" in drawn) == told
 
 
 @pytest.mark.parametrize(
@@ -151,10 +231,7 @@ def test_each_worker_has_a_line_while_there_are_few(monkeypatch: pytest.MonkeyPa
         progress.advance(2_500_000, f"lane {number}")
     progress.take("lane 0", "model-00011-of-00020.safetensors", 5_000_000)
     progress.advance(1_000_000, "lane 0")
-    before = len(terminal.getvalue())
-    progress._bar.refresh()
-    # It may be drawn once more meanwhile, by the bar's own thread, which goes back by a return.
-    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()[before:]).replace("\r", "\n")
+    drawn = draw(progress, terminal)
     progress.end()
     assert "lane 0 model-00011-of-00020" in drawn
     assert "1.0/5.0 MB" in drawn
