@@ -8,6 +8,7 @@
     │   └── MismatchError            its parts, or an option and INPUT, are of different models
     ├── OutputError        exit 2    OUTPUT may not be written to
     ├── ConversionError    exit 1    the machine or the cluster failed
+    │   └── ClusterError   exit 1    the Ray cluster that was asked for cannot be reached or used
     └── Stopped
         ├── Interrupted    exit 130  Ctrl-C
         └── Terminated     exit 143  SIGTERM
@@ -56,6 +57,10 @@ class OutputError(DistconvError):
 
 class ConversionError(DistconvError):
     """The conversion could not be finished; INPUT and options are not at fault."""
+
+
+class ClusterError(ConversionError):
+    """The Ray cluster that was asked for cannot be reached or used."""
 
 
 class Stopped(DistconvError):

@@ -1,6 +1,5 @@
 """The commands: their options, their help, and the verb that each runs."""
 
-import os
 import sys
 
 import click
@@ -10,6 +9,7 @@ from distconv.cli.options import (
     dtype_option,
     family_options,
     json_option,
+    ray_address,
     size_option,
     tokenizer_option,
 )
@@ -109,16 +109,14 @@ def convert(
     """  # noqa: D301
     from distconv.conversion import convert as run
 
-    if address in {None, "auto"}:
-        # Inside a Ray job this names the job's cluster.
-        address = os.environ.get("RAY_ADDRESS") or address
-    done = run(
-        source, output, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
-        address=address, family=family, instruct=instruct, tokenizer=tokenizer, check=check,
-        verify=verify, overwrite=overwrite, gpus_per_worker=gpus_per_worker,
-        worker_resources=dict(worker_resources), trace=trace, report=report,
-        progress=choose_progress(quiet=quiet),
-    )  # fmt: skip
+    with ray_address(address) as chosen:
+        done = run(
+            source, output, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
+            address=chosen, family=family, instruct=instruct, tokenizer=tokenizer, check=check,
+            verify=verify, overwrite=overwrite, gpus_per_worker=gpus_per_worker,
+            worker_resources=dict(worker_resources), trace=trace, report=report,
+            progress=choose_progress(quiet=quiet),
+        )  # fmt: skip
     show(done, as_json=as_json, notes_shown=True)
     if not as_json and not quiet:
         click.echo(

@@ -1,9 +1,13 @@
 """Options that several commands share, and the values they take."""
 
+import contextlib
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import click
+
+from distconv.errors import ClusterError, UsageError
 
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
@@ -77,3 +81,18 @@ class Resource(click.ParamType[tuple[str, float]]):
             return name, float(amount) if name else self.fail(f"{value!r} has no name", param, ctx)
         except ValueError:
             self.fail(f"{value!r} is not NAME=AMOUNT, as ssd=0.5", param, ctx)
+
+
+@contextlib.contextmanager
+def ray_address(given: str | None) -> Iterator[str | None]:
+    """Give the address of the Ray cluster to use, and say in its errors where that was not given but found."""
+    found = os.environ.get("RAY_ADDRESS") if given in {None, "auto"} else None
+    try:
+        # Inside a Ray job the variable names the job's cluster.
+        yield found or given
+    except (ClusterError, UsageError) as error:
+        if not found or found not in str(error):
+            raise
+        raise type(error)(
+            f"{error}; the environment variable RAY_ADDRESS chose this address: unset it, or give --address local"
+        ) from error

@@ -3,13 +3,14 @@
 import contextlib
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import ray
 
-from distconv.errors import ConversionError, UsageError
+from distconv.errors import ClusterError, ConversionError, UsageError
 from distconv.moving.executor import Cluster
 from distconv.moving.ray.signals import redelivered
 
@@ -55,17 +56,53 @@ def connected(cluster: Cluster, device: str) -> Iterator[None]:
         yield
         return
     address = cluster.address or LOCAL
-    if address.startswith("ray://"):
+    scheme, found, _rest = address.partition("://")
+    if found:
+        kind = "Ray Client" if scheme == "ray" else "the address of a job server"
         raise UsageError(
-            f"{address}: Ray Client is not supported; run on a node of the cluster, with the address auto, "
+            f"{address}: {kind} is not supported; run on a node of the cluster, with the address auto, "
             f"or submit a job with `ray job submit`"
         )
+    with _token_of_ones_own() if address == LOCAL else contextlib.nullcontext():
+        try:
+            with redelivered():
+                _connect(address, cluster.workers if device != "cuda" else None)
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _token_of_ones_own() -> Iterator[None]:
+    """Have a token in the environment for the block, which a Ray that starts here and its workers take.
+
+    Without one Ray writes a token to the home folder, and every cluster that somebody starts there later
+    asks for it.
+    """
+    before = {name: os.environ.get(name) for name in _TOKEN_VARIABLES}
+    os.environ |= dict(zip(_TOKEN_VARIABLES, ("token", secrets.token_hex(32)), strict=True))
+    _read_environment_again()
     try:
-        with redelivered():
-            _connect(address, cluster.workers if device != "cuda" else None)
         yield
     finally:
-        ray.shutdown()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _read_environment_again()
+
+
+_TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+
+
+def _read_environment_again() -> None:
+    """Let Ray forget what it read when it was imported; one that is too old for tokens has read nothing."""
+    with contextlib.suppress(ImportError):
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 def find_needs(cluster: Cluster, device: str) -> Needs:
@@ -126,7 +163,7 @@ def _connect(address: str, slots: int | None) -> None:
             logging_level=logging.ERROR,
         )
     except (OSError, RuntimeError, ValueError) as error:
-        raise ConversionError(f"Ray at {address} cannot be used: {error}") from error
+        raise ClusterError(f"Ray at {address} cannot be used: {error}") from error
 
 
 def _refuse_unreachable(address: str) -> None:
@@ -137,6 +174,6 @@ def _refuse_unreachable(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise ConversionError(
+        raise ClusterError(
             f"Ray at {address} cannot be reached ({error}); is the cluster up, and is this its head's address?"
         ) from error

@@ -1,0 +1,83 @@
+"""Which Ray is used: one of our own leaves nothing behind, and an address says where it came from."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distconv.cli.options import ray_address
+from distconv.errors import ClusterError, UsageError
+from distconv.moving.executor import Cluster
+from distconv.moving.ray.cluster import connected
+from tests.checkpoints import Spec
+
+Write = Callable[[Spec], Path]
+
+TWICE = """
+import os, sys
+import distconv
+def tokens():
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+before = tokens()
+source, output = sys.argv[1:]
+for number in range(2):
+    distconv.convert(source, f"{output}{number}", workers=1)
+    assert tokens() == before, tokens()
+"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="as Ray likes it"),
+        pytest.param({"RAY_AUTH_MODE": "disabled"}, id="without tokens", marks=pytest.mark.slow),
+        pytest.param(
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 48}, id="another's", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_ray_of_our_own_leaves_nothing_in_the_home_or_the_environment(
+    checkpoint: Write, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE, str(checkpoint(Spec())), str(tmp_path / "out")],
+        env=kept | settings | {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not list(home.rglob("auth_token"))
+    assert not list((home / ".ray").glob("*"))
+    assert (tmp_path / "out1" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:1", r"Ray at 127\.0\.0\.1:1 cannot be reached"),
+        ("ray://127.0.0.1:10001", "Ray Client is not supported"),
+        ("http://127.0.0.1:8265", "the address of a job server is not supported"),
+    ],
+)
+@pytest.mark.parametrize("given", [None, "auto"])
+def test_an_address_of_the_environment_is_named_as_such(
+    monkeypatch: pytest.MonkeyPatch, address: str, words: str, given: str | None
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises((ClusterError, UsageError), match=words) as caught:
+        connect(given)
+    assert "the environment variable RAY_ADDRESS chose this address: unset it" in str(caught.value)
+    with pytest.raises((ClusterError, UsageError), match=words) as caught:
+        connect(address)
+    assert "RAY_ADDRESS" not in str(caught.value)
+
+
+def connect(given: str | None) -> None:
+    """Use the Ray that an option and the environment name together."""
+    with ray_address(given) as chosen, connected(Cluster(chosen), "cpu"):
+        pass
