@@ -10,6 +10,7 @@ import click
 
 from distconv.cli.commands import cli
 from distconv.cli.screen import paint
+from distconv.cli.streams import mend_streams
 from distconv.errors import DistconvError, Interrupted, Stopped, Terminated, describe_os_error
 
 
@@ -27,6 +28,7 @@ def _fail(error: BaseException, message: str, exit_code: int, *, debug: bool) ->
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code."""
+    mend_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     # --debug is wanted when a command has just failed, so it is taken anywhere on the line.
