@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from distconv.errors import InputError
-from distconv.progress import Progress, SilentProgress
+from distconv.progress import Progress, SilentProgress, format_count
 from distconv.source.archive import Record
 from distconv.source.catalog import Catalog, read_catalog
 from distconv.source.checklist import Listed, compare_crc32, compare_md5, read_checklists
@@ -48,10 +48,10 @@ class CheckReport:
 
     def lines(self) -> tuple[str, ...]:
         """Give the same for people."""
-        checked = f"{self.by_md5} files by MD5, {self.by_crc32} by CRC32"
+        checked = f"{format_count(self.by_md5, 'file')} by MD5, {self.by_crc32} by CRC32"
         if self.ok:
             return (f"{self.source}: {checked}, all as they should be",)
-        return (f"{self.source}: {checked}, {len(self.findings)} findings", *self.findings)
+        return (f"{self.source}: {checked}, {format_count(len(self.findings), 'finding')}", *self.findings)
 
 
 @dataclass(frozen=True, slots=True)

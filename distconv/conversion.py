@@ -13,8 +13,8 @@ from distconv.moving.compare import equal_targets, target_of_view
 from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
 from distconv.moving.worker import Job, Receipt, Sight, is_finished
-from distconv.planning.plan import Plan
-from distconv.progress import Progress, SilentProgress, Stopwatch, format_size
+from distconv.planning.plan import Plan, describe_large_tensors
+from distconv.progress import Progress, SilentProgress, Stopwatch, format_count, format_size
 from distconv.resuming import is_recorded, make_identity, taken
 from distconv.storage import LocalStorage, Storage, join
 from distconv.survey import Checkpoint, PathLike, decide, plan_conversion, read_checkpoint
@@ -83,12 +83,11 @@ class ConversionReport:
         """Give the same for people."""
         if self.already_done:
             hint = "" if self.verified else ", --verify reads it"
-            return (
-                f"{self.output}: already done, {self.chunks} chunks as planned; looked at: {self.examined}{hint}",
-            )
+            chunks = format_count(self.chunks, "chunk")
+            return (f"{self.output}: already done, {chunks} as planned; looked at: {self.examined}{hint}",)
         rate = self.bytes_written / max(self.seconds_moving, 1e-9)
         found = [
-            f"{self.output}: {self.family}, {self.dtype}, {self.chunks} chunks",
+            f"{self.output}: {self.family}, {self.dtype}, {format_count(self.chunks, 'chunk')}",
             (
                 f"wrote {format_size(self.bytes_written)} in {self.seconds_moving:.1f} s ({format_size(rate)}/s)"
             ),
@@ -97,9 +96,9 @@ class ConversionReport:
             ),
         ]
         if self.kept_chunks:
-            found.append(f"{self.kept_chunks} chunks of an earlier run were kept")
+            found.append(f"{format_count(self.kept_chunks, 'chunk')} of an earlier run kept")
         if self.became_infinite:
-            found.append(f"{self.became_infinite:,} values became infinite in {self.dtype}")
+            found.append(f"{format_count(self.became_infinite, 'value')} became infinite in {self.dtype}")
         if self.verified:
             found.append("every tensor verified against the source")
         return tuple(found)
@@ -163,7 +162,7 @@ def convert(
         lambda left, right: equal_targets(storage, target_of_view(left), target_of_view(right)),
     )
     plan = plan_conversion(checkpoint, decisions, dtype, max_shard_size)
-    notes = (*checkpoint.notes, *decided)
+    notes = (*checkpoint.notes, *decided, *describe_large_tensors(plan))
     for note in notes:
         progress.note(f"note: {note}")
     # All that can fail without a byte moved fails before one is.
@@ -196,7 +195,9 @@ def convert(
             if strangers := tuple(obstacles(overwrite=False)):
                 raise ConversionError("\n".join(strangers))
             folder.finish(files)
-    pictures.write(storage, receipts, f"{checkpoint.choice.family.title}, {len(plan.chunks)} chunks")
+    pictures.write(
+        storage, receipts, f"{checkpoint.choice.family.title}, {format_count(len(plan.chunks), 'chunk')}"
+    )
     return ConversionReport(
         output=output_path,
         family=checkpoint.choice.family.title,

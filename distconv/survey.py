@@ -10,8 +10,15 @@ from distconv.families.choose import Choice, choose_family
 from distconv.families.evidence import Facts
 from distconv.families.llama import EMBEDDING, IGNORED, OUTPUT, RULES
 from distconv.families.rules import Dimensions, Match, describe_foreign_tensors, match_rules, read_dimensions
-from distconv.planning.plan import Decisions, Plan, TargetTensor, make_plan, make_targets
-from distconv.progress import format_size
+from distconv.planning.plan import (
+    Decisions,
+    Plan,
+    TargetTensor,
+    describe_large_tensors,
+    make_plan,
+    make_targets,
+)
+from distconv.progress import format_count, format_size
 from distconv.source.catalog import Catalog, TensorView, read_catalog
 from distconv.source.files import SourceFiles, find_files
 from distconv.source.params import Params, read_params
@@ -332,14 +339,19 @@ class PlanReport:
             ],
             (False, True, True, True),
         )
+        larger = len(plan.large_tensors)
+        but = f", but for {larger}" if larger else ""
         return (
             table,
             "",
             f"family   {self.checkpoint.choice.family.title}, {plan.dtype}{', tied' if plan.decisions.tied else ''}",
-            f"reads    {format_size(read_bytes(plan))} from {len(self.checkpoint.files.shards)} shards",
             (
-                f"writes   {format_size(plan.size_bytes)} in {len(plan.chunks)} chunks of at most "
-                f"{format_size(plan.chunk_limit_bytes)}"
+                f"reads    {format_size(read_bytes(plan))} from "
+                f"{format_count(len(self.checkpoint.files.shards), 'shard')}"
+            ),
+            (
+                f"writes   {format_size(plan.size_bytes)} in {format_count(len(plan.chunks), 'chunk')} of at most "
+                f"{format_size(plan.chunk_limit_bytes)} of tensors{but}"
             ),
             (
                 f"workers  up to {len(plan.chunks)}, each with at most "
@@ -369,4 +381,4 @@ def plan(
     checkpoint = _open(source, family, instruct=instruct, tokenizer=tokenizer)
     decisions, notes = decide(checkpoint)
     made = plan_conversion(checkpoint, decisions, dtype, max_shard_size)
-    return PlanReport(made, checkpoint, (*checkpoint.notes, *notes))
+    return PlanReport(made, checkpoint, (*checkpoint.notes, *notes, *describe_large_tensors(made)))

@@ -51,6 +51,49 @@ def test_help_names_every_command_and_its_examples_stand_line_by_line(run: Run) 
     assert "\n    distconv plan Llama-2-70b\n" in out
 
 
+def test_help_fits_80_columns_and_breaks_no_word(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distconv.cli.commands import cli
+
+    monkeypatch.setenv("COLUMNS", "80")
+    for arguments in ([], *([name] for name in cli.commands)):
+        code, out, _err = run(*arguments, "--help")
+        assert code == 0
+        for line in out.splitlines():
+            assert len(line) <= 80
+            # "--" stands between a job's options and its command.
+            assert not line.endswith("-") or line.endswith(" --")
+
+
+def test_a_wrong_family_lists_all(run: Run, tmp_path: Path) -> None:
+    code, _out, err = run("inspect", tmp_path, "--family", "llama-9")
+    assert code == 2
+    assert "'code-llama-70b-python', 'llama-3', 'llama-3.1'" in err
+
+
+def test_a_tensor_larger_than_a_chunk_may_be_is_said(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    source = checkpoint(SPEC)
+    embedding = 320 * 64 * 2
+    for limit, words in (
+        (embedding, ()),
+        (
+            embedding - 1,
+            (
+                "note: 2 chunks are larger than 41.0 kB, as a tensor is never cut: ",
+                "lm_head.weight (41.0 kB)",
+                "model.embed_tokens.weight (41.0 kB)",
+            ),
+        ),
+        (1, ("larger than 1 B, as a tensor is never cut: ", " more\n")),
+    ):
+        _code, out, err = run("plan", source, "--max-shard-size", limit)
+        assert all(word in err for word in words)
+        assert ("a tensor is never cut" in err) == bool(words)
+        assert (" of tensors, but for " in out) == bool(words)
+        _code, _out, err = run("convert", source, tmp_path / f"out{limit}", "--max-shard-size", limit)
+        assert all(word in err for word in words)
+        assert ("a tensor is never cut" in err) == bool(words)
+
+
 @pytest.mark.parametrize("command", ["convert", "plan", "inspect", "verify", "tokenizer"])
 def test_every_command_explains_itself(run: Run, command: str) -> None:
     code, out, _err = run(command, "--help")
@@ -66,7 +109,7 @@ def test_the_module_runs_as_the_command_does() -> None:
 def test_convert_tells_what_it_did_and_how_to_load_it(run: Run, checkpoint: Write, tmp_path: Path) -> None:
     code, out, err = run("convert", checkpoint(SPEC), tmp_path / "out")
     assert code == 0
-    assert "Llama 2, bfloat16, 1 chunks" in out
+    assert "Llama 2, bfloat16, 1 chunk\n" in out
     assert f"from_pretrained('{tmp_path / 'out'}')" in out
     assert "note: taken as a base model" in err
     assert "1 of 1 chunks" in err

@@ -57,11 +57,12 @@ def cli(context: click.Context, *, debug: bool) -> None:
 @dtype_option
 @size_option
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--workers", type=click.IntRange(1), help="Convert on Ray with so many workers.")
-@click.option("--address", help="Ray cluster to use: auto, local or ADDRESS.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Convert on Ray with so many workers.")
+@click.option("--address", metavar="HOST:PORT", help="Ray cluster to use; also auto or local.")
 @click.option(
     "--gpus-per-worker",
     type=click.FloatRange(0, 1, min_open=True),
+    metavar="SHARE",
     default=1.0,
     show_default=True,
     help="Share of a GPU that a worker of --device cuda takes.",
@@ -141,7 +142,12 @@ def convert(
     help="Where the models' folders go.",
 )
 @click.option(
-    "--connections", type=click.IntRange(1, 64), default=8, show_default=True, help="Requests at once."
+    "--connections",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    default=8,
+    show_default=True,
+    help="Requests at once.",
 )
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option

@@ -37,7 +37,10 @@ def _families() -> list[str]:
 def family_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options by which a person says what the files cannot."""
     family = click.option(
-        "--family", type=click.Choice(_families()), help="What the model is, where the files are ambiguous."
+        "--family",
+        type=click.Choice(_families()),
+        metavar="NAME",
+        help="What the model is, where the files are ambiguous, as llama-2; a wrong one lists all.",
     )
     instruct = click.option(
         "--instruct/--base",

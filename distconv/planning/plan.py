@@ -21,6 +21,7 @@ from distconv.planning.chunks import (
     make_index,
 )
 from distconv.planning.tiling import find_untiled
+from distconv.progress import format_size
 from distconv.tensors import DType
 
 
@@ -123,6 +124,12 @@ class Plan:
         return sum(chunk.size_bytes for chunk in self.chunks)
 
     @property
+    def large_tensors(self) -> tuple[TargetTensor, ...]:
+        """The tensors above a chunk's limit, each in a chunk of its own, the largest first."""
+        found = (tensor for tensor in self.tensors if tensor.size_bytes > self.chunk_limit_bytes)
+        return tuple(sorted(found, key=lambda tensor: -tensor.size_bytes))
+
+    @property
     def dtype(self) -> DType:
         """The type of most elements, which the config names."""
         counts: Counter[DType] = Counter()
@@ -138,6 +145,21 @@ class Plan:
         parameters = sum(tensor.elements for tensor in self.tensors)
         size_bytes = sum(tensor.size_bytes for tensor in self.tensors)
         return INDEX_NAME, make_index(weight_map, parameters, size_bytes)
+
+
+_NAMED = 3
+
+
+def describe_large_tensors(plan: Plan) -> tuple[str, ...]:
+    """Say which chunks are larger than they should be, and why, in at most one note."""
+    found = plan.large_tensors
+    if not found:
+        return ()
+    names = ", ".join(f"{tensor.name} ({format_size(tensor.size_bytes)})" for tensor in found[:_NAMED])
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    chunks = "1 chunk is" if len(found) == 1 else f"{len(found)} chunks are"
+    limit = format_size(plan.chunk_limit_bytes)
+    return (f"{chunks} larger than {limit}, as a tensor is never cut: {names}{more}",)
 
 
 def make_targets(
