@@ -64,6 +64,26 @@ def test_help_fits_80_columns_and_breaks_no_word(run: Run, monkeypatch: pytest.M
             assert not line.endswith("-") or line.endswith(" --")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--max-shard-size", "0", "is not a size; write 5GB"),
+        ("--max-shard-size", "9" * 400 + "GB", "is not a size; write 5GB"),
+        ("--max-shard-size", "five", "is not a size; write 5GB"),
+        ("--worker-resource", "ssd", "is not NAME=AMOUNT, as ssd=0.5"),
+        ("--worker-resource", "=1", "is not NAME=AMOUNT, as ssd=0.5"),
+        ("--worker-resource", "ssd=inf", "is not NAME=AMOUNT, as ssd=0.5"),
+        ("--worker-resource", "ssd=many", "is not NAME=AMOUNT, as ssd=0.5"),
+    ],
+)
+def test_a_value_that_says_nothing_is_refused_with_an_example(
+    run: Run, tmp_path: Path, option: str, value: str, words: str
+) -> None:
+    code, _out, err = run("convert", tmp_path, tmp_path / "out", option, value)
+    assert code == 2
+    assert words in err
+
+
 def test_a_wrong_family_lists_all(run: Run, tmp_path: Path) -> None:
     code, _out, err = run("inspect", tmp_path, "--family", "llama-9")
     assert code == 2

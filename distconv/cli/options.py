@@ -1,6 +1,7 @@
 """Options that several commands share, and the values they take."""
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import click
 from distconv.errors import ClusterError, UsageError
 
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([a-z]*)")
 
 
 class Size(click.ParamType[int]):
@@ -81,9 +82,12 @@ class Resource(click.ParamType[tuple[str, float]]):
         """Parse it; anything else is a usage error."""
         name, _, amount = str(value).rpartition("=")
         try:
-            return name, float(amount) if name else self.fail(f"{value!r} has no name", param, ctx)
+            found = float(amount)
         except ValueError:
+            found = math.nan
+        if not name or not math.isfinite(found):
             self.fail(f"{value!r} is not NAME=AMOUNT, as ssd=0.5", param, ctx)
+        return name, found
 
 
 @contextlib.contextmanager
