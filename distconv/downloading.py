@@ -269,10 +269,7 @@ class _Download:
         for path in sorted([*self._unproved, *self._large.unproved]):
             folders.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
         for folder, names in folders.items():
-            yield (
-                f"{folder}: no checksum is known of {', '.join(names)}: these are of the right kind, but "
-                f"nothing proves each byte"
-            )
+            yield f"{folder}: looked at, but compared with nothing, as no checksum is known: {', '.join(names)}"
 
     def _check_room(self, files: Sequence[LargeFile]) -> None:
         needed = sum(file.missing_bytes for file in files)

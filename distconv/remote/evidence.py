@@ -31,8 +31,9 @@ def compare_shard(
         return Look(None)
     with opened(storage, listed.path) as reader:
         head = bytes(read_range(reader, 0, min(HEAD_BYTES, reader.size_bytes)))
-    reason = "" if head.startswith((b"PK", b"\x80")) else f"it is {describe_content(head)}"
-    return Look("its MD5 is wrong", reason)
+    kind = describe_content(head)
+    is_likely = head.startswith((b"PK", b"\x80")) or kind.startswith("unknown")
+    return Look("its MD5 is wrong", "" if is_likely else f"it is {kind}")
 
 
 def look_at_shard(

@@ -148,7 +148,7 @@ class Fetching:
         else:
             listed = Listed(path, file.listed.md5, file.listed.checklist)
             look = compare_shard(self._storage, listed, advance, self._stop.is_set)
-        if file.partial.stands:
+        if file.partial.stands and not self._stop.is_set():
             self._progress.advance(file.remote.size_bytes - counted, file.name)
         return look
 

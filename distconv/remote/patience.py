@@ -41,9 +41,9 @@ class Patience:
 
         def tell(state: RetryCallState) -> None:
             if state.outcome is not None and state.next_action is not None:
-                self._tell(
-                    f"{name}: {state.outcome.exception()}; trying again in {state.next_action.sleep:.0f} s"
-                )
+                seconds = round(state.next_action.sleep)
+                when = f"in {seconds} s" if seconds else "at once"
+                self._tell(f"{name}: {state.outcome.exception()}; trying again {when}")
 
         retrying = Retrying(
             retry=retry_if_exception_type(PassingError),
