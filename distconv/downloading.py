@@ -11,7 +11,7 @@ from functools import partial
 from distconv.errors import InputError, OutputError, UsageError
 from distconv.lock import LOCK_NAME, locked
 from distconv.progress import Progress, SilentProgress, format_count, format_size
-from distconv.remote.evidence import describe_wrong_params, describe_wrong_text
+from distconv.remote.evidence import describe_wrong_params, describe_wrong_text, has_checksums
 from distconv.remote.large import Fetching, LargeFile
 from distconv.remote.link import ANEW, read_link
 from distconv.remote.partial import PartialFile, state_path
@@ -258,9 +258,8 @@ class _Download:
             if remote.size_bytes == 0:
                 raise InputError(f"{name}: {self._server.host} gives an empty file, expected a shard; {ANEW}")
             entry = listed.get(path)
-            files.append(
-                LargeFile(name, remote, PartialFile(path, remote, takes_cut=entry is not None), entry)
-            )
+            takes_cut = entry is not None or has_checksums(self._storage, path)
+            files.append(LargeFile(name, remote, PartialFile(path, remote, takes_cut=takes_cut), entry))
         return files
 
     def _describe_unproved(self) -> Iterator[str]:

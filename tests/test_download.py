@@ -659,6 +659,7 @@ def run_killed(
     )
 
 
+EACH = (pytest.mark.slow, pytest.mark.timeout(900))
 TOUCHED = (
     "event in ('open', 'os.rename', 'os.remove', 'os.link', 'os.truncate') "
     "and '.pth' in str(arguments[0]) and str(arguments[0]).startswith({folder!r})"
@@ -670,8 +671,8 @@ TOUCHED = (
     [
         pytest.param(signal.SIGKILL, 11, id="killed"),
         pytest.param(signal.SIGINT, 17, id="interrupted"),
-        pytest.param(signal.SIGKILL, 1, id="killed at each step", marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 1, id="interrupted at each step", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 1, id="killed at each step", marks=EACH),
+        pytest.param(signal.SIGINT, 1, id="interrupted at each step", marks=EACH),
     ],
 )
 @pytest.mark.parametrize("left", [0.0, 0.6], ids=["from nothing", "from a cut file"])
@@ -722,6 +723,22 @@ def test_what_wget_left_is_kept_through_a_refusal(files: Files, tmp_path: Path, 
     assert equal(files.folder, tmp_path / "in")
     again = [wanted for asked, wanted in files.asked if asked == name and wanted != "bytes=0-0"]
     assert min(int(wanted[6:].partition("-")[0]) for wanted in again) >= len(content) * 8 // 10
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["its own", "another's"])
+def test_a_cut_file_that_no_checklist_names_is_completed_where_it_can_prove_itself(
+    files: Files, tmp_path: Path, others: bool
+) -> None:
+    name = f"{FOLDER}/consolidated.00.pth"
+    (files.folder / FOLDER / "checklist.chk").unlink()
+    content = served(files, name.replace("00", "01") if others else name)
+    target = tmp_path / "in" / name
+    target.parent.mkdir(parents=True)
+    target.write_bytes(content[: len(content) * 8 // 10])
+    distconv.download([MODEL], tmp_path / "in", files.url)
+    assert equal(files.folder, tmp_path / "in")
+    sizes = sum(path.stat().st_size for path in files.folder.rglob("*") if path.is_file())
+    assert (files.served_bytes > sizes) == others
 
 
 def test_a_wrong_whole_file_keeps_its_name_until_the_right_one_is_there(files: Files, tmp_path: Path) -> None:

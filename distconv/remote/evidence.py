@@ -57,6 +57,18 @@ def look_at_shard(
     return Look(None, has_checksums=len(with_checksum) == len(records))
 
 
+def has_checksums(storage: Storage, path: str) -> bool:
+    """Whether a file begins as a zip does, whose records' CRC32 tell in the end whether it is right."""
+    found = storage.find(path)
+    if found is None or found.size_bytes < len(_ZIP):
+        return False
+    with opened(storage, path) as reader:
+        return read_range(reader, 0, len(_ZIP)) == _ZIP
+
+
+_ZIP = b"PK\x03\x04"
+
+
 def describe_wrong_params(content: bytes) -> str | None:
     """Say what params.json is, as the end of a sentence, where it does not say how wide a model is."""
     try:
