@@ -32,6 +32,8 @@ from distconv.storage import LocalStorage, join, write_small
 from distconv.survey import PathLike
 from distconv.target.tokenizer import make_vocabulary
 
+_DISPENSABLE = {*LEGAL, CHECKLIST, TOKENIZER_CHECKLIST}
+"""What a release may lack."""
 PART_BYTES = 64 << 20
 """What one request asks for: large enough that asking costs nothing, small enough to share."""
 TRIES = 8
@@ -211,12 +213,14 @@ class _Download:
         try:
             content = self._read_small(name)
         except RefusedError:
-            if base not in {*LEGAL, CHECKLIST, TOKENIZER_CHECKLIST}:
+            if base not in _DISPENSABLE:
                 raise
             if base == CHECKLIST:
                 self._notes.append(f"{name} is not served: MD5 cannot be compared")
             return None
-        fault = describe_wrong_text(content) if base in LEGAL else None
+        if base not in _DISPENSABLE:
+            return content
+        fault = describe_wrong_text(content) if base in LEGAL or not content.strip() else None
         if fault is not None:
             self._notes.append(f"{name}: left out, as what the server gives is {fault}")
             return None

@@ -502,13 +502,14 @@ def test_files_that_nothing_proves_are_named(files: Files, tmp_path: Path) -> No
     shard = files.folder / FOLDER / "consolidated.01.pth"
     state = torch.load(shard)
     torch.save(state, shard, _use_new_zipfile_serialization=False)
-    (files.folder / FOLDER / "checklist.chk").write_text("")
-    (files.folder / "tokenizer_checklist.chk").unlink()
+    (files.folder / FOLDER / "checklist.chk").write_text(f"{'0' * 32}  another.pth\n")
+    (files.folder / "tokenizer_checklist.chk").write_text("")
     report = distconv.download([MODEL], tmp_path / "in", files.url)
     folder = tmp_path / "in"
     assert set(report.notes) == {
         f"{folder / FOLDER}: {UNPROVED}: consolidated.01.pth, params.json",
         f"{folder}: {UNPROVED}: tokenizer.model",
+        "tokenizer_checklist.chk: left out, as what the server gives is an empty file",
     }
     assert report.checked_files == 0
     assert report.files_by_crc32 == 1
@@ -896,3 +897,46 @@ def test_only_what_a_killed_run_left_is_swept(files: Files, tmp_path: Path) -> N
         (folder / name).write_text("x")
     distconv.download([MODEL], tmp_path / "in", files.url)
     assert {path.name for path in folder.iterdir() if path.name.endswith(".partial")} == set(mine)
+
+
+HEADERS = (
+    "Content-Length", "Content-Range", "Content-Type", "Content-Encoding", "Transfer-Encoding", "ETag",
+    "Last-Modified", "Location", "Retry-After", "Connection", "Set-Cookie", "\x1b[31mX", "",
+)  # fmt: skip
+VALUES = (
+    "0", "1", "-1", "1e9", "99999999999999999999999", "٣", "bytes 0-0/1", "bytes 5-1/3", "bytes */0",
+    "bytes 0-0/99999999999999999", "gzip", "br, deflate", "chunked", "identity", "text/html", "\x1b[2J",
+    "http://[", "//", "file:///etc/passwd", "Thu, 01 Jan 1970 00:00:00 GMT", "x" * 5000, "\xff\xfe", "",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(30), *(pytest.param(n, marks=pytest.mark.slow) for n in range(30, 300))]
+)
+def test_whatever_a_server_answers_ends_in_one_message(
+    files: Files, tmp_path: Path, caplog, seed: int
+) -> None:
+    """Each answer about one file is a random one; nothing but what can be the file gets its name."""
+    caplog.set_level(logging.DEBUG)
+    noise = random.Random(seed)
+    (files.folder / FOLDER / "checklist.chk").unlink()
+    name = f"{FOLDER}/{noise.choice(['consolidated.00.pth', 'params.json', 'checklist.chk'])}"
+    body = served(files, name.replace("checklist.chk", "params.json"))
+
+    def give(asked: str, _wanted: str) -> bytes | None:
+        if asked != name:
+            return None
+        status = noise.choice(
+            ["200 OK", "206 Part", "206 \x1b[2J", "302 No", "304 No", "416 No", "299 ?", "500 No", "999 No"]
+        )
+        lines = [f"{noise.choice(HEADERS)}: {noise.choice(VALUES)}" for _ in range(noise.randrange(5))]
+        head = "\r\n".join([f"HTTP/1.1 {status}", *lines]).encode("utf-8", "replace")
+        content = noise.choice([b"", body, body[: len(body) // 2], gzip.compress(body), noise.randbytes(300)])
+        return head + b"\r\n\r\n" + content
+
+    files.raw = give
+    with contextlib.suppress(InputError, ConversionError, OutputError):
+        distconv.download([MODEL], tmp_path / "in", files.url)
+    assert "S1gn4tUr3" not in caplog.text
+    target = tmp_path / "in" / name
+    assert not target.exists() or target.read_bytes() == body

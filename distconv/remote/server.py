@@ -16,7 +16,7 @@ from distconv.remote.link import REQUEST_PAGE, Link
 CONNECT_SECONDS, READ_SECONDS = 15.0, 30.0
 BLOCK_BYTES = 1 << 20
 SMALL_BYTES = 64 << 20
-_LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry", "urllib3.poolmanager")
+_TALKATIVE = {"urllib3", "requests"}
 # Of at most 18 digits: more would be no size, and int() refuses thousands of them.
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
@@ -60,8 +60,11 @@ class Server:
         self._sessions: list[requests.Session] = []
         # A program that logs everything would otherwise write the signed query into its log.
         self._veil = _Veil(link.secret)
-        for name in _LOGGERS:
-            logging.getLogger(name).addFilter(self._veil)
+        # A filter counts for its own logger alone, not for those below it.
+        known = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _TALKATIVE]
+        self._loggers = [logging.getLogger(name) for name in known]
+        for logger in self._loggers:
+            logger.addFilter(self._veil)
 
     @property
     def host(self) -> str:
@@ -72,8 +75,8 @@ class Server:
         """End all connections, and leave the loggers as they were."""
         for session in self._sessions:
             session.close()
-        for name in _LOGGERS:
-            logging.getLogger(name).removeFilter(self._veil)
+        for logger in self._loggers:
+            logger.removeFilter(self._veil)
 
     def look(self, name: str) -> Remote:
         """Ask for a file's size. Meta's servers refuse HEAD, so one byte is asked for."""
