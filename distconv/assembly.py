@@ -30,18 +30,37 @@ def make_model_config(checkpoint: Checkpoint, plan: Plan) -> tuple[dict[str, obj
         vocab_size=sizes.vocab,
         norm_eps=params.norm_eps,
     )
-    theta = family.theta if params.rope_theta is None else params.rope_theta
     tokens = _make_token_ids(checkpoint)
     sampled = checkpoint.choice.instruct and family.sampled
     config = make_config(
         shape,
-        Rope(theta, family.factor),
+        make_rope(checkpoint),
         family.context,
         tokens,
         tied=plan.decisions.tied,
         dtype=plan.dtype.name,
     )
     return config, make_generation_config(tokens, sampled=sampled)
+
+
+def make_rope(checkpoint: Checkpoint) -> Rope:
+    """Make the rotary embedding: what params.json says, and the family's where it says nothing."""
+    family, params = checkpoint.choice.family, checkpoint.params
+    theta = family.theta if params.rope_theta is None else params.rope_theta
+    scaling = params.rope_scaling
+    factor = family.factor
+    if params.use_scaled_rope and scaling.factor is not None:
+        factor = scaling.factor
+    plain = Rope(theta, factor)
+    if factor is None:
+        return plain
+    return Rope(
+        theta,
+        factor,
+        plain.low if scaling.low is None else scaling.low,
+        plain.high if scaling.high is None else scaling.high,
+        plain.original_context if scaling.original_context is None else scaling.original_context,
+    )
 
 
 _PUBLISHED_SIZE = 128_256

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from distconv.errors import InputError, UsageError
@@ -11,6 +11,7 @@ from distconv.families.llama import EMBEDDING, IGNORED, OUTPUT, RULES
 from distconv.families.rules import Dimensions, Match, describe_foreign_tensors, match_rules, read_dimensions
 from distconv.planning.plan import Decisions, Plan, TargetTensor, make_plan, make_targets
 from distconv.progress import format_size
+from distconv.remarks import note_differences, note_params
 from distconv.source.catalog import Catalog, TensorView, read_catalog
 from distconv.source.files import SourceFiles, find_files
 from distconv.source.params import Params, read_params
@@ -70,21 +71,19 @@ def read_checkpoint(
         tied_storage=_share_storage(catalog),
     )
     choice = choose_family(facts, family, instruct=instruct)
-    optional = frozenset({OUTPUT}) if choice.family.may_tie else frozenset()
+    optional = frozenset({OUTPUT}) if may_tie(choice, params) else frozenset()
     matches = match_rules(RULES, IGNORED, catalog, dimensions, optional)
-    notes = (*choice.assumptions, *_warnings(params, dimensions, vocabulary))
+    notes = (
+        *choice.assumptions,
+        *note_differences(params, dimensions, vocabulary),
+        *note_params(params, choice),
+    )
     return Checkpoint(files, params, catalog, dimensions, vocabulary, choice, matches, notes)
 
 
-def _warnings(params: Params, dimensions: Dimensions, vocabulary: Vocabulary | None) -> Iterator[str]:
-    if params.ffn_dim is not None and params.ffn_dim != dimensions.ffn_dim:
-        yield f"w1 has {dimensions.ffn_dim} rows, {params.path} gives {params.ffn_dim}; the tensor is believed"
-    if params.vocab_size is not None and params.vocab_size != dimensions.vocab:
-        yield f"{params.path}: vocab_size {params.vocab_size}, the embedding has {dimensions.vocab} rows, which count"
-    if vocabulary is not None:
-        yield from vocabulary.notes
-        if vocabulary.size != dimensions.vocab:
-            yield f"the tokenizer has {vocabulary.size} tokens, the embedding {dimensions.vocab} rows"
+def may_tie(choice: Choice, params: Params) -> bool:
+    """Whether the output may be the embedding: it is in some families, and where params.json says so."""
+    return choice.family.may_tie or params.tied
 
 
 def _share_storage(catalog: Catalog) -> bool:
@@ -141,7 +140,7 @@ def decide(
 
 def _decide_tied(checkpoint: Checkpoint, equal_targets: EqualTargets | None) -> tuple[bool, tuple[str, ...]]:
     embedding, output = checkpoint.match(EMBEDDING), checkpoint.match(OUTPUT)
-    if not checkpoint.choice.family.may_tie or embedding is None:
+    if not may_tie(checkpoint.choice, checkpoint.params) or embedding is None:
         return False, ()
     if output is None or _share_storage(checkpoint.catalog):
         return True, ()

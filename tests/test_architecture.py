@@ -18,6 +18,7 @@ FLOORS = (
     ("resuming", "timeline"),
     ("assembly",),
     ("survey",),
+    ("remarks",),
     ("moving", "target"),
     ("planning",),
     ("families",),

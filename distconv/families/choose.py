@@ -116,6 +116,8 @@ def _detect_tiktoken(facts: Facts) -> _Found:
     if params.dim in _LLAMA_31_DIMS:
         others = {8192: "llama-3.3", 4096: "llama-guard-3"}.get(params.dim)
         return "llama-3.1", [*evidence, f"dim {params.dim} is that of Llama 3.1"], _or("Llama 3.1", others)
+    if params.rope_scaling.factor is not None:
+        return "llama-3.1", [*evidence, f"and a factor of {params.rope_scaling.factor:g}"], []
     return (
         "llama-3.1",
         evidence,

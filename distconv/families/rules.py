@@ -1,6 +1,7 @@
 """A family as a table: which source tensors there are, and what each becomes."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -61,20 +62,51 @@ class Match:
 
 
 def read_dimensions(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -> Dimensions:
-    """Take what params.json says; the vocabulary and the feed-forward size from the tensors."""
+    """Take what params.json says; the vocabulary and the feed-forward size from the tensors.
+
+    Raises InputError where the shards hold other layers than it says, before anything of its
+    size is built, and where it writes out another feed-forward size.
+    """
     embedding = _first_shape(catalog, rules[0].source, params.path)
     gate = _first_shape(catalog, "layers.0.feed_forward.w1.weight", params.path)
     shards = len(catalog.shards)
     by_rows = embedding_gather(embedding, params.dim) is ROWS
+    ffn_dim = gate[0] * shards
+    findings = [*_check_layers(catalog, params, rules)]
+    if params.hidden_dim is not None and params.hidden_dim != ffn_dim:
+        findings.append(
+            f"{params.path}: hidden_dim {params.hidden_dim}, w1 has {ffn_dim} rows in {shards} shards; "
+            "not a Llama (Mistral writes hidden_dim), or the params.json of another model"
+        )
+    if findings:
+        raise InputError.of(findings)
     return Dimensions(
         dim=params.dim,
         layers=params.n_layers,
         heads=params.n_heads,
         kv_heads=params.kv_heads,
         head_dim=params.head_dim,
-        ffn_dim=gate[0] * shards,
+        ffn_dim=ffn_dim,
         vocab=embedding[0] * (shards if by_rows else 1),
     )
+
+
+_LAYER = re.compile(r"layers\.([0-9]{1,9})\..*", re.DOTALL)
+
+
+def _check_layers(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -> Iterator[str]:
+    """A layer is held where most of its tensors are; single ones are told by their names later."""
+    counts = Counter(int(match[1]) for name in catalog.names() if (match := _LAYER.fullmatch(name)))
+    most = sum("{i}" in rule.source for rule in rules) / 2
+    held = {layer for layer, count in counts.items() if count > most}
+    missing = next(layer for layer in range(len(held) + 1) if layer not in held)
+    if missing < params.n_layers:
+        what = f"there is no layers.{missing}.*; download the missing files, or take the params.json of this model"
+    elif max(held) >= params.n_layers:
+        what = f"layers.{max(held)}.* is beyond; take the params.json of this model"
+    else:
+        return
+    yield f"{params.path}: says {params.n_layers} layers, the shards hold {len(held)}: {what}"
 
 
 def embedding_gather(shape: tuple[int, ...], dim: int) -> Gather:

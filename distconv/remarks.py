@@ -1,0 +1,36 @@
+"""What a person should know of a checkpoint that was read: what was left out, and what looks odd."""
+
+from collections.abc import Iterator
+
+from distconv.families.choose import Choice
+from distconv.families.rules import Dimensions
+from distconv.source.params import Params
+from distconv.target.tokenizer import Vocabulary
+
+
+def note_differences(params: Params, dimensions: Dimensions, vocabulary: Vocabulary | None) -> Iterator[str]:
+    """Say where params.json, tensors and tokenizer differ, and which of them counts."""
+    if params.ffn_dim is not None and params.ffn_dim != dimensions.ffn_dim:
+        yield f"w1 has {dimensions.ffn_dim} rows, {params.path} gives {params.ffn_dim}; the tensor is believed"
+    if params.vocab_size is not None and params.vocab_size != dimensions.vocab:
+        yield f"{params.path}: vocab_size {params.vocab_size}, the embedding has {dimensions.vocab} rows, which count"
+    if vocabulary is not None:
+        yield from vocabulary.notes
+        if vocabulary.size != dimensions.vocab:
+            yield f"the tokenizer has {vocabulary.size} tokens, the embedding {dimensions.vocab} rows"
+
+
+def note_params(params: Params, choice: Choice) -> Iterator[str]:
+    """Say what params.json says that the config does not."""
+    family, scaling = choice.family, params.rope_scaling
+    if scaling.factor is not None and not params.use_scaled_rope:
+        yield f"{params.path}: a rope scaling factor of {scaling.factor:g}, which is not used without use_scaled_rope"
+    elif scaling.factor is not None and scaling.factor != family.factor:
+        yield f"{params.path}: rope is scaled by {scaling.factor:g}, as it says"
+    if params.trained_context is not None and params.trained_context[1] != family.context:
+        key, length = params.trained_context
+        yield (
+            f"{params.path}: {key} {length} is what a run made room for; "
+            f"max_position_embeddings is {family.context}, that of {family.title}"
+        )
+    yield from params.notes
