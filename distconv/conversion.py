@@ -112,6 +112,7 @@ def convert(
     family: str | None = None,
     instruct: bool = False,
     tokenizer: PathLike | None = None,
+    params: PathLike | None = None,
     check: bool = False,
     verify: bool = False,
     overwrite: bool = False,
@@ -137,7 +138,7 @@ def convert(
         input_path, output_path = os.path.abspath(input_path), os.path.abspath(output_path)
     pictures = Pictures(output_path, trace, report)
     if check:
-        _check(source, family, tokenizer, progress)
+        _check(source, family, tokenizer, params, progress)
     started = time.monotonic()
     checkpoint = read_checkpoint(
         storage,
@@ -145,6 +146,7 @@ def convert(
         family=family,
         instruct=instruct,
         tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+        params_path=None if params is None else os.fspath(params),
     )
     if checkpoint.vocabulary is None:
         raise InputError(
@@ -207,11 +209,17 @@ def convert(
     )
 
 
-def _check(source: PathLike, family: str | None, tokenizer: PathLike | None, progress: Progress) -> None:
+def _check(
+    source: PathLike,
+    family: str | None,
+    tokenizer: PathLike | None,
+    params: PathLike | None,
+    progress: Progress,
+) -> None:
     from distconv.checking import check
 
     progress.note("comparing INPUT's files with their checksums")
-    report = check(source, family=family, tokenizer=tokenizer, progress=progress)
+    report = check(source, family=family, tokenizer=tokenizer, params=params, progress=progress)
     for note in report.notes:
         progress.note(f"note: {note}")
     if report.findings:
@@ -226,11 +234,12 @@ def _choose_device(device: str) -> str:
 
 
 def _refuse_overlap(storage: Storage, checkpoint: Checkpoint, output: str) -> None:
-    """OUTPUT must not be, hold or lie in a folder of INPUT's files, links resolved."""
+    """OUTPUT must not be, hold or lie in a folder of INPUT's shards, links resolved."""
     target = storage.real_path(output)
     files = checkpoint.files
-    for path in (files.params, *(path for shard in files.shards for path in shard.paths)):
-        folder = os.path.dirname(storage.real_path(path))
+    # A params.json from elsewhere may lie above both.
+    paths = [os.path.dirname(storage.real_path(path)) for shard in files.shards for path in shard.paths]
+    for folder in (storage.real_path(files.folder), *paths):
         if (
             target == folder
             or target.startswith(folder + os.sep)

@@ -1,11 +1,16 @@
 """What a person should know of a checkpoint that was read: what was left out, and what looks odd."""
 
+import re
 from collections.abc import Iterator
 
 from distconv.families.choose import Choice
+from distconv.families.llama import BUFFERS, FREQUENCIES
 from distconv.families.rules import Dimensions
+from distconv.source.catalog import Catalog
 from distconv.source.params import Params
 from distconv.target.tokenizer import Vocabulary
+
+_MOST_SHOWN = 4
 
 
 def note_differences(params: Params, dimensions: Dimensions, vocabulary: Vocabulary | None) -> Iterator[str]:
@@ -18,6 +23,19 @@ def note_differences(params: Params, dimensions: Dimensions, vocabulary: Vocabul
         yield from vocabulary.notes
         if vocabulary.size != dimensions.vocab:
             yield f"the tokenizer has {vocabulary.size} tokens, the embedding {dimensions.vocab} rows"
+
+
+def note_buffers(catalog: Catalog) -> Iterator[str]:
+    """Name the buffers that a trainer saved along; Meta's own frequencies are no news."""
+    found = [
+        name
+        for name in catalog.names()
+        if any(re.fullmatch(pattern, name) for pattern in BUFFERS)
+        and not any(re.fullmatch(pattern, name) for pattern in FREQUENCIES)
+    ]
+    if found:
+        shown = ", ".join(found[:_MOST_SHOWN]) + (", …" if len(found) > _MOST_SHOWN else "")
+        yield f"{len(found):,} buffers that follow from the configuration are left out ({shown})"
 
 
 def note_params(params: Params, choice: Choice) -> Iterator[str]:

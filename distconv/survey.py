@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distconv.errors import InputError, UsageError
 from distconv.families.choose import Choice, Facts, choose_family
@@ -11,9 +11,10 @@ from distconv.families.llama import EMBEDDING, IGNORED, OUTPUT, RULES
 from distconv.families.rules import Dimensions, Match, describe_foreign_tensors, match_rules, read_dimensions
 from distconv.planning.plan import Decisions, Plan, TargetTensor, make_plan, make_targets
 from distconv.progress import format_size
-from distconv.remarks import note_differences, note_params
+from distconv.remarks import note_buffers, note_differences, note_params
 from distconv.source.catalog import Catalog, TensorView, read_catalog
 from distconv.source.files import SourceFiles, find_files
+from distconv.source.layouts import ShardFiles
 from distconv.source.params import Params, read_params
 from distconv.storage import LocalStorage, Storage
 from distconv.tables import Table
@@ -49,15 +50,18 @@ def read_checkpoint(
     family: str | None = None,
     instruct: bool = False,
     tokenizer: str | None = None,
+    params_path: str | None = None,
 ) -> Checkpoint:
     """Find the files, read all headers, tell the family and match every tensor.
 
     Raises InputError with all that is wrong of one kind at once.
     """
-    files = find_files(storage, source, tokenizer)
+    files = find_files(storage, source, tokenizer, params_path)
     params = read_params(storage, files.params)
     catalog = read_catalog(storage, files.shards)
-    foreign = describe_foreign_tensors(catalog.names())
+    shards = (ShardFiles(number, shard.paths) for number, shard in enumerate(catalog))
+    files = replace(files, shards=tuple(shards))
+    foreign = describe_foreign_tensors(catalog)
     if foreign is not None:
         raise InputError(f"{files.folder}: {foreign}")
     dimensions = read_dimensions(catalog, params, RULES)
@@ -72,13 +76,19 @@ def read_checkpoint(
     )
     choice = choose_family(facts, family, instruct=instruct)
     optional = frozenset({OUTPUT}) if may_tie(choice, params) else frozenset()
-    matches = match_rules(RULES, IGNORED, catalog, dimensions, optional)
+    matches = match_rules(RULES, IGNORED, catalog, dimensions, optional, _ABSENCE)
     notes = (
+        *files.notes,
+        *catalog.notes,
+        *note_buffers(catalog),
         *choice.assumptions,
         *note_differences(params, dimensions, vocabulary),
         *note_params(params, choice),
     )
     return Checkpoint(files, params, catalog, dimensions, vocabulary, choice, matches, notes)
+
+
+_ABSENCE = {OUTPUT: 'where the output is the embedding, let params.json say "weight_tying": true'}
 
 
 def may_tie(choice: Choice, params: Params) -> bool:
@@ -265,19 +275,32 @@ def stored_dtypes(checkpoint: Checkpoint) -> tuple[DType, ...]:
 
 
 def inspect(
-    source: PathLike, *, family: str | None = None, instruct: bool = False, tokenizer: PathLike | None = None
+    source: PathLike,
+    *,
+    family: str | None = None,
+    instruct: bool = False,
+    tokenizer: PathLike | None = None,
+    params: PathLike | None = None,
 ) -> Inspection:
     """Tell what a checkpoint is; reads headers only."""
-    return Inspection(_open(source, family, instruct=instruct, tokenizer=tokenizer))
+    return Inspection(_open(source, family, instruct=instruct, tokenizer=tokenizer, params=params))
 
 
-def _open(source: PathLike, family: str | None, *, instruct: bool, tokenizer: PathLike | None) -> Checkpoint:
+def _open(
+    source: PathLike,
+    family: str | None,
+    *,
+    instruct: bool,
+    tokenizer: PathLike | None,
+    params: PathLike | None,
+) -> Checkpoint:
     return read_checkpoint(
         LocalStorage(),
         os.fspath(source),
         family=family,
         instruct=instruct,
         tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+        params_path=None if params is None else os.fspath(params),
     )
 
 
@@ -358,9 +381,10 @@ def plan(
     family: str | None = None,
     instruct: bool = False,
     tokenizer: PathLike | None = None,
+    params: PathLike | None = None,
 ) -> PlanReport:
     """Plan a conversion from headers alone; what only data can tell is assumed as published."""
-    checkpoint = _open(source, family, instruct=instruct, tokenizer=tokenizer)
+    checkpoint = _open(source, family, instruct=instruct, tokenizer=tokenizer, params=params)
     decisions, notes = decide(checkpoint)
     made = plan_conversion(checkpoint, decisions, dtype, max_shard_size)
     return PlanReport(made, checkpoint, (*checkpoint.notes, *notes))

@@ -76,6 +76,7 @@ def verify(
     family: str | None = None,
     instruct: bool = False,
     tokenizer: PathLike | None = None,
+    params: PathLike | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Check OUTPUT's structure and digests; with ``against``, compare every tensor with INPUT's too.
@@ -93,6 +94,7 @@ def verify(
             family=family or _recorded_family(storage, output_path),
             instruct=instruct,
             tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+            params_path=None if params is None else os.fspath(params),
         )
     headers, findings = read_headers(storage, output_path, chunks)
     sizes = [entry.size_bytes for name in headers if (entry := storage.find(join(output_path, name)))]

@@ -37,8 +37,17 @@ RULES = (
     Rule("output.weight", "lm_head.weight", ROWS, ("vocab", "dim")),
 )
 
-IGNORED = (r"rope\.freqs", r"layers\.\d+\.attention\.inner_attention\.rope\.freqs")
-"""Rotary frequencies follow from the configuration."""
+FREQUENCIES = (r"rope\.freqs", r"layers\.\d+\.attention\.inner_attention\.rope\.freqs")
+"""Rotary frequencies follow from the configuration: Meta's own files hold them."""
+
+BUFFERS = (
+    r"(.*\.)?(freqs(_cis|_cos|_sin)?|inv_freq|original_inv_freq|cos_cached|sin_cached|(rope|rope_|cos_sin_)cache)",
+    r"(.*\.)?((causal_|attn_|attention_)?mask|(kv_)?cache_[kv]|[kv]_cache|cache_pos)",
+    r"(.*\.)?rope\.cache",
+)
+"""What trainers save along: frequencies in other forms, masks, and caches of keys and values."""
+
+IGNORED = (*FREQUENCIES, *BUFFERS)
 
 EMBEDDING = "tok_embeddings.weight"
 OUTPUT = "output.weight"

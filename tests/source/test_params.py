@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from llama_models.llama3 import args as llama3
 from llama_models.llama4 import args as llama4
 
+import distconv
 from distconv.errors import InputError
 from distconv.source.params import Params, read_params
 from distconv.storage import LocalStorage
+from tests.checkpoints import Spec, make_params
 
 GOOD: dict[str, object] = {
     "dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-06, "vocab_size": -1,
@@ -340,6 +343,29 @@ def test_any_value_in_any_field_is_read_or_is_one_clear_error(
     else:
         assert all(line.startswith(str(folder / "params.json")) for line in found.splitlines())
         assert len(found) < 2000
+
+
+@settings(
+    max_examples=60,
+    deadline=1000,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(key=st.sampled_from([*GOOD, *OPTIONAL, *FOREIGN, "rope_theta", "max_seq_len"]), value=JSON)
+def test_any_value_beside_real_shards_makes_a_plan_or_one_clear_error(
+    checkpoint: Callable[[Spec], Path], tmp_path_factory: pytest.TempPathFactory, key: str, value: object
+) -> None:
+    spec = Spec(dim=32, multiple_of=16)
+    path = tmp_path_factory.mktemp("params") / "params.json"
+    content = json.dumps(make_params(spec) | {key: value}).replace(json.dumps(HUGE), "9" * 5000)
+    path.write_text(content)
+    try:
+        assert len(distconv.plan(checkpoint(spec), params=path).plan.tensors) == 21
+    except InputError as error:
+        findings = str(error).splitlines()
+    else:
+        findings = []
+    assert len(findings) <= 21
+    assert sum(map(len, findings)) < 8000
 
 
 def attempt(folder: Path, content: bytes) -> Params | str:
