@@ -48,6 +48,23 @@ def as_safetensors_under_another_name(folder: Path) -> None:
     save_file(load(folder), folder / "consolidated.00.pth")
 
 
+def as_unaligned_safetensors(folder: Path) -> None:
+    """Put one byte before all data, as torch's own consolidation aligns nothing either."""
+    state = {"mask": torch.ones(1, dtype=torch.bool), **load(folder)}
+    header: dict[str, object] = {}
+    data = b""
+    for name, tensor in state.items():
+        content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        dtype = {torch.bool: "BOOL", torch.bfloat16: "BF16"}[tensor.dtype]
+        ends = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": ends}
+        data += content
+    text = json.dumps(header).encode()
+    text += b" " * (1 - len(text) % 2)
+    (folder / "consolidated.00.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    (folder / "consolidated.00.pth").unlink()
+
+
 def as_a_pickle_called_safetensors(folder: Path) -> None:
     (folder / "consolidated.00.pth").rename(folder / "consolidated.00.safetensors")
 
@@ -95,6 +112,7 @@ def as_written_by_metas_lingua(folder: Path) -> None:
     [
         as_safetensors,
         as_safetensors_under_another_name,
+        as_unaligned_safetensors,
         as_a_pickle_called_safetensors,
         as_flat_parts,
         as_parts_with_whole_tensors,

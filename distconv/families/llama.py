@@ -41,8 +41,8 @@ FREQUENCIES = (r"rope\.freqs", r"layers\.\d+\.attention\.inner_attention\.rope\.
 """Rotary frequencies follow from the configuration: Meta's own files hold them."""
 
 BUFFERS = (
-    r"(.*\.)?(freqs(_cis|_cos|_sin)?|inv_freq|original_inv_freq|cos_cached|sin_cached|(rope|rope_|cos_sin_)cache)",
-    r"(.*\.)?((causal_|attn_|attention_)?mask|(kv_)?cache_[kv]|[kv]_cache|cache_pos)",
+    r"(.*\.)?(freqs(_cis|_cos|_sin|_complex)?|(original_)?inv_freq|(cos|sin)(_cached)?|(rope_|cos_sin_)cache)",
+    r"(.*\.)?((causal_|attn_|attention_)?mask|(kv_)?cache_[kv]|[kv]_cache|cache_pos|position_ids|_extra_state)",
     r"(.*\.)?rope\.cache",
 )
 """What trainers save along: frequencies in other forms, masks, and caches of keys and values."""

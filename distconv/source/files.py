@@ -12,7 +12,7 @@ from distconv.storage import Storage, join, read_small
 _LEGAL = re.compile(r"(LICENSE|USE_POLICY)(\.txt|\.md)?", re.IGNORECASE)
 _ADAPTER = re.compile(r"adapter_(model|config|\d+)\..*|.*lora.*\.(pt|pth|bin|safetensors)", re.IGNORECASE)
 
-_WEIGHTS = re.compile(r".*\.(pth|pt|bin|safetensors)")
+_WEIGHTS = re.compile(r".*\.(pth|pt|bin|ckpt|safetensors)")
 
 PARAMS_NAME = "params.json"
 TOKENIZER_NAME = "tokenizer.model"
@@ -44,7 +44,13 @@ def find_files(
     entry = storage.find(source)
     if entry is None:
         raise InputError(f"{source}: no such file or folder")
-    chosen = _choose_candidate(storage, source) if entry.is_folder else _candidate_of_file(storage, source)
+    if not entry.is_folder:
+        chosen = _candidate_of_file(storage, source)
+    else:
+        candidates = _list_in_tree(storage, source)
+        if params is None:
+            _refuse_transformers(storage, candidates)
+        chosen = _choose(storage, source, candidates)
     folder = chosen.folder
     shards = make_shards(storage, chosen)
     parent = _parent(storage, folder)
@@ -89,11 +95,7 @@ def _find_params(
         )
     if paths:
         return paths[0], (f"{paths[0]} is taken as the model's: there is none beside the shards",)
-    if chosen.layout.shared and _first(storage, near[:1], _CONFIG_NAME) is not None:
-        raise InputError(
-            f"{near[0]}: no consolidated.*.pth here or in original/; it holds {chosen.name} and {_CONFIG_NAME}: "
-            "already in Transformers' format, which needs no conversion; if its tensors are Meta's, give --params"
-        )
+    _refuse_transformers(storage, [chosen])
     raise InputError(
         f"{near[0]}: no {PARAMS_NAME} beside the shards ({chosen.name}), in original/ or in the parent folder; "
         "copy it from Meta's download of this model, or give it by --params"
@@ -135,47 +137,72 @@ def _find_legal(storage: Storage, folders: Iterable[str]) -> tuple[str, ...]:
     return tuple(found[name] for name in sorted(found))
 
 
-def _choose_candidate(storage: Storage, source: str) -> Candidate:
-    """Look in the folder and in ``original/``, then below them; several candidates are only named."""
+def _list_in_tree(storage: Storage, source: str) -> list[Candidate]:
+    """Look in the folder and in ``original/``, then below them; in the end for what Transformers writes too."""
     places = (source, join(source, _ORIGINAL))
     here = [found for folder in places for found in list_candidates(storage, folder)]
     own = [found for found in here if not found.layout.shared]
-    if not own:
-        below = [
-            found
-            for place in places
-            for entry in storage.list_folder(place)
-            if entry.is_folder and entry.name != _ORIGINAL
-            for found in list_candidates(storage, join(place, entry.name))
-            if not found.layout.shared
-        ]
-        if len({found.folder for found in below}) > 1:
-            folders = ", ".join(dict.fromkeys(found.folder for found in below))
-            raise InputError(f"{source}: several checkpoints below it; give one of them: {folders}")
-        own = [*[found for found in here if found.layout.shared], *below]
-    if not own:
+    if own:
+        return own
+    below = [
+        found
+        for place in places
+        for entry in storage.list_folder(place)
+        if entry.is_folder and entry.name != _ORIGINAL
+        for found in list_candidates(storage, join(place, entry.name))
+        if not found.layout.shared
+    ]
+    return [*here, *below]
+
+
+def _choose(storage: Storage, source: str, candidates: list[Candidate]) -> Candidate:
+    """Take the only candidate; several are only named."""
+    if not candidates:
         raise InputError(
             f"{source}: no consolidated.*.pth here or in original/; {_what_else(storage, source)}"
         )
-    if len(own) > 1:
-        alone = all(found.folder == source for found in own)
-        names = [found.names[0] if alone else found.path for found in own]
+    if len(candidates) == 1:
+        return candidates[0]
+    folders = dict.fromkeys(found.folder for found in candidates)
+    if len(folders) > 1 and not {source, join(source, _ORIGINAL)} & set(folders):
+        raise InputError(f"{source}: several checkpoints below it; give one of them: {', '.join(folders)}")
+    names = [found.names[0] if set(folders) == {source} else found.path for found in candidates]
+    raise InputError(
+        f"{source}: both {' and '.join(names)}: several whole models; give the path of the one to convert"
+    )
+
+
+def _refuse_transformers(storage: Storage, candidates: list[Candidate]) -> None:
+    """A folder with a config.json, no params.json and weights called as Transformers calls them is its own."""
+    for found in candidates:
+        beside = {entry.name for entry in storage.list_folder(found.folder)}
+        if not found.layout.shared or _CONFIG_NAME not in beside or PARAMS_NAME in beside:
+            return
+    if candidates:
         raise InputError(
-            f"{source}: both {' and '.join(names)}: several whole models; give the path of the one to convert"
+            f"{candidates[0].folder}: no consolidated.*.pth here or in original/; it holds {candidates[0].name} "
+            f"and {_CONFIG_NAME}: already in Transformers' format, which needs no conversion; "
+            "if its tensors are Meta's, give --params"
         )
-    return own[0]
 
 
 def _candidate_of_file(storage: Storage, path: str) -> Candidate:
     """Take a file as the whole model, unless its name says that it is one of several."""
     folder, name = posixpath.split(path)
     folder = folder or "."
-    if is_rank_name(posixpath.basename(storage.real_path(folder))):
-        folder, name = _parent(storage, folder), posixpath.basename(storage.real_path(folder))
     for found in list_candidates(storage, folder):
         if name in found.names:
-            return found
+            return _whole_of_rank(storage, found)
     return Candidate(name, folder, SINGLE, (name,))
+
+
+def _whole_of_rank(storage: Storage, part: Candidate) -> Candidate:
+    """Go up from a part in the folder of one rank to all ranks."""
+    rank = posixpath.basename(storage.real_path(part.folder))
+    if part.layout.kind != "parts" or not is_rank_name(rank):
+        return part
+    ranks = list_candidates(storage, _parent(storage, part.folder))
+    return next((found for found in ranks if rank in found.names), part)
 
 
 def _note_adapters(storage: Storage, folder: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ class _Layout:
     shared: bool = False
 
 
-_TYPES = r"(pth|pt|bin|safetensors)"
+_TYPES = r"(pth|pt|bin|ckpt|safetensors)"
 _LAYOUTS = (
     _Layout("whole", re.compile(rf"consolidated\.{_TYPES}")),
     _Layout("ranks", re.compile(rf"consolidated\.(?P<number>\d+)\.{_TYPES}")),
@@ -33,7 +33,7 @@ _LAYOUTS = (
     # torchtune, and what people call a file that they save themselves
     _Layout("whole", re.compile(r"meta_model_\d+\.(pt|pth|bin)")),
     _Layout("parts", re.compile(r"(ft-)?model-(?P<number>\d+)-of-(?P<total>\d+)\.(pth|pt|bin)")),
-    _Layout("whole", re.compile(r"(checkpoint|model|state_dict)\.(pth|pt|bin)")),
+    _Layout("whole", re.compile(r"(checkpoint|model|state_dict|last)\.(pth|pt|bin|ckpt)")),
     _Layout(
         "parts",
         re.compile(r"(pytorch_)?model-(?P<number>\d+)-of-(?P<total>\d+)\.(bin|safetensors)"),

@@ -22,16 +22,17 @@ _WRAPPERS = frozenset(
 
 _HOLDERS = frozenset(
     {
-        "app", "checkpoint", "llama", "model", "model_state", "model_state_dict", "model_weights", "net",
-        "network", "state", "state_dict", "transformer", "weights",
+        "actor", "app", "base_model", "checkpoint", "language_model", "llama", "model", "model_state",
+        "model_state_dict", "model_weights", "net", "network", "policy", "state", "state_dict", "transformer", "weights",
     }
 )  # fmt: skip
 """Keys and attributes that hold a whole model; they begin a name."""
 
 _ASIDE = re.compile(
     r"opt|optim(izer)?s?|optim(izer)?s?_states?(_dict)?|optim(izer)?_dict|(lr_?)?schedulers?|(lr_?)?scheduler_.*"
-    r"|(.*_)?ema(_.*)?|(.*_)?rng(_.*)?|random_state|(grad_)?scaler(_.*)?|amp|train(er|ing)?_state|loops|callbacks"
-    r"|data_?loaders?(_.*)?|sampler(_.*)?|args|config|hparams|hyper_parameters|metrics?|history|stats|loss(es)?",
+    r"|(.*_)?ema(_.*)?|(.*_)?rng(_.*)?|random_states?|(grad_)?scaler(_.*)?|amp|train(er|ing)?_state|loops|callbacks"
+    r"|data_?loaders?(_.*)?|sampler(_.*)?|args|config|hparams|hyper_parameters|metrics?|history|stats|(.*_)?loss(es)?"
+    r"|(.*_)?(step|epoch|iter|iteration)s?|iter_num|seed|lr",
     re.IGNORECASE,
 )
 """What trainers save beside a model, by the first part of its name."""

@@ -187,6 +187,9 @@ def test_a_tokenizer_is_found_for_itself(tmp_path: Path) -> None:
         (["params.json", "consolidated.99999999999999999999.pth"], "00, 01, 02"),
         (["params.json", "llama-finetuned.pt", "optimizer.pt"], r"it holds llama-finetuned\.pt, optimizer\.pt; if one of these is the model, give the file's path"),
         (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "config.json"], "already in Transformers' format"),
+        (["model.safetensors", "pytorch_model.bin", "config.json"], "already in Transformers' format"),
+        (["model.safetensors", "config.json", "run/checkpoint.pt"], r"both .*/m/model\.safetensors and .*/m/run/checkpoint\.pt"),
+        (["params.json", "model.safetensors", "pytorch_model.bin", "config.json"], r"both model\.safetensors and pytorch_model\.bin"),
         (["epoch_0/model-00001-of-00001.bin", "epoch_1/model-00001-of-00001.bin", "params.json"], r"several checkpoints below it; give one of them: .*epoch_0, .*epoch_1"),
     ],
 )  # fmt: skip

@@ -41,6 +41,7 @@ BESIDE: dict[str, object] = {
     "cuda_rng_state": [torch.ones(16, dtype=torch.uint8)],
     "epoch": 3,
     "iteration": torch.tensor(7),
+    "grad_norm": torch.tensor(0.7),
     "args": {"lr": 0.1, "betas": (0.9, 0.95), "name": None},
 }  # fmt: skip
 
@@ -132,6 +133,7 @@ def test_what_was_taken_off_and_left_aside_is_said(checkpoint: Write, tmp_path: 
         (lambda state: state | {"module.norm.weight": torch.ones(32)}, "norm.weight and module.norm.weight are both norm.weight"),
         (lambda state: {"model": state, "value_head": {"weight": torch.ones(3)}}, "value_head.weight is no tensor of a 2-layer Llama"),
         (lambda state: {"model": state, "teacher": state}, "begin with 'teacher' are no tensor of a 2-layer Llama"),
+        (lambda state: state | {"lora_scale": torch.ones(1)}, "lora_scale is no tensor of a 2-layer Llama"),
         (lambda state: {f"llm.{name}": t for name, t in state.items()}, "the prefix 'llm.' is not known"),
         (lambda state: {f"model.{name}": t for name, t in state.items()} | {"model.scale": torch.ones(1)}, "model.scale is no tensor of a 2-layer Llama"),
         (lambda state: {"optimizer": state}, "no model in it; it holds optimizer"),
@@ -153,6 +155,16 @@ def test_what_is_not_known_is_named(
         plan(folder)
     assert words in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_count_of_steps_among_the_tensors_is_left_aside(checkpoint: Write, tmp_path: Path) -> None:
+    folder = save(
+        tmp_path / "in", load(checkpoint) | {"global_step": torch.tensor(9), "val_loss": torch.ones(1)}
+    )
+    assert describe(folder) == describe(checkpoint(SPEC))
+    assert "left aside beside the model: global_step (1 tensor), val_loss (1 tensor)" in "\n".join(
+        plan(folder).notes
+    )
 
 
 def test_one_tensor_under_two_names_is_one(checkpoint: Write, tmp_path: Path) -> None:
