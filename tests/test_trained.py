@@ -174,14 +174,22 @@ def test_a_file_and_its_params_may_lie_anywhere(checkpoint: Write, tmp_path: Pat
     assert convert(Path(moved), tmp_path / "params/out", params=params / "params.json") == expected
 
 
-@pytest.mark.parametrize("verb", ["inspect", "plan", "check"])
 def test_every_verb_takes_params(
-    checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+    checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = shutil.copytree(checkpoint(SINGLE), tmp_path / "in")
     params = (source / "params.json").rename(tmp_path / "elsewhere.json")
-    main([verb, str(source), "--params", str(params), "--json"])
-    assert json.loads(capsys.readouterr().out)
+    output = str(tmp_path / "out")
+    for verb in (
+        ["inspect"],
+        ["plan"],
+        ["check"],
+        ["convert", str(source), output],
+        ["verify", output, "--against"],
+    ):
+        words = verb if verb[0] == "convert" else [*verb, str(source)]
+        main([*words, "--params", str(params), "--json"])
+        assert json.loads(capsys.readouterr().out), verb
 
 
 def test_a_tied_model_without_an_output_layer_is_one_where_params_say_so(

@@ -95,7 +95,7 @@ def _find_holder(path: str, parsed: Mapping[str, object]) -> str | None:
     if "dim" in parsed:
         return None
     holders = [key for key, value in parsed.items() if isinstance(value, dict) and "dim" in value]
-    if "model" in holders or isinstance(parsed.get("model"), dict):
+    if "model" in holders or (not holders and isinstance(parsed.get("model"), dict)):
         return "model"
     if len(holders) > 1:
         shown = ", ".join(repr(key[:40]) for key in holders[:_MOST_SHOWN])
@@ -122,8 +122,8 @@ def _make_params(path: str, content: bytes, found: Mapping[str, object], *, nest
         multiple_of=fields.take_optional_count("multiple_of"),
         ffn_dim_multiplier=fields.take_number("ffn_dim_multiplier", at_most=1e6),
         hidden_dim=fields.take_optional_count("hidden_dim"),
-        norm_eps=fields.take_number("norm_eps", at_most=1, always=True) or _DEFAULT_EPS,
-        rope_theta=fields.take_number("rope_theta", "rope_base", always=True),
+        norm_eps=fields.take_number("norm_eps", "rms_norm_eps", at_most=1, always=True) or _DEFAULT_EPS,
+        rope_theta=fields.take_number("rope_theta", *_BASES, always=True),
         use_scaled_rope=_takes_scaled_rope(fields),
         rope_scaling=_take_rope_scaling(fields),
         vocab_size=fields.take_optional_count("vocab_size"),
@@ -142,6 +142,7 @@ def _make_params(path: str, content: bytes, found: Mapping[str, object], *, nest
 
 
 _DEFAULT_EPS = 1e-5
+_BASES = ("rope_base", "rope_freq_base", "rotary_base", "rotary_emb_base")
 _TIED = ("weight_tying", "tied_embeddings", "tie_embeddings", "tie_word_embeddings")
 _CONTEXTS = ("max_seq_len", "max_seqlen", "max_position_embeddings", "context_length", "seq_len")
 """What trainers call the longest sequence that they made room for."""
@@ -194,17 +195,21 @@ def _take_rope_scaling(fields: Fields) -> RopeScaling:
             fields.findings.append(
                 f"{fields.path}: rope scaling of type {kind!r:.40}, expected that of Llama 3.1 ('llama3')"
             )
-    places = [fields] if inner is None else [inner, fields]
 
-    def take(*keys: str) -> float | None:
-        found = {number for place in places if (number := place.take_number(*keys)) is not None}
+    def take(*keys: str, within: tuple[str, ...] = ()) -> float | None:
+        found = {fields.take_number(*keys), None if inner is None else inner.take_number(*keys, *within)} - {
+            None
+        }
         if len(found) > 1:
             fields.findings.append(f"{fields.path}: {keys[0]} is given twice, with different values")
         return next(iter(found), None)
 
+    places = [fields] if inner is None else [inner, fields]
     lengths = [place.take_optional_count(key) for place in places for key in _ORIGINAL_CONTEXTS]
     return RopeScaling(
-        factor=take("rope_scaling_factor", "scaling_factor", "factor"),
+        factor=take(
+            "rope_scaling_factor", "rope_scale_factor", within=("scaling_factor", "scale_factor", "factor")
+        ),
         low=take("rope_low_freq_factor", "low_freq_factor"),
         high=take("rope_high_freq_factor", "high_freq_factor"),
         original_context=next((length for length in lengths if length is not None), None),

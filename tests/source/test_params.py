@@ -30,6 +30,12 @@ def read(folder: Path, content: object) -> Params:
     return read_params(LocalStorage(), str(path))
 
 
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder in which params.json is written again and again."""
+    return tmp_path_factory.mktemp("params")
+
+
 def test_llama_1_has_as_many_key_heads_as_heads(tmp_path: Path) -> None:
     params = read(tmp_path, GOOD)
     assert (params.kv_heads, params.head_dim, params.vocab_size, params.rope_theta) == (32, 128, None, None)
@@ -176,21 +182,18 @@ USED = st.one_of(
 
 
 @given(key=st.sampled_from([*FOREIGN, *OPTIONAL]), value=UNUSED)
-def test_a_field_that_says_unused_says_nothing(
-    tmp_path_factory: pytest.TempPathFactory, key: str, value: object
-) -> None:
-    folder = tmp_path_factory.mktemp("params")
+def test_a_field_that_says_unused_says_nothing(scratch: Path, key: str, value: object) -> None:
     plain = {name: field for name, field in GOOD.items() if name != key}
-    expected, found = read(folder, plain), read(folder, plain | {key: value})
+    expected, found = read(scratch, plain), read(scratch, plain | {key: value})
     assert replace(found, md5=expected.md5) == expected
 
 
 @given(key=st.sampled_from(list(FOREIGN)), value=USED)
 def test_a_field_of_another_model_that_is_used_is_refused_by_name(
-    tmp_path_factory: pytest.TempPathFactory, key: str, value: object
+    scratch: Path, key: str, value: object
 ) -> None:
     with pytest.raises(InputError, match=FOREIGN[key]):
-        read(tmp_path_factory.mktemp("params"), GOOD | {key: value})
+        read(scratch, GOOD | {key: value})
 
 
 def test_experts_that_are_counted_as_none_are_none(tmp_path: Path) -> None:
@@ -239,13 +242,13 @@ def test_a_trainers_file_holds_the_model_under_a_key_and_null_for_what_it_does_n
 def test_of_two_models_in_one_file_none_is_taken(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'text', 'draft' each hold a 'dim'"):
         read(tmp_path, {"text": GOOD, "draft": GOOD})
-    assert read(tmp_path, {"args": GOOD}).dim == 4096
+    assert read(tmp_path, {"args": GOOD, "model": {"name": "llama"}}).dim == 4096
+    with pytest.raises(InputError, match="no 'dim'"):
+        read(tmp_path, {"model": {"n_layers": 2}})
 
 
 @given(data=st.data())
-def test_a_number_is_read_however_it_is_written(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_a_number_is_read_however_it_is_written(scratch: Path, data: st.DataObject) -> None:
     written = {
         key: data.draw(st.sampled_from([value, float(value), str(value), f" {float(value)} "]), label=key)
         for key, value in GOOD.items()
@@ -253,9 +256,8 @@ def test_a_number_is_read_however_it_is_written(
     }
     written["norm_eps"] = data.draw(st.sampled_from([1e-6, "1e-06", "1E-6", "0.000001"]))
     written["vocab_size"] = data.draw(st.sampled_from([-1, 0, None, -1.0, "-1", 0.0]))
-    folder = tmp_path_factory.mktemp("params")
-    expected = read(folder, GOOD)
-    assert replace(read(folder, written), md5=expected.md5) == expected
+    expected = read(scratch, GOOD)
+    assert replace(read(scratch, written), md5=expected.md5) == expected
 
 
 def test_a_config_of_transformers_is_called_what_it_is(tmp_path: Path) -> None:
@@ -306,7 +308,11 @@ def test_what_has_no_place_in_a_config_is_mentioned(tmp_path: Path) -> None:
     )
 
 
-def test_the_base_of_rope_has_two_names(tmp_path: Path) -> None:
+def test_the_base_of_rope_and_the_epsilon_have_several_names(tmp_path: Path) -> None:
+    plain = {key: value for key, value in GOOD.items() if key != "norm_eps"}
+    assert read(tmp_path, plain | {"rms_norm_eps": 1e-6}).norm_eps == 1e-6
+    assert read(tmp_path, plain).norm_eps == 1e-5
+    assert read(tmp_path, GOOD | {"rotary_base": 5e5}).rope_theta == 5e5
     assert read(tmp_path, GOOD | {"rope_base": 5e5}).rope_theta == 5e5
     assert read(tmp_path, GOOD | {"rope_base": 5e5, "rope_theta": 500000}).rope_theta == 5e5
 
@@ -332,16 +338,15 @@ JSON = st.recursive(
     )
 )
 def test_any_value_in_any_field_is_read_or_is_one_clear_error(
-    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, object]
+    scratch: Path, changes: dict[str, object]
 ) -> None:
-    folder = tmp_path_factory.mktemp("params")
     content = json.dumps(GOOD | changes).replace(json.dumps(HUGE), "9" * 5000).encode()
-    found = attempt(folder, content)
+    found = attempt(scratch, content)
     if isinstance(found, Params):
         assert found.head_dim * found.n_heads == found.dim
         assert found.ffn_dim is None or found.ffn_dim > 0
     else:
-        assert all(line.startswith(str(folder / "params.json")) for line in found.splitlines())
+        assert all(line.startswith(str(scratch / "params.json")) for line in found.splitlines())
         assert len(found) < 2000
 
 
@@ -352,10 +357,10 @@ def test_any_value_in_any_field_is_read_or_is_one_clear_error(
 )
 @given(key=st.sampled_from([*GOOD, *OPTIONAL, *FOREIGN, "rope_theta", "max_seq_len"]), value=JSON)
 def test_any_value_beside_real_shards_makes_a_plan_or_one_clear_error(
-    checkpoint: Callable[[Spec], Path], tmp_path_factory: pytest.TempPathFactory, key: str, value: object
+    checkpoint: Callable[[Spec], Path], scratch: Path, key: str, value: object
 ) -> None:
     spec = Spec(dim=32, multiple_of=16)
-    path = tmp_path_factory.mktemp("params") / "params.json"
+    path = scratch / "params.json"
     content = json.dumps(make_params(spec) | {key: value}).replace(json.dumps(HUGE), "9" * 5000)
     path.write_text(content)
     try:
