@@ -1,10 +1,12 @@
 """What stands beside the chunks: config, tokenizer, licence, index and receipt, as bytes."""
 
 import os
+from dataclasses import replace
 
 from distconv.errors import InputError
 from distconv.families.llama import Family
 from distconv.planning.plan import Plan
+from distconv.source.params import RopeScaling
 from distconv.storage import Storage, read_small
 from distconv.survey import Checkpoint
 from distconv.target.chat import CHAT_TEMPLATES
@@ -34,7 +36,7 @@ def make_model_config(checkpoint: Checkpoint, plan: Plan) -> tuple[dict[str, obj
     sampled = checkpoint.choice.instruct and family.sampled
     config = make_config(
         shape,
-        make_rope(checkpoint),
+        _make_rope(checkpoint),
         family.context,
         tokens,
         tied=plan.decisions.tied,
@@ -43,23 +45,19 @@ def make_model_config(checkpoint: Checkpoint, plan: Plan) -> tuple[dict[str, obj
     return config, make_generation_config(tokens, sampled=sampled)
 
 
-def make_rope(checkpoint: Checkpoint) -> Rope:
+def _make_rope(checkpoint: Checkpoint) -> Rope:
     """Make the rotary embedding: what params.json says, and the family's where it says nothing."""
     family, params = checkpoint.choice.family, checkpoint.params
-    theta = family.theta if params.rope_theta is None else params.rope_theta
-    scaling = params.rope_scaling
-    factor = family.factor
-    if params.use_scaled_rope and scaling.factor is not None:
-        factor = scaling.factor
-    plain = Rope(theta, factor)
-    if factor is None:
-        return plain
-    return Rope(
-        theta,
-        factor,
-        plain.low if scaling.low is None else scaling.low,
-        plain.high if scaling.high is None else scaling.high,
-        plain.original_context if scaling.original_context is None else scaling.original_context,
+    said = params.rope_scaling if params.use_scaled_rope else RopeScaling()
+    plain = Rope(
+        family.theta if params.rope_theta is None else params.rope_theta,
+        family.factor if said.factor is None else said.factor,
+    )
+    return replace(
+        plain,
+        low=plain.low if said.low is None else said.low,
+        high=plain.high if said.high is None else said.high,
+        original_context=plain.original_context if said.original_context is None else said.original_context,
     )
 
 

@@ -124,7 +124,8 @@ def convert(
 ) -> ConversionReport:
     """Convert Meta's checkpoint in ``source`` into a Transformers folder ``output``.
 
-    ``tokenizer`` and ``params`` are files that lie elsewhere. ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or
+    ``tokenizer`` and ``params`` are files that lie elsewhere.
+    ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or
     several GPUs ask for Ray; there each worker takes ``gpus_per_worker`` of a GPU (or a CPU slot)
     and ``worker_resources``. ``trace`` is a file for a Chrome trace, ``report`` one for a PNG. Raises InputError, UsageError, OutputError (nothing that looks
     like a model is left), ConversionError (the same call again goes on where it stopped).

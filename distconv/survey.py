@@ -75,7 +75,7 @@ def read_checkpoint(
         tied_storage=_share_storage(catalog),
     )
     choice = choose_family(facts, family, instruct=instruct)
-    optional = frozenset({OUTPUT}) if may_tie(choice, params) else frozenset()
+    optional = frozenset({OUTPUT}) if choice.may_tie else frozenset()
     matches = match_rules(RULES, IGNORED, catalog, dimensions, optional, _ABSENCE)
     notes = (
         *files.notes,
@@ -89,11 +89,6 @@ def read_checkpoint(
 
 
 _ABSENCE = {OUTPUT: 'where the output is the embedding, let params.json say "weight_tying": true'}
-
-
-def may_tie(choice: Choice, params: Params) -> bool:
-    """Whether the output may be the embedding: it is in some families, and where params.json says so."""
-    return choice.family.may_tie or params.tied
 
 
 def _share_storage(catalog: Catalog) -> bool:
@@ -150,7 +145,7 @@ def decide(
 
 def _decide_tied(checkpoint: Checkpoint, equal_targets: EqualTargets | None) -> tuple[bool, tuple[str, ...]]:
     embedding, output = checkpoint.match(EMBEDDING), checkpoint.match(OUTPUT)
-    if not may_tie(checkpoint.choice, checkpoint.params) or embedding is None:
+    if not checkpoint.choice.may_tie or embedding is None:
         return False, ()
     if output is None or _share_storage(checkpoint.catalog):
         return True, ()

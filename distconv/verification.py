@@ -20,7 +20,7 @@ from distconv.progress import Progress, SilentProgress
 from distconv.proof import Headers, prove, read_headers
 from distconv.source.catalog import TensorView
 from distconv.storage import LocalStorage, Storage, join, opened, read_range
-from distconv.survey import Checkpoint, PathLike, may_tie, read_checkpoint
+from distconv.survey import Checkpoint, PathLike, read_checkpoint
 from distconv.target.finalise import RECEIPT_NAME
 from distconv.target.written import Written, list_chunks, read_object
 from distconv.tensors import DType, extent_elements
@@ -151,7 +151,7 @@ def compare_tensors(
 def _explain_missing(match: Match, checkpoint: Checkpoint, sources: Sources) -> str | None:
     """A missing output layer is right where the source's equals the embedding."""
     embedding = checkpoint.match(EMBEDDING)
-    if match.source == OUTPUT and may_tie(checkpoint.choice, checkpoint.params) and embedding is not None:
+    if match.source == OUTPUT and checkpoint.choice.may_tie and embedding is not None:
         pairs = zip(
             _bands(match, 1, checkpoint, sources), _bands(embedding, 1, checkpoint, sources), strict=True
         )

@@ -50,6 +50,8 @@ class Choice:
     instruct: bool
     evidence: tuple[str, ...]
     assumptions: tuple[str, ...]
+    may_tie: bool
+    """Whether the output may be the embedding: it is in some families, and where params.json says so."""
 
 
 def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = False) -> Choice:
@@ -68,7 +70,8 @@ def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = F
             f"found a {facts.tokenizer} one; give the right file by --tokenizer"
         )
     assumed += _variant_assumption(chosen, facts, instruct=instruct)
-    return Choice(chosen, instruct or chosen.guard, tuple(evidence), tuple(assumed))
+    may_tie = chosen.may_tie or facts.params.tied
+    return Choice(chosen, instruct or chosen.guard, tuple(evidence), tuple(assumed), may_tie)
 
 
 def _variant_assumption(family: Family, facts: Facts, *, instruct: bool) -> list[str]:
