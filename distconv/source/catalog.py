@@ -112,7 +112,8 @@ def _group(ranks: list[list[_File]]) -> tuple[list[list[_File]], tuple[str, ...]
     distinct = {name for file in files for name in file.tensors}
     if len(ranks) == 1 or len(ranks) < len(files) or sum(len(file.tensors) for file in files) > len(distinct):
         return ranks, ()
-    return [files], (f"{files[0].path}: read as one part of {len(files)}: no two files hold the same tensor",)
+    note = f"{files[0].path} and {len(files) - 1} more: no two of them hold the same tensor, so they are parts of one rank"
+    return [files], (note,)
 
 
 def _make_shard(files: Iterable[_File]) -> Shard:
@@ -154,7 +155,7 @@ def _read_file(reader: Reader) -> _File:
             stored[name] = own
     if not tensors:
         raise InputError(
-            f"{reader.path}: no model in it; it holds {', '.join(names.aside)}, expected a dict of Meta's tensors"
+            f"{reader.path}: no model in it; it holds {', '.join(list(names.aside)[:8])}, expected a dict of Meta's tensors"
         )
     return _File(reader.path, reader.size_bytes, tensors, stored, names)
 

@@ -22,8 +22,12 @@ _DTYPES_BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether a file that begins so is a safetensors file, whatever its name says."""
-    return head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{" and head[:1] not in {b"{", b"P"}
+    """Whether a file that begins so is a safetensors file, whatever its name says.
+
+    No header is so long that the last bytes of its length are used; neither a zip nor a
+    pickle nor text has zeros and a brace there.
+    """
+    return head[5:_LENGTH_BYTES] == bytes(3) and head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{"
 
 
 def read_safetensors(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:

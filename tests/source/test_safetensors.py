@@ -66,6 +66,16 @@ def test_every_tensor_is_where_the_package_finds_it(
     assert read(path) == expected
 
 
+@pytest.mark.parametrize("size", [ord("P"), ord("{"), 0x80, 0x1F, ord("<") + 256])
+def test_a_length_that_looks_like_another_format_is_a_length(size: int) -> None:
+    assert is_safetensors(size.to_bytes(8, "little") + b'{"a":')
+
+
+@pytest.mark.parametrize("head", [b"PK\x03\x04\0\0\0\0\0\0", b"\x80\x02}q\0", b'{"dim":{{{{', b"", b"{"])
+def test_what_another_format_begins_with_is_none(head: bytes) -> None:
+    assert not is_safetensors(head)
+
+
 def test_a_shared_tensor_is_there_under_both_names(tmp_path: Path) -> None:
     model = torch.nn.Module()
     model.tok_embeddings = torch.nn.Embedding(5, 3)
