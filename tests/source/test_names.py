@@ -183,6 +183,7 @@ def test_containers_that_hold_themselves_or_are_doubled_cost_little(tmp_path: Pa
             plan(save(tmp_path / "in", state))
 
 
+@settings(deadline=None)
 @given(names=st.lists(st.text(alphabet="ab._", max_size=12), unique=True))
 def test_names_of_any_form_are_each_kept_or_left_aside(names: list[str]) -> None:
     found = read_names(names)
