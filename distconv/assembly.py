@@ -1,10 +1,12 @@
 """What stands beside the chunks: config, tokenizer, licence, index and receipt, as bytes."""
 
 import os
+from dataclasses import replace
 
 from distconv.errors import DistconvError, InputError
 from distconv.families.llama import Family
 from distconv.planning.plan import Plan
+from distconv.source.params import RopeScaling
 from distconv.storage import Storage, read_small
 from distconv.survey import Checkpoint
 from distconv.target.chat import CHAT_TEMPLATES
@@ -28,20 +30,35 @@ def make_model_config(checkpoint: Checkpoint, plan: Plan) -> tuple[dict[str, obj
         vocab_size=sizes.vocab,
         norm_eps=params.norm_eps,
     )
-    theta = family.theta if params.rope_theta is None else params.rope_theta
     size = None if checkpoint.vocabulary is None else checkpoint.vocabulary.size
     begin, ends = family.token_ids(size, instruct=checkpoint.choice.instruct)
     tokens = TokenIds(begin, ends if len(ends) > 1 else ends[0])
     sampled = checkpoint.choice.instruct and family.sampled
     config = make_config(
         shape,
-        Rope(theta, family.factor),
+        _make_rope(checkpoint),
         family.context,
         tokens,
         tied=plan.decisions.tied,
         dtype=plan.dtype.name,
     )
     return config, make_generation_config(tokens, sampled=sampled)
+
+
+def _make_rope(checkpoint: Checkpoint) -> Rope:
+    """Make the rotary embedding: what params.json says, and the family's where it says nothing."""
+    family, params = checkpoint.choice.family, checkpoint.params
+    said = params.rope_scaling if params.use_scaled_rope else RopeScaling()
+    plain = Rope(
+        family.theta if params.rope_theta is None else params.rope_theta,
+        family.factor if said.factor is None else said.factor,
+    )
+    return replace(
+        plain,
+        low=plain.low if said.low is None else said.low,
+        high=plain.high if said.high is None else said.high,
+        original_context=plain.original_context if said.original_context is None else said.original_context,
+    )
 
 
 def make_tokenizer(checkpoint: Checkpoint) -> dict[str, bytes]:

@@ -70,6 +70,7 @@ def check(
     family: str | None = None,
     instruct: bool = False,
     tokenizer: PathLike | None = None,
+    params: PathLike | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Read INPUT's headers and compare every file with its checksum; all findings come together.
@@ -81,10 +82,13 @@ def check(
     progress = progress or SilentProgress()
     path = os.fspath(source)
     given = None if tokenizer is None else os.fspath(tokenizer)
-    files = find_files(storage, path, given)
+    given_params = None if params is None else os.fspath(params)
+    files = find_files(storage, path, given, given_params)
     findings: list[str] = []
     try:
-        read_checkpoint(storage, path, family=family, instruct=instruct, tokenizer=given)
+        read_checkpoint(
+            storage, path, family=family, instruct=instruct, tokenizer=given, params_path=given_params
+        )
     except InputError as error:
         findings += str(error).splitlines()
     tasks, notes, wrong = _make_tasks(storage, files)

@@ -116,6 +116,7 @@ def convert(
     family: str | None = None,
     instruct: bool = False,
     tokenizer: PathLike | None = None,
+    params: PathLike | None = None,
     check: bool = False,
     verify: bool = False,
     overwrite: bool = False,
@@ -127,6 +128,7 @@ def convert(
 ) -> ConversionReport:
     """Convert Meta's checkpoint in ``source`` into a Transformers folder ``output``.
 
+    ``tokenizer`` and ``params`` are files that lie elsewhere.
     ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or
     several GPUs ask for Ray; there each worker takes ``gpus_per_worker`` of a GPU (or a CPU slot)
     and ``worker_resources``. ``trace`` is a file for a Chrome trace, ``report`` one for a PNG. Raises InputError, UsageError, OutputError (nothing that looks
@@ -141,7 +143,7 @@ def convert(
         input_path, output_path = os.path.abspath(input_path), os.path.abspath(output_path)
     pictures = Pictures(output_path, trace, report)
     if check:
-        _check(source, family, tokenizer, progress)
+        _check(source, family, tokenizer, params, progress)
     started = time.monotonic()
     checkpoint = read_checkpoint(
         storage,
@@ -149,6 +151,7 @@ def convert(
         family=family,
         instruct=instruct,
         tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+        params_path=None if params is None else os.fspath(params),
     )
     if checkpoint.vocabulary is None:
         raise InputError(
@@ -220,11 +223,17 @@ def convert(
     )
 
 
-def _check(source: PathLike, family: str | None, tokenizer: PathLike | None, progress: Progress) -> None:
+def _check(
+    source: PathLike,
+    family: str | None,
+    tokenizer: PathLike | None,
+    params: PathLike | None,
+    progress: Progress,
+) -> None:
     from distconv.checking import check
 
     progress.note("comparing INPUT's files with their checksums")
-    report = check(source, family=family, tokenizer=tokenizer, progress=progress)
+    report = check(source, family=family, tokenizer=tokenizer, params=params, progress=progress)
     for note in report.notes:
         progress.note(f"note: {note}")
     if report.findings:
@@ -239,11 +248,12 @@ def _choose_device(device: str) -> str:
 
 
 def _refuse_overlap(storage: Storage, checkpoint: Checkpoint, output: str) -> None:
-    """OUTPUT must not be, hold or lie in a folder of INPUT's files, links resolved."""
+    """OUTPUT must not be, hold or lie in a folder of INPUT's shards, links resolved."""
     target = storage.real_path(output)
     files = checkpoint.files
-    for path in (files.params, *(path for shard in files.shards for path in shard.paths)):
-        folder = os.path.dirname(storage.real_path(path))
+    # A params.json from elsewhere may lie above both.
+    paths = [os.path.dirname(storage.real_path(path)) for shard in files.shards for path in shard.paths]
+    for folder in (storage.real_path(files.folder), *paths):
         if (
             target == folder
             or target.startswith(folder + os.sep)

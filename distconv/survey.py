@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from distconv.errors import InputError, UsageError
 from distconv.families.choose import Choice, choose_family
@@ -19,8 +19,10 @@ from distconv.planning.plan import (
     make_targets,
 )
 from distconv.progress import format_count, format_size
+from distconv.remarks import note_buffers, note_differences, note_params
 from distconv.source.catalog import Catalog, TensorView, read_catalog
 from distconv.source.files import SourceFiles, find_files
+from distconv.source.layouts import ShardFiles
 from distconv.source.params import Params, read_params
 from distconv.storage import LocalStorage, Storage
 from distconv.tables import Table
@@ -56,15 +58,18 @@ def read_checkpoint(
     family: str | None = None,
     instruct: bool = False,
     tokenizer: str | None = None,
+    params_path: str | None = None,
 ) -> Checkpoint:
     """Find the files, read all headers, tell the family and match every tensor.
 
     Raises InputError with all that is wrong of one kind at once.
     """
-    files = find_files(storage, source, tokenizer)
+    files = find_files(storage, source, tokenizer, params_path)
     params = read_params(storage, files.params)
     catalog = read_catalog(storage, files.shards)
-    foreign = describe_foreign_tensors(catalog.names())
+    shards = (ShardFiles(number, shard.paths) for number, shard in enumerate(catalog))
+    files = replace(files, shards=tuple(shards))
+    foreign = describe_foreign_tensors(catalog)
     if foreign is not None:
         raise InputError(f"{files.folder}: {foreign}")
     dimensions = read_dimensions(catalog, params, RULES)
@@ -79,24 +84,20 @@ def read_checkpoint(
         tokenizer_size=None if vocabulary is None else vocabulary.size,
     )
     choice = choose_family(facts, family, instruct=instruct)
-    optional = frozenset({OUTPUT}) if choice.family.may_tie else frozenset()
-    matches = match_rules(RULES, IGNORED, catalog, dimensions, optional)
-    notes = (*files.notes, *choice.assumptions, *_warnings(params, dimensions, vocabulary))
+    optional = frozenset({OUTPUT}) if choice.may_tie else frozenset()
+    matches = match_rules(RULES, IGNORED, catalog, dimensions, optional, _ABSENCE)
+    notes = (
+        *files.notes,
+        *catalog.notes,
+        *note_buffers(catalog),
+        *choice.assumptions,
+        *note_differences(params, dimensions, vocabulary),
+        *note_params(params, choice),
+    )
     return Checkpoint(files, params, catalog, dimensions, vocabulary, choice, matches, notes)
 
 
-def _warnings(params: Params, dimensions: Dimensions, vocabulary: Vocabulary | None) -> Iterator[str]:
-    if params.ffn_dim is not None and params.ffn_dim != dimensions.ffn_dim:
-        yield f"w1 has {dimensions.ffn_dim} rows, {params.path} gives {params.ffn_dim}; the tensor is believed"
-    if params.vocab_size is not None and params.vocab_size != dimensions.vocab:
-        yield f"{params.path}: vocab_size {params.vocab_size}, the embedding has {dimensions.vocab} rows, which count"
-    if vocabulary is not None:
-        yield from vocabulary.notes
-        if vocabulary.size != dimensions.vocab:
-            yield (
-                f"the tokenizer has {vocabulary.size} tokens, the embedding {dimensions.vocab} rows; "
-                "is that no padding, give the right file by --tokenizer"
-            )
+_ABSENCE = {OUTPUT: 'where the output is the embedding, let params.json say "weight_tying": true'}
 
 
 def _share_storage(catalog: Catalog) -> bool:
@@ -153,7 +154,7 @@ def decide(
 
 def _decide_tied(checkpoint: Checkpoint, equal_targets: EqualTargets | None) -> tuple[bool, tuple[str, ...]]:
     embedding, output = checkpoint.match(EMBEDDING), checkpoint.match(OUTPUT)
-    if not checkpoint.choice.family.may_tie or embedding is None:
+    if not checkpoint.choice.may_tie or embedding is None:
         return False, ()
     if output is None or _share_storage(checkpoint.catalog):
         return True, ()
@@ -278,19 +279,32 @@ def stored_dtypes(checkpoint: Checkpoint) -> tuple[DType, ...]:
 
 
 def inspect(
-    source: PathLike, *, family: str | None = None, instruct: bool = False, tokenizer: PathLike | None = None
+    source: PathLike,
+    *,
+    family: str | None = None,
+    instruct: bool = False,
+    tokenizer: PathLike | None = None,
+    params: PathLike | None = None,
 ) -> Inspection:
     """Tell what a checkpoint is; reads headers only."""
-    return Inspection(_open(source, family, instruct=instruct, tokenizer=tokenizer))
+    return Inspection(_open(source, family, instruct=instruct, tokenizer=tokenizer, params=params))
 
 
-def _open(source: PathLike, family: str | None, *, instruct: bool, tokenizer: PathLike | None) -> Checkpoint:
+def _open(
+    source: PathLike,
+    family: str | None,
+    *,
+    instruct: bool,
+    tokenizer: PathLike | None,
+    params: PathLike | None,
+) -> Checkpoint:
     return read_checkpoint(
         LocalStorage(),
         os.fspath(source),
         family=family,
         instruct=instruct,
         tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+        params_path=None if params is None else os.fspath(params),
     )
 
 
@@ -376,9 +390,10 @@ def plan(
     family: str | None = None,
     instruct: bool = False,
     tokenizer: PathLike | None = None,
+    params: PathLike | None = None,
 ) -> PlanReport:
     """Plan a conversion from headers alone; what only data can tell is assumed as published."""
-    checkpoint = _open(source, family, instruct=instruct, tokenizer=tokenizer)
+    checkpoint = _open(source, family, instruct=instruct, tokenizer=tokenizer, params=params)
     decisions, notes = decide(checkpoint)
     made = plan_conversion(checkpoint, decisions, dtype, max_shard_size)
     return PlanReport(made, checkpoint, (*checkpoint.notes, *notes, *describe_large_tensors(made)))

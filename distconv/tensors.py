@@ -11,7 +11,7 @@ class DType:
 
     ``name`` is torch's and Transformers' name, ``code`` that of safetensors, ``rank`` the
     place in safetensors' enumeration, by which a file's tensors are ordered, highest first
-    (``safetensors/src/tensor.rs``, 0.8.0).
+    (``safetensors/src/tensor.rs``, 0.8.0); -1 where weights are never of this type.
     """
 
     name: str
@@ -46,6 +46,14 @@ DTYPES = {
         DType("complex64", "C64", 8, 17),
         FLOAT64,
         DType("int64", "I64", 8, 19),
+        DType("uint16", "U16", 2, -1),
+        DType("uint32", "U32", 4, -1),
+        DType("uint64", "U64", 8, -1),
+        DType("float8_e4m3fnuz", "F8_E4M3FNUZ", 1, -1),
+        DType("float8_e5m2fnuz", "F8_E5M2FNUZ", 1, -1),
+        DType("float8_e8m0fnu", "F8_E8M0", 1, -1),
+        DType("complex32", "C32", 4, -1),
+        DType("complex128", "C128", 16, -1),
     )
 }
 

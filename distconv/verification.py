@@ -86,6 +86,7 @@ def verify(
     family: str | None = None,
     instruct: bool = False,
     tokenizer: PathLike | None = None,
+    params: PathLike | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Check OUTPUT's structure and digests; with ``against``, compare every tensor with INPUT's too.
@@ -102,6 +103,7 @@ def verify(
             family=family or _recorded_family(storage, output_path),
             instruct=instruct,
             tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+            params_path=None if params is None else os.fspath(params),
         )
     proof = prove(storage, output_path, Depth.MODEL, progress)
     findings = list(proof.findings)
@@ -163,7 +165,7 @@ def _paths(headers: Headers) -> set[str]:
 def _explain_missing(match: Match, checkpoint: Checkpoint, sources: Sources) -> str | None:
     """A missing output layer is right where the source's equals the embedding."""
     embedding = checkpoint.match(EMBEDDING)
-    if match.source == OUTPUT and checkpoint.choice.family.may_tie and embedding is not None:
+    if match.source == OUTPUT and checkpoint.choice.may_tie and embedding is not None:
         pairs = zip(
             _bands(match, 1, checkpoint, sources), _bands(embedding, 1, checkpoint, sources), strict=True
         )

@@ -20,6 +20,7 @@ FLOORS = (
     ("resuming", "timeline"),
     ("assembly",),
     ("survey",),
+    ("remarks",),
     ("moving", "target"),
     ("planning",),
     ("families",),

@@ -9,6 +9,7 @@ from distconv.cli.options import (
     dtype_option,
     family_options,
     json_option,
+    params_option,
     ray_address,
     size_option,
     tokenizer_option,
@@ -24,7 +25,8 @@ from distconv.version import VERSION
 def cli(context: click.Context, *, debug: bool) -> None:
     """Convert Meta's original Llama checkpoints to Transformers folders.
 
-    INPUT is a folder with consolidated.*.pth and params.json, or one that has them in original/.
+    INPUT is a folder with consolidated.*.pth and params.json, or one that has them in original/,
+    or the file that holds the model (.pth, .pt, .bin or .safetensors).
 
     \b
     Examples:
@@ -76,6 +78,7 @@ def cli(context: click.Context, *, debug: bool) -> None:
 )
 @family_options
 @tokenizer_option
+@params_option
 @click.option("--check", is_flag=True, help="First compare INPUT's files with their checksums.")
 @click.option("--verify", is_flag=True, help="Compare every tensor with INPUT before OUTPUT is made whole.")
 @click.option(
@@ -92,7 +95,7 @@ def cli(context: click.Context, *, debug: bool) -> None:
 def convert(
     *, source: str, output: str, dtype: str, max_shard_size: int | None, device: str, workers: int | None,
     address: str | None, gpus_per_worker: float, worker_resources: tuple[tuple[str, float], ...],
-    family: str | None, instruct: bool, tokenizer: str | None, check: bool, verify: bool,
+    family: str | None, instruct: bool, tokenizer: str | None, params: str | None, check: bool, verify: bool,
     overwrite: bool, trace: str | None, report: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Convert INPUT into the Transformers folder OUTPUT.
@@ -113,8 +116,8 @@ def convert(
     with ray_address(address) as chosen:
         done = run(
             source, output, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
-            address=chosen, family=family, instruct=instruct, tokenizer=tokenizer, check=check,
-            verify=verify, overwrite=overwrite, gpus_per_worker=gpus_per_worker,
+            address=chosen, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
+            check=check, verify=verify, overwrite=overwrite, gpus_per_worker=gpus_per_worker,
             worker_resources=dict(worker_resources), trace=trace, report=report,
             progress=choose_progress(quiet=quiet),
         )  # fmt: skip
@@ -184,11 +187,13 @@ def download(*, models: str, to: str, connections: int, quiet: bool, as_json: bo
 @click.argument("source", metavar="INPUT")
 @family_options
 @tokenizer_option
+@params_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
 def check(
-    *, source: str, family: str | None, instruct: bool, tokenizer: str | None, quiet: bool, as_json: bool
-) -> None:
+    *, source: str, family: str | None, instruct: bool, tokenizer: str | None, params: str | None, quiet: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Compare INPUT's files with their checksums; exit code 2 where something is wrong.
 
     Files that checklist.chk names are compared by MD5, other shards by the CRC32 of their
@@ -201,7 +206,9 @@ def check(
     from distconv.checking import check as run
 
     progress = choose_progress(quiet=quiet)
-    report = run(source, family=family, instruct=instruct, tokenizer=tokenizer, progress=progress)
+    report = run(
+        source, family=family, instruct=instruct, tokenizer=tokenizer, params=params, progress=progress
+    )
     show(report, as_json=as_json)
     if not report.ok:
         sys.exit(2)
@@ -213,10 +220,11 @@ def check(
 @size_option
 @family_options
 @tokenizer_option
+@params_option
 @json_option
 def plan(
     *, source: str, dtype: str, max_shard_size: int | None, family: str | None, instruct: bool,
-    tokenizer: str | None, as_json: bool,
+    tokenizer: str | None, params: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what a conversion of INPUT would do, from its headers alone.
 
@@ -233,6 +241,7 @@ def plan(
         family=family,
         instruct=instruct,
         tokenizer=tokenizer,
+        params=params,
     )
     show(report, as_json=as_json)
 
@@ -241,8 +250,17 @@ def plan(
 @click.argument("source", metavar="INPUT")
 @family_options
 @tokenizer_option
+@params_option
 @json_option
-def inspect(*, source: str, family: str | None, instruct: bool, tokenizer: str | None, as_json: bool) -> None:
+def inspect(
+    *,
+    source: str,
+    family: str | None,
+    instruct: bool,
+    tokenizer: str | None,
+    params: str | None,
+    as_json: bool,
+) -> None:
     """Tell what the checkpoint in INPUT is, and how that is known.
 
     \b
@@ -252,7 +270,8 @@ def inspect(*, source: str, family: str | None, instruct: bool, tokenizer: str |
     """  # noqa: D301
     from distconv.survey import inspect as run
 
-    show(run(source, family=family, instruct=instruct, tokenizer=tokenizer), as_json=as_json)
+    found = run(source, family=family, instruct=instruct, tokenizer=tokenizer, params=params)
+    show(found, as_json=as_json)
 
 
 @cli.command(short_help="Check that OUTPUT is a whole model.")
@@ -265,11 +284,12 @@ def inspect(*, source: str, family: str | None, instruct: bool, tokenizer: str |
 )
 @family_options
 @tokenizer_option
+@params_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
 def verify(
-    *, output: str, text: str | None, against: str | None, family: str | None, instruct: bool, tokenizer: str | None, quiet: bool,
-    as_json: bool,
+    *, output: str, text: str | None, against: str | None, family: str | None, instruct: bool, tokenizer: str | None,
+    params: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Check that OUTPUT is a whole model; exit code 1 where something is wrong.
 
@@ -289,8 +309,9 @@ def verify(
 
     progress = choose_progress(quiet=quiet)
     report = run(
-        output, against=against, family=family, instruct=instruct, tokenizer=tokenizer, progress=progress
-    )
+        output, against=against, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
+        progress=progress,
+    )  # fmt: skip
     show(report, as_json=as_json)
     if not report.ok:
         sys.exit(1)

@@ -57,6 +57,7 @@ json_option = click.option(
 tokenizer_option = click.option(
     "--tokenizer", type=click.Path(), help="tokenizer.model, if it lies elsewhere."
 )
+params_option = click.option("--params", type=click.Path(), help="params.json, if it lies elsewhere.")
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(["auto", "float16", "bfloat16", "float32"]),

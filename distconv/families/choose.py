@@ -32,6 +32,8 @@ class Choice:
     instruct: bool
     evidence: tuple[str, ...]
     assumptions: tuple[str, ...]
+    may_tie: bool
+    """Whether the output may be the embedding: it is in some families, and where params.json says so."""
 
 
 def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = False) -> Choice:
@@ -55,6 +57,7 @@ def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = F
             *(_overruled(told, chosen) if asked is not None else ()),
             *_theta_assumption(chosen, facts.params),
         ),
+        chosen.may_tie or facts.params.tied,
     )
     _check_ids(facts, choice)
     return choice
@@ -159,6 +162,8 @@ def _detect_tiktoken(facts: Facts) -> _Told:
         return _or("llama-3.1", (scaled, f"dim {dim} is that of Llama 3.1"), other)
     if facts.tied_storage:
         return _Told("llama-3.2", (scaled, "embedding and output share one storage"))
+    if params.rope_scaling.factor is not None:
+        return _Told("llama-3.1", (scaled, f"and a factor of {params.rope_scaling.factor:g}"))
     return _Told(
         "llama-3.1",
         (scaled,),

@@ -37,8 +37,17 @@ RULES = (
     Rule("output.weight", "lm_head.weight", ROWS, ("vocab", "dim")),
 )
 
-IGNORED = (r"rope\.freqs", r"layers\.\d+\.attention\.inner_attention\.rope\.freqs")
-"""Rotary frequencies follow from the configuration."""
+FREQUENCIES = (r"rope\.freqs", r"layers\.\d+\.attention\.inner_attention\.rope\.freqs")
+"""Rotary frequencies follow from the configuration: Meta's own files hold them."""
+
+BUFFERS = (
+    r"(.*\.)?(freqs(_cis|_cos|_sin|_complex)?|(original_)?inv_freq|(cos|sin)(_cached)?|(rope_|cos_sin_)cache)",
+    r"(.*\.)?((causal_|attn_|attention_)?mask|(kv_)?cache_[kv]|[kv]_cache|cache_pos|position_ids|_extra_state)",
+    r"(.*\.)?rope\.cache",
+)
+"""What trainers save along: frequencies in other forms, masks, and caches of keys and values."""
+
+IGNORED = (*FREQUENCIES, *BUFFERS)
 
 TIKTOKEN_SIZE = 128_256
 """Tokens of Llama 3 and later, special ones included, and rows of their embeddings."""

@@ -1,8 +1,10 @@
 """A family as a table: which source tensors there are, and what each becomes."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from distconv.errors import InputError
 from distconv.families.gather import COLUMNS, ROWS, Gather
@@ -61,20 +63,51 @@ class Match:
 
 
 def read_dimensions(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -> Dimensions:
-    """Take what params.json says; the vocabulary and the feed-forward size from the tensors."""
+    """Take what params.json says; the vocabulary and the feed-forward size from the tensors.
+
+    Raises InputError where the shards hold other layers than it says, before anything of its
+    size is built, and where it writes out another feed-forward size.
+    """
     embedding = _first_shape(catalog, rules[0].source, params.path)
     gate = _first_shape(catalog, "layers.0.feed_forward.w1.weight", params.path)
     shards = len(catalog.shards)
     by_rows = embedding_gather(embedding, params.dim) is ROWS
+    ffn_dim = gate[0] * shards
+    findings = [*_check_layers(catalog, params, rules)]
+    if params.hidden_dim is not None and params.hidden_dim != ffn_dim:
+        findings.append(
+            f"{params.path}: hidden_dim {params.hidden_dim}, w1 has {ffn_dim} rows in {shards} shards; "
+            "not a Llama (Mistral writes hidden_dim), or the params.json of another model"
+        )
+    if findings:
+        raise InputError.of(findings)
     return Dimensions(
         dim=params.dim,
         layers=params.n_layers,
         heads=params.n_heads,
         kv_heads=params.kv_heads,
         head_dim=params.head_dim,
-        ffn_dim=gate[0] * shards,
+        ffn_dim=ffn_dim,
         vocab=embedding[0] * (shards if by_rows else 1),
     )
+
+
+_LAYER = re.compile(r"layers\.([0-9]{1,9})\..*", re.DOTALL)
+
+
+def _check_layers(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -> Iterator[str]:
+    """A layer is held where most of its tensors are; single ones are told by their names later."""
+    counts = Counter(int(match[1]) for name in catalog.names() if (match := _LAYER.fullmatch(name)))
+    most = sum("{i}" in rule.source for rule in rules) / 2
+    held = {layer for layer, count in counts.items() if count > most}
+    missing = next(layer for layer in range(len(held) + 1) if layer not in held)
+    if missing < params.n_layers:
+        what = f"there is no layers.{missing}.*; download the missing files, or take the params.json of this model"
+    elif max(held) >= params.n_layers:
+        what = f"layers.{max(held)}.* is beyond; take the params.json of this model"
+    else:
+        return
+    yield f"{params.path}: says {params.n_layers} layers, the shards hold {len(held)}: {what}"
 
 
 def embedding_gather(shape: tuple[int, ...], dim: int) -> Gather:
@@ -85,13 +118,16 @@ def embedding_gather(shape: tuple[int, ...], dim: int) -> Gather:
 def _first_shape(catalog: Catalog, name: str, beside: str) -> tuple[int, ...]:
     views = catalog.views(name)
     if not views:
-        found = ", ".join(catalog.names()[:4])
-        if any(name.startswith("model.") for name in catalog.names()):
-            raise InputError(
-                f"{beside}: the shards beside it hold Transformers' tensors ({found}, …), not Meta's"
-            )
+        names = [catalog.stored_name(name) for name in catalog.names()]
+        found = ", ".join(names[:4])
+        longer = next((known for known in names if known.endswith(f".{name}")), None)
+        hint = (
+            ""
+            if longer is None
+            else f"; the prefix {longer.removesuffix(name)!r} is not known: take it off the names"
+        )
         raise InputError(
-            f"{beside}: no tensor {name} in its shards (they hold {found}, …); not a Llama of Meta's"
+            f"{beside}: no tensor {name} in its shards (they hold {found}, …); not a Llama of Meta's{hint}"
         )
     if len(views[0].shape) != 2 or 0 in views[0].shape:
         raise InputError(
@@ -106,19 +142,16 @@ def match_rules(
     catalog: Catalog,
     dimensions: Dimensions,
     optional: frozenset[str] = frozenset(),
+    absence: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Match, ...]:
     """Give every target tensor its source parts.
 
     Every source tensor must match exactly one rule or an ignored pattern, be in every shard,
     and have the shape that the whole one gives when it is cut. All violations are collected
-    and raised as one InputError.
+    and raised as one InputError; ``absence`` says what to do where no shard has a tensor.
     """
     wanted = dict(_expand(rules, dimensions.layers))
-    findings = [
-        f"{_where(catalog, name)}: {name} is no tensor of a {dimensions.layers}-layer Llama"
-        for name in catalog.names()
-        if name not in wanted and not any(re.fullmatch(pattern, name) for pattern in ignored)
-    ]
+    findings = list(_name_unknown(wanted.keys(), ignored, catalog, dimensions))
     matches = []
     for name, (target, rule) in wanted.items():
         views = catalog.views(name)
@@ -126,7 +159,8 @@ def match_rules(
             continue
         missing = [shard.name for shard in catalog if name not in shard.tensors]
         if missing:
-            findings.append(f"{name}: missing in {', '.join(missing)}")
+            advice = f"; {absence[name]}" if not views and name in absence else ""
+            findings.append(f"{name}: missing in {', '.join(missing)}{advice}")
             continue
         gather = rule.gather or embedding_gather(views[0].shape, dimensions.dim)
         findings += _check_views(name, rule, gather, catalog, dimensions)
@@ -140,6 +174,22 @@ def match_rules(
 
 
 _MOST_FINDINGS = 20
+
+
+def _name_unknown(
+    wanted: Container[str], ignored: tuple[str, ...], catalog: Catalog, dimensions: Dimensions
+) -> Iterator[str]:
+    """Name what is no tensor of the model; those that share a beginning of their own together."""
+    groups: dict[str, list[str]] = {}
+    for name in catalog.names():
+        if name not in wanted and not any(re.fullmatch(pattern, name) for pattern in ignored):
+            first = name.partition(".")[0]
+            groups.setdefault(name if first == "layers" else first, []).append(name)
+    for first, names in groups.items():
+        where = f"{_where(catalog, names[0])}: {catalog.stored_name(names[0])}"
+        if len(names) > 1:
+            where += f" and {len(names) - 1} more that begin with {first!r}"
+        yield f"{where} {'are' if len(names) > 1 else 'is'} no tensor of a {dimensions.layers}-layer Llama"
 
 
 def _expand(rules: tuple[Rule, ...], layers: int) -> Iterator[tuple[str, tuple[str, Rule]]]:
@@ -177,20 +227,32 @@ def _check_views(
             yield f"{name} in {shard.name}: stored as {view.dtype}, expected a floating-point type of 16 bits or more"
 
 
-def describe_foreign_tensors(names: Mapping[str, object] | tuple[str, ...]) -> str | None:
+def describe_foreign_tensors(catalog: Catalog) -> str | None:
     """Name the model that has such tensors, where distconv does not convert it."""
     foreign = (
         (r"(text_model|vision_model)\..*", "a Llama 3.2 Vision model; distconv converts text models"),
+        (r"(.*\.)?_?flat_params?(_.*)?", "flat parameters of FSDP; save a full state dict (FULL_STATE_DICT)"),
+        (
+            r"layers\.\d+\.(attn|sa_norm|mlp_norm)\..*",
+            "a checkpoint with torchtune's own names; save it by torchtune's FullModelMetaCheckpointer",
+        ),
+        (
+            r"layers\.\d+\.attention\.(qkv_linear|wqkv)\..*",
+            "a checkpoint with torchtitan's newer or gpt-fast's names; export it in Transformers' format from there",
+        ),
+        (
+            r"(layers\.\d+\.(self_attn|mlp|input_layernorm|post_attention_layernorm)|embed_tokens)\..*",
+            "a checkpoint with Transformers' names; it needs no conversion",
+        ),
         (r".*\.(scales?|zeros?|qweight|qscale)", "a quantized checkpoint; convert the bf16 one instead"),
         (r".*(lora_[ab]|adaptor|adapter).*", "a LoRA (QLoRA) checkpoint; merge it into the model first"),
         (
             r".*feed_forward\.(experts|router).*|.*\.block_sparse_moe\..*|.*\.moe_.*",
             "a mixture-of-experts model (Llama 4 or Mixtral); distconv converts Llama 1 to 3.3",
         ),
-        (r"model\.layers\..*", "a checkpoint with Transformers' names; it needs no conversion"),
     )
     for pattern, description in foreign:
-        for name in names:
+        for name in catalog.names():
             if re.fullmatch(pattern, name, re.IGNORECASE):
-                return f"{description} (it has {name})"
+                return f"{description} (it has {catalog.stored_name(name)})"
     return None

@@ -19,10 +19,10 @@ from distconv.source.pickles import (
     LIMIT_BYTES,
     StorageMark,
     TensorMark,
-    flatten_state,
     load_pickle,
     read_pickle,
 )
+from distconv.source.state import flatten_state
 from distconv.storage import Reader, read_range
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")

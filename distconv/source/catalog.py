@@ -1,13 +1,18 @@
 """What tensors the shards hold, and where: read from headers alone."""
 
-from collections.abc import Iterator, Mapping
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distconv.errors import InputError
 from distconv.source.archive import Record, read_archive
-from distconv.source.files import ShardFiles
-from distconv.storage import Storage, opened
+from distconv.source.layouts import ShardFiles
+from distconv.source.names import Names, describe_names, read_names, refuse_twins
+from distconv.source.pickles import TensorMark
+from distconv.source.safetensors import is_safetensors, read_safetensors
+from distconv.storage import Reader, Storage, opened, read_range
 from distconv.tensors import DType
 
 _OPENERS = 16
@@ -27,19 +32,22 @@ class TensorView:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One model-parallel rank's tensors by name."""
+    """One model-parallel rank's tensors by Meta's names."""
 
     name: str
     paths: tuple[str, ...]
     size_bytes: int
     tensors: Mapping[str, TensorView]
+    stored: Mapping[str, str] = field(default_factory=dict)
+    """The file's own names, where they are longer than Meta's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All shards of a checkpoint, in the order of their ranks."""
+    """All shards of a checkpoint, in the order of their ranks; notes say how they were read."""
 
     shards: tuple[Shard, ...]
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Shard]:
         """Go through the shards in order."""
@@ -58,33 +66,102 @@ class Catalog:
         """Give one tensor's part in each shard that has it."""
         return tuple(shard.tensors[name] for shard in self.shards if name in shard.tensors)
 
+    def stored_name(self, name: str) -> str:
+        """Give a tensor's name as its file has it, for messages."""
+        return next((shard.stored[name] for shard in self.shards if name in shard.stored), name)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file's tensors by Meta's names."""
+
+    path: str
+    size_bytes: int
+    tensors: Mapping[str, TensorView]
+    stored: Mapping[str, str]
+    names: Names
+
 
 def read_catalog(storage: Storage, shards: tuple[ShardFiles, ...]) -> Catalog:
-    """Read all headers; what is wrong in any shard is reported at once as an InputError."""
-    with ThreadPoolExecutor(min(_OPENERS, len(shards))) as pool:
-        outcomes = list(pool.map(lambda files: _try_read_shard(storage, files), shards))
-    findings = [str(outcome) for outcome in outcomes if isinstance(outcome, InputError)]
+    """Read all headers; what is wrong in any file is reported at once as an InputError.
+
+    Whether several files are ranks or parts of one rank is told by what they hold.
+    """
+    paths = [path for files in shards for path in files.paths]
+    with ThreadPoolExecutor(min(_OPENERS, len(paths))) as pool:
+        outcomes = dict(zip(paths, pool.map(lambda path: _try_read_file(storage, path), paths), strict=True))
+    findings = [str(outcome) for outcome in outcomes.values() if isinstance(outcome, InputError)]
     if findings:
         raise InputError.of(findings)
-    return Catalog(tuple(outcome for outcome in outcomes if isinstance(outcome, Shard)))
+    found = [outcome for outcome in outcomes.values() if isinstance(outcome, _File)]
+    by_path = {file.path: file for file in found}
+    groups, notes = _group([[by_path[path] for path in files.paths] for files in shards])
+    stripped: Counter[str] = Counter()
+    aside: Counter[str] = Counter()
+    for file in found:
+        stripped.update(file.names.stripped)
+        aside.update(file.names.aside)
+    where = found[0].path if len(found) == 1 else f"{found[0].path} and {len(found) - 1} more"
+    notes += describe_names(stripped, aside, where)
+    return Catalog(tuple(_make_shard(group) for group in groups), notes)
 
 
-def _try_read_shard(storage: Storage, files: ShardFiles) -> Shard | InputError:
+def _group(ranks: list[list[_File]]) -> tuple[list[list[_File]], tuple[str, ...]]:
+    """Ranks hold parts of the same tensors; files that share no tensor are parts of one rank."""
+    files = [file for rank in ranks for file in rank]
+    distinct = {name for file in files for name in file.tensors}
+    if len(ranks) == 1 or len(ranks) < len(files) or sum(len(file.tensors) for file in files) > len(distinct):
+        return ranks, ()
+    note = f"{files[0].path} and {len(files) - 1} more: no two of them hold the same tensor, so they are parts of one rank"
+    return [files], (note,)
+
+
+def _make_shard(files: Iterable[_File]) -> Shard:
+    tensors: dict[str, TensorView] = {}
+    stored: dict[str, str] = {}
+    paths = []
+    size_bytes = 0
+    for file in files:
+        for name, view in file.tensors.items():
+            if name in tensors:
+                raise InputError(f"{file.path}: {name} is also in {tensors[name].record.path}")
+            tensors[name] = view
+        stored |= file.stored
+        paths.append(file.path)
+        size_bytes += file.size_bytes
+    return Shard(posixpath.basename(paths[0]), tuple(paths), size_bytes, tensors, stored)
+
+
+def _try_read_file(storage: Storage, path: str) -> _File | InputError:
     try:
-        return _read_shard(storage, files)
+        with opened(storage, path) as reader:
+            return _read_file(reader)
     except InputError as error:
         return error
 
 
-def _read_shard(storage: Storage, files: ShardFiles) -> Shard:
+def _read_file(reader: Reader) -> _File:
+    """Read a file by what it is, not by what it is called."""
+    head = bytes(read_range(reader, 0, min(_HEAD_BYTES, reader.size_bytes)))
+    found = read_safetensors(reader) if is_safetensors(head) else read_archive(reader)
+    names = read_names(found)
     tensors: dict[str, TensorView] = {}
-    size_bytes = 0
-    for path in files.paths:
-        with opened(storage, path) as reader:
-            found = read_archive(reader)
-            size_bytes += reader.size_bytes
-        for name, (mark, record) in found.items():
-            if name in tensors:
-                raise InputError(f"{path}: {name} is also in {tensors[name].record.path}")
-            tensors[name] = TensorView(name, record, mark.dtype, mark.offset, mark.shape, mark.strides)
-    return Shard(files.name, files.paths, size_bytes, tensors)
+    stored: dict[str, str] = {}
+    for own, name in names.kept.items():
+        view = _make_view(name, *found[own])
+        if tensors.setdefault(name, view) != view:
+            raise refuse_twins(reader.path, stored.get(name, name), own, name)
+        if own != name:
+            stored[name] = own
+    if not tensors:
+        raise InputError(
+            f"{reader.path}: no model in it; it holds {', '.join(list(names.aside)[:8])}, expected a dict of Meta's tensors"
+        )
+    return _File(reader.path, reader.size_bytes, tensors, stored, names)
+
+
+_HEAD_BYTES = 16
+
+
+def _make_view(name: str, mark: TensorMark, record: Record) -> TensorView:
+    return TensorView(name, record, mark.dtype, mark.offset, mark.shape, mark.strides)

@@ -6,41 +6,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distconv.errors import InputError
-from distconv.storage import Entry, Storage, join, opened, read_range
+from distconv.source.layouts import SINGLE, Candidate, ShardFiles, is_rank_name, list_candidates, make_shards
+from distconv.storage import Storage, join, opened, read_range, read_small
 
-_NUMBERED = re.compile(r"consolidated\.(\d+)\.(?:pth|pt)")
-_SINGLE = re.compile(r"consolidated\.(?:pth|pt)")
-_TORCHTUNE = re.compile(r"meta_model_(\d+)\.pt")
-_RANK_FOLDER = re.compile(r"consolidated\.(\d+)")
-_RANK_PART = re.compile(r"consolidated-(\d+)-of-(\d+)\.(?:pth|pt)")
 LEGAL_NAMES = r"(?i:(LICENSE|USE_POLICY)(\.txt|\.md)?)"
 """Pattern of the names that a licence's text has."""
 _LEGAL = re.compile(LEGAL_NAMES)
 _OF_META = (re.compile(rb"\bmeta\b", re.IGNORECASE), re.compile(rb"llama", re.IGNORECASE))
 _LEGAL_HEAD_BYTES = 1 << 16
-_FP8_SCALES = re.compile(r"fp8_scales_\d+\.pt")
-_ADAPTER = re.compile(r"adapter_(model|config)\..*|.*lora.*\.(pt|pth|bin)", re.IGNORECASE)
+_ADAPTER = re.compile(r"adapter_(model|config|\d+)\..*|.*lora.*\.(pt|pth|bin|safetensors)", re.IGNORECASE)
+
+_WEIGHTS = re.compile(r".*\.(pth|pt|bin|ckpt|safetensors)")
 
 PARAMS_NAME = "params.json"
 TOKENIZER_NAME = "tokenizer.model"
-
-
-@dataclass(frozen=True, slots=True)
-class ShardFiles:
-    """One model-parallel rank: usually one file, on the hub sometimes a folder of parts."""
-
-    number: int
-    paths: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """Show it in messages."""
-        return posixpath.basename(self.paths[0])
+_ORIGINAL = "original"
+_CONFIG_NAME = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFiles:
-    """All files of one checkpoint, as paths in the storage."""
+    """All files of one checkpoint, as paths in the storage; notes say what is not where it usually is."""
 
     folder: str
     shards: tuple[ShardFiles, ...]
@@ -48,37 +34,80 @@ class SourceFiles:
     tokenizer: str | None
     legal: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    """What lies near and was left alone, and why."""
 
 
-def find_files(storage: Storage, source: str, tokenizer: str | None = None) -> SourceFiles:
+def find_files(
+    storage: Storage, source: str, tokenizer: str | None = None, params: str | None = None
+) -> SourceFiles:
     """Find a checkpoint's files in a folder (or its ``original/``), or beside a single file.
 
-    The tokenizer and the licence may lie in the parent folder, as Llama 1 and 2 have them.
-    Raises InputError with what was found where that is not one whole set of shards.
+    The tokenizer and the licence may lie in the parent folder, as Llama 1 and 2 have them,
+    params.json there or in ``original/``, as trainers leave it. Raises InputError with what
+    was found where that is not one whole set of shards.
     """
     entry = storage.find(source)
     if entry is None:
         raise InputError(f"{source}: no such file or folder")
-    if entry.is_folder:
-        folder, shards = _shards_of_tree(storage, source)
+    if not entry.is_folder:
+        chosen = _candidate_of_file(storage, source)
     else:
-        folder, shards = _shards_of_file(storage, source)
-    near = (folder, _parent(storage, folder))
-    params = _first(storage, near[:1], PARAMS_NAME)
-    if params is None:
-        raise InputError(
-            f"{folder}: no {PARAMS_NAME} beside the shards; copy it from Meta's download of this model"
-        )
-    if tokenizer is not None:
-        found = storage.find(tokenizer)
-        if found is not None and found.is_folder:
-            tokenizer = join(tokenizer, TOKENIZER_NAME)
-        if storage.find(tokenizer) is None:
-            raise InputError(f"{tokenizer}: no such file (given as the tokenizer)")
-    else:
+        candidates = _list_in_tree(storage, source)
+        if params is None:
+            _refuse_transformers(storage, candidates)
+        chosen = _choose(storage, source, candidates)
+    folder = chosen.folder
+    shards = make_shards(storage, chosen)
+    parent = _parent(storage, folder)
+    near = (folder, parent, join(folder, _ORIGINAL), join(parent, _ORIGINAL))
+    found_params, notes = _find_params(storage, chosen, near, params)
+    if tokenizer is None:
         tokenizer = _first(storage, near, TOKENIZER_NAME)
-    return SourceFiles(folder, shards, params, tokenizer, *_find_legal(storage, *near))
+    else:
+        tokenizer = _take_given(storage, tokenizer, TOKENIZER_NAME, "the tokenizer")
+    notes += _note_adapters(storage, folder)
+    legal, legal_notes = _find_legal(storage, *near[:2])
+    return SourceFiles(folder, shards, found_params, tokenizer, legal, (*notes, *legal_notes))
+
+
+def _take_given(storage: Storage, path: str, name: str, what: str) -> str:
+    """Take a file that was given by its path or by its folder's."""
+    found = storage.find(path)
+    if found is not None and found.is_folder:
+        path = join(path, name)
+    if storage.find(path) is None:
+        raise InputError(f"{path}: no such file (given as {what})")
+    return path
+
+
+def _find_params(
+    storage: Storage, chosen: Candidate, near: tuple[str, ...], given: str | None
+) -> tuple[str, tuple[str, ...]]:
+    """Find params.json beside the shards; elsewhere only where all that are there say the same."""
+    if given is not None:
+        return _take_given(storage, given, PARAMS_NAME, PARAMS_NAME), ()
+    beside = _first(storage, near[:1], PARAMS_NAME)
+    if beside is not None:
+        return beside, ()
+    contents: dict[bytes, str] = {}
+    for folder in near[1:]:
+        path = _first(storage, (folder,), PARAMS_NAME)
+        if path is not None:
+            contents.setdefault(read_small(storage, path, _PARAMS_BYTES), path)
+    paths = list(contents.values())
+    if len(paths) > 1:
+        raise InputError(
+            f"{near[0]}: no {PARAMS_NAME} beside the shards, and {' and '.join(paths)} differ; give the model's by --params"
+        )
+    if paths:
+        return paths[0], (f"{paths[0]} is taken as the model's: there is none beside the shards",)
+    _refuse_transformers(storage, [chosen])
+    raise InputError(
+        f"{near[0]}: no {PARAMS_NAME} beside the shards ({chosen.name}), in original/ or in the parent folder; "
+        "copy it from Meta's download of this model, or give it by --params"
+    )
+
+
+_PARAMS_BYTES = 1 << 20
 
 
 def find_tokenizer(storage: Storage, source: str) -> str:
@@ -140,134 +169,94 @@ def _is_of_meta(storage: Storage, path: str) -> bool:
     return all(word.search(text) for word in _OF_META)
 
 
-def _shards_of_tree(storage: Storage, source: str) -> tuple[str, tuple[ShardFiles, ...]]:
-    """Look in the folder, then in ``original/``; several candidates below are only named."""
-    original = join(source, "original")
-    for folder in (source, original):
-        shards = _shards_of_folder(storage, folder)
-        if shards:
-            return folder, shards
+def _list_in_tree(storage: Storage, source: str) -> list[Candidate]:
+    """Look in the folder and in ``original/``, then below them; in the end for what Transformers writes too."""
+    places = (source, join(source, _ORIGINAL))
+    here = [found for folder in places for found in list_candidates(storage, folder)]
+    own = [found for found in here if not found.layout.shared]
+    if own:
+        return own
     below = [
-        join(folder, entry.name)
-        for folder in (source, original)
-        for entry in storage.list_folder(folder)
-        if entry.is_folder and _holds_shards(storage, join(folder, entry.name))
+        found
+        for place in places
+        for entry in storage.list_folder(place)
+        if entry.is_folder and entry.name != _ORIGINAL
+        for found in list_candidates(storage, join(place, entry.name))
+        if not found.layout.shared
     ]
-    if len(below) == 1:
-        shards = _shards_of_folder(storage, below[0])
-        if shards:
-            return below[0], shards
-    if below:
-        raise InputError(f"{source}: several checkpoints below it; give one of them: {', '.join(below)}")
-    raise InputError(f"{source}: no consolidated.*.pth here or in original/; {_what_else(storage, source)}")
+    return [*here, *below]
 
 
-def _holds_shards(storage: Storage, folder: str) -> bool:
-    return any(
-        _NUMBERED.fullmatch(entry.name) or _SINGLE.fullmatch(entry.name) or _is_rank_folder(entry)
-        for entry in storage.list_folder(folder)
+def _choose(storage: Storage, source: str, candidates: list[Candidate]) -> Candidate:
+    """Take the only candidate; several are only named."""
+    if not candidates:
+        raise InputError(
+            f"{source}: no consolidated.*.pth here or in original/; {_what_else(storage, source)}"
+        )
+    if len(candidates) == 1:
+        return candidates[0]
+    folders = dict.fromkeys(found.folder for found in candidates)
+    if len(folders) > 1 and not {source, join(source, _ORIGINAL)} & set(folders):
+        raise InputError(f"{source}: several checkpoints below it; give one of them: {', '.join(folders)}")
+    names = [found.names[0] if set(folders) == {source} else found.path for found in candidates]
+    raise InputError(
+        f"{source}: both {' and '.join(names)}: several whole models; give the path of the one to convert"
     )
+
+
+def _refuse_transformers(storage: Storage, candidates: list[Candidate]) -> None:
+    """A folder with a config.json, no params.json and weights called as Transformers calls them is its own."""
+    for found in candidates:
+        beside = {entry.name for entry in storage.list_folder(found.folder)}
+        if not found.layout.shared or _CONFIG_NAME not in beside or PARAMS_NAME in beside:
+            return
+    if candidates:
+        raise InputError(
+            f"{candidates[0].folder}: no consolidated.*.pth here or in original/; it holds {candidates[0].name} "
+            f"and {_CONFIG_NAME}: already in Transformers' format, which needs no conversion; "
+            "if its tensors are Meta's, give --params"
+        )
+
+
+def _candidate_of_file(storage: Storage, path: str) -> Candidate:
+    """Take a file as the whole model, unless its name says that it is one of several."""
+    folder, name = posixpath.split(path)
+    folder = folder or "."
+    for found in list_candidates(storage, folder):
+        if name in found.names:
+            return _whole_of_rank(storage, found)
+    return Candidate(name, folder, SINGLE, (name,))
+
+
+def _whole_of_rank(storage: Storage, part: Candidate) -> Candidate:
+    """Go up from a part in the folder of one rank to all ranks."""
+    rank = posixpath.basename(storage.real_path(part.folder))
+    if part.layout.kind != "parts" or not is_rank_name(rank):
+        return part
+    ranks = list_candidates(storage, _parent(storage, part.folder))
+    return next((found for found in ranks if rank in found.names), part)
+
+
+def _note_adapters(storage: Storage, folder: str) -> tuple[str, ...]:
+    """Say that adapters beside a model are not used: it is taken as merged."""
+    found = [entry.name for entry in storage.list_folder(folder) if _ADAPTER.fullmatch(entry.name)]
+    if not found:
+        return ()
+    note = (
+        f"{folder}: {', '.join(found[:4])}: an adapter lies here and is not used; "
+        "if it is not merged into the model yet, merge it first"
+    )
+    return (note,)
 
 
 def _what_else(storage: Storage, folder: str) -> str:
     names = [entry.name for entry in storage.list_folder(folder)]
-    if any(name.endswith(".safetensors") for name in names):
-        return "it holds safetensors files: already in Transformers' format"
     if not names:
         return "the folder is empty"
+    weights = [name for name in names if _WEIGHTS.fullmatch(name)]
+    if weights and all(_ADAPTER.fullmatch(name) for name in weights):
+        return f"it holds a LoRA adapter without its model ({', '.join(weights[:4])}); merge it into the model first"
+    if weights:
+        return f"it holds {', '.join(weights[:8])}; if one of these is the model, give the file's path"
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return f"it holds {', '.join(names[:8])}{more}"
-
-
-def _shards_of_file(storage: Storage, path: str) -> tuple[str, tuple[ShardFiles, ...]]:
-    """Take a file as the whole model, unless its name says that it is one shard of several."""
-    folder, name = posixpath.split(path)
-    folder = folder or "."
-    if _NUMBERED.fullmatch(name):
-        return folder, _shards_of_folder(storage, folder)
-    return folder, (ShardFiles(0, (path,)),)
-
-
-def _is_rank_folder(entry: Entry) -> bool:
-    return entry.is_folder and _RANK_FOLDER.fullmatch(entry.name) is not None
-
-
-def _shards_of_folder(storage: Storage, folder: str) -> tuple[ShardFiles, ...]:
-    """Find the shards directly in a folder, in numeric order; empty where there is none."""
-    entries = storage.list_folder(folder)
-    files = [entry.name for entry in entries if not entry.is_folder]
-    _refuse_foreign(folder, files)
-    numbered = [
-        ShardFiles(int(match[1]), (join(folder, match[0]),))
-        for match in map(_NUMBERED.fullmatch, files)
-        if match
-    ]
-    numbered += [
-        ShardFiles(int(entry.name.rpartition(".")[2]), _rank_parts(storage, join(folder, entry.name)))
-        for entry in entries
-        if _is_rank_folder(entry)
-    ]
-    single = [name for name in files if _SINGLE.fullmatch(name)]
-    torchtune = [name for name in files if _TORCHTUNE.fullmatch(name)]
-    if numbered and single:
-        raise InputError(
-            f"{folder}: both {single[0]} and {numbered[0].name}; remove the one that is not the model's"
-        )
-    if numbered:
-        return _in_order(folder, numbered)
-    if len(single or torchtune) > 1:
-        raise InputError(
-            f"{folder}: {', '.join(single or torchtune)}: several whole models; give the path of the one to convert"
-        )
-    return tuple(ShardFiles(0, (join(folder, name),)) for name in single or torchtune)
-
-
-def _refuse_foreign(folder: str, names: Iterable[str]) -> None:
-    for name in names:
-        if _FP8_SCALES.fullmatch(name):
-            raise InputError(
-                f"{join(folder, name)}: an FP8-quantized checkpoint; convert the bf16 one instead"
-            )
-        if _ADAPTER.fullmatch(name):
-            raise InputError(f"{join(folder, name)}: a LoRA adapter lies here; merge it into the model first")
-
-
-def _rank_parts(storage: Storage, folder: str) -> tuple[str, ...]:
-    """Files of a rank that was cut into several, in their order."""
-    found = {}
-    totals = set()
-    for entry in storage.list_folder(folder):
-        match = _RANK_PART.fullmatch(entry.name)
-        if match and not entry.is_folder:
-            found[int(match[1])] = join(folder, entry.name)
-            totals.add(int(match[2]))
-    numbers = sorted(found)
-    total = max(totals, default=0)
-    if len(totals) != 1 or numbers not in (list(range(total)), list(range(1, total + 1))):
-        raise InputError(
-            f"{folder}: parts {_listing(numbers)} of {_listing(sorted(totals))}; expected consolidated-*-of-N.pth, all N of them"
-        )
-    return tuple(found[number] for number in numbers)
-
-
-def _in_order(folder: str, shards: list[ShardFiles]) -> tuple[ShardFiles, ...]:
-    """Sort by number, not by name, and prove that no number is missing or there twice."""
-    findings = []
-    by_number: dict[int, ShardFiles] = {}
-    for shard in shards:
-        twin = by_number.setdefault(shard.number, shard)
-        if twin is not shard:
-            findings.append(f"{folder}: shard {shard.number} is there twice: {twin.name} and {shard.name}")
-    missing = sorted(set(range(max(by_number) + 1)) - set(by_number))
-    if missing:
-        findings.append(
-            f"{folder}: shards {_listing(sorted(by_number))} found, {_listing(missing)} missing; "
-            "download the missing files"
-        )
-    if findings:
-        raise InputError.of(findings)
-    return tuple(by_number[number] for number in sorted(by_number))
-
-
-def _listing(numbers: list[int]) -> str:
-    return ", ".join(f"{number:02d}" for number in numbers) or "none"

@@ -118,6 +118,7 @@ _STORAGES = {
     "IntStorage": "int32",
     "LongStorage": "int64",
     "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
 }
 
 _NAMES: dict[tuple[str, str], object] = {
@@ -193,17 +194,3 @@ class _Unpickler(pickle.Unpickler):
                 return StorageMark(key, dtype, _count(elements))
         message = f"unknown storage {pid!r:.80}"
         raise InputError(message)
-
-
-def flatten_state(state: object) -> dict[str, TensorMark]:
-    """Take the tensors of a state dict, which may lie under ``model``."""
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]
-    if not isinstance(state, dict):
-        message = f"it holds a {type(state).__name__}, expected a dict of tensors"
-        raise InputError(message)
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, TensorMark)}
-    if not tensors:
-        message = f"no tensors in it; its keys are {', '.join(map(str, list(state)[:8])) or 'none'}"
-        raise InputError(message)
-    return tensors

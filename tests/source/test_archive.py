@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from distconv.errors import InputError
 from distconv.source.archive import locate_data
 from distconv.source.catalog import Catalog, read_catalog
-from distconv.source.files import ShardFiles
+from distconv.source.layouts import ShardFiles
 from distconv.storage import LocalStorage, opened
 from tests.checkpoints import Spec, rezip, write_checkpoint
 

@@ -19,9 +19,10 @@ def make(folder: Path, *names: str) -> Path:
     return folder
 
 
-def find(folder: Path, tokenizer: Path | None = None) -> SourceFiles:
+def find(folder: Path, tokenizer: Path | None = None, params: Path | None = None) -> SourceFiles:
     """Find the files of a folder."""
-    return find_files(LocalStorage(), str(folder), None if tokenizer is None else str(tokenizer))
+    given = [None if path is None else str(path) for path in (tokenizer, params)]
+    return find_files(LocalStorage(), str(folder), *given)
 
 
 def names(found: SourceFiles) -> list[str]:
@@ -144,6 +145,16 @@ def test_several_models_below_a_folder_are_named(tmp_path: Path) -> None:
         "consolidated.00.pt",
         "meta_model_0.pt",
         "meta_model_3.pt",
+        "consolidated.safetensors",
+        "consolidated.00.safetensors",
+        "consolidated.00.bin",
+        "model-00001-of-00001.bin",
+        "ft-model-00001-of-00001.bin",
+        "model-00001-of-00001.safetensors",
+        "checkpoint.pt",
+        "model.pth",
+        "pytorch_model.bin",
+        "model.safetensors",
     ],
 )
 def test_a_single_shard_has_many_names(tmp_path: Path, shard: str) -> None:
@@ -221,7 +232,20 @@ def test_a_tokenizer_is_found_for_itself(tmp_path: Path) -> None:
         (["params.json", "consolidated.pth", "consolidated.00.pth"], r"both consolidated\.pth and consolidated\.00\.pth"),
         (["params.json", "meta_model_0.pt", "meta_model_1.pt"], "several whole models; give the path"),
         (["params.json", "consolidated.00.pth", "fp8_scales_0.pt"], "an FP8-quantized checkpoint"),
-        (["params.json", "consolidated.00.pth", "adapter_config.json"], "a LoRA adapter lies here"),
+        (["params.json", "adapter_config.json", "adapter_model.safetensors"], "a LoRA adapter without its model"),
+        (["params.json", "consolidated.00.pth", "consolidated.00.safetensors"], r"both consolidated\.00\.pth and consolidated\.00\.safetensors: several whole models; give the path"),
+        (["params.json", "consolidated.00.pth", "checkpoint.pt"], r"both consolidated\.00\.pth and checkpoint\.pt"),
+        (["params.json", "checkpoint.pt", "original/consolidated.00.pth"], r"both .*/m/checkpoint\.pt and .*/m/original/consolidated\.00\.pth"),
+        (["params.json", "consolidated-00001-of-00003.pth", "consolidated-00003-of-00003.pth"], r"parts 01, 03 of 03; expected all of consolidated-\*-of-00003\.pth"),
+        (["params.json", "consolidated-1-of-2.pth", "consolidated-01-of-2.pth"], "a part is there twice"),
+        (["params.json", "consolidated.00/consolidated.00.pth"], "parts none"),
+        (["params.json", "consolidated.99999999999999999999.pth"], "00, 01, 02"),
+        (["params.json", "llama-finetuned.pt", "optimizer.pt"], r"it holds llama-finetuned\.pt, optimizer\.pt; if one of these is the model, give the file's path"),
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "config.json"], "already in Transformers' format"),
+        (["model.safetensors", "pytorch_model.bin", "config.json"], "already in Transformers' format"),
+        (["model.safetensors", "config.json", "run/checkpoint.pt"], r"both .*/m/model\.safetensors and .*/m/run/checkpoint\.pt"),
+        (["params.json", "model.safetensors", "pytorch_model.bin", "config.json"], r"both model\.safetensors and pytorch_model\.bin"),
+        (["epoch_0/model-00001-of-00001.bin", "epoch_1/model-00001-of-00001.bin", "params.json"], r"several checkpoints below it; give one of them: .*epoch_0, .*epoch_1"),
     ],
 )  # fmt: skip
 def test_what_is_no_whole_checkpoint_is_refused(tmp_path: Path, files: list[str], words: str) -> None:
@@ -238,3 +262,89 @@ def test_an_empty_and_a_missing_folder_are_told_apart(tmp_path: Path) -> None:
         find(tmp_path / "none")
     with pytest.raises(InputError, match=r"no such file \(given as the tokenizer\)"):
         find(make(tmp_path / "m", "params.json", "consolidated.00.pth"), tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("present", "given", "folder"),
+    [
+        (["m/epoch_0/model-00001-of-00001.bin", "m/params.json"], "m/epoch_0", "m"),
+        (["m/epoch_0/model-00001-of-00001.bin", "m/params.json"], "m", "m"),
+        (
+            ["m/epoch_0/model-00001-of-00001.bin", "m/epoch_0/original/params.json"],
+            "m/epoch_0",
+            "m/epoch_0/original",
+        ),
+        (["m/epoch_0/checkpoint.pt", "m/original/params.json"], "m/epoch_0", "m/original"),
+        (["m/consolidated/consolidated.pth", "m/params.json"], "m", "m"),
+        (["m/step.pt", "m/original/params.json"], "m/step.pt", "m/original"),
+    ],
+)
+def test_params_lie_above_the_shards_or_in_original(
+    tmp_path: Path, present: list[str], given: str, folder: str
+) -> None:
+    found = find(make(tmp_path, *present) / given)
+    assert found.params == str(tmp_path / folder / "params.json")
+    assert found.notes == (f"{found.params} is taken as the model's: there is none beside the shards",)
+
+
+def test_params_that_differ_are_not_chosen_from(tmp_path: Path) -> None:
+    make(tmp_path, "m/epoch_0/checkpoint.pt", "m/params.json", "m/original/params.json")
+    assert find(tmp_path / "m/epoch_0").params == str(tmp_path / "m/params.json")
+    (tmp_path / "m/params.json").write_text("{}")
+    with pytest.raises(InputError, match=r"m/params\.json and .*original/params\.json differ; .*--params"):
+        find(tmp_path / "m/epoch_0")
+    assert find(tmp_path / "m/epoch_0", params=tmp_path / "m").params == str(tmp_path / "m/params.json")
+
+
+def test_params_given_by_path_win_and_may_be_a_folder(tmp_path: Path) -> None:
+    make(tmp_path, "m/params.json", "m/consolidated.00.pth", "other/params.json")
+    for given in ("other", "other/params.json"):
+        assert find(tmp_path / "m", params=tmp_path / given).params == str(tmp_path / "other/params.json")
+    with pytest.raises(InputError, match=r"none: no such file \(given as params\.json\)"):
+        find(tmp_path / "m", params=tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["consolidated.00.safetensors", "consolidated.01.safetensors"])
+def test_the_file_that_is_given_says_which_of_two_sets_is_meant(tmp_path: Path, name: str) -> None:
+    sets = [f"consolidated.{rank:02d}.{kind}" for rank in (0, 1) for kind in ("pth", "safetensors")]
+    make(tmp_path / "m", "params.json", "consolidated.pth", *sets)
+    assert names(find(tmp_path / "m" / name)) == [
+        "consolidated.00.safetensors",
+        "consolidated.01.safetensors",
+    ]
+    assert names(find(tmp_path / "m/consolidated.pth")) == ["consolidated.pth"]
+
+
+def test_parts_of_a_flat_model_are_found_in_order(tmp_path: Path) -> None:
+    parts = [f"consolidated-{part:05d}-of-00012.pth" for part in range(1, 13)]
+    assert names(find(make(tmp_path / "m", "params.json", *reversed(parts)))) == parts
+    assert names(find(tmp_path / "m" / parts[3])) == parts
+
+
+def test_the_folder_of_one_rank_is_not_the_model(tmp_path: Path) -> None:
+    parts = [f"consolidated.{rank:02d}/consolidated-{part}-of-2.pth" for rank in range(2) for part in (1, 2)]
+    make(tmp_path / "m", "params.json", *parts)
+    with pytest.raises(InputError, match="the folder of one rank of several; give the folder above it"):
+        find(tmp_path / "m/consolidated.01")
+    assert len(find(tmp_path / "m" / parts[0]).shards) == 2
+
+
+def test_an_adapter_beside_a_model_is_not_used_and_that_is_said(tmp_path: Path) -> None:
+    adapters = ["adapter_0.pt", "adapter_config.json", "adapter_model.safetensors"]
+    found = find(make(tmp_path / "m", "params.json", "model-00001-of-00001.bin", *adapters))
+    assert names(found) == ["model-00001-of-00001.bin"]
+    assert (
+        "adapter_0.pt, adapter_config.json, adapter_model.safetensors: an adapter lies here and is not used"
+        in found.notes[0]
+    )
+
+
+def test_what_transformers_writes_counts_only_where_nothing_else_does(tmp_path: Path) -> None:
+    make(
+        tmp_path / "m",
+        "params.json",
+        "consolidated.00.pth",
+        "model-00001-of-00001.safetensors",
+        "config.json",
+    )
+    assert names(find(tmp_path / "m")) == ["consolidated.00.pth"]
