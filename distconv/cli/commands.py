@@ -357,8 +357,9 @@ def tokenizer(
 def push(*, output: str, repo: str, public: bool, verify: bool, quiet: bool, as_json: bool) -> None:
     """Upload the finished OUTPUT to the Hugging Face Hub as REPO (USER/NAME), private by default.
 
-    OUTPUT must be whole: every file is compared with its digest, with --no-verify all but the chunks.
-    Only what distconv.json names is sent, and a README.md; links are not followed. The token is that of `hf auth login` or HF_TOKEN. A model card says what was converted, how,
+    OUTPUT must be whole: every file is compared with its digest, or all but the chunks by
+    --no-verify. Only what distconv.json names is sent, and a README.md; links are not followed.
+    The token is that of `hf auth login` or HF_TOKEN. A model card says what was converted, how,
     and the digest of every file, unless there is a README.md already. The same command run again
     goes on where an interrupted one stopped.
 
