@@ -32,9 +32,9 @@ STORAGE = b"(" + text("storage") + FLOATS + text("0") + text("cpu") + b"K\x0ctQ"
 TENSOR = REBUILD + b"(" + STORAGE + b"K\0K\x03K\x04\x86K\x04K\x01\x86\x89}tR"
 
 VALUES: dict[str, Callable[[int], bytes]] = {
-    "a tuple doubled": lambda size: b")q\xff" + b"h\xffh\xff\x86q\xff" * size,
-    "a list doubled": lambda size: b"K\0q\xff" + b"](h\xffh\xffeq\xff" * size,
-    "a dict doubled": lambda size: b"}q\xff" + (b"}(" + text("a") + b"h\xff" + text("b") + b"h\xffuq\xff") * size,
+    "a tuple doubled": lambda size: b")q\xff0" + b"h\xffh\xff\x86q\xff0" * size + b"h\xff",
+    "a list doubled": lambda size: b"K\0q\xff0" + b"](h\xffh\xffeq\xff0" * size + b"h\xff",
+    "a dict doubled": lambda size: b"}q\xff0" + (b"}(" + text("a") + b"h\xff" + text("b") + b"h\xffuq\xff0") * size + b"h\xff",
     "tuples in tuples": lambda size: b")" + b"\x85" * size,
     "tuples of marks": lambda size: b"(" * size + b"t" * size,
     "lists in lists": lambda size: b"]" * (size + 1) + b"a" * size,
@@ -58,7 +58,7 @@ VALUES: dict[str, Callable[[int], bytes]] = {
     "text of escapes": lambda _size: text("\x1b[2J\r\n\x9b\u202e"),
     "half a surrogate": lambda _size: text(b"\xed\xa0\x80"),
     "a fraction": lambda _size: b"G\x7f\xf8\0\0\0\0\0\0",
-    "a far memo": lambda _size: b"Nr\xff\xff\xff\xffj\xff\xff\xff\xff",
+    "a far memo": lambda _size: b"Nr\xff\xff\xff\xff0j\xff\xff\xff\xff",
     "many memos": lambda size: b"N" + b"\x94" * size,
     "os.system": lambda _size: b"cos\nsystem\n",
     "a name without an end": lambda size: b"c" + b"o" * size,
