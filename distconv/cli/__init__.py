@@ -37,7 +37,6 @@ def _run_guarded(arguments: list[str], signals: Signals) -> int:
         finally:
             signals.settle()
     except BaseException:
-        # Libraries make other errors of an interruption.
         if signals.asked is None:
             raise
         stopped = make_stop(signals.asked)
@@ -79,6 +78,10 @@ def _report(error: Exception | KeyboardInterrupt, signals: Signals, *, debug: bo
     from distconv.cli.screen import show_error, show_usage_error
     from distconv.errors import DistconvError, Interrupted, Stopped, describe_os_error
 
+    if signals.asked is not None:
+        # Whatever became of it on its way here.
+        stopped = make_stop(signals.asked)
+        stopped.__cause__, error = error, stopped
     code = 1
     match error:
         case click.ClickException():

@@ -82,7 +82,9 @@ def defused() -> Iterator[None]:
 
     def make(*arguments: object, **named: object) -> logging.LogRecord:
         record: logging.LogRecord = make_record(*arguments, **named)
-        record.msg, record.args = _plain(record.getMessage()), None
+        # What cannot be formatted is logging's own to tell of.
+        with contextlib.suppress(TypeError, ValueError, KeyError):
+            record.msg, record.args = _plain(record.getMessage()), None
         return record
 
     def show_one(message: Warning | str, category: type[Warning], *_place: object, **_file: object) -> None:
@@ -161,7 +163,7 @@ class _PlainProgress:
         self._progress.begin(total_bytes, units, kind)
 
     def take(self, worker: str, unit: str, size_bytes: int) -> None:
-        # Names of workers may be those of files; who is told of them later is told by the same name.
+        # The worker may be a file that is downloaded.
         self._progress.take(escape(worker), escape(unit), size_bytes)
 
     def advance(self, size_bytes: int, worker: str = "") -> None:
