@@ -31,9 +31,14 @@ def find_merges(numbers: Mapping[AnyStr, int]) -> list[tuple[int, int, int]]:
                 found.append((number, left, right))
         found.sort()
         merges += found
-        if len(merges) > _MOST_MERGES:
-            raise InputError(f"a tokenizer with more than {_MOST_MERGES:,} merges; no Llama has as many")
+        bound_merges(len(merges))
     return merges
+
+
+def bound_merges(count: int) -> None:
+    """Refuse so many merges where no tokenizer has as many, before more are looked for."""
+    if count > _MOST_MERGES:
+        raise InputError(f"a tokenizer with more than {_MOST_MERGES:,} merges; no Llama has as many")
 
 
 def write_tokenizer(tokenizer: "Tokenizer", merges: Sequence[tuple[str, str]]) -> bytes:

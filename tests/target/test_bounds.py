@@ -90,8 +90,12 @@ def test_the_longest_token_and_no_longer_one_is_taken(tmp_path: Path, sentencepi
             read_vocabulary(STORAGE, str(path))
 
 
-def test_merges_beyond_those_of_any_tokenizer_are_refused(tmp_path: Path) -> None:
+def test_merges_beyond_those_of_any_tokenizer_are_refused(tmp_path: Path, sentencepiece_file: Path) -> None:
     path = tmp_path / "tokenizer.model"
+    # All of one score, so that which one is taken first is looked at when the file is read.
+    path.write_bytes(make_pieces(sentencepiece_file.read_bytes(), list(words(160))))
+    with pytest.raises(InputError, match="more than 1,000,000 merges"):
+        read_vocabulary(STORAGE, str(path))
     path.write_bytes(make_ranks([word.encode() for word in words(160)]))
     vocabulary = read_vocabulary(STORAGE, str(path))
     with pytest.raises(InputError, match="more than 1,000,000 merges"):
