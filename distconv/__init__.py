@@ -4,7 +4,8 @@ The verbs are those of the command line. They are imported when they are first u
 on a laptop needs none of what moving bytes needs.
 """
 
-from typing import TYPE_CHECKING
+# Known to type checkers by its name; the module of that name takes its time.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from distconv.checking import CheckReport, check

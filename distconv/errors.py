@@ -79,6 +79,27 @@ class Terminated(Stopped):
     exit_code = 143
 
 
+def escape(text: str) -> str:
+    r"""Write as escapes what a terminal would obey instead of showing, line ends included.
+
+    Bytes of file names that are no text (PEP 383) become ``\xff``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else _escape_sign(sign) for sign in text)
+
+
+def _escape_sign(sign: str) -> str:
+    code = ord(sign)
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    if code < 0x100:
+        return _SHORT.get(code, f"\\x{code:02x}")
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+_SHORT = {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
+
 _ADVICE = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "your quota is used up: free some space and run the same command again",

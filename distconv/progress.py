@@ -234,7 +234,9 @@ class BarProgress:
         self._units, self._units_done, self._kind = units, 0, kind
         self._workers = {}
         self._bar = columns.Progress(
-            columns.TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            columns.TextColumn(
+                "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+            ),
             columns.BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
             columns.TaskProgressColumn(table_column=Column(no_wrap=True)),
             columns.DownloadColumn(table_column=Column(no_wrap=True)),

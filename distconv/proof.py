@@ -17,6 +17,7 @@ from distconv.memory import make_buffer
 from distconv.planning.chunks import INDEX_NAME, chunk_name, file_order, make_header, make_index
 from distconv.progress import Progress
 from distconv.storage import Storage, join, opened, read_range, read_small
+from distconv.target.empty import read_expected_shapes
 from distconv.target.finalise import CONFIG_NAME, JOURNAL_NAME, RECEIPT_NAME, is_sidecar
 from distconv.target.loading import (
     digest_file,
@@ -31,7 +32,6 @@ from distconv.target.written import Written, list_chunks, read_header
 _LIMIT_BYTES = 100 << 20
 _READ_BYTES = 4 << 20
 _LANES = 4
-_EXTENTS = ("hidden_size", "intermediate_size", "vocab_size", "head_dim", "num_attention_heads")
 
 Headers = Mapping[str, Mapping[str, Written]]
 """By chunk and tensor."""
@@ -296,7 +296,8 @@ def _check_model(storage: Storage, output: str, headers: Headers) -> Iterator[st
         yield f"{path}: missing"
         return
     try:
-        wanted, tied = _expected_shapes(output, headers)
+        shapes = [written.shape for tensors in headers.values() for written in tensors.values()]
+        wanted, tied = read_expected_shapes(storage, path, shapes)
     except Stopped:
         raise
     # Whatever a damaged config makes of Transformers' code, it is the config's fault.
@@ -312,27 +313,3 @@ def _check_model(storage: Storage, output: str, headers: Headers) -> Iterator[st
     for tensor in sorted(found.keys() & wanted.keys()):
         if found[tensor] != wanted[tensor]:
             yield f"{tensor}: shape {found[tensor]}, the model of {path} takes {wanted[tensor]}"
-
-
-def _expected_shapes(output: str, headers: Headers) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """Give a model's tensors, and those that it takes from others where they are not there."""
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(output, local_files_only=True, trust_remote_code=False)
-    _bound(config, headers)
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    return shapes, {"lm_head.weight"} if config.tie_word_embeddings else set()
-
-
-def _bound(config: object, headers: Headers) -> None:
-    """Refuse sizes that the tensors cannot have: making even an empty model of them could take for ever."""
-    shapes = [written.shape for tensors in headers.values() for written in tensors.values()]
-    largest = max((extent for shape in shapes for extent in shape), default=0)
-    for key, limit in {"num_hidden_layers": len(shapes), **dict.fromkeys(_EXTENTS, largest)}.items():
-        value = getattr(config, key, None)
-        if isinstance(value, int) and value > limit:
-            message = f"{key} {value:,}, the chunks' {len(shapes)} tensors allow at most {limit:,}"
-            raise ValueError(message)

@@ -1,15 +1,17 @@
-"""Mutated headers by the million: read or refused, and nothing else.
+"""Mutated headers and hostile pickles by the million: read or refused, and nothing else.
 
 Files are held in memory, so that parsing is all that takes time. The address space is
 limited to 64 MiB above what the process has: a header that makes a parser allocate more ends
 in a MemoryError, which counts as a finding, as does any slow input.
 """
 
+import contextlib
 import json
 import random
 import resource
 import time
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -22,10 +24,16 @@ from distconv.errors import InputError
 from distconv.source.archive import locate_data, read_archive
 from distconv.source.params import read_params
 from distconv.storage import LocalStorage
+from tests.programs import PLACES, VALUES, draw_file, make_good, make_zip
 
 LIMIT_BYTES = 64 << 20
 SLOW_SECONDS = 5.0
 BATCH = 5000
+PROGRAM_SHARE = 7
+"""Every seventh input is a pickle that no pickler writes."""
+PROGRAM_SIZE = 300_000
+PROGRAM_LIMIT_BYTES = 256 << 20
+PLACES_EACH = 3
 _TOKENS = (0, 1, 0x7F, 0x80, 0xFF, *b".(cRbtqX}u]e{[")
 
 
@@ -126,17 +134,57 @@ def try_one(kind: str, content: bytes) -> bool:
     return True
 
 
-def fuzz(seed: int, count: int) -> tuple[int, float]:
-    """Try so many files; gives how many were read all the same, and the longest time in seconds."""
-    chance, goods, read, longest = random.Random(seed), samples(), 0, 0.0
+@contextlib.contextmanager
+def limited(size_bytes: int) -> Iterator[None]:
+    """Let the process take so much more memory than it has, and no more."""
     with Path("/proc/self/statm").open() as file:
         used_bytes = int(file.read().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used_bytes + LIMIT_BYTES, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (used_bytes + size_bytes, before[1]))
     try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def describe_archive(content: bytes) -> object:
+    """Read a file; what is in it, or the message that refuses it."""
+    try:
+        return read_archive(MemoryReader(content))
+    except InputError as error:
+        return str(error)
+
+
+def try_large_program(name: str) -> float:
+    """Try a hostile value, as large as is still read, in some places; gives the longest time in seconds."""
+    good = make_good()
+    before, longest = describe_archive(good), 0.0
+    value = VALUES[name](PROGRAM_SIZE)
+    with limited(PROGRAM_LIMIT_BYTES):
+        for place in random.Random(name).sample(list(PLACES), PLACES_EACH):
+            started = time.process_time()
+            found = describe_archive(make_zip(b"\x80\x02" + PLACES[place](value) + b".", good))
+            longest = max(longest, time.process_time() - started)
+            if "MemoryError" in str(found)[:1000] or describe_archive(good) != before:
+                message = f"{name} as {place}"
+                raise AssertionError(message)
+    if longest > SLOW_SECONDS:
+        message = f"{name} took {longest:.1f} s"
+        raise AssertionError(message)
+    return longest
+
+
+def fuzz(seed: int, count: int) -> tuple[int, float]:
+    """Try so many files; gives how many were read all the same, and the longest time in seconds."""
+    chance, goods, read, longest = random.Random(seed), samples(), 0, 0.0
+    before = [describe_archive(good) for kind, good in goods if kind == "archive"]
+    with limited(LIMIT_BYTES):
         for number in range(count):
-            kind, good = goods[number % len(goods)]
-            content = mutate(good, chance)
+            if number % PROGRAM_SHARE:
+                kind, good = goods[number % len(goods)]
+                content = mutate(good, chance)
+            else:
+                kind, content = "archive", draw_file(chance)
             started = time.monotonic()
             try:
                 read += try_one(kind, content)
@@ -144,8 +192,9 @@ def fuzz(seed: int, count: int) -> tuple[int, float]:
                 message = f"seed {seed}, number {number}: {content!r}"
                 raise AssertionError(message) from error
             longest = max(longest, time.monotonic() - started)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+    if before != [describe_archive(good) for kind, good in goods if kind == "archive"]:
+        message = f"seed {seed}: good files are read in another way than before"
+        raise AssertionError(message)
     if longest > SLOW_SECONDS:
         message = f"seed {seed}: an input took {longest:.1f} s"
         raise AssertionError(message)
@@ -159,8 +208,10 @@ def main(inputs: int, seed: int) -> None:
     """Fuzz on all cores."""
     batches = -(-inputs // BATCH)
     with ProcessPoolExecutor() as pool:
+        large = list(pool.map(try_large_program, VALUES))
         outcomes = list(pool.map(fuzz, range(seed, seed + batches), [BATCH] * batches))
     read, longest = sum(count for count, _ in outcomes), max(seconds for _, seconds in outcomes)
+    click.echo(f"large pickles: the slowest took {max(large) * 1000:.0f} ms")
     click.echo(
         f"{batches * BATCH:,} inputs: {read:,} read, the others refused; the slowest took {longest * 1000:.0f} ms"
     )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import random
 import signal
 import subprocess
 import sys
@@ -329,6 +330,167 @@ def test_a_stop_while_ray_starts_has_the_right_code_too(checkpoint: Write, tmp_p
     assert process.returncode == 143, err
     assert "run the same command again to go on" in err
     assert [path.name for path in output.iterdir()] == [".distconv.journal"]
+
+
+HANGING = """
+import signal, sys, time
+from distconv.cli import main
+from distconv.storage import LocalStorage, LocalWriter
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def hang(*_arguments, **_named):
+    # As in a file system that is dead: neither asked to stop nor interrupted.
+    print("hangs", flush=True)
+    while True:
+        time.sleep(1000)
+
+{}
+main()
+"""
+
+
+def start_hanging(hanging: str, *arguments: object) -> "subprocess.Popen[str]":
+    """Start a command in which something hangs for ever, and wait until it does."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING.format(hanging), *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "hangs\n"
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_signal_ends_a_run_whose_lanes_hang(
+    checkpoint: Write, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process = start_hanging("LocalWriter.write_at = hang", "convert", checkpoint(SPEC), tmp_path / "out")
+    process.send_signal(number)
+    _out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert err.count("error: ") == 1
+    assert "run the same command again to go on" in err
+    assert not (tmp_path / "out/config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "again"),
+    [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, True), (signal.SIGTERM, 143, False)],
+)
+def test_a_run_that_hangs_while_it_ends_is_ended_at_once_by_a_second_signal_and_else_soon(
+    checkpoint: Write, number: signal.Signals, code: int, again: bool
+) -> None:
+    # The handler's exception is swallowed, as by a library, and what follows hangs too.
+    swallowing = """
+def hang_twice(*_arguments):
+    try:
+        hang()
+    except BaseException:
+        time.sleep(1000)
+LocalStorage.find = hang_twice
+"""
+    process = start_hanging(swallowing, "inspect", checkpoint(SPEC))
+    process.send_signal(number)
+    if again:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        process.send_signal(signal.SIGTERM)
+    _out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert err.count("error: ") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan", "convert", "verify", "check"])
+def test_signals_at_any_time_and_any_number_of_them_end_a_command_by_its_own_code(
+    checkpoint: Write, tmp_path: Path, command: str
+) -> None:
+    source, output = checkpoint(SPEC), tmp_path / "out"
+    if command == "verify":
+        main(["convert", str(source), str(output), "--quiet"])
+    chance = random.Random(command)
+    arguments = {"convert": [source, output], "verify": [output, "--against", source]}.get(command, [source])
+    for _ in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-c", BEGINNING, command, *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        # Not a wait for anything: any moment is right.
+        time.sleep(chance.random() * 1.5)
+        numbers = [chance.choice([signal.SIGINT, signal.SIGTERM]) for _ in range(chance.randint(1, 8))]
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(chance.choice([0, 0.001, 0.05]))
+        _out, err = process.communicate(timeout=60)
+        assert process.returncode in {0, 130, 143}, err
+        assert "Traceback" not in err
+        assert "ignored" not in err
+        assert err.count("error: ") == (process.returncode != 0)
+
+
+BEGINNING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import distconv.cli.signals
+install = distconv.cli.signals.Signals.install
+
+def say(signals):
+    install(signals)
+    print("begins", flush=True)
+
+distconv.cli.signals.Signals.install = say
+from distconv.cli import main
+main()
+"""
+"""The interpreter's own start cannot be had: signals count from where the command line begins."""
+
+
+def test_an_interruption_that_a_destructor_swallows_comes_again() -> None:
+    swallowing = """
+class Held:
+    def __del__(self):
+        hang()
+def find(*_arguments):
+    Held()
+    while True:
+        time.sleep(1000)
+LocalStorage.find = find
+"""
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = start_hanging(swallowing, "inspect", "nowhere")
+        process.send_signal(number)
+        _out, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        assert "ignored" not in err
+        assert err.count("error: ") == 1
+
+
+def test_signals_that_the_shell_wants_ignored_stay_ignored() -> None:
+    code = """
+import signal
+from distconv.cli.signals import Signals
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signals = Signals()
+signals.install()
+assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
+signals.restore()
+assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_closed_standard_streams_take_nothing_from_the_files(checkpoint: Write, tmp_path: Path) -> None:
+    outputs = []
+    for number, closed in enumerate(["", "2>&-", ">&-", "<&- >&- 2>&-"]):
+        output = tmp_path / f"{number}"
+        command = f"exec {sys.executable} -m distconv convert {checkpoint(SPEC)} {output} {closed}"
+        assert subprocess.run(["bash", "-c", command], capture_output=True, check=False).returncode == 0
+        outputs.append({file.name: file.read_bytes() for file in output.iterdir()})
+    assert all(output == outputs[0] for output in outputs)
 
 
 def test_a_checkpoint_in_the_current_folder_is_found(

@@ -14,6 +14,7 @@ import torch
 
 from distconv.cli import main
 from tests.checkpoints import Spec
+from tests.programs import PLACES, VALUES
 
 Write = Callable[[Spec], Path]
 Damage = Callable[[Path], object]
@@ -124,6 +125,11 @@ def record(name: str, content: bytes | None) -> Callable[[dict[str, bytes]], Non
     return change
 
 
+def program(value: str, place: str) -> Damage:
+    """Put a hostile value into the first shard's description."""
+    return zipped(record("data.pkl", b"\x80\x02" + PLACES[place](VALUES[value](60_000)) + b"."))
+
+
 class Evil:
     """Runs a command when it is unpickled."""
 
@@ -170,6 +176,10 @@ CASES: list[tuple[str, Damage, str]] = [
     ("a description that calls os.system", zipped(record("data.pkl", pickle.dumps({"a": Evil()}))), "system"),
     ("a description that builds a list", zipped(record("data.pkl", pickle.dumps([1, 2]))), "consolidated.00.pth"),
     ("a description of text", zipped(record("data.pkl", pickle.dumps({"a": "text"}))), "consolidated.00.pth"),
+    ("a key that takes for ever to hash", program("a tuple doubled", "a key"), "consolidated.00.pth"),
+    ("a shape that takes for ever to show", program("a list doubled", "argument 2"), "a list is not a shape"),
+    ("a description nested without end", program("lists in lists", "all"), "it holds a list, expected a dict"),
+    ("a description that changes a class", program("the name b'torch\\nFloatStorage'", "what is built of slots"), "the state of a data type"),
     ("a bare pickle", write(FIRST, pickle.dumps({"a": 1})), "not a readable torch checkpoint"),
     ("a tensor missing in one shard", state(1, drop(WQ)), WQ),
     ("a tensor missing in all", every_state(drop(W1)), W1),
@@ -226,6 +236,7 @@ CASES: list[tuple[str, Damage, str]] = [
     ("tokenizer: cut", cut("tokenizer.model", 0.37), "tokenizer.model"),
     ("tokenizer: git-LFS pointer", write("tokenizer.model", b"version https://git-lfs.github.com/spec/v1\noid"), "git-LFS pointer"),
     ("tokenizer: noise", write("tokenizer.model", bytes(range(256)) * 8), "tokenizer.model"),
+    ("tokenizer: a token of 200 kB", write("tokenizer.model", b"eHh4" * 50_000 + b" 0\n"), "tokenizer.model"),
     ("tokenizer: broken base64", write("tokenizer.model", b"!!!! 0\n"), "tokenizer.model"),
 ]  # fmt: skip
 

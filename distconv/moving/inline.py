@@ -15,6 +15,8 @@ from distconv.planning.plan import Chunk
 from distconv.progress import Progress
 
 TICK_SECONDS = 0.2
+STOP_SECONDS = 5.0
+"""How long lanes that are told to stop may take, all together, for the blocks they are in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,8 @@ def run_inline(
     """Convert all chunks, ``lanes`` at a time; the receipts come in the order of the chunks.
 
     The first error that does not pass is raised. Whatever ends the run, also an exception
-    that a signal handler raises in the calling thread, it returns only when every lane has
-    stopped and so removed its partial file.
+    that a signal handler raises in the calling thread, every lane is given STOP_SECONDS to end
+    and so to remove its partial file; one that hangs in a dead file system is left behind.
     """
     stop = threading.Event()
     outbox: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
@@ -69,9 +71,10 @@ def run_inline(
         stop.set()
         for lane in running.values():
             lane.inbox.put(None)
+        deadline = time.monotonic() + STOP_SECONDS
         for lane in running.values():
             if lane.thread.ident is not None:
-                lane.thread.join()
+                lane.thread.join(max(0.0, deadline - time.monotonic()))
         progress.end()
     return tuple(receipts[chunk.name] for chunk in chunks)
 

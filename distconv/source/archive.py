@@ -9,19 +9,15 @@ import io
 import posixpath
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from distconv.errors import InputError
+from distconv.errors import InputError, escape
 from distconv.source.content import HEAD_BYTES, describe_content
-from distconv.source.pickles import (
-    LIMIT_BYTES,
-    StorageMark,
-    TensorMark,
-    load_pickle,
-    read_pickle,
-)
+from distconv.source.marks import StorageMark, TensorMark, describe
+from distconv.source.pickles import LIMIT_BYTES, EndsEarlyError, load_pickle
 from distconv.source.state import flatten_state
 from distconv.storage import Reader, read_range
 
@@ -29,6 +25,11 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_WINDOW_BYTES = 1 << 20
+_TABLE_LIMIT_BYTES = 4 << 20
+"""A record takes about 70 (405B: 0.1 MB a shard); reading as much takes a second."""
+_SHOWN_CHARACTERS = 80
+"""So much of a foreign name is shown: it may have 65,535."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,11 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to so many bytes; more than LIMIT_BYTES at once is an InputError."""
+        """Read up to so many bytes; more than a table of records takes is an InputError."""
         left = max(0, self._reader.size_bytes - self._position)
         size = left if size is None or size < 0 else min(size, left)
-        if size > LIMIT_BYTES:
-            message = f"its description is larger than {LIMIT_BYTES:,} bytes"
+        if size > _TABLE_LIMIT_BYTES:
+            message = f"a zip archive whose table of records is larger than {_TABLE_LIMIT_BYTES:,} bytes"
             raise InputError(message)
         try:
             content = read_range(self._reader, self._position, size)
@@ -113,29 +114,6 @@ class RangeFile(io.RawIOBase):
             raise _ReadFailedError from error
         self._position += size
         return bytes(content)
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Fill a buffer as far as the file goes; the buffered reader above calls it."""
-        content = self.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-
-class _BoundedReader(io.BufferedReader):
-    """Buffers a file, and allocates no more than the file can fill: a length is only a claim."""
-
-    def __init__(self, file: RangeFile, size_bytes: int) -> None:
-        super().__init__(file, 1 << 16)
-        self._size_bytes = size_bytes
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read up to so many bytes."""
-        left = self._size_bytes - self.tell()
-        size = left if size is None or size < 0 else min(size, left)
-        if size > LIMIT_BYTES:
-            message = f"its description is larger than {LIMIT_BYTES:,} bytes"
-            raise InputError(message)
-        return super().read(size)
 
 
 def read_archive(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:
@@ -158,8 +136,8 @@ def read_archive(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:
         raise InputError(
             message if message.startswith(reader.path) else f"{reader.path}: {message}"
         ) from None
-    except _ReadFailedError as error:
-        raise cast("OSError", error.__cause__) from None
+    except OSError:
+        raise
     # Mutated headers make the parsers raise nearly anything; all of it means the same.
     except Exception as error:  # noqa: BLE001
         raise _damaged(reader, error) from None
@@ -190,50 +168,82 @@ def _check_extent(name: str, tensor: TensorMark, record: Record) -> None:
 
 
 def _read_zip(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:
-    with zipfile.ZipFile(cast("BinaryIO", RangeFile(reader))) as archive:
-        members: dict[str, zipfile.ZipInfo] = {}
-        for member in archive.infolist():
-            if members.setdefault(member.orig_filename, member) is not member:
-                raise InputError(f"the record {member.orig_filename} is there twice")
-        described = [name for name in members if posixpath.basename(name) == "data.pkl"]
-        if len(described) != 1:
-            found = ", ".join(list(members)[:4]) or "nothing"
-            raise InputError(
-                f"a zip archive without one data.pkl (it holds {found}), expected a torch checkpoint"
-            )
-        prefix = posixpath.dirname(described[0])
-        _check_byte_order(archive, members, posixpath.join(prefix, "byteorder"))
-        _check_stored(members[described[0]])
-        # Read in a bounded way: a record's claimed size is only a claim.
-        content = archive.read(members[described[0]])
-        tensors = flatten_state(load_pickle(read_pickle(io.BytesIO(content))))
-        records: dict[str, Record] = {}
-        for mark in {tensor.storage.key: tensor.storage for tensor in tensors.values()}.values():
-            name = posixpath.join(prefix, "data", mark.key)
-            if name not in members:
-                raise InputError(f"no record {name}, which its tensors need")
-            records[mark.key] = _make_record(reader, members[name])
+    members = _list_members(reader)
+    described = [name for name in members if posixpath.basename(name) == "data.pkl"]
+    if len(described) != 1:
+        holds = ", ".join(map(_shown, list(members.values())[:4])) or "nothing"
+        raise InputError(
+            f"a zip archive without one data.pkl (it holds {holds}), expected a torch checkpoint"
+        )
+    prefix = posixpath.dirname(described[0])
+    order = members.get(posixpath.join(prefix, "byteorder"))
+    if order is not None and (found := _read_record(reader, order)) != b"little":
+        raise InputError(
+            f"byte order {found[:16]!r}, expected b'little'; save it again on a little-endian machine"
+        )
+    tensors = flatten_state(load_pickle(_read_record(reader, members[described[0]]))[0])
+    records: dict[str, Record] = {}
+    for mark in {tensor.storage.key: tensor.storage for tensor in tensors.values()}.values():
+        name = posixpath.join(prefix, "data", mark.key)
+        if name not in members:
+            raise InputError(f"no record {name}, which its tensors need")
+        records[mark.key] = _make_record(reader, members[name])
     return {name: (tensor, records[tensor.storage.key]) for name, tensor in tensors.items()}
 
 
-def _check_byte_order(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], name: str) -> None:
-    if name in members:
-        _check_stored(members[name])
-        order = archive.read(members[name])
-        if order != b"little":
-            raise InputError(
-                f"byte order {order[:16]!r}, expected b'little'; save it again on a little-endian machine"
-            )
+def _list_members(reader: Reader) -> dict[str, zipfile.ZipInfo]:
+    """Read the table of records; no two have one name or share bytes."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    try:
+        with zipfile.ZipFile(cast("BinaryIO", RangeFile(reader))) as archive:
+            for member in archive.infolist():
+                if members.setdefault(member.orig_filename, member) is not member:
+                    raise InputError(f"the record {_shown(member)} is there twice")
+    except _ReadFailedError as error:
+        raise cast("OSError", error.__cause__) from None
+    # Offsets that lead nowhere.
+    except OSError as error:
+        raise _damaged(reader, error) from None
+    _check_apart(members.values())
+    return members
+
+
+def _shown(member: zipfile.ZipInfo) -> str:
+    return escape(member.orig_filename[:_SHOWN_CHARACTERS])
+
+
+def _check_apart(members: Iterable[zipfile.ZipInfo]) -> None:
+    """Refuse records that share bytes: a small file could stand for any amount of data."""
+    end = 0
+    for member in sorted(members, key=lambda member: member.header_offset):
+        if member.header_offset < end:
+            raise InputError(f"the record {_shown(member)} begins inside of another one; the file is damaged")
+        # Its name and padding come on top, and are told by its local header alone.
+        end = member.header_offset + _LOCAL_HEADER.size + member.compress_size
+
+
+def _read_record(reader: Reader, member: zipfile.ZipInfo) -> bytes:
+    """Read the whole content of a small record, and compare it with its CRC32."""
+    record = _make_record(reader, member)
+    if record.size_bytes > LIMIT_BYTES:
+        message = f"the record {_shown(member)} is larger than {LIMIT_BYTES:,} bytes"
+        raise InputError(message)
+    content = bytes(read_range(reader, locate_data(reader, record), record.size_bytes))
+    if record.crc32 and zlib.crc32(content) != record.crc32:
+        raise InputError(
+            f"the record {_shown(member)} differs from its CRC32; the file is damaged: download it again"
+        )
+    return content
 
 
 def _check_stored(member: zipfile.ZipInfo) -> None:
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
         raise InputError(
-            f"the record {member.orig_filename} is compressed or encrypted, expected stored data; "
+            f"the record {_shown(member)} is compressed or encrypted, expected stored data; "
             "save the checkpoint again with torch.save"
         )
     if member.compress_size != member.file_size:
-        raise InputError(f"the record {member.orig_filename} claims two sizes; the file is damaged")
+        raise InputError(f"the record {_shown(member)} claims two sizes; the file is damaged")
 
 
 def _make_record(reader: Reader, member: zipfile.ZipInfo) -> Record:
@@ -241,7 +251,7 @@ def _make_record(reader: Reader, member: zipfile.ZipInfo) -> Record:
     end = member.header_offset + _LOCAL_HEADER.size + len(member.orig_filename) + member.file_size
     if member.header_offset < 0 or end > reader.size_bytes:
         raise InputError(
-            f"the record {member.orig_filename} ends at byte {end:,}, the file at {reader.size_bytes:,}; "
+            f"the record {_shown(member)} ends at byte {end:,}, the file at {reader.size_bytes:,}; "
             "the file is truncated or damaged: download it again"
         )
     return Record(reader.path, member.header_offset, member.file_size, member.CRC, zipped=True)
@@ -249,31 +259,57 @@ def _make_record(reader: Reader, member: zipfile.ZipInfo) -> Record:
 
 def _read_legacy(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:
     """Read five pickles; then each storage is an int64 element count and its raw bytes."""
-    file = cast("BinaryIO", _BoundedReader(RangeFile(reader), reader.size_bytes))
-    magic, protocol, system = (load_pickle(read_pickle(file)) for _ in range(3))
-    if magic != _LEGACY_MAGIC or protocol != _LEGACY_PROTOCOL:
+    (magic, protocol, system, state, keys), end = _read_pickles(reader, 5)
+    if type(magic) is not int or magic != _LEGACY_MAGIC or protocol != _LEGACY_PROTOCOL:
         raise InputError("a pickle that torch.save did not write, expected a torch checkpoint")
     if isinstance(system, dict) and system.get("little_endian") is not True:
         raise InputError("saved on a big-endian machine; save it again on a little-endian one")
-    tensors = flatten_state(load_pickle(read_pickle(file)))
-    keys = load_pickle(read_pickle(file))
-    if not isinstance(keys, list):
+    tensors = flatten_state(state)
+    if type(keys) is not list:
         raise InputError("no list of storages")
     marks = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
-    records = _legacy_records(reader, file.tell(), marks, keys)
+    records = _legacy_records(reader, end, marks, keys)
     return {name: (tensor, records[tensor.storage.key]) for name, tensor in tensors.items()}
+
+
+def _read_pickles(reader: Reader, count: int) -> tuple[list[object], int]:
+    """Read pickles that stand in a row at the beginning of a file; gives also where they end.
+
+    How long they are is only known when they have been run, so a window is widened until it holds them.
+    """
+    most = min(LIMIT_BYTES, reader.size_bytes)
+    size = min(_WINDOW_BYTES, most)
+    while True:
+        window = bytes(read_range(reader, 0, size))
+        found: list[object] = []
+        position = 0
+        try:
+            while len(found) < count:
+                value, position = load_pickle(window, position)
+                found.append(value)
+        except EndsEarlyError:
+            if size == reader.size_bytes:
+                raise
+            if size == LIMIT_BYTES:
+                message = f"its description is larger than {LIMIT_BYTES:,} bytes"
+                raise InputError(message) from None
+            size = min(4 * size, most)
+        else:
+            return found, position
 
 
 def _legacy_records(
     reader: Reader, position: int, marks: dict[str, StorageMark], keys: Iterable[object]
 ) -> dict[str, Record]:
-    records = {}
+    records: dict[str, Record] = {}
     for key in keys:
-        mark = marks.get(str(key))
+        mark = marks.get(key) if type(key) is str else None
         if mark is None:
             raise InputError(
-                f"storage {key!r:.40} belongs to no tensor of the state dict, so its size is unknown"
+                f"storage {describe(key)} belongs to no tensor of the state dict, so its size is unknown"
             )
+        if mark.key in records:
+            raise InputError(f"storage {mark.key} is there twice; the file is damaged")
         (elements,) = struct.unpack("<q", read_range(reader, position, 8))
         position += 8
         if elements != mark.elements or position + mark.size_bytes() > reader.size_bytes:

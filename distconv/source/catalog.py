@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from distconv.errors import InputError
 from distconv.source.archive import Record, read_archive
 from distconv.source.layouts import ShardFiles
+from distconv.source.marks import TensorMark
 from distconv.source.names import Names, describe_names, read_names, refuse_twins
-from distconv.source.pickles import TensorMark
 from distconv.source.safetensors import is_safetensors, read_safetensors
 from distconv.storage import Reader, Storage, opened, read_range
 from distconv.tensors import DType

@@ -8,7 +8,7 @@ import math
 
 from distconv.errors import InputError
 from distconv.source.archive import Record
-from distconv.source.pickles import StorageMark, TensorMark
+from distconv.source.marks import StorageMark, TensorMark
 from distconv.source.plain_json import parse_json
 from distconv.storage import Reader, read_range
 from distconv.tensors import DTYPES, contiguous_strides

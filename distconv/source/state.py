@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from distconv.errors import InputError
-from distconv.source.pickles import TensorMark
+from distconv.source.marks import TensorMark
 
 _DEEPEST = 64
 _MOST_STEPS = 1 << 20

@@ -4,14 +4,22 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, AnyStr
 
+from distconv.errors import InputError
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+LONGEST_TOKEN = 1024
+"""In bytes or characters: every token is cut in two in every way. Llama 3's longest has 128."""
+_MOST_MERGES = 1_000_000
+"""Llama 3 has 280,147."""
 
 
 def find_merges(numbers: Mapping[AnyStr, int]) -> list[tuple[int, int, int]]:
     """Give every way to cut a token in two tokens: the numbers of the whole, the left and the right.
 
-    They come in the order of the wholes; those of one whole by left, then right.
+    They come in the order of the wholes; those of one whole by left, then right. InputError
+    where they are more than any tokenizer has.
     """
     find = numbers.get
     merges = []
@@ -23,7 +31,14 @@ def find_merges(numbers: Mapping[AnyStr, int]) -> list[tuple[int, int, int]]:
                 found.append((number, left, right))
         found.sort()
         merges += found
+        bound_merges(len(merges))
     return merges
+
+
+def bound_merges(count: int) -> None:
+    """Refuse so many merges where no tokenizer has as many, before more are looked for."""
+    if count > _MOST_MERGES:
+        raise InputError(f"a tokenizer with more than {_MOST_MERGES:,} merges; no Llama has as many")
 
 
 def write_tokenizer(tokenizer: "Tokenizer", merges: Sequence[tuple[str, str]]) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from distconv.errors import InputError
-from distconv.target.merges import find_merges, write_tokenizer
+from distconv.target.merges import LONGEST_TOKEN, find_merges, write_tokenizer
 from distconv.target.ties import find_ties
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _BPE = 2
 _SPACE = "▁"
+_MOST_PIECES = 500_000
 _FLOAT = struct.Struct("<f")
 _FIRST = ("<unk>", "<s>", "</s>")
 _PROMPT_PIECES = frozenset({"▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>", "<step>"})
@@ -70,6 +71,7 @@ def make_piece_vocabulary(path: str, content: bytes) -> PieceVocabulary:
     for number, value in _read_fields(content):
         if number == 1 and isinstance(value, bytes):
             pieces.append(_make_piece(value))
+            _bound(path, pieces)
         elif number == 2 and isinstance(value, bytes):
             trainer = dict(_read_fields(value))
         elif number == 3 and isinstance(value, bytes):
@@ -183,6 +185,16 @@ def _count(texts: Sequence[str], kind: str) -> str:
     return f"{len(texts)} {kind} pieces ({shown})"
 
 
+def _bound(path: str, pieces: Sequence[Piece]) -> None:
+    """Refuse what would take for ever to convert, as soon as it is read."""
+    if len(pieces) > _MOST_PIECES:
+        raise InputError(f"{path}: more than {_MOST_PIECES:,} pieces; no Llama has as many")
+    if len(pieces[-1].text) > LONGEST_TOKEN:
+        raise InputError(
+            f"{path}: a piece of {len(pieces[-1].text):,} characters, expected at most {LONGEST_TOKEN:,}"
+        )
+
+
 def _find_piece_faults(pieces: Sequence[Piece]) -> Iterator[str]:
     first = tuple(piece.text for piece in pieces[:3])
     kinds = tuple(piece.kind for piece in pieces[:3])
@@ -226,16 +238,15 @@ def _make_piece(message: bytes) -> Piece:
     return Piece(text, score, kind)
 
 
-def _read_fields(message: bytes) -> list[tuple[int, int | bytes]]:
+def _read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Give (field number, value) of a protobuf message; ValueError where it is not one."""
-    fields: list[tuple[int, int | bytes]] = []
     position, end = 0, len(message)
     while position < end:
         tag, position = _read_varint(message, position)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
             value, position = _read_varint(message, position)
-            fields.append((number, value))
+            yield number, value
             continue
         if wire == 2:
             size, position = _read_varint(message, position)
@@ -245,9 +256,8 @@ def _read_fields(message: bytes) -> list[tuple[int, int | bytes]]:
             raise ValueError(f"wire type {wire}")
         if not number or position + size > end:
             raise ValueError(f"field {number} of {size} bytes at {position}")
-        fields.append((number, message[position : position + size]))
+        yield number, message[position : position + size]
         position += size
-    return fields
 
 
 def _read_varint(message: bytes, position: int) -> tuple[int, int]:

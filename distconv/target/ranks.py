@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distconv.errors import InputError
-from distconv.target.merges import find_merges, write_tokenizer
+from distconv.target.merges import LONGEST_TOKEN, find_merges, write_tokenizer
 
 SpecialTokens = Literal["llama-3", "llama-3.1"]
 
@@ -78,11 +78,14 @@ def make_rank_vocabulary(path: str, content: bytes) -> RankVocabulary:
     lines = content.split(b"\n")
     if lines[-1] == b"":
         lines.pop()
-    tokens = tuple(_read_line(path, rank, line) for rank, line in enumerate(lines))
-    if len(tokens) >= _LLAMA_4_RANKS:
+    if len(lines) >= _LLAMA_4_RANKS:
         raise InputError(
-            f"{path}: {len(tokens):,} ranks, the tokenizer of a Llama 4 model; distconv converts Llama 1 to 3.3"
+            f"{path}: {len(lines):,} ranks, the tokenizer of a Llama 4 model; distconv converts Llama 1 to 3.3"
         )
+    tokens = tuple(_read_line(path, rank, line) for rank, line in enumerate(lines))
+    longest = max(map(len, tokens))
+    if longest > LONGEST_TOKEN:
+        raise InputError(f"{path}: a token of {longest:,} bytes, expected at most {LONGEST_TOKEN:,}")
     known = set(tokens)
     if len(known) != len(tokens):
         raise InputError(f"{path}: {len(tokens) - len(known)} tokens stand there twice")

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import pairwise
 
+from distconv.target.merges import bound_merges
+
 Pair = tuple[str, str]
 Ranks = Mapping[str, tuple[float, int]]
 """Pieces that may be merged, each with its score, negated so that less is better, and its id."""
@@ -22,13 +24,16 @@ def find_ties(ranks: Ranks) -> frozenset[str]:
     """Give the pieces that sentencepiece merges in an order which ranks cannot express.
 
     Empty means that merges ranked by score, id, left id and right id give the same pieces for
-    every text.
+    every text. InputError where there are more merges than any tokenizer has.
     """
+    merges_found = 0
     count = Counter(score for score, _ in ranks.values())
     groups: defaultdict[float, dict[str, Sequence[Pair]]] = defaultdict(dict)
     for text, (score, _) in ranks.items():
         if count[score] > 1 and (pairs := _find_cuts(ranks, text)):
             groups[score][text] = pairs
+            merges_found += len(pairs)
+            bound_merges(merges_found)
     tied = [merges for merges in groups.values() if len(merges) > 1]
     builders = _find_builders(ranks, frozenset().union(*tied))
     found: set[str] = set()

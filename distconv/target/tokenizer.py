@@ -25,7 +25,8 @@ from distconv.target.ranks import (
 Vocabulary = PieceVocabulary | RankVocabulary
 """What Meta's tokenizer.model holds; has ``path``, ``kind``, ``size`` and ``notes``."""
 
-_LIMIT_BYTES = 64 << 20
+_LIMIT_BYTES = 8 << 20
+"""Four times Llama 3's; merges are looked for at every byte."""
 _EXPECTED = "a sentencepiece model (Llama 1, 2, Code Llama) or lines `base64 rank` (Llama 3)"
 
 

@@ -1,25 +1,33 @@
 """.pth files: offsets that hold whatever wrote them, and every way in which a file can be bad."""
 
+import argparse
 import io
 import os
 import pickle
+import random
 import struct
+import time
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distconv.errors import InputError
-from distconv.source.archive import locate_data
+from distconv.source.archive import locate_data, read_archive
 from distconv.source.catalog import Catalog, read_catalog
 from distconv.source.layouts import ShardFiles
 from distconv.storage import LocalStorage, opened
 from tests.checkpoints import Spec, rezip, write_checkpoint
+from tests.fuzz import MemoryReader
+from tests.programs import PLACES, TENSOR, VALUES, every_file, make_legacy, make_zip, text
 
 Tensors = dict[str, torch.Tensor]
 STORAGE = LocalStorage()
@@ -286,7 +294,7 @@ def with_pickle(path: Path, content: bytes) -> Path:
         (Call(bytearray, 2**31), "builtin"),
         (Call(getattr, "a", "b"), "builtin"),
         (Call(torch.load, "x"), "torch.serialization"),
-        (torch.nn.Linear(2, 2), "NEWOBJ"),
+        (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
     ],
     ids=["system", "eval", "bytearray", "getattr", "torch.load", "module"],
 )
@@ -304,8 +312,8 @@ def test_a_pickle_that_calls_anything_is_refused_and_named(good: Path, evil: obj
         (b"\x80\x02].", "list, expected a dict of tensors"),
         (b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "no tensors in it"),
         (b"\x80\x02" + b"(" * 10, "not a readable torch checkpoint"),
-        (b"\x80\x02r\xff\xff\xff\x7fN.", "memo jumps to"),
-        (b"\x80\x02Nr\xff\xff\xff\x0f.", "memo jumps to"),
+        (b"\x80\x02r\xff\xff\xff\x7fN.", "not a readable torch checkpoint"),
+        (b"\x80\x02Nr\xff\xff\xff\x0f.", "NoneType, expected a dict"),
         (b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", ""),
         (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", ""),
         (b"\x80\x02B\xff\xff\xff\x7f", ""),
@@ -318,6 +326,96 @@ def test_a_pickle_that_calls_anything_is_refused_and_named(good: Path, evil: obj
 )  # fmt: skip
 def test_a_strange_pickle_is_refused(good: Path, content: bytes, words: str) -> None:
     assert words in refused(with_pickle(good, content))
+
+
+def outcome(content: bytes, path: Path) -> tuple[str, float]:
+    """Read a file; gives the one line by which it was refused, or nothing, and the seconds it took."""
+    path.write_bytes(content)
+    started = time.process_time()
+    try:
+        read(path)
+        message = ""
+    except InputError as error:
+        message = str(error)
+    return message, time.process_time() - started
+
+
+def test_a_hostile_value_in_any_place_is_read_or_refused_at_once_and_changes_nothing(tmp_path: Path) -> None:
+    good = save(tmp_path / "good.pth", make_state())
+    before = read(good)
+    for name, content in every_file(300):
+        message, seconds = outcome(content, tmp_path / "s.pth")
+        assert seconds < 2, name
+        assert message.isprintable(), name
+        assert not message or message.startswith(str(tmp_path)), name
+        assert read(good) == before, name
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_pickle_of_any_size_takes_little_time_and_memory_and_never_ends_the_process(
+    good: Path, name: str
+) -> None:
+    content = make_zip(b"\x80\x02" + PLACES["beside"](VALUES[name](100_000)) + b".", good.read_bytes())
+    tracemalloc.start()
+    _message, seconds = outcome(content, good)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Following allocations takes longer than the reading itself.
+    assert seconds < 10
+    assert peak < 256 << 20
+
+
+@dataclass
+class Settings:
+    """What trainers write of their own beside the tensors."""
+
+    rate: float = 0.1
+
+
+def test_what_trainers_keep_beside_the_tensors_is_let_go(tmp_path: Path) -> None:
+    module = torch.nn.Linear(3, 4)
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.ones(3)).sum().backward()
+    optimizer.step()
+    state = module.state_dict() | {
+        "optimizer": optimizer.state_dict(), "args": argparse.Namespace(rate=0.1, names=["a"]), "epoch": 3,
+        "loss": np.float64(0.5), "rng": np.random.default_rng(0).random(3), "random": random.getstate(),
+        "device": torch.device("cpu"), "folder": Path("x"), "counts": Counter("abc"), "seen": {1, 2},
+        "by layer": defaultdict(int, {"a": 1}), (1, 2): "a tuple as key", 7: "a number", "text": "é" * 5000,
+    }  # fmt: skip
+    for protocol in (2, 3):
+        found = load_by_offset(save(tmp_path / "s.pth", state, pickle_protocol=protocol))
+        assert set(found) == {"weight", "bias"}
+        assert all(torch.equal(found[name], module.state_dict()[name]) for name in found)
+
+
+def test_a_class_of_the_trainers_own_is_refused_by_name(tmp_path: Path) -> None:
+    path = save(tmp_path / "s.pth", {"a": torch.ones(2), "settings": Settings()})
+    assert f"names {__name__}.Settings, which" in refused(path)
+
+
+def test_the_keys_of_a_legacy_file_are_text_and_each_there_once() -> None:
+    for keys, words in [
+        (b"](" + text("0") + text("0") + b"e", "storage 0 is there twice"),
+        (b"]K\0a", "storage 0 belongs to no tensor"),
+        (b"](" + text("1") + b"e", "storage '1' belongs to no tensor"),
+        (b"]", "no data for storage 0"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            read_archive(MemoryReader(make_legacy({4: keys})))
+    assert list(read_archive(MemoryReader(make_legacy({})))) == ["a"]
+
+
+def test_a_legacy_description_of_any_length_is_read_or_refused(tmp_path: Path) -> None:
+    for mebibytes in (0.9, 1.1, 4.5, 15):
+        entries = b"".join(
+            text(f"k{number}") + text("x" * 100_000) for number in range(int(mebibytes * 10.48))
+        )
+        path = tmp_path / "s.pth"
+        path.write_bytes(make_legacy({3: b"}(" + entries + text("a") + TENSOR + b"u"}))
+        assert list(read(path).shards[0].tensors) == ["a"]
+    path.write_bytes(make_legacy({3: b"}(" + (text("k") + text("x" * 1_000_000)) * 17 + b"u"}))
+    assert "its description is larger than" in refused(path)
 
 
 def pickle_tensor(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], elements: int = 12) -> bytes:
@@ -366,6 +464,58 @@ def test_impossible_views_are_refused(good: Path, content: bytes, words: str) ->
 def test_a_possible_view_is_read(good: Path) -> None:
     view = read(with_pickle(good, pickle_tensor(2, (2, 5), (5, 1)))).shards[0].tensors["a"]
     assert (view.offset, view.shape, view.strides) == (2, (2, 5), (5, 1))
+
+
+def write_records(path: Path, names: Iterable[str], offset: int = 0) -> Path:
+    """Write a zip file that is a table of records and little else; all begin at the same byte."""
+    table = b"".join(
+        struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0x800, 0, 0, 0, 0, 0, 0, len(name), 0, 0, 0, 0, 0, offset) + name
+        for name in (name.encode() for name in names)
+    )  # fmt: skip
+    head = b"PK\x03\x04" + bytes(26)
+    path.write_bytes(head + table + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, len(table), len(head), 0))
+    return path
+
+
+def test_a_table_of_a_million_records_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = write_records(tmp_path / "s.pth", (f"{number:07}" for number in range(1_000_000)))
+    started = time.process_time()
+    assert "table of records is larger than 4,194,304 bytes" in refused(path)
+    assert time.process_time() - started < 2
+
+
+def test_records_that_share_bytes_are_refused(good: Path, tmp_path: Path) -> None:
+    assert "begins inside of another one" in refused(write_records(tmp_path / "t.pth", "ab"))
+    content = bytearray(good.read_bytes())
+    with zipfile.ZipFile(good) as archive:
+        first, second = (archive.getinfo(f"s/data/{key}").header_offset for key in "01")
+    at = content.rindex(struct.pack("<L", second))
+    content[at : at + 4] = struct.pack("<L", first + 8)
+    good.write_bytes(content)
+    assert "s/data/1 begins inside of another one" in refused(good)
+
+
+def test_names_of_records_are_shown_short_and_defused(tmp_path: Path) -> None:
+    message = refused(write_records(tmp_path / "s.pth", ["\x1b[2J\n\u202e" + "x" * 60_000]))
+    assert message.isprintable()
+    assert "it holds \\x1b[2J\\n\\u202exxx" in message
+    assert len(message) < 500
+
+
+def test_a_damaged_description_is_told_by_its_checksum(good: Path) -> None:
+    content = good.read_bytes()
+    assert content.count(b"X\x01\0\0\0a") == 1
+    good.write_bytes(content.replace(b"X\x01\0\0\0a", b"X\x01\0\0\0c"))
+    assert "s/data.pkl differs from its CRC32" in refused(good)
+
+
+def test_sizes_beyond_the_file_are_refused(good: Path) -> None:
+    content = good.read_bytes()
+    at = content.rindex(b"PK\x01\x02", 0, content.rindex(b"s/data/1"))
+    for size in (2**31, 2**32 - 2):
+        claimed = struct.pack("<LL", size, size)
+        good.write_bytes(content[: at + 20] + claimed + content[at + 28 :])
+        refused(good)
 
 
 def test_all_shards_findings_come_at_once(tmp_path: Path, good: Path) -> None:

@@ -68,7 +68,7 @@ def describe(folder: Path) -> list[object]:
             with opened(storage, copy.record.path) as reader:
                 content = read_range(reader, locate_data(reader, copy.record), copy.record.size_bytes)
             digest = hashlib.sha256(content).hexdigest()
-            boxes = (copy.extents, copy.source_strides, copy.target_offset, copy.target_strides)
+            boxes = (copy.start, copy.loops)
             found.append((tensor.name, tensor.shape, tensor.dtype, boxes, copy.source_offset, digest))
     return found
 

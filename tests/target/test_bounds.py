@@ -1,0 +1,188 @@
+"""Tokenizers and configs that would take for ever are refused, or take little time and memory."""
+
+import base64
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distconv.errors import InputError
+from distconv.storage import LocalStorage
+from distconv.target.empty import read_expected_shapes
+from distconv.target.tokenizer import make_tokenizer_files, read_vocabulary
+
+STORAGE = LocalStorage()
+BYTES = [bytes([value]) for value in range(256)]
+
+
+def make_ranks(tokens: list[bytes]) -> bytes:
+    """Write a tiktoken file of the single bytes and these tokens."""
+    lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate([*BYTES, *tokens]))
+    return "".join(lines).encode()
+
+
+def field(number: int, content: bytes) -> bytes:
+    """Write a protobuf field that holds bytes."""
+    size, tail = len(content), b""
+    while size >= 0x80:
+        tail, size = tail + bytes([size & 0x7F | 0x80]), size >> 7
+    return bytes([number << 3 | 2]) + tail + bytes([size]) + content
+
+
+def make_pieces(good: bytes, texts: list[str]) -> bytes:
+    """Append pieces to a sentencepiece file."""
+    return good + b"".join(field(1, field(1, text.encode())) for text in texts)
+
+
+def words(longest: int) -> Iterator[str]:
+    """Give words of which every beginning and every end is one too."""
+    for size in range(2, longest):
+        for ones in range(size + 1):
+            yield "a" * ones + "b" * (size - ones)
+
+
+TEXTS: dict[str, Callable[[], list[str]]] = {
+    "one of 200 kB": lambda: ["x" * 200_000],
+    "one of 1,025": lambda: ["x" * 1025],
+    "many of 1,000": lambda: [f"{number:x}".rjust(1000, "x") for number in range(6000)],
+    "many that are made of each other": lambda: list(words(100)),
+    "a million": lambda: [f"x{number:x}" for number in range(1_000_000)],
+    "8 MB of one character": lambda: [chr(0x4E00 + number) for number in range(20_000)] * 70,
+}
+
+
+@pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("kind", ["tiktoken", "sentencepiece"])
+def test_tokens_of_any_size_and_number_take_little_time_or_are_refused(
+    tmp_path: Path, sentencepiece_file: Path, texts: Callable[[], list[str]], kind: str
+) -> None:
+    path = tmp_path / "tokenizer.model"
+    if kind == "tiktoken":
+        path.write_bytes(make_ranks([text.encode() for text in texts()]))
+    else:
+        path.write_bytes(make_pieces(sentencepiece_file.read_bytes(), texts()))
+    started = time.process_time()
+    try:
+        vocabulary = read_vocabulary(STORAGE, str(path))
+        make_tokenizer_files(
+            vocabulary, context=2048, instruct=False, chat_template=None,
+            special_tokens="llama-3" if kind == "tiktoken" else None,
+        )  # fmt: skip
+    except InputError as error:
+        assert len(str(error)) < 1000  # noqa: PT017  either way is right
+    assert time.process_time() - started < 15
+
+
+def test_the_longest_token_and_no_longer_one_is_taken(tmp_path: Path, sentencepiece_file: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    for make in (
+        lambda text: make_ranks([text.encode()]), lambda text: make_pieces(sentencepiece_file.read_bytes(), [text])
+    ):  # fmt: skip
+        path.write_bytes(make("x" * 1024))
+        assert read_vocabulary(STORAGE, str(path)).size > 256
+        path.write_bytes(make("x" * 1025))
+        with pytest.raises(InputError, match=r"of 1,025 .*, expected at most 1,024"):
+            read_vocabulary(STORAGE, str(path))
+
+
+def test_merges_beyond_those_of_any_tokenizer_are_refused(tmp_path: Path, sentencepiece_file: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    # All of one score, so that which one is taken first is looked at when the file is read.
+    path.write_bytes(make_pieces(sentencepiece_file.read_bytes(), list(words(160))))
+    with pytest.raises(InputError, match="more than 1,000,000 merges"):
+        read_vocabulary(STORAGE, str(path))
+    path.write_bytes(make_ranks([word.encode() for word in words(160)]))
+    vocabulary = read_vocabulary(STORAGE, str(path))
+    with pytest.raises(InputError, match="more than 1,000,000 merges"):
+        make_tokenizer_files(
+            vocabulary, context=2048, instruct=False, chat_template=None, special_tokens="llama-3"
+        )
+
+
+CONFIG = {
+    "model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "vocab_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 128, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+}  # fmt: skip
+SHAPES = [(64, 16)] * 21
+HUGE = st.sampled_from(
+    [2**62, 10**7, 1e308, -1, 0, 10**400, True, None, "x", [10**7], {"num_hidden_layers": 10**7}]
+)
+KEYS = st.sampled_from(
+    [
+        *CONFIG, "num_labels", "layer_types", "text_config", "vision_config", "auto_map", "quantization_config",
+        "partial_rotary_factor", "pad_token_id", "id2label", "attn_implementation", "rope_scaling", "rope_theta",
+        "original_max_position_embeddings", "architectures", "dtype", "torch_dtype", "max_length",
+    ]
+)  # fmt: skip
+ROPE = st.dictionaries(
+    st.sampled_from(
+        [
+            "rope_type", "type", "factor", "partial_rotary_factor", "low_freq_factor", "high_freq_factor",
+            "original_max_position_embeddings", "short_factor", "long_factor", "beta_fast", "beta_slow",
+        ]
+    ),
+    st.one_of(HUGE, st.sampled_from(["llama3", "linear", "dynamic", "yarn", "longrope", "default"])),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(changes=st.dictionaries(KEYS, st.one_of(HUGE, ROPE), max_size=3), nested=st.integers(0, 3))
+def test_a_config_of_anything_makes_a_model_or_none_in_little_time(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, object], nested: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "config.json"
+    content: object = CONFIG | changes
+    for _ in range(nested):
+        content = CONFIG | {"text_config": content, "rope_parameters": content}
+    path.write_text(json.dumps(content))
+    read_expected_shapes(STORAGE, write_good(path.with_name("good.json")), SHAPES)
+    started = time.process_time()
+    # What it raises is Transformers' own.
+    with contextlib.suppress(Exception):
+        read_expected_shapes(STORAGE, str(path), SHAPES)
+    assert time.process_time() - started < 5
+
+
+def write_good(path: Path) -> str:
+    path.write_text(json.dumps(CONFIG))
+    return str(path)
+
+
+def test_a_plain_config_makes_the_tensors_that_it_says(tmp_path: Path) -> None:
+    found, tied = read_expected_shapes(STORAGE, write_good(tmp_path / "config.json"), SHAPES)
+    assert found["model.layers.1.self_attn.k_proj.weight"] == (8, 16)
+    assert len(found) == 21
+    assert tied == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_hidden_layers": 3}, "num_hidden_layers 3, the chunks' 21 tensors allow at most 2"),
+        ({"vocab_size": 65}, "vocab_size 65"),
+        ({"num_key_value_heads": 65}, "num_key_value_heads 65"),
+        ({"rope_parameters": {"partial_rotary_factor": 1e9}}, "partial_rotary_factor"),
+        ({"model_type": "qwen2"}, "model_type 'qwen2', expected 'llama'"),
+        ({"model_type": None}, "model_type None, expected 'llama'"),
+    ],
+)
+def test_sizes_beyond_the_tensors_are_refused_before_a_model_is_made(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | changes))
+    with pytest.raises(ValueError, match=said):
+        read_expected_shapes(STORAGE, str(tmp_path / "config.json"), SHAPES)
+
+
+def test_code_that_a_config_names_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    named = {"auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | named))
+    read_expected_shapes(STORAGE, str(tmp_path / "config.json"), SHAPES)
+    assert not (tmp_path / "ran").exists()
