@@ -9,13 +9,15 @@ from functools import partial
 from distconv.assembly import make_files
 from distconv.errors import ConversionError, InputError, OutputError, UsageError
 from distconv.finished import compare_all, examine
+from distconv.identity import Source, make_identity
 from distconv.moving.compare import equal_targets, target_of_view
 from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
 from distconv.moving.worker import Job, Receipt, Sight, is_finished
 from distconv.planning.plan import Plan, describe_large_tensors
 from distconv.progress import Progress, SilentProgress, Stopwatch, format_count, format_size
-from distconv.resuming import is_recorded, make_identity, taken
+from distconv.resuming import is_recorded, taken
+from distconv.source.files import find_files
 from distconv.storage import LocalStorage, Storage, join
 from distconv.survey import Checkpoint, PathLike, decide, plan_conversion, read_checkpoint
 from distconv.target.loading import digest_file, find_obstacles
@@ -145,13 +147,16 @@ def convert(
     if check:
         _check(source, family, tokenizer, params, progress)
     started = time.monotonic()
+    tokenizer_path = None if tokenizer is None else os.fspath(tokenizer)
+    params_path = None if params is None else os.fspath(params)
+    input_files = Source(storage, find_files(storage, input_path, tokenizer_path, params_path))
     checkpoint = read_checkpoint(
         storage,
         input_path,
         family=family,
         instruct=instruct,
-        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
-        params_path=None if params is None else os.fspath(params),
+        tokenizer=tokenizer_path,
+        params_path=params_path,
     )
     if checkpoint.vocabulary is None:
         raise InputError(
@@ -185,9 +190,11 @@ def convert(
             _source_digests(storage, checkpoint),
         )  # fmt: skip
         look = partial(obstacles, overwrite=overwrite)
-        with taken(storage, output_path, plan, identity, progress, look, overwrite=overwrite) as folder:
+        with taken(
+            storage, output_path, input_files, plan, identity, progress, look, overwrite=overwrite
+        ) as folder:
             folder.remove(damaged)
-            sight = Sight(_sizes(storage, checkpoint), *folder.witness)
+            sight = Sight(_sizes(storage, checkpoint), folder.owner)
             job = Job(storage, output_path, device, None, folder.recorded, pictures.wanted, sight)
             receipts = _move(job, plan, None if inline else cluster, progress, folder.keep)
             _check_chunks(storage, output_path, plan)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from distconv.errors import InputError, OutputError, UsageError
-from distconv.lock import LOCK_NAME, locked
+from distconv.ownership import owned
 from distconv.progress import Progress, SilentProgress, format_count, format_size
 from distconv.remote.evidence import describe_wrong_params, describe_wrong_text, has_checksums
 from distconv.remote.large import Fetching, LargeFile
@@ -112,7 +112,7 @@ def download(
     server = Server(link)
     started = time.monotonic()
     try:
-        with locked(storage, place, progress.note):
+        with owned(storage, place, progress.note):
             return _Download(server, place, progress).run(releases, connections, started)
     finally:
         server.close()
@@ -139,7 +139,7 @@ class _Download:
         wanted = self._name_files(releases, {release: self._find_folder(release) for release in releases})
         for folder in wanted.folders:
             self._storage.make_folder(folder)
-        sweep_attempts(self._storage, [join(self._place, LOCK_NAME), *small, *map(state_path, large)])
+        sweep_attempts(self._storage, [*small, *map(state_path, large)])
         listed, count = self._fetch_small(wanted.small)
         files = self._look_at_large(wanted.large, listed)
         try:

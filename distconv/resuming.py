@@ -7,20 +7,19 @@ place, and the mark (index or config) is set last.
 
 import hashlib
 import json
-import os
-import time
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from distconv.digests import ALGORITHM, ChunkDigests
-from distconv.errors import InputError, OutputError
-from distconv.lock import LOCK_NAME, Lock, locked
+from distconv.errors import DistconvError, InputError, OutputError
+from distconv.identity import Source, find_libraries
 from distconv.moving.worker import Receipt, is_finished
+from distconv.ownership import Ownership, is_owned, is_owner_file, owned
 from distconv.planning.plan import Plan
 from distconv.progress import Progress, format_size
-from distconv.storage import Storage, join, read_small, write_small
-from distconv.survey import Checkpoint
+from distconv.storage import Storage, join, read_small
 from distconv.target.config import to_json
 from distconv.target.finalise import (
     JOURNAL_NAME,
@@ -29,7 +28,6 @@ from distconv.target.finalise import (
     clear_marks,
     is_model_file,
     is_partial,
-    sweep_partials,
     write_files,
 )
 from distconv.target.loading import find_legal
@@ -37,56 +35,9 @@ from distconv.target.receipt import digest_receipt, read_receipt
 
 _LIMIT_BYTES = 64 << 20
 JOURNAL_SECONDS = 2.0
-"""To make the journal durable holds up the chunks that are being written; what a crash leaves
-unrecorded is kept by header and size."""
+"""Chunks that were finished within it share one writing of the journal; so much work a crash may cost."""
 _SMALL_FILES_BYTES = 32 << 20
 """Room for what stands beside the chunks: the largest tokenizer takes half of it."""
-
-
-def make_identity(storage: Storage, checkpoint: Checkpoint, plan: Plan, version: str) -> dict[str, object]:
-    """Say what is converted and how: two conversions of one identity make the same bytes.
-
-    It names no host, worker or time of running.
-    """
-    files = checkpoint.files
-    small = (files.params, *files.legal, *([files.tokenizer] if files.tokenizer else []))
-    return {
-        "distconv": version,
-        "family": checkpoint.choice.family.name,
-        "instruct": checkpoint.choice.instruct,
-        "dtype": plan.dtype.name,
-        "max_shard_size": plan.chunk_limit_bytes,
-        "tied": plan.decisions.tied,
-        "kv_replication": plan.decisions.kv_replication,
-        "source": {
-            **{
-                os.path.basename(path): {
-                    "sha256": hashlib.sha256(read_small(storage, path, _LIMIT_BYTES)).hexdigest()
-                }
-                for path in small
-            },
-            **{
-                os.path.basename(path): _fingerprint(storage, checkpoint, path)
-                for shard in files.shards
-                for path in shard.paths
-            },
-        },
-        "plan_sha256": hashlib.sha256(b"".join(chunk.header for chunk in plan.chunks)).hexdigest(),
-    }
-
-
-def _fingerprint(storage: Storage, checkpoint: Checkpoint, path: str) -> dict[str, object]:
-    """Tell a shard from a changed one without reading its data: size, time, and what its headers say."""
-    entry = storage.find(path)
-    if entry is None:
-        raise InputError(f"{path}: gone while it was read")
-    digest = hashlib.sha256()
-    for shard in checkpoint.catalog:
-        for view in shard.tensors.values():
-            if view.record.path == path:
-                where = (view.record.offset_bytes, view.record.size_bytes, view.record.crc32)
-                digest.update(repr((view.name, view.dtype.name, view.shape, view.strides, where)).encode())
-    return {"size_bytes": entry.size_bytes, "version": entry.version, "headers_sha256": digest.hexdigest()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +45,7 @@ class _Found:
     """What stands in OUTPUT before a conversion."""
 
     entries: Mapping[str, int]
-    """Sizes in bytes of all files and folders but a lock and what was never finished."""
+    """Sizes in bytes of all files and folders but owners' and what was never finished."""
     left_bytes: int
     """Of files that were never finished."""
     conversion: object
@@ -110,7 +61,7 @@ def _look(storage: Storage, output: str) -> _Found:
     entries = {
         found.name: found.size_bytes
         for found in listed
-        if found.name != LOCK_NAME and (found.is_folder or not is_partial(found.name))
+        if not is_owner_file(found.name) and not is_partial(found.name)
     }
     left_bytes = sum(found.size_bytes for found in listed if is_partial(found.name))
     # The journal counts more: it stands until the very end.
@@ -135,8 +86,8 @@ def _read_record(storage: Storage, path: str) -> tuple[object, dict[str, ChunkDi
 
 def is_recorded(storage: Storage, output: str, identity: dict[str, object]) -> bool:
     """Whether OUTPUT has the receipt of this very conversion, and is nobody's any more; only looks."""
-    # A lock is that of one who is about to finish, or who was killed as it did.
-    if storage.find(join(output, LOCK_NAME)) is not None:
+    # Its owner is about to finish, or was killed as it did.
+    if is_owned(storage, output):
         return False
     path = join(output, RECEIPT_NAME)
     if storage.find(path) is None:
@@ -153,70 +104,128 @@ class Folder:
     def __init__(
         self,
         storage: Storage,
-        output: str,
+        owner: Ownership,
+        source: Source,
         plan: Plan,
         identity: dict[str, object],
         recorded: Mapping[str, ChunkDigests],
-        lock: Lock,
     ) -> None:
-        """Begin with what an earlier run recorded."""
+        """Begin with what an earlier run recorded and what stood there when the folder was taken."""
+        self.owner = owner
         self.recorded = dict(recorded)
-        self._storage, self._output = storage, output
+        self._storage, self._source = storage, source
         self._chunks = {chunk.name: chunk for chunk in plan.chunks}
         self._identity = identity
-        self._lock = lock
-        self._pending = False
-        self._write_journal()
-
-    @property
-    def witness(self) -> tuple[str, bytes]:
-        """A file in the folder, and what it contains in this folder alone."""
-        return join(self._output, LOCK_NAME), self._lock.token.encode()
+        self._digests = dict(recorded)
+        self._pending, self._mixed, self._finished = False, False, False
+        self._failure: Exception | None = None
+        self._beside: tuple[str, ...] = ()
+        self._ended = threading.Event()
+        self._write_journal(self._chunk_rows())
+        self._thread = threading.Thread(target=self._keep_up, daemon=True)
+        self._thread.start()
 
     def keep(self, receipt: Receipt) -> None:
-        """Record a finished chunk; OutputError where another conversion has taken the folder."""
-        self._lock.check()
-        if self.recorded.get(receipt.chunk) != receipt.digests:
-            self.recorded[receipt.chunk] = receipt.digests
-            self._pending = True
-        if time.monotonic() - self._written_at >= JOURNAL_SECONDS:
-            self.flush()
+        """Record a finished chunk, within JOURNAL_SECONDS.
 
-    def flush(self) -> None:
-        """Record what is not recorded yet."""
-        if self._pending:
-            self._write_journal()
+        Raises what kept earlier ones from being recorded: OutputError where another conversion has
+        taken the folder, InputError where INPUT has changed.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._digests.get(receipt.chunk) != receipt.digests:
+            self._digests[receipt.chunk] = receipt.digests
+            self._pending = True
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files of the folder."""
-        self._lock.check()
         for name in names:
-            self._storage.remove(join(self._output, name))
+            self.owner.remove(self._storage, name)
 
     def finish(self, files: Mapping[str, bytes]) -> None:
-        """Write what stands beside the chunks, receipt included, the mark last."""
-        self._lock.check()
+        """Write what stands beside the chunks, receipt included; the mark last, and only of one INPUT."""
+        self._stop()
+        if self._failure is not None:
+            raise self._failure
         # A worker that was killed could not remove its own.
-        sweep_partials(self._storage, self._output)
+        self.owner.sweep(self._storage, is_partial)
         *before, mark = files
-        receipt = {RECEIPT_NAME: self._make_receipt(files)}
-        ordered = {name: files[name] for name in before} | receipt | {mark: files[mark]}
-        write_files(self._storage, self._output, ordered)
-        self._pending = False
-        self._storage.remove(join(self._output, JOURNAL_NAME))
-        self._storage.flush_folder(self._output)
+        self._beside = (*before, RECEIPT_NAME)
+        ordered = {name: files[name] for name in before} | {RECEIPT_NAME: self._make_receipt(files)}
+        write_files(self._storage, self.owner, ordered)
+        with self._noting_change():
+            self._source.prove(self._identity)
+        write_files(self._storage, self.owner, {mark: files[mark]})
+        self._finished = True
+        self.owner.remove(self._storage, JOURNAL_NAME)
+        self._storage.flush_folder(self.owner.folder)
 
-    def _write_journal(self) -> None:
-        content = {"conversion": self._identity, "chunks": self._chunk_rows()}
-        write_small(self._storage, join(self._output, JOURNAL_NAME), to_json(content))
+    def close(self) -> None:
+        """Record what is not recorded yet; of an INPUT that has changed nothing of this run stays."""
+        self._stop()
+        if self._finished:
+            return
+        # Why it ended matters more than that this could not be recorded.
+        with suppress(OSError, OutputError):
+            with suppress(InputError), self._noting_change():
+                self._source.check()
+                self._flush()
+            if self._mixed:
+                self._drop()
+
+    def _stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _keep_up(self) -> None:
+        while not self._ended.wait(JOURNAL_SECONDS):
+            try:
+                self._flush()
+            except (OSError, DistconvError) as error:
+                self._failure = error
+                return
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
         self._pending = False
-        self._written_at = time.monotonic()
+        rows = self._chunk_rows()
+        try:
+            # After the chunks were made: all that they were read from was INPUT's, then.
+            with self._noting_change():
+                self._source.check()
+            self._write_journal(rows)
+        except BaseException:
+            self._pending = True
+            raise
+
+    @contextmanager
+    def _noting_change(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            self._mixed = True
+            raise
+
+    def _drop(self) -> None:
+        """Forget and remove the chunks of this run; where there are no others, the folder is as it was."""
+        self._digests = dict(self.recorded)
+        self._write_journal(self._chunk_rows())
+        self.remove(name for name in self._chunks if name not in self.recorded)
+        if not self.recorded:
+            self.remove((*self._beside, JOURNAL_NAME))
+        self._storage.flush_folder(self.owner.folder)
+
+    def _write_journal(self, rows: list[dict[str, object]]) -> None:
+        content = {"conversion": self._identity, "chunks": rows}
+        self.owner.write(self._storage, JOURNAL_NAME, to_json(content))
 
     def _make_receipt(self, files: Mapping[str, bytes]) -> bytes:
         content: dict[str, object] = {
             "conversion": self._identity,
             "chunks": self._chunk_rows(),
             "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+            "libraries": find_libraries(),
         }
         return to_json(content | {"sha256": digest_receipt(content)})
 
@@ -231,7 +240,7 @@ class Folder:
                 },
             }
             for name, chunk in self._chunks.items()
-            if (digests := self.recorded.get(name)) is not None
+            if (digests := self._digests.get(name)) is not None
         ]
 
 
@@ -239,6 +248,7 @@ class Folder:
 def taken(
     storage: Storage,
     output: str,
+    source: Source,
     plan: Plan,
     identity: dict[str, object],
     progress: Progress,
@@ -246,34 +256,39 @@ def taken(
     *,
     overwrite: bool,
 ) -> Iterator[Folder]:
-    """Take OUTPUT for a conversion: locked, cleared of what is not wanted, with room for the rest.
+    """Take OUTPUT for a conversion: owned, cleared of what is not wanted, with room for the rest.
 
     OutputError, with nothing touched, where it holds something else, has too little room, or
     is another conversion's that still runs. ``find_obstacles`` tells of what must be moved away.
     """
     _check(storage, output, plan, identity, find_obstacles, overwrite=overwrite)
     storage.make_folder(output)
-    with locked(storage, output, progress.note) as lock:
+    with owned(storage, output, progress.note, is_partial) as owner, source.held():
         found = _check(storage, output, plan, identity, find_obstacles, overwrite=overwrite)
-        sweep_partials(storage, output)
         if overwrite:
-            clear_folder(storage, output, find_legal(storage, output))
+            clear_folder(storage, owner, find_legal(storage, output))
         else:
             # What misses a chunk must not look whole while it is mended.
-            clear_marks(storage, output)
-        digests = {} if overwrite else _known(found.digests, plan)
-        folder = Folder(storage, output, plan, identity, digests, lock)
+            clear_marks(storage, owner)
+        recorded = {} if overwrite else _find_recorded(storage, output, found.digests, plan)
+        folder = Folder(storage, owner, source, plan, identity, recorded)
         try:
             yield folder
         finally:
-            # Why it ended matters more than that this could not be recorded.
-            with suppress(OSError):
-                folder.flush()
+            folder.close()
 
 
-def _known(digests: Mapping[str, ChunkDigests], plan: Plan) -> dict[str, ChunkDigests]:
-    tensors = {chunk.name: len(chunk.tensors) for chunk in plan.chunks}
-    return {name: found for name, found in digests.items() if len(found.tensors) == tensors.get(name)}
+def _find_recorded(
+    storage: Storage, output: str, digests: Mapping[str, ChunkDigests], plan: Plan
+) -> dict[str, ChunkDigests]:
+    """Give the digests of chunks that are recorded and there; what is there is compared with them later."""
+    return {
+        chunk.name: found
+        for chunk in plan.chunks
+        if (found := digests.get(chunk.name)) is not None
+        and len(found.tensors) == len(chunk.tensors)
+        and is_finished(storage, join(output, chunk.name), chunk)
+    }
 
 
 def _check(

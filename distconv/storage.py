@@ -9,20 +9,23 @@ import contextlib
 import os
 import posixpath
 import shutil
-import socket
 import stat
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from distconv.errors import ConversionError, InputError, OutputError
+from distconv.fencing import (
+    LocalRemoval,
+    create_file,
+    drop_attempt,
+    make_attempt,
+    read_file_now,
+    refresh_file,
+)
 from distconv.space import reserve
 
 Buffer = bytes | bytearray | memoryview
-
-PARTIAL_SUFFIX = ".partial"
-"""Ends the name of every file that is being written."""
 
 FLUSH_BYTES = 256 << 20
 """So much of a file is written before it is made durable: what was written is told as progress, and the
@@ -38,6 +41,8 @@ class Entry:
     size_bytes: int
     version: str
     """Changes when the content does (for local files: the modification time in ns)."""
+    stamp: str
+    """Changes also where somebody writes and puts the time back, or another file takes the name."""
 
 
 class Reader(Protocol):
@@ -62,11 +67,22 @@ class Writer(Protocol):
     def commit(self, *, replace: bool = False) -> bool:
         """Make it durable and visible.
 
-        Without ``replace`` a file that is already there stays as it is and False is returned.
+        Without ``replace`` a file that is already there stays as it is and False is returned; it
+        may then be committed with ``replace``, or aborted.
         """
 
     def abort(self) -> None:
         """Remove what was written."""
+
+
+class Removal(Protocol):
+    """A file that is going to be removed."""
+
+    def commit(self) -> None:
+        """Remove it; one that is not there is no error."""
+
+    def abort(self) -> None:
+        """Leave nothing behind; after a commit as well."""
 
 
 class Storage(Protocol):
@@ -74,6 +90,9 @@ class Storage(Protocol):
 
     def list_folder(self, folder: str) -> tuple[Entry, ...]:
         """All names in a folder, sorted; empty where there is none."""
+
+    def list_names(self, folder: str) -> tuple[str, ...]:
+        """Names alone, as the folder has them now; empty where there is none."""
 
     def find(self, path: str) -> Entry | None:
         """What is at this path, if anything."""
@@ -88,7 +107,25 @@ class Storage(Protocol):
         """Begin a file of exactly this size, its space reserved where that can be."""
 
     def remove(self, path: str) -> None:
-        """Remove a file; one that is not there is no error."""
+        """Remove a file whose name nobody else uses; one that is not there is no error."""
+
+    def begin_removal(self, path: str) -> Removal:
+        """Begin to remove a file."""
+
+    def drop_attempt(self, path: str) -> None:
+        """Make somebody's unfinished write or removal fail for good; ``is_attempt`` knows its name."""
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Make a small file, durable; False where there is one already, whoever else tries at the same time."""
+
+    def refresh(self, path: str, mark: bytes, content: bytes) -> bool:
+        """Overwrite a small file where it contains ``mark``, and False where not; never makes one.
+
+        ``content`` is as long as what is there.
+        """
+
+    def read_now(self, path: str, limit_bytes: int) -> bytes:
+        """Read the beginning of a small file as it is now, whatever is kept of it on this host."""
 
     def flush_folder(self, folder: str) -> None:
         """Make the names in a folder durable."""
@@ -178,12 +215,10 @@ class LocalWriter:
 
     def __init__(self, path: str, size_bytes: int) -> None:
         """Create the file at its size."""
-        folder, name = os.path.split(path)
-        attempt = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path = path
         self._size_bytes = size_bytes
         self._unflushed_bytes = 0
-        self._partial = os.path.join(folder, f".{name}.{attempt}{PARTIAL_SUFFIX}")
+        self._partial = make_attempt(path)
         self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with _naming(path):
@@ -209,11 +244,13 @@ class LocalWriter:
 
     def commit(self, *, replace: bool = False) -> bool:
         """Make the file durable and give it its name."""
-        found = os.fstat(self._descriptor).st_size
-        if found != self._size_bytes:
-            raise ConversionError(f"{self._path}: {found} bytes written, expected {self._size_bytes}")
-        self._flush()
-        self._close()
+        # It is closed where it could not be given its name before.
+        if self._descriptor >= 0:
+            found = os.fstat(self._descriptor).st_size
+            if found != self._size_bytes:
+                raise ConversionError(f"{self._path}: {found} bytes written, expected {self._size_bytes}")
+            self._flush()
+            self._close()
         if replace:
             os.replace(self._partial, self._path)
             return True
@@ -243,12 +280,15 @@ class LocalStorage:
 
     def list_folder(self, folder: str) -> tuple[Entry, ...]:
         """All names in a folder, sorted; empty where there is none."""
+        found = (self.find(join(folder, name)) for name in self.list_names(folder))
+        return tuple(entry for entry in found if entry is not None)
+
+    def list_names(self, folder: str) -> tuple[str, ...]:
+        """Names alone, sorted; those of links to nowhere as well."""
         try:
-            names = sorted(os.listdir(folder))
+            return tuple(sorted(os.listdir(folder)))
         except (FileNotFoundError, NotADirectoryError):
             return ()
-        found = (self.find(join(folder, name)) for name in names)
-        return tuple(entry for entry in found if entry is not None)
 
     def find(self, path: str) -> Entry | None:
         """What is at this path, if anything; links are followed."""
@@ -256,8 +296,9 @@ class LocalStorage:
             status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        is_folder = os.path.isdir(path)
-        return Entry(os.path.basename(path), is_folder, status.st_size, str(status.st_mtime_ns))
+        stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+        is_folder = stat.S_ISDIR(status.st_mode)
+        return Entry(os.path.basename(path), is_folder, status.st_size, str(status.st_mtime_ns), stamp)
 
     def open(self, path: str) -> LocalReader:
         """Open a file for reading."""
@@ -290,6 +331,26 @@ class LocalStorage:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
+    def begin_removal(self, path: str) -> LocalRemoval:
+        """Begin to remove a file."""
+        return LocalRemoval(path)
+
+    def drop_attempt(self, path: str) -> None:
+        """Make somebody's unfinished write or removal fail for good."""
+        drop_attempt(path)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Make a small file, durable; False where there is one already."""
+        return create_file(path, content)
+
+    def refresh(self, path: str, mark: bytes, content: bytes) -> bool:
+        """Overwrite a small file where it contains ``mark``, and False where not."""
+        return refresh_file(path, mark, content)
+
+    def read_now(self, path: str, limit_bytes: int) -> bytes:
+        """Read the beginning of a small file as it is now."""
+        return read_file_now(path, limit_bytes)
+
     def flush_folder(self, folder: str) -> None:
         """Make the names in a folder durable."""
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
@@ -321,17 +382,20 @@ def _naming(path: str) -> Iterator[None]:
 
 
 def _publish(partial: str, path: str) -> bool:
-    """Give a file its final name unless that name is taken; the partial name is gone after."""
+    """Give a file its final name unless that name is taken; then the partial one stays."""
     try:
         # A link fails where the name is taken; a rename would replace what somebody committed.
         os.link(partial, path)
-        published = True
     except FileExistsError:
-        published = False
+        return False
+    except FileNotFoundError:
+        raise
     except OSError:
-        if not os.path.exists(path):  # a file system without hard links
-            os.rename(partial, path)
-            return True
-        published = False
-    os.unlink(partial)
-    return published
+        # A file system without hard links: it is enough that a folder has one owner.
+        if os.path.exists(path):
+            return False
+        os.rename(partial, path)
+        return True
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(partial)
+    return True

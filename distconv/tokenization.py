@@ -7,10 +7,11 @@ from distconv.assembly import make_family_tokenizer
 from distconv.errors import InputError, MismatchError, OutputError
 from distconv.families.choose import find_family
 from distconv.families.llama import Family
+from distconv.ownership import owned
 from distconv.source.files import find_tokenizer
 from distconv.storage import LocalStorage, Storage, join, read_small
 from distconv.survey import PathLike, read_checkpoint
-from distconv.target.finalise import write_files
+from distconv.target.finalise import is_partial, write_files
 from distconv.target.tokenizer import Vocabulary, read_vocabulary
 
 _ASSUMED = {"sentencepiece": "llama-2", "tiktoken": "llama-3.1"}
@@ -56,7 +57,8 @@ def convert_tokenizer(
     if taken and not overwrite:
         raise OutputError(f"{folder}: already holds {', '.join(taken)}; --overwrite replaces them")
     storage.make_folder(folder)
-    write_files(storage, folder, files)
+    with owned(storage, folder, lambda _message: None, is_partial) as owner:
+        write_files(storage, owner, files)
     return TokenizerReport(folder, tuple(files), (*notes, *vocabulary.notes))
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import threading
 from dataclasses import dataclass
@@ -66,6 +67,16 @@ class FaultyStorage(LocalStorage):
         reader.calls = self.reads
         return reader
 
+    def create(self, path: str, content: bytes) -> bool:
+        """Make a file that only one may make, or fail."""
+        self.writes.call(path)
+        return LocalStorage.create(self, path, content)
+
+    def read_now(self, path: str, limit_bytes: int) -> bytes:
+        """Read a small file as it is now, or fail."""
+        self.reads.call(path)
+        return LocalStorage.read_now(self, path, limit_bytes)
+
     def begin(self, path: str, size_bytes: int) -> LocalWriter:
         """Begin a file, or fail; its writes may fail."""
         self.writes.call(path)
@@ -82,6 +93,14 @@ def never() -> Calls:
 def digest_folder(folder: Path) -> dict[str, str]:
     """Give the SHA-256 of every file in a folder."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def read_recorded(folder: Path) -> set[str]:
+    """Give the names of the chunks that an unfinished conversion's journal vouches for."""
+    journal = folder / ".distconv.journal"
+    return (
+        {chunk["name"] for chunk in json.loads(journal.read_text())["chunks"]} if journal.exists() else set()
+    )
 
 
 def looks_whole(folder: Path) -> bool:

@@ -18,6 +18,7 @@ FLOORS = (
     ("verification", "tokenization", "checking", "downloading", "pushing", "speaking"),
     ("proof",),
     ("resuming", "timeline"),
+    ("identity",),
     ("assembly",),
     ("survey",),
     ("remarks",),
@@ -26,13 +27,26 @@ FLOORS = (
     ("families",),
     ("remote",),
     ("source",),
-    ("lock", "digests"),
-    ("storage", "space", "memory", "tensors", "tables", "progress", "errors", "version"),
+    ("ownership", "digests"),
+    (
+        "storage",
+        "fencing",
+        "holders",
+        "space",
+        "memory",
+        "tensors",
+        "tables",
+        "progress",
+        "errors",
+        "version",
+    ),
 )
 """From the roof to the ground; rooms on one floor do not know each other, but for what is named here."""
 BESIDE = {
     ("storage", "errors"),
     ("storage", "space"),
+    ("storage", "fencing"),
+    ("fencing", "errors"),
     ("tensors", "errors"),
     ("progress", "errors"),
 }

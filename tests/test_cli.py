@@ -17,6 +17,7 @@ import torch
 
 from distconv.cli import main
 from tests.checkpoints import Spec, write_checkpoint, write_sparse
+from tests.faults import read_recorded
 
 Write = Callable[[Spec], Path]
 SPEC = Spec("llama-2", heads=8, kv_heads=4, shards=2)
@@ -309,7 +310,7 @@ def test_a_stopped_conversion_leaves_no_model_and_goes_on_when_it_is_run_again(
     assert "run the same command again to go on" in err
     assert not list(output.glob(".*.partial"))
     assert not (output / "model.safetensors.index.json").exists()
-    kept = {file.name: file.stat().st_mtime_ns for file in output.glob("*.safetensors")}
+    kept = {name: (output / name).stat().st_mtime_ns for name in read_recorded(output)}
     subprocess.run(command, check=True, capture_output=True)
     assert (output / "model.safetensors.index.json").exists()
     assert (

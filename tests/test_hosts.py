@@ -90,5 +90,5 @@ def test_a_folder_of_the_same_name_on_every_node_is_not_taken_for_a_shared_one(
     assert done.returncode == 1, done.stderr
     assert "error: no node of the Ray cluster sees INPUT and OUTPUT" in done.stderr
     for number in (2, 3):
-        assert f"host{number} (10.77.0.{number}): {output}/.distconv.lock" in done.stderr
+        assert f"host{number} (10.77.0.{number}): {output}/.distconv.owner." in done.stderr
     assert three[0].run("ls", str(output)).stdout.split() == []

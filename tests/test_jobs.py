@@ -15,7 +15,7 @@ import pytest
 import distconv
 from tests.checkpoints import Spec, write_checkpoint
 from tests.clusters import RAY, Head, head
-from tests.faults import digest_folder, looks_whole
+from tests.faults import digest_folder, looks_whole, read_recorded
 
 pytestmark = pytest.mark.slow
 Write = Callable[[Spec], Path]
@@ -137,7 +137,8 @@ def test_a_stopped_job_leaves_a_folder_that_the_next_one_finishes(
     assert "error: terminated; run the same command again to go on" in log_of(cluster, "stopped")
     assert not looks_whole(output)
     assert not list(output.glob(".*.partial"))
-    kept = {path.name: path.stat().st_mtime_ns for path in output.glob("*.safetensors")}
+    kept = {name: (output / name).stat().st_mtime_ns for name in read_recorded(output)}
+    assert kept
     submit(cluster, "resumed", *command, runtime_env_json=grace)
     assert wait_for_end(cluster, "resumed")["status"] == "SUCCEEDED", log_of(cluster, "resumed")
     assert digest_folder(output) == digest_folder(tmp_path / "inline")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import distconv
-from distconv import conversion, lock
+from distconv import conversion
 from distconv.errors import ConversionError, InputError, OutputError
 from distconv.storage import LocalStorage
 from tests.checkpoints import Spec, write_checkpoint
@@ -70,7 +70,6 @@ def test_a_fault_at_any_call_is_no_false_success(
     kind: str,
 ) -> None:
     source, expected = checkpoint(SPEC), digest_folder(reference)
-    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.01)
     # What may pass is tried again after a while, so fewer of these.
     for number in itertools.count(1, 9 if code == errno.EIO else 1):
         calls = {"reads": never(), "writes": never(), kind: Calls(number, code, lasting=lasting)}

@@ -41,6 +41,18 @@ def test_the_first_of_two_writers_gives_the_file_its_content(folder: Path) -> No
     committed = path.stat().st_ino
     assert second.commit() is False
     assert (path.read_bytes(), path.stat().st_ino) == (b"first", committed)
+    assert second.commit(replace=True) is True
+    assert path.read_bytes() == b"second"
+    assert os.listdir(folder) == ["file"]
+
+
+def test_a_writer_that_came_second_leaves_nothing_when_it_is_aborted(folder: Path) -> None:
+    path = folder / "file"
+    first, second = begun(path, b"first"), begun(path, b"second")
+    assert first.commit() is True
+    assert second.commit() is False
+    second.abort()
+    assert path.read_bytes() == b"first"
     assert os.listdir(folder) == ["file"]
 
 

@@ -11,15 +11,16 @@ from functools import partial
 from typing import Self
 
 from distconv.digests import ChunkDigests, ChunkHasher
-from distconv.errors import InputError, Interrupted, describe_os_error
+from distconv.errors import Interrupted, describe_os_error
 from distconv.memory import make_buffer
 from distconv.moving.bands import Block, make_blocks
 from distconv.moving.devices import Device, Finish, open_device
 from distconv.moving.pieces import Piece
 from distconv.moving.spans import DIGEST, GATHER, READ, WRITE, Spans, Work
+from distconv.ownership import Ownership
 from distconv.planning.plan import Chunk, TargetTensor
 from distconv.source.archive import Record, locate_data
-from distconv.storage import Reader, Storage, join, opened, read_range, read_small
+from distconv.storage import Reader, Storage, Writer, join, opened, read_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,8 @@ class Sight:
 
     sources: Mapping[str, int] = field(default_factory=dict)
     """Sizes in bytes of INPUT's files."""
-    output_path: str = ""
-    """A small file in OUTPUT, or nothing."""
-    output_token: bytes = b""
-    """What that file must contain: a folder of the same name on a local disk is another one."""
+    owner: Ownership | None = None
+    """Whose OUTPUT is: a folder of the same name on a local disk is nobody's, or another's."""
 
     def find_missing_source(self, storage: Storage) -> str | None:
         """Tell which of INPUT's files is not to be seen here, if any."""
@@ -48,16 +47,14 @@ class Sight:
 
     def find_other_output(self, storage: Storage) -> str | None:
         """Tell why OUTPUT is not the folder that is meant, if so."""
-        if not self.output_path:
+        if self.owner is None:
             return None
         try:
-            if self.output_token in read_small(storage, self.output_path, _SIGHT_BYTES):
+            if self.owner.holds(storage):
                 return None
         except OSError as error:
             return describe_os_error(error)
-        except InputError as error:
-            return str(error)
-        return f"{self.output_path} is another conversion's"
+        return f"{self.owner.path} is not there, or another conversion's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +72,12 @@ class Job:
     """Whether receipts tell of each read, gather and write."""
     sight: Sight = field(default_factory=Sight)
     """What a worker must see before it may begin."""
+
+    def commit(self, writer: Writer, *, replace: bool = False) -> bool:
+        """Commit a file of OUTPUT; OutputError where that is another conversion's by now."""
+        if self.sight.owner is None:
+            return writer.commit(replace=replace)
+        return self.sight.owner.commit(self.storage, writer, replace=replace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,55 +148,75 @@ def convert_chunk(
 ) -> Receipt:
     """Write one chunk, unless it is there already.
 
-    It is there when a file has its size and header, and the digests that were recorded, if any.
+    It is there when a file has its size and header, and the digests that were recorded for it.
     ``advance`` is told of output bytes as they are written; ``stopped`` is asked between
-    blocks, and Interrupted raised when it says so. Whatever is raised, no file is left.
+    blocks, and Interrupted raised when it says so. Whatever is raised, no file is left;
+    OutputError where another conversion owns OUTPUT.
     """
     spans = Spans(kept=job.traced)
     path = join(job.output, chunk.name)
-    if is_finished(job.storage, path, chunk):
+    recorded = job.recorded.get(chunk.name)
+    if recorded is not None and is_finished(job.storage, path, chunk):
         with spans.during(DIGEST, chunk.size_bytes):
             found = read_digests(job.storage, path, chunk, advance, stopped)
-        if job.recorded.get(chunk.name, found) == found:
+        if found == recorded:
             return Receipt(chunk.name, found, 0, 0, kept=True, work=spans.finish())
         advance(-chunk.size_bytes)
-    # What is there is damaged or of another plan, and only a replacing commit takes its place.
-    stale = job.storage.find(path) is not None
-    device = open_device(job.device)
-    became_infinite = 0
-    hasher = ChunkHasher(chunk.header)
     with spans.during(WRITE, 0):
         writer = job.storage.begin(path, chunk.size_bytes)
     try:
         with Sources(job.storage, spans) as sources:
-            writer.write_at(0, chunk.header)
-            advance(len(chunk.header))
-            for tensor, start in zip(chunk.tensors, chunk.offsets_bytes, strict=True):
-                for block, content, infinite in make_contents(
-                    tensor, sources, device, job.block_bytes, start
-                ):
-                    if stopped():
-                        raise Interrupted("stopped")
-                    with spans.during(WRITE, len(content)):
-                        writer.write_at(start + block.target_offset * tensor.dtype.size_bytes, content)
-                    with spans.during(DIGEST, len(content)):
-                        hasher.update(content)
-                    advance(len(content))
-                    became_infinite += infinite
-                hasher.end_tensor()
+            digests, became_infinite = _write(job, chunk, writer, sources, advance, stopped)
         with spans.during(WRITE, 0):
-            writer.commit(replace=stale)
-    except BaseException:
+            _publish(job, chunk, writer, digests, stopped)
+    finally:
         writer.abort()
-        raise
     return Receipt(
-        chunk.name,
-        hasher.finish(),
-        sources.bytes_read,
-        chunk.size_bytes,
-        became_infinite,
-        work=spans.finish(),
+        chunk.name, digests, sources.bytes_read, chunk.size_bytes, became_infinite, work=spans.finish()
     )
+
+
+def _write(
+    job: Job,
+    chunk: Chunk,
+    writer: Writer,
+    sources: Sources,
+    advance: Callable[[int], None],
+    stopped: Callable[[], bool],
+) -> tuple[ChunkDigests, int]:
+    """Write a chunk's bytes; gives their digests, and how many elements became infinite."""
+    spans = sources.spans
+    device = open_device(job.device)
+    became_infinite = 0
+    hasher = ChunkHasher(chunk.header)
+    writer.write_at(0, chunk.header)
+    advance(len(chunk.header))
+    for tensor, start in zip(chunk.tensors, chunk.offsets_bytes, strict=True):
+        for block, content, infinite in make_contents(tensor, sources, device, job.block_bytes, start):
+            if stopped():
+                raise Interrupted("stopped")
+            with spans.during(WRITE, len(content)):
+                writer.write_at(start + block.target_offset * tensor.dtype.size_bytes, content)
+            with spans.during(DIGEST, len(content)):
+                hasher.update(content)
+            advance(len(content))
+            became_infinite += infinite
+        hasher.end_tensor()
+    return hasher.finish(), became_infinite
+
+
+def _publish(
+    job: Job, chunk: Chunk, writer: Writer, digests: ChunkDigests, stopped: Callable[[], bool]
+) -> None:
+    """Give a chunk its name; what has the name already stays only where it is the same."""
+    if job.commit(writer):
+        return
+    # An attempt of this run that was taken for dead made it; or it is damaged, or nobody recorded it.
+    path = join(job.output, chunk.name)
+    if not is_finished(job.storage, path, chunk) or digests != read_digests(
+        job.storage, path, chunk, lambda _size_bytes: None, stopped
+    ):
+        job.commit(writer, replace=True)
 
 
 def make_contents(
@@ -269,4 +292,3 @@ def read_digests(
 
 
 _READ_BYTES = 4 << 20
-_SIGHT_BYTES = 1 << 20

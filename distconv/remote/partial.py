@@ -13,8 +13,9 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from distconv.errors import InputError
+from distconv.fencing import PARTIAL_SUFFIX
 from distconv.remote.server import Remote
-from distconv.storage import PARTIAL_SUFFIX, LocalStorage, read_small, write_small
+from distconv.storage import LocalStorage, read_small, write_small
 
 Range = tuple[int, int]
 _LIMIT_BYTES = 1 << 22

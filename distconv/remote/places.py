@@ -10,8 +10,9 @@ import stat
 from collections.abc import Iterable, Sequence
 
 from distconv.errors import OutputError
+from distconv.fencing import PARTIAL_SUFFIX
 from distconv.remote.partial import state_path
-from distconv.storage import PARTIAL_SUFFIX, Storage, join
+from distconv.storage import Storage, join
 
 _ATTEMPT = re.compile(rf"\..+-\d+-[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}")
 """What a writer of local files puts behind a file's name while it writes it."""

@@ -7,9 +7,11 @@ mark is written last.
 import re
 from collections.abc import Collection, Mapping
 
+from distconv.fencing import PARTIAL_SUFFIX
+from distconv.ownership import Ownership
 from distconv.planning.chunks import INDEX_NAME
 from distconv.source.files import LEGAL_NAMES
-from distconv.storage import PARTIAL_SUFFIX, Storage, join, write_small
+from distconv.storage import Storage
 
 CONFIG_NAME = "config.json"
 RECEIPT_NAME = "distconv.json"
@@ -31,7 +33,7 @@ _SIDECAR = re.compile(f"{_SMALL}|{LEGAL_NAMES}")
 _LEGAL = re.compile(LEGAL_NAMES)
 _MODEL = re.compile(rf"{_CHUNKS}|{_SMALL}|{_OTHERS}|distconv\.json|\.distconv\.journal")
 _PARTIAL = re.compile(
-    rf"\.({_CHUNKS}|{_SMALL}|{LEGAL_NAMES}|{_CONTROL})\.[^/]+-\d+-[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}"
+    rf"\.({_CHUNKS}|{_SMALL}|{_OTHERS}|{LEGAL_NAMES}|{_CONTROL})\.[^/]+-\d+-[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}"
 )
 _MARKS = (INDEX_NAME, CONFIG_NAME)
 
@@ -56,37 +58,28 @@ def is_partial(name: str) -> bool:
     return _PARTIAL.fullmatch(name) is not None
 
 
-def clear_folder(storage: Storage, output: str, legal: Collection[str]) -> None:
+def clear_folder(storage: Storage, owner: Ownership, legal: Collection[str]) -> None:
     """Remove the files of a model, its mark first, and leave all others alone.
 
     ``legal`` names the texts that came with that model.
     """
-    names = [entry.name for entry in storage.list_folder(output) if not entry.is_folder]
-    clear_marks(storage, output)
+    names = [entry.name for entry in storage.list_folder(owner.folder) if not entry.is_folder]
+    clear_marks(storage, owner)
     for name in names:
         if is_model_file(name) or name in legal:
-            storage.remove(join(output, name))
-    storage.flush_folder(output)
+            owner.remove(storage, name)
+    storage.flush_folder(owner.folder)
 
 
-def clear_marks(storage: Storage, output: str) -> None:
+def clear_marks(storage: Storage, owner: Ownership) -> None:
     """Make a folder one that does not load, for good."""
     for mark in _MARKS:
-        storage.remove(join(output, mark))
-    storage.flush_folder(output)
+        owner.remove(storage, mark)
+    storage.flush_folder(owner.folder)
 
 
-def sweep_partials(storage: Storage, output: str) -> None:
-    """Remove what an earlier, unfinished run was writing."""
-    for entry in storage.list_folder(output):
-        if not entry.is_folder and is_partial(entry.name):
-            storage.remove(join(output, entry.name))
-
-
-def write_files(storage: Storage, output: str, files: Mapping[str, bytes]) -> None:
-    """Write files in the order given, the mark last, each whole; durable before the mark is set."""
-    for number, (name, content) in enumerate(files.items(), 1):
-        if number == len(files):
-            storage.flush_folder(output)
-        write_small(storage, join(output, name), content)
-    storage.flush_folder(output)
+def write_files(storage: Storage, owner: Ownership, files: Mapping[str, bytes]) -> None:
+    """Write files in the order given, each whole, and make their names durable."""
+    for name, content in files.items():
+        owner.write(storage, name, content)
+    storage.flush_folder(owner.folder)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -44,7 +45,8 @@ def test_no_chunks_are_no_work(tmp_path: Path) -> None:
 def test_the_real_worker_writes_and_then_keeps_a_chunk(tmp_path: Path) -> None:
     chunks = make_chunks(["chunk"])
     (written,) = run_inline(make_job(tmp_path), chunks, 1, RecordingProgress())
-    (kept,) = run_inline(make_job(tmp_path), chunks, 1, RecordingProgress())
+    again = replace(make_job(tmp_path), recorded={written.chunk: written.digests})
+    (kept,) = run_inline(again, chunks, 1, RecordingProgress())
     assert is_whole(tmp_path, chunks[0])
     assert (written.kept, kept.kept) == (False, True)
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -256,7 +257,8 @@ def test_the_real_worker_writes_and_then_keeps_a_chunk(tmp_path: Path) -> None:
     chunks = make_chunks(["chunk"])
     progress = RecordingProgress()
     (written,) = run_on_ray(make_job(tmp_path), chunks, ANY, RecordingProgress())
-    (kept,) = run_on_ray(make_job(tmp_path), chunks, ANY, progress)
+    again = replace(make_job(tmp_path), recorded={written.chunk: written.digests})
+    (kept,) = run_on_ray(again, chunks, ANY, progress)
     assert is_whole(tmp_path, chunks[0])
     assert (written.kept, kept.kept) == (False, True)
     assert progress.moved_bytes == progress.total_bytes

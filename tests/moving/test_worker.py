@@ -17,7 +17,7 @@ from distconv.errors import InputError, Interrupted
 from distconv.memory import HUGE_PAGE_BYTES
 from distconv.moving.worker import Job, Receipt, convert_chunk
 from distconv.planning.plan import Chunk, Plan
-from distconv.storage import Buffer, Entry, LocalStorage, LocalWriter
+from distconv.storage import Buffer, LocalStorage, LocalWriter
 from distconv.survey import decide, plan_conversion, read_bytes, read_checkpoint
 from tests import reference
 from tests.checkpoints import Spec
@@ -57,9 +57,13 @@ def run_chunk(
     advance: Callable[[int], None] = lambda _size_bytes: None,
     stopped: Callable[[], bool] = lambda: False,
     block_bytes: int = 4096,
+    recorded: Receipt | None = None,
 ) -> Receipt:
     """Make one chunk with the CPU."""
-    return convert_chunk(Job(LocalStorage(), str(output), "cpu", block_bytes), chunk, advance, stopped)
+    digests = {} if recorded is None else {recorded.chunk: recorded.digests}
+    return convert_chunk(
+        Job(LocalStorage(), str(output), "cpu", block_bytes, digests), chunk, advance, stopped
+    )
 
 
 def run_plan(output: Path, plan: Plan, block_bytes: int) -> tuple[list[Receipt], dict[str, bytes]]:
@@ -115,10 +119,11 @@ def test_all_bytes_of_a_chunk_are_told(checkpoint: Write, output: Path) -> None:
 
 def test_a_finished_chunk_is_kept_and_its_bytes_are_told(checkpoint: Write, output: Path) -> None:
     chunk = plan_folder(checkpoint(SPEC)).chunks[0]
-    digests = run_chunk(output, chunk).digests
+    made = run_chunk(output, chunk)
     before = (output / chunk.name).stat()
     told: list[int] = []
-    assert run_chunk(output, chunk, told.append) == Receipt(chunk.name, digests, 0, 0, kept=True)
+    kept = run_chunk(output, chunk, told.append, recorded=made)
+    assert kept == Receipt(chunk.name, made.digests, 0, 0, kept=True)
     after = (output / chunk.name).stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     assert sum(told) == chunk.size_bytes
@@ -150,12 +155,12 @@ def test_a_chunk_of_another_size_or_header_is_made_again(
     checkpoint: Write, output: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     chunk = plan_folder(checkpoint(SPEC)).chunks[0]
-    run_chunk(output, chunk)
+    made = run_chunk(output, chunk)
     path = output / chunk.name
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     assert path.read_bytes() != whole
-    receipt = run_chunk(output, chunk)
+    receipt = run_chunk(output, chunk, recorded=made)
     assert not receipt.kept
     assert path.read_bytes() == whole
     assert find_partials(output) == []
@@ -166,31 +171,64 @@ def test_of_two_attempts_at_one_chunk_the_first_to_end_is_committed_once(
 ) -> None:
     chunk = plan_folder(checkpoint(SPEC)).chunks[0]
     committed: list[int] = []
+    made: list[Receipt] = []
 
     def overtake(_size_bytes: int) -> None:
         if not committed:
             committed.append(0)
-            run_chunk(output, chunk)
+            made.append(run_chunk(output, chunk))
             committed[0] = (output / chunk.name).stat().st_ino
 
     run_chunk(output, chunk, overtake)
     assert [path.name for path in output.iterdir()] == [chunk.name]
     assert [(output / chunk.name).stat().st_ino] == committed
-    assert run_chunk(output, chunk).kept
+    assert run_chunk(output, chunk, recorded=made[0]).kept
 
 
-@dataclass(frozen=True, slots=True)
-class OvertakenStorage(LocalStorage):
-    """Where another attempt makes a chunk just after this one has found it missing."""
+def flip_last_bit(content: bytes) -> bytes:
+    """Change data, not size or header."""
+    return content[:-1] + bytes([content[-1] ^ 1])
 
-    overtake: Callable[[], object]
 
-    def find(self, path: str) -> Entry | None:
-        """Tell what was there before the other attempt."""
-        found = LocalStorage().find(path)
-        if found is None:
-            self.overtake()
-        return found
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_a_chunk_whose_data_is_not_what_was_recorded_is_made_again(
+    checkpoint: Write, output: Path, is_recorded: bool
+) -> None:
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    made = run_chunk(output, chunk)
+    path = output / chunk.name
+    whole = path.read_bytes()
+    path.write_bytes(flip_last_bit(whole))
+    receipt = run_chunk(output, chunk, recorded=made if is_recorded else None)
+    assert (receipt.kept, receipt.digests) == (False, made.digests)
+    assert path.read_bytes() == whole
+    assert find_partials(output) == []
+
+
+@pytest.mark.parametrize("change", [bytes, flip_last_bit, cut_short, drop_all])
+def test_a_receipt_vouches_for_what_stands_there_whoever_was_first(
+    checkpoint: Write, output: Path, change: Callable[[bytes], bytes]
+) -> None:
+    """As where an attempt that was taken for dead, or anybody else, has published meanwhile."""
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    whole = run_chunk(output, chunk)
+    path = output / chunk.name
+    content = path.read_bytes()
+    path.unlink()
+    placed: list[os.stat_result] = []
+
+    def overtake(_size_bytes: int) -> None:
+        if not placed:
+            path.write_bytes(change(content))
+            placed.append(path.stat())
+
+    receipt = run_chunk(output, chunk, overtake)
+    assert (receipt.kept, receipt.digests) == (False, whole.digests)
+    assert path.read_bytes() == content
+    assert (path.stat().st_ino == placed[0].st_ino) == (change is bytes), (
+        "committed once where it is the same"
+    )
+    assert find_partials(output) == []
 
 
 def test_an_attempt_that_was_overtaken_and_then_stops_leaves_the_whole_file(
@@ -198,11 +236,13 @@ def test_an_attempt_that_was_overtaken_and_then_stops_leaves_the_whole_file(
 ) -> None:
     """As of a worker that was taken for dead, and wakes up when its chunk has been made by another."""
     chunk = plan_folder(checkpoint(SPEC)).chunks[0]
-    job = Job(OvertakenStorage(lambda: run_chunk(output, chunk)), str(output), "cpu")
+    made: list[Receipt] = []
     with pytest.raises(Interrupted):
-        convert_chunk(job, chunk, lambda _size_bytes: None, lambda: True)
+        run_chunk(
+            output, chunk, lambda _size_bytes: None, lambda: made.append(run_chunk(output, chunk)) is None
+        )
     assert [path.name for path in output.iterdir()] == [chunk.name]
-    assert run_chunk(output, chunk).kept
+    assert run_chunk(output, chunk, recorded=made[0]).kept
 
 
 def test_a_source_that_is_cut_short_before_it_is_opened_is_bad_input(copied: Path, output: Path) -> None:

@@ -1,0 +1,340 @@
+"""One owner of a folder at a time, whoever is stopped, dies, comes back or sees what is old."""
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from distconv import ownership
+from distconv.errors import OutputError
+from distconv.holders import Holder
+from distconv.ownership import OWNER_PREFIX, Ownership, owned
+from distconv.storage import LocalStorage
+
+STORAGE = LocalStorage()
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ownership, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(ownership, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(ownership, "_WATCH_SECONDS", 0.02)
+
+
+def owner_path(folder: Path, generation: int = 1) -> Path:
+    """Name an owner's file."""
+    return folder / f"{OWNER_PREFIX}{generation:08}"
+
+
+def write_owner(folder: Path, holder: Holder, generation: int = 1, beat: int = 0) -> Path:
+    """Leave an owner's file as somebody else would."""
+    path = owner_path(folder, generation)
+    path.write_bytes(holder.to_bytes(beat))
+    return path
+
+
+def elsewhere() -> Holder:
+    """Name somebody who cannot be asked."""
+    return dataclasses.replace(Holder.here(), host="elsewhere", machine="another boot")
+
+
+def dead() -> Holder:
+    """Name a process of this machine that there cannot be."""
+    return dataclasses.replace(Holder.here(), pid=2**22 + 1)
+
+
+def take(folder: Path, told: list[str] | None = None) -> None:
+    """Own the folder and give it back."""
+    with owned(STORAGE, str(folder), (told if told is not None else []).append) as mine:
+        assert [path.name for path in folder.iterdir()] == [Path(mine.path).name]
+    assert list(folder.iterdir()) == []
+
+
+def test_nothing_is_left_when_it_is_given_back(tmp_path: Path) -> None:
+    take(tmp_path)
+    with pytest.raises(KeyError), owned(STORAGE, str(tmp_path), print):
+        raise KeyError
+    take(tmp_path)
+
+
+def test_a_living_holder_is_named_and_left_alone(tmp_path: Path) -> None:
+    with owned(STORAGE, str(tmp_path), print) as mine:
+        with pytest.raises(OutputError, match=f"already writes into it .*process {os.getpid()} on "):
+            take(tmp_path)
+        mine.check(STORAGE)
+
+
+def test_the_folder_of_a_dead_process_is_taken_at_once(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from distconv.ownership import owned; from distconv.storage import LocalStorage\n"
+        "held = owned(LocalStorage(), sys.argv[1], print); held.__enter__(); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    assert owner_path(tmp_path).exists()
+    told: list[str] = []
+    take(tmp_path, told)
+    assert told == []
+
+
+@pytest.mark.parametrize("started", ["1", ""])
+def test_a_process_id_that_is_used_again_is_not_the_holder(tmp_path: Path, started: str) -> None:
+    write_owner(tmp_path, dataclasses.replace(Holder.here(), pid=os.getppid(), started=started))
+    take(tmp_path)
+
+
+def test_a_file_of_this_process_that_could_not_be_removed_is_nobodys(tmp_path: Path) -> None:
+    with owned(STORAGE, str(tmp_path), print) as mine:
+        kept = Path(mine.path).read_bytes()
+    Path(mine.path).write_bytes(kept)
+    take(tmp_path)
+
+
+def test_a_silent_holder_elsewhere_is_watched_and_then_taken_for_dead(tmp_path: Path) -> None:
+    write_owner(tmp_path, elsewhere())
+    told: list[str] = []
+    before = time.monotonic()
+    take(tmp_path, told)
+    assert time.monotonic() - before >= 1.0
+    assert "on elsewhere" in told[0]
+
+
+@pytest.fixture
+def beating(tmp_path: Path) -> Iterator[Callable[[Holder], None]]:
+    """Give a function that lets a holder beat in a folder, until the test ends."""
+    ended = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def beat(holder: Holder) -> None:
+        path = write_owner(tmp_path, holder)
+
+        def run() -> None:
+            for number in itertools.count(1):
+                if ended.wait(0.1) or not STORAGE.refresh(
+                    str(path), holder.token.encode(), holder.to_bytes(number)
+                ):
+                    return
+
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
+
+    yield beat
+    ended.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_beating_holder_elsewhere_is_left_alone(
+    tmp_path: Path, beating: Callable[[Holder], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "PATIENCE_SECONDS", 60.0)
+    holder = elsewhere()
+    beating(holder)
+    with pytest.raises(OutputError, match="on elsewhere"):
+        take(tmp_path)
+    assert Holder.parse(owner_path(tmp_path).read_bytes()) == holder
+
+
+class OldStorage(LocalStorage):
+    """A host that sees for a while what an owner's file once was."""
+
+    def __init__(self, content: bytes, reads: int) -> None:
+        object.__setattr__(self, "left", [content] * reads)
+
+    def read_now(self, path: str, limit_bytes: int) -> bytes:
+        """Give what was, or what is."""
+        return self.left.pop() if self.left else LocalStorage.read_now(self, path, limit_bytes)  # type: ignore[attr-defined]
+
+
+def test_one_old_beat_that_is_seen_late_is_no_life(tmp_path: Path) -> None:
+    holder = elsewhere()
+    write_owner(tmp_path, holder, beat=7)
+    with owned(OldStorage(holder.to_bytes(6), 2), str(tmp_path), print) as mine:
+        mine.check(STORAGE)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"host": 1}', b"\0\0\0", b"[" * 4000])
+def test_a_file_that_says_nothing_is_watched_too(tmp_path: Path, content: bytes) -> None:
+    owner_path(tmp_path).write_bytes(content)
+    told: list[str] = []
+    take(tmp_path, told)
+    assert len(told) == 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_file_is_neither_followed_nor_waited_for(tmp_path: Path, kind: str) -> None:
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    folder.mkdir()
+    other.write_text("somebody's")
+    owner_path(folder).symlink_to(other) if kind == "link" else os.mkfifo(owner_path(folder))
+    take(folder)
+    assert other.read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("field", ["host", "machine", "started", "token", "pid"])
+@pytest.mark.parametrize("value", [None, True, [], {}, -1, 0, 1 << 40, 1.0, ""])
+def test_a_holder_of_odd_values_is_none(field: str, value: object) -> None:
+    changed = dataclasses.replace(Holder.here(), **{field: value})  # type: ignore[arg-type]
+    if isinstance(value, str) and field in {"host", "machine", "started"}:
+        assert Holder.parse(changed.to_bytes(0)) == changed
+    else:
+        assert Holder.parse(changed.to_bytes(0)) is None
+
+
+def test_a_process_of_another_user_that_proc_hides_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Holder.here()
+    other = dataclasses.replace(here, pid=os.getppid())
+    monkeypatch.setattr("distconv.holders.Path.read_text", hide(f"/proc/{other.pid}/stat"))
+    assert other.lives_here() is None
+
+
+def hide(path: str) -> Callable[..., str]:
+    """Give a read_text that finds no such file."""
+    read_text = Path.read_text
+
+    def read(self: Path, *arguments: str, **options: str) -> str:
+        if str(self) == path:
+            raise FileNotFoundError(path)
+        return read_text(self, *arguments, **options)
+
+    return read
+
+
+@dataclasses.dataclass
+class Lost:
+    """An owner that was robbed, and the words for it."""
+
+    mine: Ownership
+    words: str
+
+
+@pytest.fixture(params=["taken over", "taken over and given back", "removed", "folder removed"])
+def lost(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lost]:
+    """Give a holder that does not know that it has lost the folder."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    held = owned(STORAGE, str(folder), print)
+    mine = held.__enter__()
+    other = dataclasses.replace(Holder.here(), host="elsewhere")
+    Path(mine.path).unlink()
+    words = "took it over and has ended, or .* was removed"
+    if request.param == "folder removed":
+        folder.rmdir()
+    if request.param == "taken over":
+        write_owner(folder, other, generation=2)
+        words = rf"another conversion \(process {other.pid} on elsewhere\) took it over"
+    if request.param == "taken over and given back":
+        # Whoever comes then has the same file's name, and not its content.
+        write_owner(folder, other)
+        words = "took it over"
+    yield Lost(mine, words)
+    before = sorted(folder.iterdir()) if folder.exists() else []
+    held.__exit__(None, None, None)
+    assert (sorted(folder.iterdir()) if folder.exists() else []) == before
+
+
+def test_who_lost_a_folder_is_told_so_and_writes_nothing(lost: Lost) -> None:
+    folder = Path(lost.mine.folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+    time.sleep(3 * ownership.BEAT_SECONDS)
+    for attempt in (
+        lambda: lost.mine.check(STORAGE),
+        lambda: lost.mine.write(STORAGE, "config.json", b"{}"),
+        lambda: lost.mine.remove(STORAGE, "config.json"),
+        lambda: lost.mine.sweep(STORAGE),
+    ):
+        with pytest.raises(OutputError, match=lost.words):
+            attempt()
+    assert ({path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}) == before
+
+
+def test_a_beat_brings_nothing_back(tmp_path: Path) -> None:
+    with owned(STORAGE, str(tmp_path), print) as mine:
+        Path(mine.path).unlink()
+        time.sleep(5 * ownership.BEAT_SECONDS)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_commit_that_was_decided_before_a_takeover_does_not_land_after_it(
+    tmp_path: Path, replace: bool
+) -> None:
+    held = owned(STORAGE, str(tmp_path), print)
+    held.__enter__()
+    if replace:
+        (tmp_path / "chunk").write_bytes(b"older")
+    writer = STORAGE.begin(str(tmp_path / "chunk"), 5)
+    writer.write_at(0, b"first")
+    robbed(tmp_path)
+    with owned(STORAGE, str(tmp_path), print) as successor:
+        with pytest.raises(FileNotFoundError):
+            writer.commit(replace=replace)
+        successor.write(STORAGE, "chunk", b"again")
+        with pytest.raises(FileNotFoundError):
+            writer.commit(replace=replace)
+    assert (tmp_path / "chunk").read_bytes() == b"again"
+
+
+def test_a_removal_that_was_decided_before_a_takeover_does_not_happen_after_it(tmp_path: Path) -> None:
+    held = owned(STORAGE, str(tmp_path), print)
+    held.__enter__()
+    removal = STORAGE.begin_removal(str(tmp_path / "config.json"))
+    robbed(tmp_path)
+    with owned(STORAGE, str(tmp_path), print) as successor:
+        successor.write(STORAGE, "config.json", b"{}")
+        with pytest.raises(FileNotFoundError):
+            removal.commit()
+    assert (tmp_path / "config.json").read_bytes() == b"{}"
+
+
+def robbed(folder: Path) -> None:
+    """Make the folder's holder look like one that is dead."""
+    path = owner_path(folder)
+    holder = Holder.parse(path.read_bytes())
+    assert holder is not None
+    path.unlink()
+    write_owner(folder, dataclasses.replace(holder, pid=2**22 + 1))
+
+
+def test_a_removal_takes_the_file_alone_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "mark").write_text("x")
+    (tmp_path / "link").symlink_to("folder")
+    with owned(STORAGE, str(tmp_path), print) as mine:
+        for name in ("mark", "link", "not there"):
+            mine.remove(STORAGE, name)
+        with pytest.raises(IsADirectoryError):
+            mine.remove(STORAGE, "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("holder", [dead, elsewhere])
+def test_only_one_of_many_takes_a_dead_holders_folder(tmp_path: Path, holder: Callable[[], Holder]) -> None:
+    write_owner(tmp_path, holder())
+    start, over, winners, losers = threading.Barrier(8), threading.Event(), [], []
+
+    def run() -> None:
+        start.wait()
+        try:
+            with owned(STORAGE, str(tmp_path), print):
+                winners.append(1)
+                over.wait(60)
+        except OutputError:
+            losers.append(1)
+            if len(losers) == 7:
+                over.set()
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(winners), len(losers)) == (1, 7)
+    assert list(tmp_path.iterdir()) == []
