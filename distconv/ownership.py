@@ -244,7 +244,7 @@ def _stay_silent(storage: Storage, folder: str, silent: dict[str, bytes]) -> boo
     since = time.monotonic()
     while True:
         time.sleep(_WATCH_SECONDS)
-        # Before it is looked, or who was stopped itself would judge by what it saw long ago.
+        # Before it is looked, and since after it: who is stopped in between has seen nothing meanwhile.
         now = time.monotonic()
         for path, before in silent.items():
             content = _read(storage, path)
@@ -252,7 +252,7 @@ def _stay_silent(storage: Storage, folder: str, silent: dict[str, bytes]) -> boo
                 continue
             if content is None or not _is_same(content, before):
                 return False
-            silent[path], since = content, now
+            silent[path], since = content, time.monotonic()
             beats[path] += 1
             if beats[path] == _BEATS:
                 raise _refusal(folder, content)
