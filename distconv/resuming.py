@@ -147,6 +147,7 @@ class Folder:
         self._stop()
         if self._failure is not None:
             raise self._failure
+        self._flush()
         # A worker that was killed could not remove its own.
         self.owner.sweep(self._storage, is_partial)
         *before, mark = files
