@@ -92,7 +92,8 @@ def never() -> Calls:
 
 def digest_folder(folder: Path) -> dict[str, str]:
     """Give the SHA-256 of every file in a folder."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    files = (path for path in sorted(folder.iterdir()) if path.is_file())
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def read_recorded(folder: Path) -> set[str]:

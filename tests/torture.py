@@ -1,7 +1,7 @@
-"""Kill conversions at random instants and go on: ``make torture``, or a small share of it in the suite.
+"""Kill and stop conversions at random instants and go on: ``make torture``, or a small share of it in the suite.
 
 After every run to the end, each file must have the SHA-256 of the undisturbed run's, and no
-chunk that was committed may have been written again.
+chunk that was recorded may have been written again.
 """
 
 import contextlib
@@ -19,7 +19,9 @@ import click
 
 from tests.benchmarks.measure import tree
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece
-from tests.faults import digest_folder, looks_whole
+from tests.contests import contest_input, contest_living, contest_output
+from tests.faults import digest_folder, looks_whole, read_recorded
+from tests.mounts import bound_twice, why_no_bindfs
 
 SPEC = Spec("llama-2", dim=512, heads=8, kv_heads=4, layers=6, multiple_of=256, shards=2)
 """Of about 50 MB: some tens of chunks, each some milliseconds."""
@@ -36,8 +38,14 @@ def command(source: Path, output: Path, *options: str) -> list[str]:
 
 
 def stamps(output: Path) -> dict[str, tuple[int, int]]:
-    """Tell committed chunks apart from ones that were written again."""
+    """Tell chunks apart from ones that were written again."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.glob("*.safetensors")}
+
+
+def recorded_stamps(output: Path) -> dict[str, tuple[int, int]]:
+    """Tell the chunks that must be kept apart from ones that were written again."""
+    found = stamps(output)
+    return {name: found[name] for name in read_recorded(output)}
 
 
 def torture_inline(source: Path, place: Path, kills: int, seed: int) -> int:
@@ -50,7 +58,7 @@ def torture_inline(source: Path, place: Path, kills: int, seed: int) -> int:
     expected = digest_folder(reference)
     done, ended, output = 0, 0, place / "output-0"
     while done < kills:
-        before = stamps(output) if output.exists() else {}
+        before = recorded_stamps(output)
         process = subprocess.Popen(
             command(source, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -73,7 +81,7 @@ def torture_inline(source: Path, place: Path, kills: int, seed: int) -> int:
             output = place / f"output-{ended}"
         elif looks_whole(output):
             check_tensors(expected, output)
-    before = stamps(output) if output.exists() else {}
+    before = recorded_stamps(output)
     subprocess.run(command(source, output), check=True, capture_output=True)
     check_kept(before, output)
     check_equal(expected, output)
@@ -87,8 +95,8 @@ def wait_until_moving(process: "subprocess.Popen[bytes]", output: Path) -> None:
 
 
 def check_kept(before: dict[str, tuple[int, int]], output: Path) -> None:
-    """Every chunk that was there is still the same file."""
-    after = stamps(output) if output.exists() else {}
+    """Every chunk that was recorded is still the same file."""
+    after = stamps(output)
     changed = [name for name, stamp in before.items() if after.get(name) != stamp]
     if changed:
         message = f"{output}: written again: {changed}"
@@ -105,7 +113,7 @@ def check_equal(expected: dict[str, str], output: Path) -> None:
 
 
 def check_tensors(expected: dict[str, str], output: Path) -> None:
-    """What looks whole has all its files; only the journal and the lock may still be there."""
+    """What looks whole has all its files; only the journal and the owner's file may still be there."""
     found = digest_folder(output)
     if not expected.items() <= found.items():
         message = f"{output}: looks whole and is not"
@@ -122,11 +130,11 @@ def torture_ray(source: Path, place: Path, kills: int, seed: int) -> dict[str, i
     number, output = 0, place / "ray-output-0"
     while sum(done.values()) < kills:
         victim = min(done, key=lambda name: done[name])
-        before = stamps(output) if output.exists() else {}
+        seen, before = stamps(output), recorded_stamps(output)
         process = subprocess.Popen(
             command(source, output, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        done[victim] += kill_one(process, output, victim, before, chance)
+        done[victim] += kill_one(process, output, victim, set(seen), chance)
         code = process.wait(RAY_SECONDS)
         check_kept(before, output)
         if code == 0:
@@ -136,7 +144,7 @@ def torture_ray(source: Path, place: Path, kills: int, seed: int) -> dict[str, i
             output = place / f"ray-output-{number}"
         elif looks_whole(output):
             check_tensors(expected, output)
-    before = stamps(output) if output.exists() else {}
+    before = recorded_stamps(output)
     subprocess.run(command(source, output, "--workers", "2"), check=True, capture_output=True)
     check_kept(before, output)
     check_equal(expected, output)
@@ -147,13 +155,13 @@ def kill_one(
     process: "subprocess.Popen[bytes]",
     output: Path,
     victim: str,
-    before: dict[str, tuple[int, int]],
+    before: set[str],
     chance: random.Random,
 ) -> bool:
     """Wait until bytes move, then a moment, and kill; True where somebody was killed."""
     deadline = time.monotonic() + RAY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if output.exists() and (set(stamps(output)) - set(before) or list(output.glob(".model*.partial"))):
+        if output.exists() and (set(stamps(output)) - before or list(output.glob(".model*.partial"))):
             break
         time.sleep(0.005)
     time.sleep(chance.uniform(0, 0.3))
@@ -185,17 +193,37 @@ RAY_SECONDS = 180
 @click.command()
 @click.option("--kills", default=200, show_default=True, help="Of inline conversions.")
 @click.option("--ray-kills", default=51, show_default=True, help="Of workers, raylets and drivers in turn.")
+@click.option("--stops", default=120, show_default=True, help="Of owners of OUTPUT, with successors.")
+@click.option("--swaps", default=60, show_default=True, help="Of INPUT, while it is converted.")
+@click.option("--mounts", default=20, show_default=True, help="Rounds of each kind on caching mounts.")
 @click.option("--seed", default=0, show_default=True)
-def main(kills: int, ray_kills: int, seed: int) -> None:
-    """Kill, go on, compare."""
+def main(kills: int, ray_kills: int, stops: int, swaps: int, mounts: int, seed: int) -> None:
+    """Kill, stop, swap, go on, compare."""
     with tempfile.TemporaryDirectory(prefix="distconv-torture-") as folder:
         place = Path(folder)
         tokenizer = write_sentencepiece(place / "tokenizer.model")
-        source = write_checkpoint(place / "source", SPEC, tokenizer)
+        source = write_checkpoint(place / "source-0", SPEC, tokenizer)
+        ends = contest_output(source, place, stops, seed)
+        click.echo(
+            f"OUTPUT: {stops} rounds, owners that were stopped {dict(ends)}; all of the successor's bytes"
+        )
+        ends = contest_input(SPEC, tokenizer, place, swaps, seed)
+        click.echo(f"INPUT: {swaps} changes, {dict(ends)}; no mixture")
+        click.echo(torture_mounts(source, place, mounts, seed))
         ended = torture_inline(source, place, kills, seed)
+        click.echo(f"inline: {kills} kills over {ended} conversions, each equal to the undisturbed run")
         killed = torture_ray(source, place, ray_kills, seed)
-    click.echo(f"inline: {kills} kills over {ended} conversions, each equal to the undisturbed run")
-    click.echo(f"Ray: killed {killed}, each conversion went on to the same bytes")
+        click.echo(f"Ray: killed {killed}, each conversion went on to the same bytes")
+
+
+def torture_mounts(source: Path, place: Path, rounds: int, seed: int) -> str:
+    """Contend for OUTPUT by two mounts that remember what files looked like; gives how it went."""
+    if rounds and (reason := why_no_bindfs()) is not None:
+        return f"caching mounts: left out, {reason}"
+    with bound_twice(place) as seen:
+        living = contest_living(source, place, rounds, seed, seen)
+        ends = contest_output(source, place, rounds, seed, seen)
+    return f"caching mounts: {rounds} rounds beside the living {dict(living)}, {rounds} stopped {dict(ends)}"
 
 
 if __name__ == "__main__":
