@@ -17,6 +17,7 @@ from distconv import conversion
 from distconv.errors import ConversionError, InputError, OutputError
 from distconv.storage import LocalStorage
 from tests.checkpoints import Spec, write_checkpoint
+from tests.contests import contest_input, contest_output
 from tests.faults import Calls, FaultyStorage, digest_folder, looks_whole, never
 from tests.fuzz import fuzz
 from tests.torture import SPEC as TORTURE_SPEC
@@ -44,6 +45,17 @@ def convert(source: Path, output: Path, **options: object) -> distconv.Conversio
 def test_a_killed_conversion_goes_on_to_the_same_bytes(tmp_path: Path, sentencepiece_file: Path) -> None:
     source = write_checkpoint(tmp_path / "source", TORTURE_SPEC, sentencepiece_file)
     assert torture_inline(source, tmp_path, kills=10, seed=os.getpid()) >= 1
+
+
+def test_stopped_owners_touch_nothing_of_their_successors(tmp_path: Path, sentencepiece_file: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", TORTURE_SPEC, sentencepiece_file)
+    assert sum(contest_output(source, tmp_path, rounds=3, seed=os.getpid()).values()) >= 3
+
+
+def test_an_input_that_changes_at_any_instant_makes_no_mixture(
+    tmp_path: Path, sentencepiece_file: Path
+) -> None:
+    assert sum(contest_input(TORTURE_SPEC, sentencepiece_file, tmp_path, 3, os.getpid()).values()) == 3
 
 
 @pytest.mark.slow

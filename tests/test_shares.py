@@ -1,0 +1,121 @@
+"""One owner of a folder also where hosts remember what files looked like, and process ids mean something else."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from distconv import ownership
+from distconv.errors import OutputError
+from distconv.ownership import owned
+from distconv.storage import LocalStorage
+from tests.checkpoints import write_checkpoint
+from tests.contests import contest_living, contest_output
+from tests.mounts import bound_twice, shared_twice, why_no_bindfs, why_no_sshfs
+from tests.torture import SPEC
+
+HOLD = (
+    "import sys, time; from distconv import ownership; from distconv.storage import LocalStorage\n"
+    "ownership.BEAT_SECONDS = float(sys.argv[2])\n"
+    "with ownership.owned(LocalStorage(), sys.argv[1], print):\n"
+    "    print('owned', flush=True); sys.stdin.read()\n"
+)
+
+
+@pytest.fixture
+def held() -> Iterator[Callable[..., None]]:
+    """Give a function that has a process own a folder until the test ends, started by a command."""
+    with ExitStack() as stack:
+
+        def hold(folder: Path, beat_seconds: float, *before: str) -> None:
+            process = subprocess.Popen(
+                [*before, sys.executable, "-c", HOLD, str(folder), str(beat_seconds)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            stack.enter_context(process)
+            assert process.stdin is not None
+            stack.callback(process.stdin.close)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "owned\n"
+
+        yield hold
+
+
+def refuse(folder: Path) -> list[str]:
+    """Find the folder owned by somebody who lives; gives what was told meanwhile."""
+    told: list[str] = []
+    with (
+        pytest.raises(OutputError, match="distconv already writes into it"),
+        owned(LocalStorage(), str(folder), told.append),
+    ):
+        pass
+    return told
+
+
+@pytest.fixture
+def bound(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Give two names of one folder, each of which remembers attributes."""
+    if (reason := why_no_bindfs()) is not None:
+        pytest.skip(reason)
+    with bound_twice(tmp_path) as folders:
+        yield folders
+
+
+def test_who_stops_or_lives_behind_a_mount_that_remembers_is_told_by_its_beats(
+    bound: tuple[Path, Path], sentencepiece_file: Path, tmp_path: Path
+) -> None:
+    source = write_checkpoint(tmp_path / "source", SPEC, sentencepiece_file)
+    assert sum(contest_living(source, tmp_path, 2, os.getpid(), bound).values()) == 2
+    assert sum(contest_output(source, tmp_path, 2, os.getpid(), bound).values()) >= 2
+
+
+def test_a_mount_that_remembers_hides_no_beat(
+    bound: tuple[Path, Path], held: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distconv.holders.Holder.lives_here", lambda _self: None)
+    monkeypatch.setattr(ownership, "PATIENCE_SECONDS", 20.0)
+    for folder in bound:
+        (folder / "out").mkdir(exist_ok=True)
+    held(bound[0] / "out", 0.2)
+    assert "watching" in refuse(bound[1] / "out")[0]
+
+
+@pytest.mark.slow
+def test_two_sshfs_with_the_options_that_they_have_by_themselves_hide_no_beat_for_long(
+    held: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (reason := why_no_sshfs()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setattr("distconv.holders.Holder.lives_here", lambda _self: None)
+    with shared_twice(tmp_path) as (one, two):
+        held(one, ownership.BEAT_SECONDS)
+        # What this host has seen it remembers.
+        assert len(list(two.iterdir())) == 1
+        assert "watching" in refuse(two)[0]
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("options", [("--mount-proc",), ()], ids=["own proc", "another's proc"])
+def test_a_holder_whose_process_ids_are_others_is_watched(
+    held: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(ownership, "PATIENCE_SECONDS", 20.0)
+    held(tmp_path, 0.2, "unshare", "--pid", "--fork", "--kill-child", *options)
+    assert "watching" in refuse(tmp_path)[0]
+
+
+@pytest.mark.netns
+def test_who_is_in_a_namespace_watches_a_holder_that_is_not(
+    held: Callable[..., None], tmp_path: Path
+) -> None:
+    held(tmp_path, 0.2)
+    asked = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", HOLD, str(tmp_path), "1"],
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert "watching" in asked.stdout
+    assert "distconv already writes into it" in asked.stderr
