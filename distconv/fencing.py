@@ -55,6 +55,26 @@ def _remove_empty(folder: str) -> bool:
     return True
 
 
+def publish_file(partial: str, path: str) -> bool:
+    """Give a file its final name unless that name is taken; then the partial one stays."""
+    try:
+        # A link fails where the name is taken; a rename would replace what somebody committed.
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        raise
+    except OSError:
+        # A file system without hard links: it is enough that a folder has one owner.
+        if os.path.exists(path):
+            return False
+        os.rename(partial, path)
+        return True
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(partial)
+    return True
+
+
 def create_file(path: str, content: bytes) -> bool:
     """Make a small file, durable; False where there is one already."""
     try:

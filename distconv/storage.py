@@ -11,7 +11,7 @@ import posixpath
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from distconv.errors import ConversionError, InputError, OutputError
@@ -20,6 +20,7 @@ from distconv.fencing import (
     create_file,
     drop_attempt,
     make_attempt,
+    publish_file,
     read_file_now,
     refresh_file,
 )
@@ -41,7 +42,7 @@ class Entry:
     size_bytes: int
     version: str
     """Changes when the content does (for local files: the modification time in ns)."""
-    stamp: str
+    stamp: str = field(default="", compare=False)
     """Changes also where somebody writes and puts the time back, or another file takes the name."""
 
 
@@ -254,7 +255,7 @@ class LocalWriter:
         if replace:
             os.replace(self._partial, self._path)
             return True
-        return _publish(self._partial, self._path)
+        return publish_file(self._partial, self._path)
 
     def abort(self) -> None:
         """Remove what was written."""
@@ -379,23 +380,3 @@ def _naming(path: str) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or path
         raise
-
-
-def _publish(partial: str, path: str) -> bool:
-    """Give a file its final name unless that name is taken; then the partial one stays."""
-    try:
-        # A link fails where the name is taken; a rename would replace what somebody committed.
-        os.link(partial, path)
-    except FileExistsError:
-        return False
-    except FileNotFoundError:
-        raise
-    except OSError:
-        # A file system without hard links: it is enough that a folder has one owner.
-        if os.path.exists(path):
-            return False
-        os.rename(partial, path)
-        return True
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(partial)
-    return True

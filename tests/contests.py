@@ -3,6 +3,7 @@
 Each process counts as one of another host for all others, so that its beats alone tell of it.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -23,6 +24,7 @@ from tests.faults import digest_folder, looks_whole
 
 CHUNK_BYTES = 1_000_000
 BEAT_SECONDS = 0.05
+OWNING_SHARE = 0.8
 LOST = 3
 """The exit code of who owned OUTPUT and was robbed of it."""
 
@@ -55,6 +57,17 @@ def end(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+def wait_for_owner(process: int, output: Path) -> None:
+    """Wait until a process owns a folder, or has ended."""
+    ours = f'"pid": {process},'
+    while os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        for path in output.glob(f"{ownership.OWNER_PREFIX}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if ours in path.read_text():
+                    return
+        time.sleep(0.002)
+
+
 def undisturbed(source: Path, place: Path) -> tuple[dict[str, str], float]:
     """Give what a conversion makes, and the seconds that it takes."""
     began = time.monotonic()
@@ -84,8 +97,10 @@ def contest_output(
         for output in victims:
             overwrite = chance.random() < 0.3
             processes.append(start(source, output, patience=0.5, overwrite=overwrite))
-            # A successor begins to convert when it has found its predecessor silent.
-            time.sleep(chance.uniform(0, 1.2) * seconds + 0.7 * bool(processes[1:]))
+            # Most stops fall while it owns OUTPUT, some before or after.
+            if chance.random() < OWNING_SHARE:
+                wait_for_owner(processes[-1], output)
+            time.sleep(chance.uniform(0, 0.3) * seconds)
             os.kill(processes[-1], signal.SIGSTOP)
         try:
             code = end(start(source, outputs[len(victims)], patience=0.5))

@@ -99,9 +99,8 @@ def write_slowly(
             advance(len(content))
             time.sleep(0.14 if "slow" in chunk.name else 0.005)
         writer.commit()
-    except BaseException:
+    finally:
         writer.abort()
-        raise
     return Receipt(chunk.name, ChunkDigests("", ()), 0, len(chunk.header))
 
 
