@@ -255,18 +255,23 @@ def test_a_copied_input_goes_on(checkpoint: Write, tmp_path: Path, inside: bool)
     assert convert(second, output).already_done
 
 
-def test_another_version_of_a_library_makes_the_files_beside_the_chunks_anew(
+def test_a_library_that_writes_otherwise_makes_the_files_beside_the_chunks_anew(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out"
     convert(source, output)
     expected = digest_folder(output)
     recorded = json.loads((output / "distconv.json").read_text())["libraries"]
-    assert recorded == {name: metadata.version(name) for name in ("tokenizers",)}
+    assert recorded == {"tokenizers": metadata.version("tokenizers")}
+    make_files = conversion.make_files
+    monkeypatch.setattr(
+        conversion, "make_files", lambda *given: {**make_files(*given), "tokenizer.json": b"other"}
+    )
     monkeypatch.setattr(resuming, "find_libraries", lambda: {"tokenizers": "99"})
     report = convert(source, output)
     assert (report.already_done, report.kept_chunks) == (False, report.chunks)
     assert json.loads((output / "distconv.json").read_text())["libraries"] == {"tokenizers": "99"}
+    assert (output / "tokenizer.json").read_bytes() == b"other"
     monkeypatch.undo()
     convert(source, output)
     assert digest_folder(output) == expected

@@ -14,6 +14,7 @@ import pytest
 
 from distconv import ownership
 from distconv.errors import OutputError
+from distconv.fencing import is_attempt
 from distconv.holders import Holder
 from distconv.ownership import OWNER_PREFIX, Ownership, owned
 from distconv.storage import LocalStorage
@@ -248,7 +249,7 @@ def test_who_lost_a_folder_is_told_so_and_writes_nothing(lost: Lost) -> None:
         lambda: lost.mine.check(STORAGE),
         lambda: lost.mine.write(STORAGE, "config.json", b"{}"),
         lambda: lost.mine.remove(STORAGE, "config.json"),
-        lambda: lost.mine.sweep(STORAGE),
+        lambda: lost.mine.sweep(STORAGE, is_attempt),
     ):
         with pytest.raises(OutputError, match=lost.words):
             attempt()
@@ -273,7 +274,7 @@ def test_a_commit_that_was_decided_before_a_takeover_does_not_land_after_it(
     writer = STORAGE.begin(str(tmp_path / "chunk"), 5)
     writer.write_at(0, b"first")
     robbed(tmp_path)
-    with owned(STORAGE, str(tmp_path), print) as successor:
+    with owned(STORAGE, str(tmp_path), print, is_attempt) as successor:
         with pytest.raises(FileNotFoundError):
             writer.commit(replace=replace)
         successor.write(STORAGE, "chunk", b"again")
@@ -287,7 +288,7 @@ def test_a_removal_that_was_decided_before_a_takeover_does_not_happen_after_it(t
     held.__enter__()
     removal = STORAGE.begin_removal(str(tmp_path / "config.json"))
     robbed(tmp_path)
-    with owned(STORAGE, str(tmp_path), print) as successor:
+    with owned(STORAGE, str(tmp_path), print, is_attempt) as successor:
         successor.write(STORAGE, "config.json", b"{}")
         with pytest.raises(FileNotFoundError):
             removal.commit()

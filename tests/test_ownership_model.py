@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from distconv import ownership
 from distconv.errors import OutputError
-from distconv.fencing import PARTIAL_SUFFIX
+from distconv.fencing import PARTIAL_SUFFIX, is_attempt
 from distconv.holders import Holder
 from distconv.ownership import Ownership, owned
 
@@ -84,7 +84,7 @@ class Process:
         storage = MemoryStorage(self.world)
         try:
             self.wait()
-            with owned(storage, FOLDER, lambda _message: None) as mine:  # type: ignore[arg-type]
+            with owned(storage, FOLDER, lambda _message: None, is_attempt) as mine:  # type: ignore[arg-type]
                 self.mine, self.beat_at, self.world.current = mine, self.world.now, self
                 try:
                     for name, content in self.work:
