@@ -30,7 +30,7 @@ def examine(
     """
     try:
         proof = prove(storage, output, Depth.DATA if verify else Depth.STRUCTURE, progress)
-    except OutputError:  # without its index, for instance, which is made again
+    except (OutputError, FileNotFoundError):  # without its index, for instance, which is made again
         return None, frozenset()
     findings = list(proof.findings)
     looked = proof.examined

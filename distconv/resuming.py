@@ -67,7 +67,13 @@ def _look(storage: Storage, output: str) -> _Found:
     # The journal counts more: it stands until the very end.
     for name in (JOURNAL_NAME, RECEIPT_NAME):
         if name in entries:
-            return _Found(entries, left_bytes, *_read_record(storage, join(output, name)))
+            try:
+                return _Found(entries, left_bytes, *_read_record(storage, join(output, name)))
+            except FileNotFoundError:
+                # Who had the folder has just made it whole.
+                if name in storage.list_names(output):
+                    raise
+                return _look(storage, output)
     return _Found(entries, left_bytes, None, {})
 
 
@@ -94,7 +100,7 @@ def is_recorded(storage: Storage, output: str, identity: dict[str, object]) -> b
         return False
     try:
         return read_receipt(storage, path).identity == identity
-    except OutputError:
+    except (OutputError, FileNotFoundError):
         return False
 
 

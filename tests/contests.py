@@ -155,7 +155,9 @@ def contest_input(spec: Spec, tokenizer: Path, place: Path, rounds: int, seed: i
         before = chunks_of(source, place / "before")
         change, spare = chance.choice(CHANGES), shutil.copytree(pair[1], place / "spare")
         process = start(source, output, patience=1.0)
-        time.sleep(chance.uniform(0, 1.2) * seconds)
+        if chance.random() < OWNING_SHARE:
+            wait_for_owner(process, output)
+        time.sleep(chance.uniform(0, 0.3) * seconds)
         change(source, spare)
         code = end(process)
         assert code in {0, 1, 2}

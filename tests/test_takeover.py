@@ -15,7 +15,7 @@ from distconv import conversion
 from distconv.errors import DistconvError, OutputError
 from distconv.fencing import LocalRemoval
 from distconv.holders import Holder
-from distconv.storage import LocalStorage, LocalWriter
+from distconv.storage import LocalReader, LocalStorage, LocalWriter
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
 
@@ -181,3 +181,26 @@ def test_who_is_held_up_before_any_change_touches_nothing_of_its_successor(
         if hold.count < number:
             break
     assert lost * stride > 30
+
+
+@dataclass(frozen=True, slots=True)
+class LateStorage(LocalStorage):
+    """Local files, where the journal has gone before it is opened."""
+
+    def open(self, path: str) -> LocalReader:
+        """Open a file."""
+        if os.path.basename(path) == ".distconv.journal":
+            os.unlink(path)
+        return LocalStorage.open(self, path)
+
+
+def test_who_looks_while_another_finishes_sees_it_finished(
+    checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    distconv.convert(checkpoint(SPEC), output, max_shard_size=LIMIT)
+    expected = digest_folder(output)
+    (output / ".distconv.journal").write_text("{}")
+    monkeypatch.setattr(conversion, "LocalStorage", LateStorage)
+    distconv.convert(checkpoint(SPEC), output, max_shard_size=LIMIT)
+    assert digest_folder(output) == expected

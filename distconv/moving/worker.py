@@ -267,8 +267,11 @@ def is_finished(storage: Storage, path: str, chunk: Chunk) -> bool:
     entry = storage.find(path)
     if entry is None or entry.size_bytes != chunk.size_bytes:
         return False
-    with opened(storage, path) as reader:
-        return read_range(reader, 0, len(chunk.header)) == chunk.header
+    try:
+        with opened(storage, path) as reader:
+            return read_range(reader, 0, len(chunk.header)) == chunk.header
+    except FileNotFoundError:
+        return False
 
 
 def read_digests(
