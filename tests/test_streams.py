@@ -2,6 +2,7 @@
 
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,8 +100,8 @@ def test_a_terminal_that_goes_away_ends_nothing(folders: dict[str, Path], tmp_pa
     terminal, side = pty.openpty()
     output = tmp_path / "out"
     process = subprocess.Popen(
-        ["nohup", sys.executable, "-m", "distconv", "convert", str(folders["in"]), str(output)],
-        stdin=side, stdout=side, stderr=side,
+        [sys.executable, "-m", "distconv", "convert", str(folders["in"]), str(output)],
+        stdin=side, stdout=side, stderr=side, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )  # fmt: skip
     os.close(side)
     os.close(terminal)
