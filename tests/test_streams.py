@@ -99,10 +99,15 @@ def test_a_terminal_that_goes_away_ends_nothing(folders: dict[str, Path], tmp_pa
     """As over a connection that breaks, where the hang-up itself is ignored (nohup, tmux)."""
     terminal, side = pty.openpty()
     output = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "distconv", "convert", str(folders["in"]), str(output)],
-        stdin=side, stdout=side, stderr=side, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    )  # fmt: skip
+    # Who starts a process hands on which signals are ignored.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distconv", "convert", str(folders["in"]), str(output)],
+            stdin=side, stdout=side, stderr=side,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGHUP, before)
     os.close(side)
     os.close(terminal)
     assert process.wait(timeout=120) == 0
