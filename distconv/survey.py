@@ -124,13 +124,11 @@ def is_disproved(left: TensorView, right: TensorView) -> bool:
 
 def kv_pairs(checkpoint: Checkpoint) -> tuple[tuple[TensorView, TensorView], ...]:
     """Pairs of ranks that may hold one key head twice, as the 405B in 16 parts does."""
-    shards = len(checkpoint.catalog.shards)
-    if shards != _DOUBLED or checkpoint.dimensions.kv_heads != _DOUBLED:
+    heads, rows = checkpoint.dimensions.kv_heads, checkpoint.dimensions.head_dim
+    keys = [match.views for match in checkpoint.matches if match.gather.heads == "key"]
+    if heads != _DOUBLED or any(view.shape[0] != rows for views in keys for view in views):
         return ()
-    doubled = [match for match in checkpoint.matches if match.gather.heads == "key"]
-    return tuple(
-        (match.views[rank], match.views[rank + 1]) for match in doubled for rank in range(0, shards, 2)
-    )
+    return tuple((views[rank], views[rank + 1]) for views in keys for rank in range(0, _DOUBLED, 2))
 
 
 _DOUBLED = 16

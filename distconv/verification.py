@@ -7,7 +7,7 @@ say is where. Memory is bounded: a band of rows at a time.
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -206,17 +206,23 @@ def _compare_tensor(
 
 def _whole_shape(match: Match, target: Written) -> tuple[tuple[int, ...], int]:
     """The shape that the shards give together; doubled key heads may be written once."""
-    shape = list(match.views[0].shape)
-    if match.gather.axis is not None:
-        shape[match.gather.axis] *= len(match.views)
+    shape = _join_shapes(match.views, match.gather.axis)
     if (
         match.gather.heads == "key"
         and target.shape
         and target.shape[0] * 2 == shape[0]
         and len(match.views) == 16
+        and len({view.shape for view in match.views}) == 1
     ):
         return (shape[0] // 2, *shape[1:]), 2
-    return tuple(shape), 1
+    return shape, 1
+
+
+def _join_shapes(views: Sequence[TensorView], axis: int | None) -> tuple[int, ...]:
+    shape = views[0].shape
+    if axis is None:
+        return shape
+    return (*shape[:axis], sum(view.shape[axis] for view in views), *shape[axis + 1 :])
 
 
 def _bands(
@@ -224,8 +230,8 @@ def _bands(
 ) -> Iterator[tuple[int, "Rows"]]:
     """Give the whole tensor as (first row, rows), permuted as Transformers wants it."""
     parts = _distinct_parts(match, replication)
-    rows = match.views[0].shape[0] * (len(parts) if match.gather.axis == 0 else 1)
-    columns = math.prod(match.views[0].shape[1:]) * (len(parts) if match.gather.axis == 1 else 1)
+    rows, *others = _join_shapes([part for part, *_twins in parts], match.gather.axis)
+    columns = math.prod(others)
     head = checkpoint.dimensions.head_dim if match.gather.rotary else 1
     band = max(1, _BAND_BYTES // max(1, columns * match.views[0].dtype.size_bytes * head)) * head
     for first in range(0, rows, band):
@@ -247,12 +253,18 @@ def _read_whole_rows(
     import numpy as np
 
     if match.gather.axis == 1:
-        return np.concatenate([_read_rows(view, first, count, sources) for (view,) in parts], axis=1)
-    rows = match.views[0].shape[0]
+        return np.concatenate(
+            [_read_rows(view, first, count, sources) for (view,) in parts if view.shape[1]], axis=1
+        )
     found = []
-    for number in range(first // rows, -(-(first + count) // rows)):
-        low, high = max(first - number * rows, 0), min(first + count - number * rows, rows)
-        part, *twins = (_read_rows(view, low, high - low, sources) for view in parts[number])
+    begin = 0
+    for views in parts:
+        rows = views[0].shape[0]
+        low, high = max(first - begin, 0), min(first + count - begin, rows)
+        begin += rows
+        if low >= high:
+            continue
+        part, *twins = (_read_rows(view, low, high - low, sources) for view in views)
         # Written once though the copies differ: no row of it can be right.
         found.append(part if all((part == twin).all() for twin in twins) else ~part)
     return found[0] if len(found) == 1 else np.concatenate(found)

@@ -2,9 +2,10 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from distconv.proof import read_headers
 from distconv.storage import LocalStorage
 from distconv.survey import decide, plan_conversion, read_bytes, read_checkpoint
 from tests import reference
-from tests.checkpoints import Layout, Spec, write_checkpoint
+from tests.checkpoints import Layout, Spec, Tensors, shapes, write_checkpoint
 from tests.moving.test_strided import CountedStorage
 from tests.test_end_to_end import assert_equal
 
@@ -50,22 +51,56 @@ def specs(draw: st.DrawFn) -> Spec:
 @given(specs())
 @settings(max_examples=40)
 def test_wherever_shards_cut_every_tensor_is_what_concatenation_and_permutation_give(spec: Spec) -> None:
-    storage = LocalStorage()
     with tempfile.TemporaryDirectory() as folder:
         source = write_checkpoint(Path(folder, "in"), spec)
-        loaded = read_checkpoint(storage, str(source))
-        plan = plan_conversion(loaded, decide(loaded)[0], max_shard_size=20_000)
-        output = Path(folder, "out")
-        output.mkdir()
-        receipts = [
-            convert_chunk(Job(storage, str(output), "cpu"), chunk, lambda _size_bytes: None, lambda: False)
-            for chunk in plan.chunks
-        ]
-        assert_equal(output, reference.convert(source, spec))
-        stored_bytes = sum(path.stat().st_size for path in source.glob("*.pth"))
-        assert sum(receipt.bytes_read for receipt in receipts) <= 1.1 * stored_bytes
-        headers, findings = read_headers(storage, str(output), [chunk.name for chunk in plan.chunks])
-        assert findings + verification.compare_tensors(storage, loaded, headers, SilentProgress()) == []
+        assert_converts(source, Path(folder, "out"), reference.convert(source, spec))
+
+
+@given(specs(), st.integers(2, 16), st.randoms(use_true_random=False))
+@settings(max_examples=40)
+def test_parts_of_any_sizes_are_put_together(spec: Spec, shards: int, random: Random) -> None:
+    whole = replace(spec, shards=1)
+    with tempfile.TemporaryDirectory() as folder:
+        source = write_checkpoint(Path(folder, "in"), whole)
+        expected = reference.convert(source, whole)
+        cut_unevenly(source, whole, shards, random)
+        assert_converts(source, Path(folder, "out"), expected)
+
+
+def cut_unevenly(source: Path, spec: Spec, shards: int, random: Random) -> None:
+    """Cut a checkpoint of one shard at random places; parts may be empty where no size is told by them."""
+    state = torch.load(source / "consolidated.00.pth", weights_only=True)
+    cut: list[dict[str, torch.Tensor]] = [{} for _ in range(shards)]
+    for name, shape, axis in shapes(spec):
+        if axis is None:
+            parts: Sequence[torch.Tensor] = [state[name]] * shards
+        else:
+            least = 1 if name in {"tok_embeddings.weight", "layers.0.feed_forward.w1.weight"} else 0
+            edges = sorted(random.randint(least, shape[axis]) for _ in range(shards - 1))
+            parts = state[name].tensor_split(edges, dim=axis)
+            if least and parts[0].shape[axis] == shape[axis]:
+                parts = state[name].tensor_split([1, *edges[1:]], dim=axis)
+        for shard, part in zip(cut, parts, strict=True):
+            shard[name] = part.clone()
+    for number, shard in enumerate(cut):
+        torch.save(shard, source / f"consolidated.{number:02d}.pth")
+
+
+def assert_converts(source: Path, output: Path, expected: Tensors) -> None:
+    """Convert each chunk, compare the tensors with those expected, and prove them against the source."""
+    storage = LocalStorage()
+    loaded = read_checkpoint(storage, str(source))
+    plan = plan_conversion(loaded, decide(loaded)[0], max_shard_size=20_000)
+    output.mkdir()
+    receipts = [
+        convert_chunk(Job(storage, str(output), "cpu"), chunk, lambda _size_bytes: None, lambda: False)
+        for chunk in plan.chunks
+    ]
+    assert_equal(output, expected)
+    stored_bytes = sum(path.stat().st_size for path in source.glob("*.pth"))
+    assert sum(receipt.bytes_read for receipt in receipts) <= 1.1 * stored_bytes
+    headers, findings = read_headers(storage, str(output), [chunk.name for chunk in plan.chunks])
+    assert findings + verification.compare_tensors(storage, loaded, headers, SilentProgress()) == []
 
 
 CUTS = [
@@ -126,19 +161,19 @@ def test_verifying_against_the_source_reads_it_once(
     assert max(storage.sizes_bytes) <= 1 << 14
 
 
-def test_what_shards_cannot_hold_evenly_is_refused_with_what_they_hold(tmp_path: Path) -> None:
+def test_parts_that_make_up_no_whole_are_refused_with_what_they_hold(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "in", make_spec(2, 2, 2, 4))
     for shard in (0, 1):
         path = source / f"consolidated.{shard:02d}.pth"
         state = torch.load(path, weights_only=True)
-        state["output.weight"] = torch.ones(161 - shard, 8, dtype=torch.bfloat16)
+        state["output.weight"] = torch.ones(161 - 2 * shard, 8, dtype=torch.bfloat16)
         state["tok_embeddings.weight"] = torch.ones(321, 4, dtype=torch.bfloat16)
         torch.save(state, path)
     with pytest.raises(InputError) as raised:
         distconv.convert(source, tmp_path / "out")
     assert str(raised.value) == (
-        "output.weight: shape (161, 8) in consolidated.00.pth, (160, 8) in consolidated.01.pth; "
-        "expected (321, 8) cut along axis 0, but 321 is no multiple of 2 shards"
+        "output.weight: shape (161, 8) in consolidated.00.pth, (159, 8) in consolidated.01.pth; "
+        "expected (321, 8) cut along axis 0 into 2 shards"
     )
     assert not (tmp_path / "out").exists()
 

@@ -41,7 +41,7 @@ def gather_copies(
 ) -> tuple[tuple[int, ...], tuple[StridedCopy, ...]]:
     """Give the target's shape and the copies that fill it.
 
-    ``views`` are one tensor's parts in shard order, all of one shape. Of key heads that are
+    ``views`` are one tensor's parts in shard order, alike but for their extents along the axis. Of key heads that are
     stored ``replication`` times the first is taken. The permutation is that of
     ``modeling_llama.py``: row ``h, p, i`` of (heads, 2, head_dim / 2) is Meta's row ``h, i, p``;
     a shard may begin and end anywhere in a head. InputError where all rows are no whole heads.
@@ -52,7 +52,7 @@ def gather_copies(
         views = views[::replication]
     shape = list(views[0].shape)
     if gather.axis is not None:
-        shape[gather.axis] *= len(views)
+        shape[gather.axis] = sum(view.shape[gather.axis] for view in views)
     if 0 in shape:
         return tuple(shape), ()
     if gather.rotary and (shape[0] % head_dim or head_dim % 2):
@@ -60,16 +60,19 @@ def gather_copies(
             f"{views[0].name}: {shape[0]} rows in all shards, expected whole heads of {head_dim}, in pairs"
         )
     digits = _rotary_digits(head_dim) if gather.rotary else ()
-    loops: dict[tuple[int, ...], tuple[Loop, ...]] = {}
+    loops: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[Loop, ...]] = {}
     copies: list[StridedCopy] = []
-    for index, view in enumerate(views):
-        if view.strides not in loops:
-            loops[view.strides] = _make_loops(view)
-        start = [0] * len(shape)
-        if gather.axis is not None:
-            start[gather.axis] = index * view.shape[gather.axis]
-        whole = StridedCopy(view.record, view.offset, tuple(start), loops[view.strides])
+    start = [0] * len(shape)
+    for view in views:
+        if 0 in view.shape:
+            continue
+        form = (view.shape, view.strides)
+        if form not in loops:
+            loops[form] = _make_loops(view)
+        whole = StridedCopy(view.record, view.offset, tuple(start), loops[form])
         copies += _permute_rows(whole, digits) if digits else (whole,)
+        if gather.axis is not None:
+            start[gather.axis] += view.shape[gather.axis]
     return tuple(shape), tuple(copies)
 
 

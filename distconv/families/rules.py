@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -69,14 +69,13 @@ def read_dimensions(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -
     size is built, and where it writes out another feed-forward size.
     """
     embedding = _first_shape(catalog, rules[0].source, params.path)
-    gate = _first_shape(catalog, "layers.0.feed_forward.w1.weight", params.path)
-    shards = len(catalog.shards)
+    gate = _first_shape(catalog, _GATE, params.path)
     by_rows = embedding_gather(embedding, params.dim) is ROWS
-    ffn_dim = gate[0] * shards
+    ffn_dim = _sum_rows(catalog, _GATE, gate)
     findings = [*_check_layers(catalog, params, rules)]
     if params.hidden_dim is not None and params.hidden_dim != ffn_dim:
         findings.append(
-            f"{params.path}: hidden_dim {params.hidden_dim}, w1 has {ffn_dim} rows in {shards} shards; "
+            f"{params.path}: hidden_dim {params.hidden_dim}, w1 has {ffn_dim} rows in {len(catalog.shards)} shards; "
             "not a Llama (Mistral writes hidden_dim), or the params.json of another model"
         )
     if findings:
@@ -88,8 +87,17 @@ def read_dimensions(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -
         kv_heads=params.kv_heads,
         head_dim=params.head_dim,
         ffn_dim=ffn_dim,
-        vocab=embedding[0] * (shards if by_rows else 1),
+        vocab=_sum_rows(catalog, rules[0].source, embedding) if by_rows else embedding[0],
     )
+
+
+_GATE = "layers.0.feed_forward.w1.weight"
+
+
+def _sum_rows(catalog: Catalog, name: str, first: tuple[int, ...]) -> int:
+    """Count a tensor's rows in all shards; one without it, which is told later, counts as the first does."""
+    shapes = [shard.tensors[name].shape if name in shard.tensors else first for shard in catalog]
+    return sum(shape[0] if shape else 0 for shape in shapes)
 
 
 _LAYER = re.compile(r"layers\.([0-9]{1,9})\..*", re.DOTALL)
@@ -146,8 +154,8 @@ def match_rules(
 ) -> tuple[Match, ...]:
     """Give every target tensor its source parts.
 
-    Every source tensor must match exactly one rule or an ignored pattern, be in every shard,
-    and have the shape that the whole one gives when it is cut. All violations are collected
+    Every source tensor must match exactly one rule or an ignored pattern, and be in every
+    shard; its parts, of whatever sizes, must make up the whole. All violations are collected
     and raised as one InputError; ``absence`` says what to do where no shard has a tensor.
     """
     wanted = dict(_expand(rules, dimensions.layers))
@@ -206,25 +214,43 @@ def _check_views(
     name: str, rule: Rule, gather: Gather, catalog: Catalog, dimensions: Dimensions
 ) -> Iterator[str]:
     whole = tuple(dimensions.size(symbol) for symbol in rule.shape)
-    shards = len(catalog.shards)
-    if gather.axis is not None and whole[gather.axis] % shards:
-        first = {shard.tensors[name].shape: shard.name for shard in reversed(catalog.shards)}
-        found = ", ".join(f"{shape} in {shard}" for shape, shard in reversed(first.items()))
-        yield (
-            f"{name}: shape {found}; expected {whole} cut along axis {gather.axis}, "
-            f"but {whole[gather.axis]} is no multiple of {shards} shards"
-        )
-        return
-    expected = tuple(size // shards if axis == gather.axis else size for axis, size in enumerate(whole))
     dtypes = {shard.tensors[name].dtype for shard in catalog}
     if len(dtypes) > 1:
         yield f"{name}: stored as {' and '.join(sorted(map(str, dtypes)))} in different shards"
+    # Names of files are no key: ranks in folders of their own have the same ones.
+    shapes = [(shard.name, shard.tensors[name].shape) for shard in catalog]
+    if not _make_up([shape for _, shape in shapes], whole, gather.axis):
+        yield from _explain_shapes(name, shapes, whole, gather.axis)
+        return
     for shard in catalog:
-        view = shard.tensors[name]
-        if view.shape != expected:
-            yield f"{name} in {shard.name}: shape {view.shape}, expected {expected}"
-        elif view.dtype not in STORABLE:
-            yield f"{name} in {shard.name}: stored as {view.dtype}, expected a floating-point type of 16 bits or more"
+        dtype = shard.tensors[name].dtype
+        if dtype not in STORABLE:
+            yield f"{name} in {shard.name}: stored as {dtype}, expected a floating-point type of 16 bits or more"
+
+
+def _make_up(parts: Sequence[tuple[int, ...]], whole: tuple[int, ...], axis: int | None) -> bool:
+    """Whether parts of these shapes, one after the other along the axis, are the whole."""
+    if axis is None:
+        return all(part == whole for part in parts)
+    if any(len(part) != len(whole) for part in parts):
+        return False
+    joined = {(*part[:axis], whole[axis], *part[axis + 1 :]) for part in parts}
+    return joined == {whole} and sum(part[axis] for part in parts) == whole[axis]
+
+
+def _explain_shapes(
+    name: str, shapes: Sequence[tuple[str, tuple[int, ...]]], whole: tuple[int, ...], axis: int | None
+) -> Iterator[str]:
+    """Name the parts that are not as an even cut has them, or all shapes where there is no even cut."""
+    if axis is not None and whole[axis] % len(shapes):
+        first = {shape: shard for shard, shape in reversed(shapes)}
+        found = ", ".join(f"{shape} in {shard}" for shape, shard in reversed(first.items()))
+        yield f"{name}: shape {found}; expected {whole} cut along axis {axis} into {len(shapes)} shards"
+        return
+    expected = tuple(size // len(shapes) if place == axis else size for place, size in enumerate(whole))
+    for shard, shape in shapes:
+        if shape != expected:
+            yield f"{name} in {shard}: shape {shape}, expected {expected}"
 
 
 def describe_foreign_tensors(catalog: Catalog) -> str | None:
