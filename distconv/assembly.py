@@ -66,27 +66,27 @@ def make_tokenizer(checkpoint: Checkpoint) -> dict[str, bytes]:
     if checkpoint.vocabulary is None:
         raise InputError(f"{checkpoint.files.folder}: no tokenizer.model")
     choice = checkpoint.choice
+    return make_family_tokenizer(checkpoint.vocabulary, choice.family, instruct=choice.instruct)
+
+
+def make_family_tokenizer(vocabulary: Vocabulary, family: Family, *, instruct: bool) -> dict[str, bytes]:
+    """Make a tokenizer's files as a family has them; InputError where none can be made of the vocabulary."""
     try:
-        return make_family_tokenizer(checkpoint.vocabulary, choice.family, instruct=choice.instruct)
+        return make_tokenizer_files(
+            vocabulary,
+            special_tokens=family.special_tokens,
+            context=family.context,
+            instruct=instruct,
+            chat_template=CHAT_TEMPLATES[family.chat] if instruct and family.chat else None,
+        )
     except (DistconvError, OSError, MemoryError, KeyboardInterrupt, SystemExit):
         raise
     # Whatever a strange vocabulary makes of the tokenizers library, whose panics are no Exception.
     except BaseException as error:  # noqa: BLE001
         first, *_ = [*str(error).splitlines(), ""]
         raise InputError(
-            f"{checkpoint.files.tokenizer}: no tokenizer can be made of it ({type(error).__name__}: {first})"
+            f"{vocabulary.path}: no tokenizer can be made of it ({type(error).__name__}: {first})"
         ) from None
-
-
-def make_family_tokenizer(vocabulary: Vocabulary, family: Family, *, instruct: bool) -> dict[str, bytes]:
-    """Make a tokenizer's files as a family has them."""
-    return make_tokenizer_files(
-        vocabulary,
-        special_tokens=family.special_tokens,
-        context=family.context,
-        instruct=instruct,
-        chat_template=CHAT_TEMPLATES[family.chat] if instruct and family.chat else None,
-    )
 
 
 def make_files(storage: Storage, checkpoint: Checkpoint, plan: Plan) -> dict[str, bytes]:

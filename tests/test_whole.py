@@ -16,6 +16,7 @@ import distconv
 from distconv import conversion
 from distconv.errors import ConversionError, InputError, OutputError
 from distconv.target.tokenizer import Vocabulary
+from distconv.tokenization import convert_tokenizer
 from tests.checkpoints import Spec
 from tests.faults import digest_folder, looks_whole
 
@@ -494,6 +495,9 @@ def test_what_stands_beside_the_chunks_is_made_before_anything_is_touched(
         convert(checkpoint(SPEC), tmp_path / "out")
     assert raised.value.exit_code == 2
     assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match=r"tokenizer\.model: no tokenizer can be made of it"):
+        convert_tokenizer(checkpoint(SPEC) / "tokenizer.model", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -152,7 +152,15 @@ def check_tokenizer(facts: Facts, family: Family | None) -> None:
         reason = _find_foreign(facts, size, asked=family is not None)
     if reason is not None:
         otherwise = "" if family is None else ", or leave --family out"
+        if family is None and _may_be_padded(facts, size):
+            otherwise = ", or, if it is right and the other rows are padding, the model's family by --family"
         raise MismatchError(f"{facts.folder}: {reason}; give the right file by --tokenizer{otherwise}")
+
+
+def _may_be_padded(facts: Facts, size: int | None) -> bool:
+    """Whether a family that is asked for settles that a tokenizer of fewer tokens than rows is the right one."""
+    rows = facts.dimensions.vocab
+    return size is not None and size < rows != TIKTOKEN_SIZE and not facts.params.use_scaled_rope
 
 
 def _find_foreign(facts: Facts, size: int, *, asked: bool) -> str | None:

@@ -199,6 +199,7 @@ _BESIDE = {
     "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
     "torch": "device memory_format layout Generator",
     "torch.serialization": "_get_layout",
+    "torch.torch_version": "TorchVersion",
     "typing": "Any",
     "types": "SimpleNamespace",
     "uuid": "UUID",

@@ -182,12 +182,24 @@ def _takes_scaled_rope(fields: Fields) -> bool:
     if fields.has("use_scaled_rope"):
         return fields.take_flag("use_scaled_rope")
     fields.taken.add("use_scaled_rope")
-    return fields.get("use_scaled_rope") is None and any(fields.has(key) for key in _SCALINGS)
+    return fields.get("use_scaled_rope") is None and _find_scaling(fields) is not None
+
+
+def _find_scaling(fields: Fields) -> str | None:
+    """Give the key with numbers of scaling; those of type "default", as Transformers writes them, scale nothing."""
+    for key in filter(fields.has, _SCALINGS):
+        found = fields.get(key)
+        kind = found.get("rope_type", found.get("type")) if isinstance(found, dict) else None
+        if kind != "default" or fields.has("use_scaled_rope"):
+            return key
+        fields.taken.add(key)
+    return None
 
 
 def _take_rope_scaling(fields: Fields) -> RopeScaling:
     """Take the numbers of rope scaling, from whichever of a trainer's keys has them."""
-    inner = next((fields.open(key) for key in _SCALINGS if fields.has(key)), None)
+    key = _find_scaling(fields)
+    inner = None if key is None else fields.open(key)
     if inner is not None:
         kind = next((inner.get(key) for key in ("rope_type", "type") if inner.has(key)), "llama3")
         inner.taken |= {"rope_type", "type"}

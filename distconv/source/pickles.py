@@ -300,7 +300,8 @@ def _find_name(module: object, name: object) -> object:
     except KeyError:
         shown = escape(f"{module[:80]}.{name[:80]}")
         raise InputError(
-            f"the pickle names {shown}, which a state dict of tensors does not need; refused as unsafe"
+            f"the pickle names {shown}, which a state dict of tensors does not need; refused as unsafe: "
+            "save model.state_dict() alone"
         ) from None
 
 

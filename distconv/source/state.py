@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from distconv.errors import InputError
-from distconv.source.marks import TensorMark
+from distconv.source.marks import TensorMark, describe
 
 _DEEPEST = 64
 _MOST_STEPS = 1 << 20
@@ -18,7 +18,7 @@ def flatten_state(state: object) -> dict[str, TensorMark]:
     tensors have one path, and where going through would take unbounded time or memory.
     """
     if not isinstance(state, dict):
-        message = f"it holds a {type(state).__name__}, expected a dict of tensors: save model.state_dict()"
+        message = f"it holds {describe(state)}, expected a dict of tensors: save model.state_dict()"
         raise InputError(message)
     tensors: dict[str, TensorMark] = {}
     for path, tensor in _walk(state):

@@ -140,6 +140,23 @@ def test_a_tokenizer_that_is_not_the_weights_own_is_refused_with_the_way_out(
 
 
 @pytest.mark.parametrize(
+    ("params", "tokenizer", "family"),
+    [
+        (newer(512, 4, 8), "sentencepiece", "llama-2"),
+        (fields(512, 4, 8, 1e-5), "tiktoken", "llama-3"),
+        (fields(512, 4, 8, 1e-5, rope_theta=1e6), "tiktoken", "llama-3"),
+    ],
+)
+def test_a_padded_embedding_that_looks_like_anothers_is_taken_where_the_family_is_named(
+    tmp_path: Path, params: Fields, tokenizer: str, family: str
+) -> None:
+    with pytest.raises(MismatchError, match="padding, the model's family by --family"):
+        choose(tmp_path, params, vocab=640, tokenizer=tokenizer, tokenizer_size=576)
+    found = choose(tmp_path, params, vocab=640, tokenizer=tokenizer, tokenizer_size=576, family=family)
+    assert found.family.name == family
+
+
+@pytest.mark.parametrize(
     ("params", "rows", "tokenizer", "size"),
     [
         (fields(4096, 32, 32, 1e-5), 32064, "sentencepiece", 32000),

@@ -308,12 +308,12 @@ def test_a_pickle_that_calls_anything_is_refused_and_named(good: Path, evil: obj
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\x80\x02N.", "NoneType, expected a dict of tensors"),
+        (b"\x80\x02N.", "it holds None, expected a dict of tensors"),
         (b"\x80\x02].", "list, expected a dict of tensors"),
         (b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "no tensors in it"),
         (b"\x80\x02" + b"(" * 10, "not a readable torch checkpoint"),
         (b"\x80\x02r\xff\xff\xff\x7fN.", "not a readable torch checkpoint"),
-        (b"\x80\x02Nr\xff\xff\xff\x0f.", "NoneType, expected a dict"),
+        (b"\x80\x02Nr\xff\xff\xff\x0f.", "it holds None, expected a dict"),
         (b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", ""),
         (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", ""),
         (b"\x80\x02B\xff\xff\xff\x7f", ""),
@@ -382,6 +382,7 @@ def test_what_trainers_keep_beside_the_tensors_is_let_go(tmp_path: Path) -> None
         "loss": np.float64(0.5), "rng": np.random.default_rng(0).random(3), "random": random.getstate(),
         "device": torch.device("cpu"), "folder": Path("x"), "counts": Counter("abc"), "seen": {1, 2},
         "by layer": defaultdict(int, {"a": 1}), (1, 2): "a tuple as key", 7: "a number", "text": "é" * 5000,
+        "torch": torch.__version__,
     }  # fmt: skip
     for protocol in (2, 3):
         found = load_by_offset(save(tmp_path / "s.pth", state, pickle_protocol=protocol))

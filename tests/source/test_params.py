@@ -97,6 +97,7 @@ def test_the_feed_forward_size_is_that_of_every_published_model(
         ({"multiple_of": -256}, "multiple_of is -256"),
         ({"head_dim": 160}, "head_dim 160, dim / n_heads gives 128"),
         ({"use_scaled_rope": True, "rope_scaling": {"rope_type": "yarn", "factor": 4}}, "of type 'yarn'"),
+        ({"use_scaled_rope": True, "rope_scaling": {"rope_type": "default"}}, "of type 'default'"),
         ({"rope_scaling": {"factor": 8}, "rope_scaling_factor": 16}, "rope_scaling_factor is given twice, with"),
         ({"rope_scaling": 8}, "rope_scaling is 8, expected an object"),
         ({"rope_scaling": {"factor": "x"}}, "rope_scaling.factor is 'x', expected a positive number"),
@@ -300,6 +301,8 @@ def test_a_config_of_transformers_is_called_what_it_is(tmp_path: Path) -> None:
         ),
         ({"use_scaled_rope": False, "rope_scaling": {"factor": 4}}, False, 4),
         ({"use_scaled_rope": 0, "rope_scaling": None}, False, None),
+        ({"rope_scaling": {"rope_type": "default"}}, False, None),
+        ({"use_scaled_rope": False, "rope_scaling": {"type": "default", "factor": 1.0}}, False, None),
     ],
 )
 def test_rope_scaling_is_read_under_every_name(
