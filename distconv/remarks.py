@@ -41,6 +41,19 @@ def note_buffers(catalog: Catalog) -> Iterator[str]:
         yield f"{len(found):,} buffers that follow from the configuration are left out ({shown})"
 
 
+def note_copies(catalog: Catalog) -> Iterator[str]:
+    """Name shards whose data is equal by the checksums of all their records: one file was copied twice."""
+    first: dict[tuple[int, ...], str] = {}
+    for shard in catalog:
+        sums = tuple(view.record.crc32 for _, view in sorted(shard.tensors.items()))
+        twin = first.setdefault(sums, shard.paths[0])
+        if all(sums) and twin != shard.paths[0]:
+            yield (
+                f"{shard.paths[0]} holds the same data as {twin}, where each shard has its own; "
+                "if it is a copy, download the right file"
+            )
+
+
 def note_params(params: Params, choice: Choice) -> Iterator[str]:
     """Say what params.json says that the config does not."""
     family, scaling = choice.family, params.rope_scaling

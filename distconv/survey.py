@@ -19,7 +19,7 @@ from distconv.planning.plan import (
     make_targets,
 )
 from distconv.progress import format_count, format_size
-from distconv.remarks import note_buffers, note_differences, note_params
+from distconv.remarks import note_buffers, note_copies, note_differences, note_params
 from distconv.source.catalog import Catalog, TensorView, read_catalog
 from distconv.source.files import SourceFiles, find_files
 from distconv.source.layouts import ShardFiles
@@ -90,6 +90,7 @@ def read_checkpoint(
         *files.notes,
         *catalog.notes,
         *note_buffers(catalog),
+        *note_copies(catalog),
         *choice.assumptions,
         *note_differences(params, dimensions, vocabulary),
         *note_params(params, choice),

@@ -158,6 +158,14 @@ def test_two_shards_in_every_dress_give_the_same_bytes(
     assert convert(source, tmp_path / "out") == expected
 
 
+def test_a_shard_that_is_a_copy_of_another_is_named(checkpoint: Write, tmp_path: Path) -> None:
+    source = shutil.copytree(checkpoint(SPEC), tmp_path / "in")
+    words = f"{source}/consolidated.01.pth holds the same data as {source}/consolidated.00.pth, where each"
+    assert words not in "\n".join(distconv.inspect(source).notes)
+    torch.save(load(source, 0), source / "consolidated.01.pth")  # its records' names differ from the first's
+    assert words in "\n".join(distconv.inspect(source).notes)
+
+
 def test_a_file_and_its_params_may_lie_anywhere(checkpoint: Write, tmp_path: Path) -> None:
     source = checkpoint(SINGLE)
     expected = convert(source, tmp_path / "expected")
