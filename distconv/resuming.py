@@ -19,6 +19,7 @@ from distconv.moving.worker import Receipt, is_finished
 from distconv.ownership import Ownership, is_owned, is_owner_file, owned
 from distconv.planning.plan import Plan
 from distconv.progress import Progress, format_size
+from distconv.source.plain_json import LIMIT_BYTES
 from distconv.storage import Storage, join, read_small
 from distconv.target.config import to_json
 from distconv.target.finalise import (
@@ -33,7 +34,6 @@ from distconv.target.finalise import (
 from distconv.target.loading import find_legal
 from distconv.target.receipt import digest_receipt, read_receipt
 
-_LIMIT_BYTES = 64 << 20
 JOURNAL_SECONDS = 2.0
 """Chunks that were finished within it share one writing of the journal; so much work a crash may cost."""
 _SMALL_FILES_BYTES = 32 << 20
@@ -80,7 +80,7 @@ def _look(storage: Storage, output: str) -> _Found:
 def _read_record(storage: Storage, path: str) -> tuple[object, dict[str, ChunkDigests]]:
     """Read a journal or a receipt; a damaged one tells nothing."""
     try:
-        content = json.loads(read_small(storage, path, _LIMIT_BYTES))
+        content = json.loads(read_small(storage, path, LIMIT_BYTES))
         digests = {
             chunk["name"]: ChunkDigests(chunk[ALGORITHM], tuple(chunk["tensors"].values()))
             for chunk in content["chunks"]

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from distconv.errors import UsageError
 from distconv.survey import PathLike
 
 TOKENS = 64
@@ -14,6 +15,8 @@ def generate(output: PathLike, text: str, tokens: int = TOKENS) -> str:
     A model with a chat template is given the text as a user's message. Decoding is greedy, so
     that the same model says the same again.
     """
+    if not _is_text(text):
+        raise UsageError(f"{text!a:.80}: not UTF-8 text, so no model can continue it")
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -40,3 +43,12 @@ def generate(output: PathLike, text: str, tokens: int = TOKENS) -> str:
     )  # fmt: skip
     said: str = tokenizer.decode(made[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
     return said
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be encoded: bytes of a command line that are no text cannot (PEP 383)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -6,6 +6,7 @@ final name is whole: its bytes are written under a name that no other attempt us
 """
 
 import contextlib
+import errno
 import os
 import posixpath
 import shutil
@@ -275,6 +276,9 @@ class LocalWriter:
             self._descriptor = -1
 
 
+_NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+
+
 @dataclass(frozen=True, slots=True)
 class LocalStorage:
     """Files of this host, network file systems included."""
@@ -293,10 +297,15 @@ class LocalStorage:
 
     def find(self, path: str) -> Entry | None:
         """What is at this path, if anything; links are followed."""
+        # Texts of strangers name files too; where no file can have a name, there is none.
+        if "\0" in path:
+            return None
         try:
             status = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            if error.errno in _NOTHING_THERE:
+                return None
+            raise
         stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
         is_folder = stat.S_ISDIR(status.st_mode)
         return Entry(os.path.basename(path), is_folder, status.st_size, str(status.st_mtime_ns), stamp)

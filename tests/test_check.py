@@ -93,6 +93,10 @@ def test_every_form_of_line_is_read(folder: Path, form: str) -> None:
         ("<html>403</html>", "line 1 is no `md5  name`; the file is an HTML or XML page"),
         ("0" * 31 + "  params.json\n", "line 1 is no `md5  name`"),
         ("0" * 32 + "  consolidated.07.pth\n", "consolidated.07.pth: missing, though"),
+        ("0" * 32 + "  params.json/x\n", "params.json/x: missing, though"),
+        ("0" * 32 + "  a\0b\n", "a\0b: missing, though"),
+        ("0" * 32 + "  " + "a" * 300 + "\n", "a: missing, though"),
+        ("0" * 32 + "  " + "a" * 5000 + "\n", "line 1 is no `md5  name`"),
     ],
 )
 def test_a_bad_checklist_is_a_finding(folder: Path, text: str, words: str) -> None:

@@ -53,6 +53,29 @@ def test_help_names_every_command_and_its_examples_stand_line_by_line(run: Run) 
     assert "\n    distconv plan Llama-2-70b\n" in out
 
 
+def test_a_line_without_a_command_shows_the_help_as_it_is(run: Run) -> None:
+    _code, help_, _err = run("--help")
+    code, out, err = run()
+    assert code == 2
+    assert (out + err).strip() == help_.strip()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", ""), ("check", ""), ("plan", ""), ("verify", ""), ("convert", "", "out"), ("convert", "in", ""),
+        ("tokenizer", "in", ""), ("push", "", "me/x"), ("verify", "out", "--against", ""),
+        ("plan", "in", "--tokenizer", ""), ("plan", "in", "--params", ""), ("download", "--models", "7B", "--to", ""),
+        ("convert", "in", "out", "--trace", ""), ("convert", "in", "out", "--report", ""),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_an_empty_name_is_not_taken_for_this_folder(run: Run, arguments: tuple[str, ...]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "no name is given; is a variable of the shell not set?" in err
+
+
 def test_help_fits_80_columns_and_breaks_no_word(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from distconv.cli.commands import cli
 

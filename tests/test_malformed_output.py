@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -222,3 +223,32 @@ def test_indexes_headers_and_configs_that_say_nonsense_are_findings(
         assert not sent
 
     run()
+
+
+EMPTY_LISTS = b"[" + b"[]," * (3 << 20) + b"[]]"
+"""As much memory a byte as JSON can take."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "tokenizer_config.json", "model.safetensors.index.json", "distconv.json", "a chunk"],
+)
+def test_json_that_no_model_needs_is_a_finding_and_not_parsed(
+    model: Path, tmp_path: Path, sent: list[set[str]], name: str
+) -> None:
+    output = shutil.copytree(model, tmp_path / "out")
+    if name == "a chunk":
+        path = output / "model-00001-of-00002.safetensors"
+        path.write_bytes(len(EMPTY_LISTS).to_bytes(8, "little") + EMPTY_LISTS)
+    else:
+        path = output / name
+        path.write_bytes(EMPTY_LISTS)
+    tracemalloc.start()
+    findings = look(output)
+    push(output)
+    _now, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert any(path.name in finding and "expected at most" in finding for finding in findings)
+    # Of parsed lists it would be 20 times as much.
+    assert most_bytes < 5 * len(EMPTY_LISTS)
+    assert not sent

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import distconv
 from distconv.cli.screen import defuse
+from distconv.errors import UsageError
 from tests.checkpoints import Spec
 
 Write = Callable[[Spec], Path]
@@ -50,3 +51,8 @@ def test_it_says_what_the_logits_say(checkpoint: Write, tmp_path: Path, instruct
 
 def test_a_model_cannot_give_orders_to_the_terminal() -> None:
     assert defuse("a\tb\n\x1b[2J\x9b1m\rc\u202e") == "a\tb\n\ufffd[2J\ufffd1m\ufffdc\ufffd"
+
+
+def test_bytes_that_are_no_text_are_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'a\\udcff': not UTF-8 text"):
+        distconv.generate(tmp_path, "a\udcff")

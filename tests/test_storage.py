@@ -138,6 +138,12 @@ def test_folders_are_listed_with_what_is_in_them(tmp_path: Path) -> None:
     assert HERE.find(str(tmp_path / "b" / "below")) is None
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a" * 300, "a/" * 3000, "file/below"])
+def test_there_is_nothing_where_no_file_can_have_the_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert HERE.find(str(tmp_path / name)) is None
+
+
 def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="file: a file or a link to nowhere is in the way"):

@@ -5,6 +5,7 @@ import sys
 import click
 
 from distconv.cli.options import (
+    Place,
     Resource,
     dtype_option,
     family_options,
@@ -54,8 +55,8 @@ def cli(context: click.Context, *, debug: bool) -> None:
 
 
 @cli.command(short_help="Convert INPUT into a Transformers folder.")
-@click.argument("source", metavar="INPUT")
-@click.argument("output", metavar="OUTPUT")
+@click.argument("source", metavar="INPUT", type=Place())
+@click.argument("output", metavar="OUTPUT", type=Place())
 @dtype_option
 @size_option
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -86,10 +87,8 @@ def cli(context: click.Context, *, debug: bool) -> None:
     is_flag=True,
     help="Replace the model in OUTPUT, whoever wrote it: weights, index, config, tokenizer. Other files stay.",
 )
-@click.option(
-    "--trace", type=click.Path(), metavar="FILE", help="Write a trace for Perfetto or chrome://tracing."
-)
-@click.option("--report", type=click.Path(), metavar="FILE", help="Draw what each worker did when, as a PNG.")
+@click.option("--trace", type=Place(), metavar="FILE", help="Write a trace for Perfetto or chrome://tracing.")
+@click.option("--report", type=Place(), metavar="FILE", help="Draw what each worker did when, as a PNG.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")
 @json_option
 def convert(
@@ -140,7 +139,7 @@ def convert(
 @click.option(
     "--to",
     required=True,
-    type=click.Path(file_okay=False),
+    type=Place(),
     metavar="DIR",
     help="Where the models' folders go.",
 )
@@ -184,7 +183,7 @@ def download(*, models: str, to: str, connections: int, quiet: bool, as_json: bo
 
 
 @cli.command(short_help="Compare INPUT's files with their checksums.")
-@click.argument("source", metavar="INPUT")
+@click.argument("source", metavar="INPUT", type=Place())
 @family_options
 @tokenizer_option
 @params_option
@@ -215,7 +214,7 @@ def check(
 
 
 @cli.command(short_help="Show what a conversion would do.")
-@click.argument("source", metavar="INPUT")
+@click.argument("source", metavar="INPUT", type=Place())
 @dtype_option
 @size_option
 @family_options
@@ -247,7 +246,7 @@ def plan(
 
 
 @cli.command(short_help="Tell what the checkpoint in INPUT is.")
-@click.argument("source", metavar="INPUT")
+@click.argument("source", metavar="INPUT", type=Place())
 @family_options
 @tokenizer_option
 @params_option
@@ -275,12 +274,15 @@ def inspect(
 
 
 @cli.command(short_help="Check that OUTPUT is a whole model.")
-@click.argument("output", metavar="OUTPUT")
+@click.argument("output", metavar="OUTPUT", type=Place())
 @click.option(
     "--generate", "text", metavar="TEXT", help="Where nothing is wrong, load it and let it continue TEXT."
 )
 @click.option(
-    "--against", metavar="INPUT", help="Also compare every tensor with the checkpoint it was made from."
+    "--against",
+    type=Place(),
+    metavar="INPUT",
+    help="Also compare every tensor with the checkpoint it was made from.",
 )
 @family_options
 @tokenizer_option
@@ -323,8 +325,8 @@ def verify(
 
 
 @cli.command(short_help="Convert the tokenizer alone.")
-@click.argument("source", metavar="INPUT")
-@click.argument("output", metavar="OUTPUT")
+@click.argument("source", metavar="INPUT", type=Place())
+@click.argument("output", metavar="OUTPUT", type=Place())
 @family_options
 @click.option("--overwrite", is_flag=True, help="Replace a tokenizer in OUTPUT.")
 @json_option
@@ -344,7 +346,7 @@ def tokenizer(
 
 
 @cli.command(short_help="Upload OUTPUT to the Hugging Face Hub.")
-@click.argument("output", metavar="OUTPUT")
+@click.argument("output", metavar="OUTPUT", type=Place())
 @click.argument("repo", metavar="REPO")
 @click.option("--public", is_flag=True, help="Let everybody see it; Meta's licence says what may be shared.")
 @click.option(

@@ -29,6 +29,22 @@ class Size(click.ParamType[int]):
         return int(float(match[1]) * _UNITS[match[2]])
 
 
+class Place(click.Path):
+    """A file or folder, there or not; an empty name, as of a variable that is not set, would mean this folder."""
+
+    def __init__(self) -> None:
+        """Look at nothing: what is wrong with a place, the verbs say better."""
+        super().__init__(readable=False)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Take any name but the empty one."""
+        if not value:
+            self.fail("no name is given; is a variable of the shell not set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def _families() -> list[str]:
     from distconv.families.llama import FAMILIES
 
@@ -54,10 +70,8 @@ def family_options(command: Callable[..., None]) -> Callable[..., None]:
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object to standard output."
 )
-tokenizer_option = click.option(
-    "--tokenizer", type=click.Path(), help="tokenizer.model, if it lies elsewhere."
-)
-params_option = click.option("--params", type=click.Path(), help="params.json, if it lies elsewhere.")
+tokenizer_option = click.option("--tokenizer", type=Place(), help="tokenizer.model, if it lies elsewhere.")
+params_option = click.option("--params", type=Place(), help="params.json, if it lies elsewhere.")
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(["auto", "float16", "bfloat16", "float32"]),

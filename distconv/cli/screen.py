@@ -67,6 +67,10 @@ def show_error(error: BaseException, message: str, *, debug: bool) -> None:
 
 def show_usage_error(error: click.ClickException) -> None:
     """Print what click has to say about a command line."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        # All of it is our own help, which is no error's text.
+        error.show()
+        return
     message = _plain(error.format_message())
     shown = click.UsageError(message, error.ctx) if isinstance(error, click.UsageError) else None
     (shown or click.ClickException(message)).show()

@@ -18,7 +18,7 @@ from distconv.source.files import SourceFiles
 from distconv.storage import Reader, Storage, join, opened, read_small
 
 CHECKLIST_NAMES = ("checklist.chk", "tokenizer_checklist.chk")
-_LINE = re.compile(r"([0-9a-fA-F]{32})[ \t]+\*?(\S.*)")
+_LINE = re.compile(r"([0-9a-fA-F]{32})[ \t]+\*?(\S.{0,1023})")
 _LIMIT_BYTES = 1 << 20
 
 

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterable
 
+LIMIT_BYTES = 8 << 20
+"""Of JSON that describes a model (405B's takes less than 0.5 MB); what is parsed takes up to 25 times as much."""
 _LONGEST_NUMBER = 40
 """Characters of a whole number that are taken exactly; none that matters has as many."""
 

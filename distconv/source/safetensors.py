@@ -9,13 +9,11 @@ import math
 from distconv.errors import InputError
 from distconv.source.archive import Record
 from distconv.source.marks import StorageMark, TensorMark
-from distconv.source.plain_json import parse_json
+from distconv.source.plain_json import LIMIT_BYTES, parse_json
 from distconv.storage import Reader, read_range
 from distconv.tensors import DTYPES, contiguous_strides
 
 _LENGTH_BYTES = 8
-_LIMIT_BYTES = 8 << 20
-"""Of the header; one of whole Llama takes less than 0.2 MB."""
 _MOST_AXES = 8
 _LARGEST = 1 << 60
 _DTYPES_BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
@@ -50,9 +48,9 @@ def _read(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:
             f"a safetensors file whose header ends at byte {start:,}, the file at {reader.size_bytes:,}; "
             "the file is truncated or damaged: download it again"
         )
-    if size > _LIMIT_BYTES:
+    if size > LIMIT_BYTES:
         raise InputError(
-            f"a safetensors file whose header has {size:,} bytes, expected at most {_LIMIT_BYTES:,}"
+            f"a safetensors file whose header has {size:,} bytes, expected at most {LIMIT_BYTES:,}"
         )
     try:
         entries = parse_json(bytes(read_range(reader, _LENGTH_BYTES, size)))

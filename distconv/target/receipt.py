@@ -14,11 +14,11 @@ from typing import TypeVar
 from distconv.digests import ALGORITHM
 from distconv.errors import InputError, OutputError
 from distconv.planning.chunks import INDEX_NAME, chunk_name
+from distconv.source.plain_json import LIMIT_BYTES
 from distconv.storage import Storage, read_small
 from distconv.target.config import to_json
 from distconv.target.finalise import CONFIG_NAME, is_sidecar
 
-_LIMIT_BYTES = 64 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _XXH3 = re.compile(r"[0-9a-f]{32}")
 _WORD = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
@@ -78,7 +78,7 @@ def digest_receipt(content: Mapping[str, object]) -> str:
 def read_receipt(storage: Storage, path: str) -> ModelReceipt:
     """Read a receipt; OutputError where it is damaged, or not what a conversion writes."""
     try:
-        content = read_small(storage, path, _LIMIT_BYTES)
+        content = read_small(storage, path, LIMIT_BYTES)
         found = json.loads(content)
         # Whatever is nested too deeply for JSON is not what a conversion wrote.
         whole = (

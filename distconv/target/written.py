@@ -8,18 +8,17 @@ from typing import TypeGuard
 
 from distconv.errors import InputError, OutputError
 from distconv.planning.chunks import INDEX_NAME, SINGLE_NAME
+from distconv.source.plain_json import LIMIT_BYTES
 from distconv.storage import Storage, join, opened, read_range, read_small
 from distconv.tensors import DTYPES, DType
 
-_HEADER_LIMIT_BYTES = 100 << 20
-_OBJECT_LIMIT_BYTES = 100 << 20
 _DTYPES_BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
 
 
 def read_object(storage: Storage, path: str) -> dict[str, object]:
     """Read a file that holds a JSON object; OutputError where it does not."""
     try:
-        found = json.loads(read_small(storage, path, _OBJECT_LIMIT_BYTES))
+        found = json.loads(read_small(storage, path, LIMIT_BYTES))
     except (ValueError, RecursionError) as error:
         raise OutputError(f"{path}: not JSON ({error})") from None
     except InputError as error:
@@ -81,8 +80,10 @@ def read_header(storage: Storage, path: str) -> dict[str, Written]:
     try:
         with opened(storage, path) as reader:
             size = int.from_bytes(read_range(reader, 0, 8), "little") if reader.size_bytes >= 8 else -1
-            if not 0 <= size <= min(_HEADER_LIMIT_BYTES, reader.size_bytes - 8):
+            if not 0 <= size <= reader.size_bytes - 8:
                 raise OutputError(f"{path}: no safetensors header")
+            if size > LIMIT_BYTES:
+                raise OutputError(f"{path}: a header of {size:,} bytes, expected at most {LIMIT_BYTES:,}")
             text = bytes(read_range(reader, 8, size))
             data_bytes = reader.size_bytes - 8 - size
     except FileNotFoundError:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 
 from distconv.cli.options import ray_address
 from distconv.errors import ClusterError, UsageError
@@ -77,7 +78,27 @@ def test_an_address_of_the_environment_is_named_as_such(
     assert "RAY_ADDRESS" not in str(caught.value)
 
 
+def test_a_ray_of_our_own_gets_no_more_slots_than_there_are_units_and_its_failure_is_one_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+
+    def fail(**options: object) -> None:
+        asked.append(options["num_cpus"])
+        # What Ray raises where its processes do not come up in time.
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002
+
+    monkeypatch.setattr(ray, "init", fail)
+    for workers, units in ((99_999_999, 3), (2, 3), (1, 0)):
+        with (
+            pytest.raises(ClusterError, match=r"^Ray at local cannot be used: .* timed out during startup"),
+            connected(Cluster(workers=workers), "cpu", units),
+        ):
+            pass
+    assert asked == [3, 2, 1]
+
+
 def connect(given: str | None) -> None:
     """Use the Ray that an option and the environment name together."""
-    with ray_address(given) as chosen, connected(Cluster(chosen), "cpu"):
+    with ray_address(given) as chosen, connected(Cluster(chosen), "cpu", 1):
         pass

@@ -6,11 +6,11 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 
-from distconv.errors import ClusterError, ConversionError, UsageError
+from distconv.errors import ClusterError, ConversionError, Stopped, UsageError
 from distconv.moving.executor import Cluster
 from distconv.moving.ray.signals import redelivered
 
@@ -46,14 +46,14 @@ class Needs:
 
 
 @contextlib.contextmanager
-def connected(cluster: Cluster, device: str) -> Iterator[None]:
-    """Have Ray for the block; afterwards shut down only what was started here.
+def connected(cluster: Cluster, device: str, units: int) -> Iterator[Cluster]:
+    """Have Ray for the block, and give what is wanted of it; afterwards shut down only what was started here.
 
-    A Ray that this process has initialised already is used as it is. Signal handlers stay
-    those of the caller, although Ray installs its own.
+    A Ray that this process has initialised already is used as it is, and one of our own has no more
+    workers than there are units. Signal handlers stay those of the caller, although Ray installs its own.
     """
     if ray.is_initialized():
-        yield
+        yield cluster
         return
     address = cluster.address or LOCAL
     scheme, found, _rest = address.partition("://")
@@ -63,11 +63,14 @@ def connected(cluster: Cluster, device: str) -> Iterator[None]:
             f"{address}: {kind} is not supported; run on a node of the cluster, with the address auto, "
             f"or submit a job with `ray job submit`"
         )
+    if address == LOCAL and cluster.workers is not None and device != "cuda":
+        # Ray starts a process for each slot, whether a worker comes or not.
+        cluster = replace(cluster, workers=min(cluster.workers, max(units, 1)))
     with _token_of_ones_own() if address == LOCAL else contextlib.nullcontext():
         try:
             with redelivered():
                 _connect(address, cluster.workers if device != "cuda" else None)
-            yield
+            yield cluster
         finally:
             ray.shutdown()
 
@@ -162,7 +165,10 @@ def _connect(address: str, slots: int | None) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Stopped:
+        raise
+    # Ray raises a plain Exception where its processes do not come up in time.
+    except Exception as error:
         raise ClusterError(f"Ray at {address} cannot be used: {error}") from error
 
 

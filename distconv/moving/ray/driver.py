@@ -72,8 +72,8 @@ def run_on_ray(
     given a few seconds to remove their partial files. A worker that was killed leaves its
     own behind.
     """
-    with connected(cluster, job.device):
-        workers = count_workers(cluster, job.device, len(chunks))
+    with connected(cluster, job.device, len(chunks)) as found:
+        workers = count_workers(found, job.device, len(chunks))
         limits = make_limits(workers, stall_seconds)
         run = _Run(job, chunks, find_needs(cluster, job.device), progress, convert, limits, keep)
         with held_back() as deliver_signals:
