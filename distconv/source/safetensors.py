@@ -10,6 +10,7 @@ from distconv.errors import InputError
 from distconv.source.archive import Record
 from distconv.source.marks import StorageMark, TensorMark
 from distconv.source.plain_json import LIMIT_BYTES, parse_json
+from distconv.source.state import LIMIT_TENSORS
 from distconv.storage import Reader, read_range
 from distconv.tensors import DTYPES, contiguous_strides
 
@@ -63,6 +64,8 @@ def _read(reader: Reader) -> dict[str, tuple[TensorMark, Record]]:
             "a safetensors file whose header is no JSON object; the file is damaged: download it again"
         )
     metadata = entries.pop("__metadata__", None)
+    if len(entries) > LIMIT_TENSORS:
+        raise InputError(f"more than {LIMIT_TENSORS:,} tensors in one file; refused as unsafe")
     found = {name: _make_tensor(reader.path, start, name, entry) for name, entry in entries.items()}
     if not found:
         raise InputError("a safetensors file without a tensor, expected a torch checkpoint or Meta's tensors")

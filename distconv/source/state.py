@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from distconv.errors import InputError
 from distconv.source.marks import TensorMark, describe
 
+LIMIT_TENSORS = 1 << 15
+"""Of one file: a whole 405B has 1,137, and an optimizer three times as many beside them."""
 _DEEPEST = 64
 _MOST_STEPS = 1 << 20
 _MOST_CHARACTERS = 64 << 20
@@ -24,6 +26,9 @@ def flatten_state(state: object) -> dict[str, TensorMark]:
     for path, tensor in _walk(state):
         if path in tensors:
             message = f"two tensors are called {path:.80}"
+            raise InputError(message)
+        if len(tensors) == LIMIT_TENSORS:
+            message = f"more than {LIMIT_TENSORS:,} tensors in one file; refused as unsafe"
             raise InputError(message)
         tensors[path] = tensor
     if not tensors:

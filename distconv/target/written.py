@@ -9,6 +9,7 @@ from typing import TypeGuard
 from distconv.errors import InputError, OutputError
 from distconv.planning.chunks import INDEX_NAME, SINGLE_NAME
 from distconv.source.plain_json import LIMIT_BYTES
+from distconv.source.state import LIMIT_TENSORS
 from distconv.storage import Storage, join, opened, read_range, read_small
 from distconv.tensors import DTYPES, DType
 
@@ -93,6 +94,8 @@ def read_header(storage: Storage, path: str) -> dict[str, Written]:
     try:
         entries = json.loads(text)
         entries.pop("__metadata__", None)
+        if len(entries) > LIMIT_TENSORS:
+            raise ValueError(f"more than {LIMIT_TENSORS:,} tensors")
         spans = {name: _read_entry(name, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(f"{path}: damaged safetensors header ({type(error).__name__}: {error})") from None

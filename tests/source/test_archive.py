@@ -27,7 +27,7 @@ from distconv.source.layouts import ShardFiles
 from distconv.storage import LocalStorage, opened
 from tests.checkpoints import Spec, rezip, write_checkpoint
 from tests.fuzz import MemoryReader
-from tests.programs import PLACES, TENSOR, VALUES, every_file, make_legacy, make_zip, text
+from tests.programs import PLACES, TENSOR, VALUES, every_file, make_good, make_legacy, make_zip, text
 
 Tensors = dict[str, torch.Tensor]
 STORAGE = LocalStorage()
@@ -580,3 +580,15 @@ def test_mutated_files_are_read_or_refused_and_nothing_else(
         read(path)
     except InputError as error:
         assert str(path) in str(error)  # noqa: PT017  either way is right
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_file_holds_no_more_tensors_than_a_model_and_its_optimizer_may_have(more: int) -> None:
+    entries = b"".join(text(str(number)) + b"h\xff" for number in range(2**15 + more))
+    state = b"\x80\x02}(" + text("a") + b"}" + text("0") + TENSOR + b"q\xffs" + b"u}(" + entries + b"u."
+    reader = MemoryReader(make_zip(state, make_good()))
+    if more:
+        with pytest.raises(InputError, match="more than 32,768 tensors in one file"):
+            read_archive(reader)
+    else:
+        assert len(read_archive(reader)) == 2**15
