@@ -136,7 +136,7 @@ def convert(
     and ``worker_resources``. ``trace`` is a file for a Chrome trace, ``report`` one for a PNG. Raises InputError, UsageError, OutputError (nothing that looks
     like a model is left), ConversionError (the same call again goes on where it stopped).
     """
-    storage = LocalStorage()
+    storage: Storage = LocalStorage()
     progress = Stopwatch(progress or SilentProgress())
     input_path, output_path = os.fspath(source), os.fspath(output)
     cluster = Cluster(address, workers, gpus_per_worker, worker_resources or {})
@@ -147,9 +147,9 @@ def convert(
     if check:
         _check(source, family, tokenizer, params, progress)
     started = time.monotonic()
-    tokenizer_path = None if tokenizer is None else os.fspath(tokenizer)
-    params_path = None if params is None else os.fspath(params)
+    tokenizer_path, params_path = (None if path is None else os.fspath(path) for path in (tokenizer, params))
     input_files = Source(storage, find_files(storage, input_path, tokenizer_path, params_path))
+    storage = input_files.pinned
     checkpoint = read_checkpoint(
         storage,
         input_path,

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import metadata
 
 from distconv.errors import InputError
+from distconv.pinning import describe_change
 from distconv.planning.plan import Plan
 from distconv.source.catalog import Catalog, read_catalog
 from distconv.source.files import SourceFiles
@@ -53,6 +54,9 @@ class Source:
         """Look at all files."""
         self._storage, self._files = storage, files
         self._shards = {path: _stamp(storage, path) for path in _shard_paths(files)}
+        stamps = {path: _stamp(storage, path) for path in _small_paths(files)}
+        self.pinned = storage.pinned(self._shards | stamps)
+        """Where INPUT is read: there nothing can be read of what has its names meanwhile."""
         self._small = {path: _digest(storage, path) for path in _small_paths(files)}
 
     @contextmanager
@@ -90,10 +94,7 @@ class Source:
 
 
 def _refuse(changed: Iterable[str]) -> None:
-    findings = [
-        f"{path}: written, replaced or touched while it was converted; nothing was made whole of it"
-        for path in changed
-    ]
+    findings = [describe_change(path) for path in changed]
     if findings:
         raise InputError.of(findings)
 

@@ -11,8 +11,8 @@ import os
 import posixpath
 import shutil
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from distconv.errors import ConversionError, InputError, OutputError
@@ -25,6 +25,7 @@ from distconv.fencing import (
     read_file_now,
     refresh_file,
 )
+from distconv.pinning import Pins, describe_change, make_stamp
 from distconv.space import reserve
 
 Buffer = bytes | bytearray | memoryview
@@ -100,7 +101,10 @@ class Storage(Protocol):
         """What is at this path, if anything."""
 
     def open(self, path: str) -> Reader:
-        """Open a file for reading; InputError where it is none."""
+        """Open a file for reading; InputError where it is none, or not the one that it is pinned to."""
+
+    def pinned(self, stamps: Mapping[str, str]) -> "Storage":
+        """Give the same place, where files that have other stamps than these, by path, cannot be opened."""
 
     def make_folder(self, folder: str) -> None:
         """Make a folder and its parents where they are missing, their names durable too."""
@@ -193,6 +197,7 @@ class LocalReader:
             self.close()
             raise InputError(f"{path}: a folder, pipe or device, expected a regular file")
         self.size_bytes = status.st_size
+        self.stamp = make_stamp(status)
 
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
         """Fill the whole buffer from this offset."""
@@ -283,6 +288,8 @@ _NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 class LocalStorage:
     """Files of this host, network file systems included."""
 
+    pins: Pins | None = field(default=None, kw_only=True)
+
     def list_folder(self, folder: str) -> tuple[Entry, ...]:
         """All names in a folder, sorted; empty where there is none."""
         found = (self.find(join(folder, name)) for name in self.list_names(folder))
@@ -306,13 +313,21 @@ class LocalStorage:
             if error.errno in _NOTHING_THERE:
                 return None
             raise
-        stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
         is_folder = stat.S_ISDIR(status.st_mode)
-        return Entry(os.path.basename(path), is_folder, status.st_size, str(status.st_mtime_ns), stamp)
+        version = str(status.st_mtime_ns)
+        return Entry(os.path.basename(path), is_folder, status.st_size, version, make_stamp(status))
 
     def open(self, path: str) -> LocalReader:
         """Open a file for reading."""
-        return LocalReader(path)
+        reader = LocalReader(path)
+        if self.pins is not None and self.pins.tell_apart(path, reader.stamp):
+            reader.close()
+            raise InputError(describe_change(path))
+        return reader
+
+    def pinned(self, stamps: Mapping[str, str]) -> "LocalStorage":
+        """Give the same place, where files that have other stamps than these cannot be opened."""
+        return replace(self, pins=Pins.here(stamps))
 
     def make_folder(self, folder: str) -> None:
         """Make a folder and its parents where they are missing, their names durable too."""

@@ -31,6 +31,7 @@ FLOORS = (
     (
         "storage",
         "fencing",
+        "pinning",
         "holders",
         "space",
         "memory",
@@ -46,6 +47,7 @@ BESIDE = {
     ("storage", "errors"),
     ("storage", "space"),
     ("storage", "fencing"),
+    ("storage", "pinning"),
     ("fencing", "errors"),
     ("tensors", "errors"),
     ("progress", "errors"),

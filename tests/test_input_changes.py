@@ -15,6 +15,7 @@ import pytest
 import distconv
 from distconv import conversion, resuming
 from distconv.errors import ConversionError, InputError, OutputError
+from distconv.pinning import Pins
 from distconv.storage import LocalStorage, LocalWriter
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole, read_recorded
@@ -128,7 +129,9 @@ def test_an_input_that_changes_while_it_is_converted_is_named_and_makes_nothing_
         convert(source, output, verify=verify)
     monkeypatch.setattr(conversion, "LocalStorage", LocalStorage)
     if isinstance(raised.value, InputError):
-        assert ("params.json" if change is change_params else SHARD) in str(raised.value)
+        # Of a folder the file that is read first is named.
+        named = {change_params: "params.json", exchange_folders: "consolidated."}.get(change, SHARD)
+        assert named in str(raised.value)
     assert not looks_whole(output)
     assert read_recorded(output) == set()
     assert not output.exists() or not list(output.iterdir())
@@ -141,6 +144,8 @@ def test_what_was_made_while_another_input_had_the_name_is_not_recorded(
 ) -> None:
     """Also where the first is back when anybody looks again: names and times are the same then."""
     output, kept = tmp_path / "out", tmp_path / "kept"
+    # As on another host, where files have other numbers.
+    monkeypatch.setattr(Pins, "tell_apart", lambda *_given: False)
 
     def swap() -> None:
         (source / SHARD).rename(kept)

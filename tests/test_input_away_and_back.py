@@ -1,0 +1,122 @@
+"""INPUT that goes away, has another in its place for a while, and is back when anybody looks again.
+
+Folders that are moved take nothing of their files' names, numbers and times with them.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import distconv
+from distconv import conversion
+from distconv.errors import InputError
+from tests.checkpoints import Spec, write_checkpoint
+from tests.faults import digest_folder, looks_whole
+from tests.test_input_changes import A_CHUNK, LIMIT, SPEC, act_before
+
+Write = Callable[[Spec], Path]
+
+
+@pytest.fixture
+def source(checkpoint: Write, tmp_path: Path) -> Path:
+    """Give a checkpoint that may be moved."""
+    folder = shutil.copytree(checkpoint(SPEC), tmp_path / "source")
+    (folder / "LICENSE").write_text("LLAMA 2 COMMUNITY LICENSE AGREEMENT\n")
+    return folder
+
+
+@pytest.fixture
+def other(tmp_path: Path, sentencepiece_file: Path) -> Path:
+    """Give one of the same sizes with other data and another epsilon."""
+    folder = write_checkpoint(tmp_path / "other", replace(SPEC, seed=7), sentencepiece_file)
+    params = json.loads((folder / "params.json").read_text())
+    (folder / "params.json").write_text(json.dumps(params | {"norm_eps": 1e-3}))
+    (folder / "LICENSE").write_text("LLAMA 2 COMMUNITY LICENSE AGREEMENT, another\n")
+    return folder
+
+
+def exchange(source: Path, other: Path) -> None:
+    """Let two folders have each other's names."""
+    source.rename(source.with_name("away"))
+    other.rename(source)
+    source.with_name("away").rename(other)
+
+
+@pytest.fixture
+def expected(source: Path, tmp_path: Path) -> dict[str, str]:
+    """Give the digests of what is made of an INPUT that stays."""
+    distconv.convert(source, tmp_path / "expected", max_shard_size=LIMIT)
+    return digest_folder(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("workers", [None, pytest.param(2, marks=pytest.mark.slow)])
+def test_chunks_are_made_only_of_the_input_that_was_there_at_the_beginning(
+    source: Path,
+    other: Path,
+    expected: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int | None,
+) -> None:
+    output = tmp_path / "out"
+    move = conversion._move
+
+    def moved(*arguments: object) -> object:
+        exchange(source, other)
+        try:
+            return move(*arguments)  # type: ignore[arg-type]
+        finally:
+            exchange(source, other)
+
+    monkeypatch.setattr(conversion, "_move", moved)
+    with pytest.raises(InputError, match="consolidated"):
+        distconv.convert(source, output, max_shard_size=LIMIT, workers=workers)
+    monkeypatch.undo()
+    assert not looks_whole(output)
+    distconv.convert(source, output, max_shard_size=LIMIT)
+    assert digest_folder(output) == expected
+
+
+def test_where_another_input_comes_and_goes_only_chunks_of_the_first_are_kept(
+    source: Path, other: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    act_before(monkeypatch, A_CHUNK, lambda: exchange(source, other))
+    move = conversion._move
+
+    def moved(*arguments: object) -> object:
+        try:
+            return move(*arguments)  # type: ignore[arg-type]
+        finally:
+            exchange(source, other)
+
+    monkeypatch.setattr(conversion, "_move", moved)
+    with pytest.raises(InputError, match="consolidated"):
+        distconv.convert(source, output, max_shard_size=LIMIT)
+    monkeypatch.undo()
+    distconv.convert(source, output, max_shard_size=LIMIT)
+    assert digest_folder(output) == expected
+
+
+@pytest.mark.parametrize("phase", ["read_checkpoint", "make_files", "make_identity"])
+def test_a_conversion_is_planned_only_of_the_input_that_was_there_at_the_beginning(
+    source: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    output = tmp_path / "out"
+    plan = getattr(conversion, phase)
+
+    def planned(*arguments: object, **options: object) -> object:
+        exchange(source, other)
+        try:
+            return plan(*arguments, **options)
+        finally:
+            exchange(source, other)
+
+    monkeypatch.setattr(conversion, phase, planned)
+    with pytest.raises(InputError, match="while it was converted"):
+        distconv.convert(source, output, max_shard_size=LIMIT)
+    assert not output.exists()
