@@ -28,8 +28,10 @@ from distconv.remote.releases import (
 )
 from distconv.remote.server import RefusedError, Server
 from distconv.source.checklist import Listed, parse_checklist
-from distconv.storage import LocalStorage, join, write_small
+from distconv.source.files import is_of_meta
+from distconv.storage import LocalStorage, join, read_small, write_small
 from distconv.survey import PathLike
+from distconv.target.loading import SMALL_FILE_BYTES
 from distconv.target.tokenizer import make_vocabulary
 
 _DISPENSABLE = {*LEGAL, CHECKLIST, TOKENIZER_CHECKLIST}
@@ -194,7 +196,7 @@ class _Download:
         for name, path in wanted:
             base = os.path.basename(path)
             content = self._fetch_if_served(name, base)
-            if content is None:
+            if content is None or (base in LEGAL and self._is_somebody_elses(path, content)):
                 continue
             contents[path] = name, content
             if base in {CHECKLIST, TOKENIZER_CHECKLIST}:
@@ -225,6 +227,17 @@ class _Download:
             self._notes.append(f"{name}: left out, as what the server gives is {fault}")
             return None
         return content
+
+    def _is_somebody_elses(self, path: str, content: bytes) -> bool:
+        """Whether a licence or policy stands there that is none of Meta's, as a project's own; it stays."""
+        if self._storage.find(path) is None or is_of_meta(self._storage, path):
+            return False
+        if read_small(self._storage, path, SMALL_FILE_BYTES) == content:
+            return False
+        self._notes.append(
+            f"{path}: does not read like Meta's, and stays as it is; the model's own was not written"
+        )
+        return True
 
     def _read_small(self, name: str) -> bytes:
         content = self._patience.ask(partial(self._server.read_small, name), name)

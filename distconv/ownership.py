@@ -33,7 +33,9 @@ _BEATS = 2
 """So many are seen of who lives: one may be an old one that this host had not seen yet."""
 _PAUSE_SECONDS = 0.2
 _LIMIT_BYTES = 1 << 12
-_OWNER = re.compile(rf"{re.escape(OWNER_PREFIX)}(\d{{8,}})")
+_OWNER = re.compile(rf"{re.escape(OWNER_PREFIX)}\d{{8,}}")
+_FIRST = ".distconv.lock"
+"""What holders wrote of themselves before there were generations; it counts as that of the first."""
 
 IsOurs = Callable[[str], bool]
 """Whether a name is that of something that a conversion was writing or removing."""
@@ -46,7 +48,7 @@ def is_owner_attempt(name: str) -> bool:
 
 def is_owner_file(name: str) -> bool:
     """Whether a name is that of a file which says who has the folder."""
-    return _OWNER.fullmatch(name) is not None
+    return name == _FIRST or _OWNER.fullmatch(name) is not None
 
 
 def is_owned(storage: Storage, folder: str) -> bool:
@@ -273,7 +275,8 @@ def _refusal(folder: str, content: bytes) -> OutputError:
 
 
 def _generation(path: str) -> int:
-    return int(path.rpartition(".")[2])
+    number = path.rpartition(".")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _read_all(storage: Storage, folder: str) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from distconv.errors import ConversionError, DistconvError, OutputError, UsageError
 from distconv.families.llama import FAMILIES
+from distconv.pinning import make_stamp
 from distconv.progress import Progress, SilentProgress
 from distconv.proof import Depth, prove
 from distconv.storage import LocalStorage, Storage, join
@@ -102,44 +103,35 @@ class _Model:
     """What is sent."""
 
     output: str
-    chunks: Mapping[str, "_Version"]
+    chunks: Mapping[str, str]
+    """By name, what each looked like before it was proved."""
     files: Mapping[str, bytes]
     """Everything else, as it was read and proved, a README.md that is there already included."""
     card: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """Tells a file from one that was changed or put in its place."""
-
-    device: int
-    inode: int
-    size_bytes: int
-    changed_ns: int
-
-    @classmethod
-    def of(cls, path: str) -> "_Version":
-        """Look at a regular file; OutputError where it is a link or no file."""
-        try:
-            found = os.lstat(path)
-        except FileNotFoundError:
-            raise OutputError(f"{path}: missing; see `distconv verify`") from None
-        if not stat.S_ISREG(found.st_mode):
-            raise OutputError(f"{path}: a link, folder or device, expected a file of its own; not uploaded")
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+def _look(path: str) -> str:
+    """Tell a regular file from one that was changed or put in its place; OutputError where it is a link or no file."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        raise OutputError(f"{path}: missing; see `distconv verify`") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise OutputError(f"{path}: a link, folder or device, expected a file of its own; not uploaded")
+    return f"{found.st_dev} {make_stamp(found)}"
 
 
-def _list_chunks(storage: Storage, output: str) -> dict[str, _Version]:
+def _list_chunks(storage: Storage, output: str) -> dict[str, str]:
     """Look at the chunks that the receipt names; none where there is no good one, which the proof tells."""
     path = join(output, RECEIPT_NAME)
     if storage.find(path) is None:
         return {}
-    _Version.of(path)
+    _look(path)
     try:
         names = [chunk.name for chunk in read_receipt(storage, path).chunks]
     except OutputError:
         return {}
-    return {name: _Version.of(join(output, name)) for name in names if os.path.lexists(join(output, name))}
+    return {name: _look(join(output, name)) for name in names if os.path.lexists(join(output, name))}
 
 
 def _read_files(output: str, receipt: ModelReceipt) -> dict[str, bytes]:
@@ -155,7 +147,7 @@ def _read_files(output: str, receipt: ModelReceipt) -> dict[str, bytes]:
 
 def _read_own(path: str) -> bytes:
     """Read a small regular file, following no link."""
-    _Version.of(path)
+    _look(path)
     # Between the two it may have become a link, or a pipe that would be waited for.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
@@ -280,8 +272,8 @@ def _send(api: "HfApi", repo_id: str, model: _Model, files: Mapping[str, bytes])
 
 
 def _check_unchanged(model: _Model) -> None:
-    for name, version in model.chunks.items():
-        if _Version.of(join(model.output, name)) != version:
+    for name, before in model.chunks.items():
+        if _look(join(model.output, name)) != before:
             raise OutputError(
                 f"{join(model.output, name)}: changed since it was looked at; nothing was committed"
             )

@@ -475,6 +475,25 @@ def test_a_licence_that_is_none_is_left_out_and_told_of(files: Files, tmp_path: 
     assert not (tmp_path / "in" / "LICENSE").exists()
 
 
+@pytest.mark.parametrize("name", ["LICENSE", "USE_POLICY.md"])
+def test_a_projects_own_licence_stays(files: Files, tmp_path: Path, name: str) -> None:
+    """Whoever downloads into the folder of a project, as README says, keeps what is there."""
+    place = tmp_path / "project"
+    place.mkdir()
+    (place / name).write_text("Copyright, all of it mine")
+    report = distconv.download([MODEL], place, files.url)
+    assert (place / name).read_text() == "Copyright, all of it mine"
+    assert any(note.startswith(f"{place / name}: does not read like Meta's") for note in report.notes)
+
+
+def test_metas_older_licence_gives_way_to_the_models(files: Files, tmp_path: Path) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    (place / "LICENSE").write_text("Llama 1 licence of Meta Platforms")
+    distconv.download([MODEL], place, files.url)
+    assert (place / "LICENSE").read_text() == "licence"
+
+
 @pytest.mark.parametrize("where", [0.5, 1.0], ids=["flipped", "cut"])
 def test_without_a_checklist_a_shards_own_checksums_tell(files: Files, tmp_path: Path, where: float) -> None:
     (files.folder / FOLDER / "checklist.chk").unlink()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from distconv import ownership
+from distconv import holders, ownership
 from distconv.errors import OutputError
 from distconv.fencing import is_attempt
 from distconv.holders import Holder
@@ -88,6 +89,23 @@ def test_the_folder_of_a_dead_process_is_taken_at_once(tmp_path: Path) -> None:
 def test_a_process_id_that_is_used_again_is_not_the_holder(tmp_path: Path, started: str) -> None:
     write_owner(tmp_path, dataclasses.replace(Holder.here(), pid=os.getppid(), started=started))
     take(tmp_path)
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_the_lock_of_an_older_version_is_its_holders_too(tmp_path: Path, lives: bool) -> None:
+    parent = os.getppid()
+    holder = (
+        dataclasses.replace(Holder.here(), pid=parent, started=holders._state(parent)[1]) if lives else dead()
+    )
+    lock = tmp_path / ".distconv.lock"
+    lock.write_text(json.dumps(dataclasses.asdict(holder)))
+    assert ownership.is_owned(STORAGE, str(tmp_path))
+    if not lives:
+        take(tmp_path)
+        return
+    with pytest.raises(OutputError, match=f"already writes into it .*process {parent} on "):
+        take(tmp_path)
+    assert list(tmp_path.iterdir()) == [lock]
 
 
 def test_a_file_of_this_process_that_could_not_be_removed_is_nobodys(tmp_path: Path) -> None:

@@ -230,6 +230,21 @@ def test_a_chunk_that_changes_while_it_is_sent_is_not_committed(
     assert not any(repository.files for repository in hub.repositories.values())
 
 
+def test_a_chunk_that_is_changed_under_its_old_times_is_not_committed(
+    hub: Hub, output: Path, tmp_path: Path
+) -> None:
+    def change() -> None:
+        times = (output / CHUNK).stat()
+        flip(output / CHUNK)
+        os.utime(output / CHUNK, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    hub.on_put = lambda: change() if len(hub.puts) == 2 else None
+    refused = push(hub, output, tmp_path, "llama")
+    assert refused.returncode == 2
+    assert f"{CHUNK}: changed since it was looked at; nothing was committed" in refused.stderr
+    assert not any(repository.files for repository in hub.repositories.values())
+
+
 def test_the_old_scripts_flag_pushes_into_a_repository_of_the_folders_name(
     checkpoint: Write, hub: Hub, tmp_path: Path
 ) -> None:

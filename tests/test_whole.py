@@ -426,7 +426,14 @@ def test_the_licence_that_came_with_a_model_goes_with_it_and_another_one_is_not_
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "tokenizer.json", "distconv.json", "model-00001-of-00003.safetensors"]
+    "name",
+    [
+        "config.json",
+        "tokenizer.json",
+        "distconv.json",
+        ".distconv.journal",
+        "model-00001-of-00003.safetensors",
+    ],
 )
 def test_a_folder_where_a_file_will_be_written_is_told_before_anything_moves(
     checkpoint: Write, tmp_path: Path, name: str

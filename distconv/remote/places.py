@@ -5,17 +5,13 @@ before anything is asked for, so all that is in the way is found, and told of, a
 """
 
 import os
-import re
 import stat
 from collections.abc import Iterable, Sequence
 
 from distconv.errors import OutputError
-from distconv.fencing import PARTIAL_SUFFIX
+from distconv.fencing import PARTIAL_SUFFIX, is_attempt
 from distconv.remote.partial import state_path
 from distconv.storage import Storage, join
-
-_ATTEMPT = re.compile(rf"\..+-\d+-[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}")
-"""What a writer of local files puts behind a file's name while it writes it."""
 
 
 def refuse_what_is_in_the_way(folders: Sequence[str], small: Sequence[str], large: Sequence[str]) -> None:
@@ -83,8 +79,6 @@ def sweep_attempts(storage: Storage, paths: Iterable[str]) -> None:
         names.setdefault(folder, []).append(name)
     for folder, known in names.items():
         for entry in storage.list_folder(folder):
-            rests = [
-                entry.name.removeprefix(f".{name}") for name in known if entry.name.startswith(f".{name}.")
-            ]
-            if not entry.is_folder and any(map(_ATTEMPT.fullmatch, rests)):
+            is_ours = is_attempt(entry.name) and any(entry.name.startswith(f".{name}.") for name in known)
+            if is_ours and not entry.is_folder:
                 storage.remove(join(folder, entry.name))

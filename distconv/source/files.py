@@ -145,7 +145,7 @@ def _find_legal(storage: Storage, folder: str, parent: str) -> tuple[tuple[str, 
         path = join(parent, name)
         if name in found:
             continue
-        if posixpath.basename(storage.real_path(folder)) == "original" or _is_of_meta(storage, path):
+        if posixpath.basename(storage.real_path(folder)) == "original" or is_of_meta(storage, path):
             found[name] = path
         else:
             notes.append(
@@ -159,7 +159,7 @@ def _legal_names(storage: Storage, folder: str) -> list[str]:
     return [entry.name for entry in entries if _LEGAL.fullmatch(entry.name) and not entry.is_folder]
 
 
-def _is_of_meta(storage: Storage, path: str) -> bool:
+def is_of_meta(storage: Storage, path: str) -> bool:
     """Whether a text speaks of Meta and Llama, as all of Meta's licences and policies do."""
     try:
         with opened(storage, path) as reader:

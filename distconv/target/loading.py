@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from distconv.errors import InputError, OutputError
 from distconv.storage import Entry, Storage, join, read_small
-from distconv.target.finalise import CONFIG_NAME, RECEIPT_NAME, is_legal, is_model_file
+from distconv.target.finalise import CONFIG_NAME, JOURNAL_NAME, RECEIPT_NAME, is_legal, is_model_file
 from distconv.target.receipt import read_receipt
 from distconv.target.written import read_object
 
@@ -86,7 +86,7 @@ def find_obstacles(
     ``files`` stand beside the chunks; copies of INPUT's files, by their SHA-256, may stand there too.
     What ``overwrite`` removes is in nobody's way.
     """
-    written = {*chunks, *files, RECEIPT_NAME}
+    written = {*chunks, *files, RECEIPT_NAME, JOURNAL_NAME}
     recorded = read_recorded(storage, output)
     for entry in storage.list_folder(output):
         path = join(output, entry.name)
