@@ -148,86 +148,90 @@ def convert(
         _check(source, family, tokenizer, params, progress)
     started = time.monotonic()
     tokenizer_path, params_path = (None if path is None else os.fspath(path) for path in (tokenizer, params))
-    input_files = Source(storage, find_files(storage, input_path, tokenizer_path, params_path))
-    storage = input_files.pinned
-    checkpoint = read_checkpoint(
-        storage,
-        input_path,
-        family=family,
-        instruct=instruct,
-        tokenizer=tokenizer_path,
-        params_path=params_path,
-    )
-    if checkpoint.vocabulary is None:
-        raise InputError(
-            f"{checkpoint.files.folder}: no tokenizer.model here or in the parent folder; give it by --tokenizer PATH"
+    with Source(storage, find_files(storage, input_path, tokenizer_path, params_path)) as input_files:
+        storage = input_files.pinned
+        checkpoint = read_checkpoint(
+            storage,
+            input_path,
+            family=family,
+            instruct=instruct,
+            tokenizer=tokenizer_path,
+            params_path=params_path,
         )
-    _refuse_overlap(storage, checkpoint, output_path)
-    device = _choose_device(device)
-    decisions, decided = decide(
-        checkpoint,
-        lambda left, right: equal_targets(storage, left, right),
-        lambda left, right: equal_targets(storage, target_of_view(left), target_of_view(right)),
-    )
-    plan = plan_conversion(checkpoint, decisions, dtype, max_shard_size)
-    notes = (*checkpoint.notes, *decided, *describe_large_tensors(plan))
-    for note in notes:
-        progress.note(f"note: {note}")
-    # All that can fail without a byte moved fails before one is.
-    files = make_files(storage, checkpoint, plan)
-    identity = make_identity(storage, checkpoint, plan, VERSION)
-    examined, damaged = None, frozenset[str]()
-    if not overwrite and is_recorded(storage, output_path, identity):
-        examined, damaged = examine(storage, output_path, checkpoint, plan, files, progress, verify=verify)
-    planned = time.monotonic()
-    begun = moved = planned
-    first: float | None = None
-    receipts: tuple[Receipt, ...] = ()
-    if examined is None:
-        inline = workers is None and address is None and not _has_several_gpus(device)
-        obstacles = partial(
-            find_obstacles, storage, output_path, [chunk.name for chunk in plan.chunks], files,
-            _source_digests(storage, checkpoint),
-        )  # fmt: skip
-        look = partial(obstacles, overwrite=overwrite)
-        with taken(
-            storage, output_path, input_files, plan, identity, progress, look, overwrite=overwrite
-        ) as folder:
-            folder.remove(damaged)
-            sight = Sight(_sizes(storage, checkpoint), folder.owner)
-            job = Job(storage, output_path, device, None, folder.recorded, pictures.wanted, sight)
-            receipts = _move(job, plan, None if inline else cluster, progress, folder.keep)
-            _check_chunks(storage, output_path, plan)
-            begun, moved = progress.begun or planned, progress.ended or time.monotonic()
-            first = progress.first
-            if verify:
-                compare_all(storage, output_path, checkpoint, plan, progress, folder.remove)
-            if strangers := tuple(obstacles(overwrite=False)):
-                raise ConversionError("\n".join(strangers))
-            folder.finish(files)
-    pictures.write(
-        storage, receipts, f"{checkpoint.choice.family.title}, {format_count(len(plan.chunks), 'chunk')}"
-    )
-    return ConversionReport(
-        output=output_path,
-        family=checkpoint.choice.family.title,
-        dtype=plan.dtype.name,
-        chunks=len(plan.chunks),
-        kept_chunks=len(plan.chunks) if examined is not None else sum(receipt.kept for receipt in receipts),
-        bytes_read=sum(receipt.bytes_read for receipt in receipts),
-        bytes_written=sum(receipt.bytes_written for receipt in receipts),
-        became_infinite=sum(receipt.became_infinite for receipt in receipts),
-        summary=summarise(receipts),
-        seconds_planning=planned - started,
-        seconds_starting=begun - planned,
-        seconds_to_first_byte=None if first is None else first - started,
-        seconds_moving=moved - begun,
-        seconds_finishing=time.monotonic() - moved,
-        already_done=examined is not None,
-        examined=examined,
-        verified=verify,
-        notes=notes,
-    )
+        if checkpoint.vocabulary is None:
+            raise InputError(
+                f"{checkpoint.files.folder}: no tokenizer.model here or in the parent folder; give it by --tokenizer PATH"
+            )
+        _refuse_overlap(storage, checkpoint, output_path)
+        device = _choose_device(device)
+        decisions, decided = decide(
+            checkpoint,
+            lambda left, right: equal_targets(storage, left, right),
+            lambda left, right: equal_targets(storage, target_of_view(left), target_of_view(right)),
+        )
+        plan = plan_conversion(checkpoint, decisions, dtype, max_shard_size)
+        notes = (*checkpoint.notes, *decided, *describe_large_tensors(plan))
+        for note in notes:
+            progress.note(f"note: {note}")
+        # All that can fail without a byte moved fails before one is.
+        files = make_files(storage, checkpoint, plan)
+        identity = make_identity(storage, checkpoint, plan, VERSION)
+        examined, damaged = None, frozenset[str]()
+        if not overwrite and is_recorded(storage, output_path, identity):
+            examined, damaged = examine(
+                storage, output_path, checkpoint, plan, files, progress, verify=verify
+            )
+        planned = time.monotonic()
+        begun = moved = planned
+        first: float | None = None
+        receipts: tuple[Receipt, ...] = ()
+        if examined is None:
+            inline = workers is None and address is None and not _has_several_gpus(device)
+            obstacles = partial(
+                find_obstacles, storage, output_path, [chunk.name for chunk in plan.chunks], files,
+                _source_digests(storage, checkpoint),
+            )  # fmt: skip
+            look = partial(obstacles, overwrite=overwrite)
+            with taken(
+                storage, output_path, input_files, plan, identity, progress, look, overwrite=overwrite
+            ) as folder:
+                folder.remove(damaged)
+                sight = Sight(_sizes(storage, checkpoint), folder.owner)
+                job = Job(storage, output_path, device, None, folder.recorded, pictures.wanted, sight)
+                receipts = _move(job, plan, None if inline else cluster, progress, folder.keep)
+                _check_chunks(storage, output_path, plan)
+                begun, moved = progress.begun or planned, progress.ended or time.monotonic()
+                first = progress.first
+                if verify:
+                    compare_all(storage, output_path, checkpoint, plan, progress, folder.remove)
+                if strangers := tuple(obstacles(overwrite=False)):
+                    raise ConversionError("\n".join(strangers))
+                folder.finish(files)
+        pictures.write(
+            storage, receipts, f"{checkpoint.choice.family.title}, {format_count(len(plan.chunks), 'chunk')}"
+        )
+        return ConversionReport(
+            output=output_path,
+            family=checkpoint.choice.family.title,
+            dtype=plan.dtype.name,
+            chunks=len(plan.chunks),
+            kept_chunks=len(plan.chunks)
+            if examined is not None
+            else sum(receipt.kept for receipt in receipts),
+            bytes_read=sum(receipt.bytes_read for receipt in receipts),
+            bytes_written=sum(receipt.bytes_written for receipt in receipts),
+            became_infinite=sum(receipt.became_infinite for receipt in receipts),
+            summary=summarise(receipts),
+            seconds_planning=planned - started,
+            seconds_starting=begun - planned,
+            seconds_to_first_byte=None if first is None else first - started,
+            seconds_moving=moved - begun,
+            seconds_finishing=time.monotonic() - moved,
+            already_done=examined is not None,
+            examined=examined,
+            verified=verify,
+            notes=notes,
+        )
 
 
 def _check(

@@ -7,9 +7,10 @@ import errno
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from importlib import metadata
+from typing import Self
 
 from distconv.errors import InputError
 from distconv.pinning import describe_change
@@ -51,25 +52,29 @@ class Source:
     """INPUT as it was before anything of it was read."""
 
     def __init__(self, storage: Storage, files: SourceFiles) -> None:
-        """Look at all files."""
-        self._storage, self._files = storage, files
-        self._shards = {path: _stamp(storage, path) for path in _shard_paths(files)}
-        stamps = {path: _stamp(storage, path) for path in _small_paths(files)}
-        self.pinned = storage.pinned(self._shards | stamps)
-        """Where INPUT is read: there nothing can be read of what has its names meanwhile."""
-        self._small = {path: _digest(storage, path) for path in _small_paths(files)}
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep the shards open for the block.
+        """Look at all files, and keep them open.
 
         No other file can then be known by their numbers, and a file system that makes numbers
         up keeps theirs.
         """
-        with ExitStack() as stack:
-            for path in self._shards:
-                stack.enter_context(opened(self._storage, path))
-            yield
+        self._storage, self._files = storage, files
+        with ExitStack() as held:
+            for path in (*_shard_paths(files), *_small_paths(files)):
+                held.enter_context(opened(storage, path))
+            self._shards = {path: _stamp(storage, path) for path in _shard_paths(files)}
+            stamps = {path: _stamp(storage, path) for path in _small_paths(files)}
+            self.pinned = storage.pinned(self._shards | stamps)
+            """Where INPUT is read: there nothing can be read of what has its names meanwhile."""
+            self._small = {path: _digest(storage, path) for path in _small_paths(files)}
+            self._held = held.pop_all()
+
+    def __enter__(self) -> Self:
+        """Use it in a ``with`` block."""
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Let go of the files."""
+        self._held.close()
 
     def check(self) -> None:
         """Raise InputError where a shard was written, replaced or touched since; asks for names and times only.

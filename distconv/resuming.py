@@ -270,7 +270,7 @@ def taken(
     """
     _check(storage, output, plan, identity, find_obstacles, overwrite=overwrite)
     storage.make_folder(output)
-    with owned(storage, output, progress.note, is_partial) as owner, source.held():
+    with owned(storage, output, progress.note, is_partial) as owner:
         found = _check(storage, output, plan, identity, find_obstacles, overwrite=overwrite)
         if overwrite:
             clear_folder(storage, owner, find_legal(storage, output))

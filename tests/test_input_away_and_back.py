@@ -3,10 +3,12 @@
 Folders that are moved take nothing of their files' names, numbers and times with them.
 """
 
+import itertools
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 import distconv
 from distconv import conversion
 from distconv.errors import InputError
+from distconv.storage import Entry, LocalReader, LocalStorage
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole
 from tests.test_input_changes import A_CHUNK, LIMIT, SPEC, act_before
@@ -120,3 +123,74 @@ def test_a_conversion_is_planned_only_of_the_input_that_was_there_at_the_beginni
     with pytest.raises(InputError, match="while it was converted"):
         distconv.convert(source, output, max_shard_size=LIMIT)
     assert not output.exists()
+
+
+class NumberedReader(LocalReader):
+    """A file with a number that its file system makes up, and forgets when nobody has it open."""
+
+    numbers: "Numbers"
+
+    def close(self) -> None:
+        """Let go of the file, and perhaps of its number."""
+        super().close()
+        self.numbers.close(self.path)
+
+
+@dataclass
+class Numbers:
+    """The numbers of files that are open, and how often each is."""
+
+    following: Iterator[int] = field(default_factory=itertools.count)
+    held: dict[str, tuple[int, int]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def look(self, path: str) -> int:
+        """Give the number of a file, a new one where nobody has it open."""
+        with self.lock:
+            return self.held[path][0] if path in self.held else next(self.following)
+
+    def open(self, path: str) -> int:
+        """Give the number of a file that somebody opens."""
+        with self.lock:
+            number, count = self.held.get(path) or (next(self.following), 0)
+            self.held[path] = number, count + 1
+            return number
+
+    def close(self, path: str) -> None:
+        """Forget a number that nobody needs."""
+        with self.lock:
+            number, count = self.held.pop(path)
+            if count > 1:
+                self.held[path] = number, count - 1
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedStorage(LocalStorage):
+    """Local files with numbers as a file system in user space makes them up."""
+
+    numbers: Numbers
+
+    def find(self, path: str) -> Entry | None:
+        """Look at a file."""
+        entry = LocalStorage.find(self, path)
+        return entry and replace(entry, stamp=f"{self.numbers.look(path)}")
+
+    def open(self, path: str) -> LocalReader:
+        """Open a file."""
+        reader = NumberedReader(path)
+        reader.numbers = self.numbers
+        reader.stamp = f"{self.numbers.open(path)}"
+        if self.pins is not None and self.pins.tell_apart(path, reader.stamp):
+            reader.close()
+            raise InputError(f"{path}: another number")
+        return reader
+
+
+def test_numbers_that_a_file_system_makes_up_are_taken_for_no_change(
+    source: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = Numbers()
+    monkeypatch.setattr(conversion, "LocalStorage", lambda: NumberedStorage(numbers))
+    distconv.convert(source, tmp_path / "out", max_shard_size=LIMIT)
+    assert digest_folder(tmp_path / "out") == expected
+    assert numbers.held == {}
