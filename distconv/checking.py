@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from distconv.errors import InputError
+from distconv.local import LocalStorage
 from distconv.progress import Progress, SilentProgress, format_count
 from distconv.source.archive import Record
 from distconv.source.catalog import Catalog, read_catalog
 from distconv.source.checklist import Listed, compare_crc32, compare_md5, read_checklists
 from distconv.source.files import SourceFiles, find_files
-from distconv.storage import LocalStorage, Storage
+from distconv.storage import Storage
 from distconv.survey import PathLike, read_checkpoint
 
 _FILES_AT_ONCE = 16

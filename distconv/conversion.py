@@ -10,6 +10,7 @@ from distconv.assembly import make_files
 from distconv.errors import ConversionError, InputError, OutputError, UsageError
 from distconv.finished import compare_all, examine
 from distconv.identity import Source, make_identity
+from distconv.local import LocalStorage
 from distconv.moving.compare import equal_targets, target_of_view
 from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
@@ -18,7 +19,7 @@ from distconv.planning.plan import Plan, describe_large_tensors
 from distconv.progress import Progress, SilentProgress, Stopwatch, format_count, format_size
 from distconv.resuming import is_recorded, taken
 from distconv.source.files import find_files
-from distconv.storage import LocalStorage, Storage, join
+from distconv.storage import Storage, join
 from distconv.survey import Checkpoint, PathLike, decide, plan_conversion, read_checkpoint
 from distconv.target.loading import digest_file, find_obstacles
 from distconv.timeline import Pictures, summarise

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from distconv.errors import InputError, OutputError, UsageError
+from distconv.local import LocalStorage
 from distconv.ownership import owned
 from distconv.progress import Progress, SilentProgress, format_count, format_size
 from distconv.remote.evidence import describe_wrong_params, describe_wrong_text, has_checksums
@@ -29,7 +30,7 @@ from distconv.remote.releases import (
 from distconv.remote.server import RefusedError, Server
 from distconv.source.checklist import Listed, parse_checklist
 from distconv.source.files import is_of_meta
-from distconv.storage import LocalStorage, join, read_small, write_small
+from distconv.storage import join, read_small, write_small
 from distconv.survey import PathLike
 from distconv.target.loading import SMALL_FILE_BYTES
 from distconv.target.tokenizer import make_vocabulary

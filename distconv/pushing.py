@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from distconv.errors import ConversionError, DistconvError, OutputError, UsageError
 from distconv.families.llama import FAMILIES
+from distconv.local import LocalStorage
 from distconv.pinning import make_stamp
 from distconv.progress import Progress, SilentProgress
 from distconv.proof import Depth, prove
-from distconv.storage import LocalStorage, Storage, join
+from distconv.storage import Storage, join
 from distconv.survey import PathLike
 from distconv.target.finalise import RECEIPT_NAME
 from distconv.target.loading import SMALL_FILE_BYTES

@@ -10,6 +10,7 @@ from distconv.families.choose import Choice, choose_family
 from distconv.families.evidence import Facts
 from distconv.families.llama import EMBEDDING, IGNORED, OUTPUT, RULES
 from distconv.families.rules import Dimensions, Match, describe_foreign_tensors, match_rules, read_dimensions
+from distconv.local import LocalStorage
 from distconv.planning.plan import (
     Decisions,
     Plan,
@@ -24,7 +25,7 @@ from distconv.source.catalog import Catalog, TensorView, read_catalog
 from distconv.source.files import SourceFiles, find_files
 from distconv.source.layouts import ShardFiles
 from distconv.source.params import Params, read_params
-from distconv.storage import LocalStorage, Storage
+from distconv.storage import Storage
 from distconv.tables import Table
 from distconv.target.tokenizer import Vocabulary, read_vocabulary
 from distconv.tensors import DTYPES, STORABLE, DType

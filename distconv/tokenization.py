@@ -7,9 +7,10 @@ from distconv.assembly import make_family_tokenizer
 from distconv.errors import InputError, MismatchError, OutputError
 from distconv.families.choose import find_family
 from distconv.families.llama import Family
+from distconv.local import LocalStorage
 from distconv.ownership import owned
 from distconv.source.files import find_tokenizer
-from distconv.storage import LocalStorage, Storage, join, read_small
+from distconv.storage import Storage, join, read_small
 from distconv.survey import PathLike, read_checkpoint
 from distconv.target.finalise import is_partial, write_files
 from distconv.target.tokenizer import Vocabulary, read_vocabulary

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from distconv.errors import OutputError
 from distconv.families.llama import EMBEDDING, FAMILIES, OUTPUT
 from distconv.families.rules import Match
+from distconv.local import LocalStorage
 from distconv.moving.pieces import Piece
 from distconv.moving.worker import Sources
 from distconv.progress import Progress, SilentProgress
 from distconv.proof import Depth, Finding, Headers, prove
 from distconv.source.catalog import TensorView
-from distconv.storage import LocalStorage, Storage, join, opened, read_range
+from distconv.storage import Storage, join, opened, read_range
 from distconv.survey import Checkpoint, PathLike, read_checkpoint
 from distconv.target.finalise import RECEIPT_NAME
 from distconv.target.receipt import read_receipt

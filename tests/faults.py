@@ -8,7 +8,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from distconv.storage import Buffer, LocalReader, LocalStorage, LocalWriter
+from distconv.local import LocalReader, LocalStorage, LocalWriter
+from distconv.storage import Buffer
 
 
 class Calls:

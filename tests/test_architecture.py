@@ -28,6 +28,7 @@ FLOORS = (
     ("remote",),
     ("source",),
     ("ownership", "digests"),
+    ("local",),
     (
         "storage",
         "fencing",

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 import distconv
 from distconv import verification
 from distconv.errors import InputError
+from distconv.local import LocalStorage
 from distconv.moving.worker import Job, convert_chunk
 from distconv.progress import SilentProgress
 from distconv.proof import read_headers
-from distconv.storage import LocalStorage
 from distconv.survey import decide, plan_conversion, read_bytes, read_checkpoint
 from tests import reference
 from tests.checkpoints import Layout, Spec, Tensors, shapes, write_checkpoint

@@ -186,7 +186,7 @@ def test_a_file_that_changed_on_the_server_is_not_mixed(
 def test_a_full_disk_is_told_before_anything_large_is_fetched(
     files: Files, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("distconv.storage.LocalStorage.free_bytes", lambda *_: 1000)
+    monkeypatch.setattr("distconv.local.LocalStorage.free_bytes", lambda *_: 1000)
     with pytest.raises(OutputError, match=r"are to come, 1.0 kB are free; free some space"):
         distconv.download([MODEL], tmp_path / "in", files.url)
     assert {wanted for name, wanted in files.asked if name.endswith(".pth")} == {"bytes=0-0"}

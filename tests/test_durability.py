@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import distconv
-from distconv import storage
+from distconv import local
+from distconv.local import LocalStorage
 from distconv.moving.worker import Job, convert_chunk
-from distconv.storage import LocalStorage, write_small
+from distconv.storage import write_small
 from tests.checkpoints import Spec
 from tests.durability import Name, Recorder
 from tests.moving.test_worker import plan_folder
@@ -50,7 +51,7 @@ def test_what_is_written_becomes_safe_from_time_to_time(
     blocks: list[int],
     flushes: int,
 ) -> None:
-    monkeypatch.setattr(storage, "FLUSH_BYTES", 1000)
+    monkeypatch.setattr(local, "FLUSH_BYTES", 1000)
     writer = LocalStorage().begin(str(tmp_path / "file"), sum(blocks))
     recorder.install(monkeypatch)
     start = 0
@@ -66,7 +67,7 @@ def test_a_chunk_tells_of_no_more_than_what_is_soon_safe(
     checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder
 ) -> None:
     chunk = max(plan_folder(checkpoint(SPEC)).chunks, key=lambda chunk: chunk.size_bytes)
-    monkeypatch.setattr(storage, "FLUSH_BYTES", 10_000)
+    monkeypatch.setattr(local, "FLUSH_BYTES", 10_000)
     unsafe: list[int] = []
 
     def told(size_bytes: int) -> None:
@@ -82,7 +83,7 @@ def test_a_chunk_tells_of_no_more_than_what_is_soon_safe(
 def test_so_much_is_written_before_it_is_made_safe_that_disks_are_not_slowed_and_hundreds_not_silent() -> (
     None
 ):
-    assert 64 << 20 <= storage.FLUSH_BYTES <= 256 << 20
+    assert 64 << 20 <= local.FLUSH_BYTES <= 256 << 20
 
 
 def test_a_folder_is_flushed_itself(

@@ -16,7 +16,8 @@ import pytest
 import distconv
 from distconv import conversion
 from distconv.errors import InputError
-from distconv.storage import Entry, LocalReader, LocalStorage
+from distconv.local import LocalReader, LocalStorage
+from distconv.storage import Entry
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole
 from tests.test_input_changes import A_CHUNK, LIMIT, SPEC, act_before

@@ -15,8 +15,8 @@ import pytest
 import distconv
 from distconv import conversion, resuming
 from distconv.errors import ConversionError, InputError, OutputError
+from distconv.local import LocalStorage, LocalWriter
 from distconv.pinning import Pins
-from distconv.storage import LocalStorage, LocalWriter
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole, read_recorded
 

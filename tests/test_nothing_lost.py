@@ -15,7 +15,7 @@ import pytest
 import distconv
 from distconv import conversion
 from distconv.errors import ConversionError, InputError, OutputError
-from distconv.storage import LocalStorage
+from distconv.local import LocalStorage
 from tests.checkpoints import Spec, write_checkpoint
 from tests.contests import contest_input, contest_output
 from tests.faults import Calls, FaultyStorage, digest_folder, looks_whole, never

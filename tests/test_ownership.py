@@ -17,8 +17,8 @@ from distconv import holders, ownership
 from distconv.errors import OutputError
 from distconv.fencing import is_attempt
 from distconv.holders import Holder
+from distconv.local import LocalStorage
 from distconv.ownership import OWNER_PREFIX, Ownership, owned
-from distconv.storage import LocalStorage
 
 STORAGE = LocalStorage()
 
@@ -75,7 +75,7 @@ def test_a_living_holder_is_named_and_left_alone(tmp_path: Path) -> None:
 
 def test_the_folder_of_a_dead_process_is_taken_at_once(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from distconv.ownership import owned; from distconv.storage import LocalStorage\n"
+        "import os, sys; from distconv.ownership import owned; from distconv.local import LocalStorage\n"
         "held = owned(LocalStorage(), sys.argv[1], print); held.__enter__(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=False)

@@ -11,15 +11,15 @@ import pytest
 
 from distconv import ownership
 from distconv.errors import OutputError
+from distconv.local import LocalStorage
 from distconv.ownership import owned
-from distconv.storage import LocalStorage
 from tests.checkpoints import write_checkpoint
 from tests.contests import contest_living, contest_output
 from tests.mounts import bound_twice, shared_twice, why_no_bindfs, why_no_sshfs
 from tests.torture import SPEC
 
 HOLD = (
-    "import sys, time; from distconv import ownership; from distconv.storage import LocalStorage\n"
+    "import sys, time; from distconv import ownership; from distconv.local import LocalStorage\n"
     "ownership.BEAT_SECONDS = float(sys.argv[2])\n"
     "with ownership.owned(LocalStorage(), sys.argv[1], print):\n"
     "    print('owned', flush=True); sys.stdin.read()\n"

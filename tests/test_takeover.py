@@ -15,7 +15,7 @@ from distconv import conversion
 from distconv.errors import DistconvError, OutputError
 from distconv.fencing import LocalRemoval
 from distconv.holders import Holder
-from distconv.storage import LocalReader, LocalStorage, LocalWriter
+from distconv.local import LocalReader, LocalStorage, LocalWriter
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
 

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 
 from distconv.errors import InputError
 from distconv.fencing import PARTIAL_SUFFIX
+from distconv.local import LocalStorage
 from distconv.remote.server import Remote
-from distconv.storage import LocalStorage, read_small, write_small
+from distconv.storage import read_small, write_small
 
 Range = tuple[int, int]
 _LIMIT_BYTES = 1 << 22

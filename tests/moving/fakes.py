@@ -10,9 +10,10 @@ from pathlib import Path
 
 from distconv.digests import ChunkDigests
 from distconv.errors import InputError, Interrupted
+from distconv.local import LocalStorage
 from distconv.moving.worker import Job, Receipt, convert_chunk
 from distconv.planning.plan import Chunk
-from distconv.storage import LocalStorage, join
+from distconv.storage import join
 
 BLOCKS = 20
 TOLD_NAME = "told"

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distconv.families.gather import ROTARY_QUERY, ROWS, Gather, gather_copies
+from distconv.local import LocalReader, LocalStorage
 from distconv.moving.devices import Device, Finish, HostDevice, TorchDevice
 from distconv.moving.pieces import Piece
 from distconv.moving.worker import Sources, make_contents
 from distconv.planning.plan import TargetTensor
 from distconv.source.archive import read_archive
 from distconv.source.catalog import TensorView
-from distconv.storage import LocalReader, LocalStorage
 from distconv.survey import _WORKER_MEMORY_BYTES
 from distconv.tensors import DTYPES, DType
 

@@ -14,10 +14,11 @@ import safetensors.torch
 import torch
 
 from distconv.errors import InputError, Interrupted
+from distconv.local import LocalStorage, LocalWriter
 from distconv.memory import HUGE_PAGE_BYTES
 from distconv.moving.worker import Job, Receipt, convert_chunk
 from distconv.planning.plan import Chunk, Plan
-from distconv.storage import Buffer, LocalStorage, LocalWriter
+from distconv.storage import Buffer
 from distconv.survey import decide, plan_conversion, read_bytes, read_checkpoint
 from tests import reference
 from tests.checkpoints import Spec

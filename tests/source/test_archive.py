@@ -21,10 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distconv.errors import InputError
+from distconv.local import LocalStorage
 from distconv.source.archive import locate_data, read_archive
 from distconv.source.catalog import Catalog, read_catalog
 from distconv.source.layouts import ShardFiles
-from distconv.storage import LocalStorage, opened
+from distconv.storage import opened
 from tests.checkpoints import Spec, rezip, write_checkpoint
 from tests.fuzz import MemoryReader
 from tests.programs import PLACES, TENSOR, VALUES, every_file, make_good, make_legacy, make_zip, text

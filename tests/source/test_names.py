@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from distconv.errors import InputError
+from distconv.local import LocalStorage
 from distconv.source.archive import locate_data
 from distconv.source.names import read_names
-from distconv.storage import LocalStorage, opened, read_range
+from distconv.storage import opened, read_range
 from distconv.survey import plan
 from tests.checkpoints import Spec, Tensors, write_params
 

@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file, save_model
 
 from distconv.errors import InputError
+from distconv.local import LocalStorage
 from distconv.source.safetensors import is_safetensors, read_safetensors
-from distconv.storage import LocalStorage, opened, read_range
+from distconv.storage import opened, read_range
 
 DTYPES = [
     "float16",

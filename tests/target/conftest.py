@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distconv.storage import LocalStorage
+from distconv.local import LocalStorage
 from distconv.target.tokenizer import Vocabulary, read_vocabulary
 
 

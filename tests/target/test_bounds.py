@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distconv.errors import InputError
-from distconv.storage import LocalStorage
+from distconv.local import LocalStorage
 from distconv.target.empty import read_expected_shapes
 from distconv.target.tokenizer import make_tokenizer_files, read_vocabulary
 

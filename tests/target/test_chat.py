@@ -8,7 +8,7 @@ import sentencepiece
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from distconv.storage import LocalStorage
+from distconv.local import LocalStorage
 from distconv.target.chat import CHAT_TEMPLATES
 from distconv.target.tokenizer import Vocabulary, make_tokenizer_files, read_vocabulary
 from tests.target.conftest import packaged_file

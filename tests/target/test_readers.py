@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 import distconv
 from distconv.errors import OutputError
-from distconv.storage import LocalStorage
+from distconv.local import LocalStorage
 from distconv.target.tokenizer import Vocabulary, read_vocabulary
 from distconv.tokenization import convert_tokenizer
 from tests.checkpoints import Spec

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from distconv.errors import InputError
-from distconv.storage import LocalStorage
+from distconv.local import LocalStorage
 from distconv.target.chat import CHAT_TEMPLATES
 from distconv.target.pieces import PieceVocabulary, make_piece_merges
 from distconv.target.ranks import RankVocabulary, make_special_tokens
