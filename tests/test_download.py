@@ -24,10 +24,11 @@ from llama_models import sku_list
 
 import distconv
 from distconv import downloading
-from distconv.errors import ConversionError, InputError, OutputError, UsageError
+from distconv.errors import ConversionError, InputError, Interrupted, OutputError, UsageError
 from distconv.remote.link import read_link
-from distconv.remote.partial import merge
+from distconv.remote.partial import PartialFile, merge
 from distconv.remote.releases import RELEASES, find_release
+from distconv.remote.server import Remote
 from tests.checkpoints import Spec, write_checklist
 from tests.downloads import SECRET, Files, serving
 
@@ -814,6 +815,19 @@ def test_few_files_are_open_at_once_and_none_is_left_open(files: Files, tmp_path
     distconv.download(["Llama-3.1-405B-MP16"], tmp_path / "in", files.url, connections=2)
     assert not open_below(tmp_path / "in")
     assert 0 < max(counts) <= 8
+
+
+def test_a_connection_that_answers_after_the_end_opens_nothing_again(tmp_path: Path) -> None:
+    remote = Remote(size_bytes=8, tag="one", has_ranges=True)
+    file = PartialFile(str(tmp_path / "shard"), remote, takes_cut=False)
+    file.write_at(0, b"abcd")
+    file.mark(0, 4)
+    file.close()
+    with pytest.raises(Interrupted):
+        file.write_at(4, b"efgh")
+    assert not open_below(tmp_path)
+    again = PartialFile(str(tmp_path / "shard"), remote, takes_cut=False)
+    assert again.missing(8) == [(4, 8)]
 
 
 def open_below(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 
-from distconv.errors import InputError
+from distconv.errors import InputError, Interrupted
 from distconv.fencing import PARTIAL_SUFFIX
 from distconv.local import LocalStorage
 from distconv.remote.server import Remote
@@ -45,6 +45,7 @@ class PartialFile:
         self._lock = threading.Lock()
         self._storage = LocalStorage()
         self._descriptor = -1
+        self._ended = False
         self._stands = self._cut = False
         self._have = self._find(takes_cut=takes_cut)
         self.has_foreign_bytes = self._stands or self._cut
@@ -75,15 +76,17 @@ class PartialFile:
         return gaps
 
     def write_at(self, offset_bytes: int, content: bytes) -> None:
-        """Write bytes; they count once ``mark`` tells of them."""
+        """Write bytes; they count once ``mark`` tells of them. Interrupted where the file was let go of."""
+        view = memoryview(content)
+        # Within the lock: a descriptor that is closed meanwhile may be another file's by then.
         with self._lock, self._naming():
+            if self._ended:
+                raise Interrupted("stopped")
             if self._descriptor < 0:
                 self._descriptor = self._open()
-        view = memoryview(content)
-        while view:
-            with self._naming():
+            while view:
                 written = os.pwrite(self._descriptor, view, offset_bytes)
-            view, offset_bytes = view[written:], offset_bytes + written
+                view, offset_bytes = view[written:], offset_bytes + written
 
     def mark(self, start: int, end: int) -> None:
         """Remember for later runs that this range has arrived."""
@@ -120,8 +123,9 @@ class PartialFile:
                 self._storage.remove(self._state)
 
     def close(self) -> None:
-        """Let go of the file; what was marked stays."""
+        """Let go of the file; what was marked stays, and a thread that comes late opens it no more."""
         with self._lock:
+            self._ended = True
             self._close()
 
     def _close(self, *, durably: bool = False) -> None:
