@@ -17,7 +17,9 @@ from distconv.errors import InputError
 
 PARTIAL_SUFFIX = ".partial"
 """Ends the name of everything that is being written or removed."""
-_ATTEMPT = re.compile(rf"\..+\.[^/]+-\d+-[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}", re.DOTALL)
+ATTEMPT_ENDING = rf"\.[^/]+-\d+-[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}"
+"""Pattern of what make_attempt puts behind a dot and a file's name."""
+_ATTEMPT = re.compile(rf"\..+{ATTEMPT_ENDING}", re.DOTALL)
 _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
 

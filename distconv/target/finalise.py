@@ -7,7 +7,7 @@ mark is written last.
 import re
 from collections.abc import Collection, Mapping
 
-from distconv.fencing import PARTIAL_SUFFIX
+from distconv.fencing import ATTEMPT_ENDING
 from distconv.ownership import Ownership
 from distconv.planning.chunks import INDEX_NAME
 from distconv.source.files import LEGAL_NAMES
@@ -32,9 +32,7 @@ _OTHERS = (
 _SIDECAR = re.compile(f"{_SMALL}|{LEGAL_NAMES}")
 _LEGAL = re.compile(LEGAL_NAMES)
 _MODEL = re.compile(rf"{_CHUNKS}|{_SMALL}|{_OTHERS}|distconv\.json|\.distconv\.journal")
-_PARTIAL = re.compile(
-    rf"\.({_CHUNKS}|{_SMALL}|{_OTHERS}|{LEGAL_NAMES}|{_CONTROL})\.[^/]+-\d+-[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}"
-)
+_PARTIAL = re.compile(rf"\.({_CHUNKS}|{_SMALL}|{_OTHERS}|{LEGAL_NAMES}|{_CONTROL}){ATTEMPT_ENDING}")
 _MARKS = (INDEX_NAME, CONFIG_NAME)
 
 
