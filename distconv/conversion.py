@@ -145,12 +145,13 @@ def convert(
         # Workers on other nodes start in folders of their own.
         input_path, output_path = os.path.abspath(input_path), os.path.abspath(output_path)
     pictures = Pictures(output_path, trace, report)
-    if check:
-        _check(source, family, tokenizer, params, progress)
-    started = time.monotonic()
     tokenizer_path, params_path = (None if path is None else os.fspath(path) for path in (tokenizer, params))
     with Source(storage, find_files(storage, input_path, tokenizer_path, params_path)) as input_files:
         storage = input_files.pinned
+        if check:
+            # What is compared is what is converted.
+            _check(source, family, tokenizer, params, progress)
+        started = time.monotonic()
         checkpoint = read_checkpoint(
             storage,
             input_path,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import distconv
-from distconv import conversion, resuming
+from distconv import checking, conversion, resuming
 from distconv.errors import ConversionError, InputError, OutputError
 from distconv.local import LocalStorage, LocalWriter
 from distconv.pinning import Pins
@@ -137,6 +137,22 @@ def test_an_input_that_changes_while_it_is_converted_is_named_and_makes_nothing_
     assert not output.exists() or not list(output.iterdir())
     convert(source, output)
     assert distconv.verify(output, against=source).ok
+
+
+def test_an_input_that_changes_once_it_was_checked_makes_nothing_whole(
+    source: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = checking.check
+
+    def check_and_change(*arguments: object, **options: object) -> checking.CheckReport:
+        report = check(*arguments, **options)
+        replace_with_its_times(source, other)
+        return report
+
+    monkeypatch.setattr(checking, "check", check_and_change)
+    with pytest.raises(InputError, match=re.escape(SHARD)):
+        distconv.convert(source, tmp_path / "out", check=True)
+    assert not looks_whole(tmp_path / "out")
 
 
 def test_what_was_made_while_another_input_had_the_name_is_not_recorded(
