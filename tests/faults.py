@@ -92,8 +92,9 @@ def never() -> Calls:
 
 
 def digest_folder(folder: Path) -> dict[str, str]:
-    """Give the SHA-256 of every file in a folder."""
-    files = (path for path in sorted(folder.iterdir()) if path.is_file())
+    """Give the SHA-256 of every file in a folder, but for what FUSE keeps of removed files while they are open."""
+    names = (path for path in sorted(folder.iterdir()) if not path.name.startswith(".fuse_hidden"))
+    files = (path for path in names if path.is_file())
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
