@@ -8,14 +8,15 @@ on a laptop needs none of what moving bytes needs.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from distconv.checking import CheckReport, check
-    from distconv.conversion import ConversionReport, convert
-    from distconv.downloading import DownloadReport, download
-    from distconv.pushing import PushReport, push
-    from distconv.speaking import generate
-    from distconv.survey import Inspection, PlanReport, inspect, plan
-    from distconv.tokenization import TokenizerReport, convert_tokenizer
-    from distconv.verification import Verification, verify
+    from distconv.verbs.check import CheckReport, check
+    from distconv.verbs.convert import ConversionReport, convert
+    from distconv.verbs.download import DownloadReport, download
+    from distconv.verbs.generate import generate
+    from distconv.verbs.inspect import Inspection, inspect
+    from distconv.verbs.plan import PlanReport, plan
+    from distconv.verbs.push import PushReport, push
+    from distconv.verbs.tokenizer import TokenizerReport, convert_tokenizer
+    from distconv.verbs.verify import Verification, verify
 
 __all__ = [
     "CheckReport",
@@ -38,23 +39,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CheckReport": "checking",
-    "check": "checking",
-    "ConversionReport": "conversion",
-    "convert": "conversion",
-    "DownloadReport": "downloading",
-    "download": "downloading",
-    "Inspection": "survey",
-    "PlanReport": "survey",
-    "inspect": "survey",
-    "plan": "survey",
-    "PushReport": "pushing",
-    "push": "pushing",
-    "generate": "speaking",
-    "TokenizerReport": "tokenization",
-    "convert_tokenizer": "tokenization",
-    "Verification": "verification",
-    "verify": "verification",
+    "CheckReport": "verbs.check",
+    "check": "verbs.check",
+    "ConversionReport": "verbs.convert",
+    "convert": "verbs.convert",
+    "DownloadReport": "verbs.download",
+    "download": "verbs.download",
+    "Inspection": "verbs.inspect",
+    "PlanReport": "verbs.plan",
+    "inspect": "verbs.inspect",
+    "plan": "verbs.plan",
+    "PushReport": "verbs.push",
+    "push": "verbs.push",
+    "generate": "verbs.generate",
+    "TokenizerReport": "verbs.tokenizer",
+    "convert_tokenizer": "verbs.tokenizer",
+    "Verification": "verbs.verify",
+    "verify": "verbs.verify",
 }
 
 

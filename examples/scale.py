@@ -14,10 +14,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from distconv.local import FLUSH_BYTES
+from distconv.formats.safetensors.chunks import default_chunk_bytes, group_tensors
 from distconv.moving.executor import TICK_SECONDS, make_limits
 from distconv.moving.scheduler import Action, Assign, Finish, GiveUp, Replace, Scheduler
-from distconv.planning.chunks import default_chunk_bytes, group_tensors
+from distconv.storage.local import FLUSH_BYTES
 
 GB = 1e9
 WORKERS = tuple(2**power for power in range(11))

@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import distconv
-from distconv import holders, ownership
 from distconv.errors import DistconvError
+from distconv.output import holders, ownership
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole
 

@@ -8,8 +8,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from distconv.local import LocalReader, LocalStorage, LocalWriter
-from distconv.storage import Buffer
+from distconv.storage.base import Buffer
+from distconv.storage.local import LocalReader, LocalStorage, LocalWriter
 
 
 class Calls:

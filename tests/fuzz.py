@@ -21,9 +21,9 @@ import click
 import torch
 
 from distconv.errors import InputError
-from distconv.local import LocalStorage
-from distconv.source.archive import locate_data, read_archive
-from distconv.source.params import read_params
+from distconv.formats.meta.archive import locate_data, read_archive
+from distconv.formats.meta.params import read_params
+from distconv.storage.local import LocalStorage
 from tests.programs import PLACES, VALUES, draw_file, make_good, make_zip
 
 LIMIT_BYTES = 64 << 20

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 import distconv
-from distconv import verification
 from distconv.errors import InputError
-from distconv.local import LocalStorage
+from distconv.moving.progress import SilentProgress
 from distconv.moving.worker import Job, convert_chunk
-from distconv.progress import SilentProgress
-from distconv.proof import read_headers
-from distconv.survey import decide, plan_conversion, read_bytes, read_checkpoint
+from distconv.output.proof import read_headers
+from distconv.storage.local import LocalStorage
+from distconv.verbs import verify as verification
+from distconv.verbs.checkpoint import decide, plan_conversion, read_checkpoint
+from distconv.verbs.plan import read_bytes
 from tests import reference
 from tests.checkpoints import Layout, Spec, Tensors, shapes, write_checkpoint
 from tests.moving.test_strided import CountedStorage

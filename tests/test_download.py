@@ -23,12 +23,12 @@ import torch
 from llama_models import sku_list
 
 import distconv
-from distconv import downloading
+from distconv.downloads.link import read_link
+from distconv.downloads.partial import PartialFile, merge
+from distconv.downloads.releases import RELEASES, find_release
+from distconv.downloads.server import Remote
 from distconv.errors import ConversionError, InputError, Interrupted, OutputError, UsageError
-from distconv.remote.link import read_link
-from distconv.remote.partial import PartialFile, merge
-from distconv.remote.releases import RELEASES, find_release
-from distconv.remote.server import Remote
+from distconv.verbs import download as downloading
 from tests.checkpoints import Spec, write_checklist
 from tests.downloads import SECRET, Files, serving
 
@@ -123,7 +123,7 @@ def test_a_server_that_stays_busy_is_given_up_with_what_came(files: Files, tmp_p
 
 
 def test_an_answer_that_stalls_is_asked_for_again(files: Files, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("distconv.remote.server.READ_SECONDS", 0.3)
+    monkeypatch.setattr("distconv.downloads.server.READ_SECONDS", 0.3)
     files.stalls = 3
     distconv.download([MODEL], tmp_path / "in", files.url)
     assert files.stalls == 0
@@ -187,7 +187,7 @@ def test_a_file_that_changed_on_the_server_is_not_mixed(
 def test_a_full_disk_is_told_before_anything_large_is_fetched(
     files: Files, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("distconv.local.LocalStorage.free_bytes", lambda *_: 1000)
+    monkeypatch.setattr("distconv.storage.local.LocalStorage.free_bytes", lambda *_: 1000)
     with pytest.raises(OutputError, match=r"are to come, 1.0 kB are free; free some space"):
         distconv.download([MODEL], tmp_path / "in", files.url)
     assert {wanted for name, wanted in files.asked if name.endswith(".pth")} == {"bytes=0-0"}
@@ -654,7 +654,7 @@ def test_a_complete_download_stays_as_it_is_while_it_is_compared(files: Files, t
 
 KILLED = """
 import os, sys
-from distconv import downloading
+from distconv.verbs import download as downloading
 from distconv.cli import main
 downloading.PART_BYTES = 50_000
 seen = 0

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import distconv
-from distconv import local
-from distconv.local import LocalStorage
 from distconv.moving.worker import Job, convert_chunk
-from distconv.storage import write_small
+from distconv.storage import local
+from distconv.storage.base import write_small
+from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec
 from tests.durability import Name, Recorder
 from tests.moving.test_worker import plan_folder

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import distconv
-from distconv import conversion
 from distconv.errors import InputError
-from distconv.local import LocalReader, LocalStorage
-from distconv.storage import Entry
+from distconv.storage.base import Entry
+from distconv.storage.local import LocalReader, LocalStorage
+from distconv.verbs import convert as conversion
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole
 from tests.test_input_changes import A_CHUNK, LIMIT, SPEC, act_before

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 import distconv
-from distconv import checking, conversion, resuming
 from distconv.errors import ConversionError, InputError, OutputError
-from distconv.local import LocalStorage, LocalWriter
-from distconv.pinning import Pins
+from distconv.output import resuming
+from distconv.storage.local import LocalStorage, LocalWriter
+from distconv.storage.pinning import Pins
+from distconv.verbs import check as checking
+from distconv.verbs import convert as conversion
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole, read_recorded
 

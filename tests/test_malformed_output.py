@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distconv
-from distconv import pushing
 from distconv.errors import DistconvError, OutputError
-from distconv.pushing import PushReport
+from distconv.verbs import push as pushing
+from distconv.verbs.push import PushReport
 from tests.checkpoints import Spec
 
 Write = Callable[[Spec], Path]

@@ -5,7 +5,7 @@ import mmap
 import numpy as np
 import pytest
 
-from distconv.memory import HUGE_PAGE_BYTES, make_buffer
+from distconv.moving.memory import HUGE_PAGE_BYTES, make_buffer
 
 
 @pytest.mark.parametrize(

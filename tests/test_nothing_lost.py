@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import distconv
-from distconv import conversion
 from distconv.errors import ConversionError, InputError, OutputError
-from distconv.local import LocalStorage
+from distconv.storage.local import LocalStorage
+from distconv.verbs import convert as conversion
 from tests.checkpoints import Spec, write_checkpoint
 from tests.contests import contest_input, contest_output
 from tests.faults import Calls, FaultyStorage, digest_folder, looks_whole, never

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from distconv import holders, ownership
 from distconv.errors import OutputError
-from distconv.fencing import is_attempt
-from distconv.holders import Holder
-from distconv.local import LocalStorage
-from distconv.ownership import OWNER_PREFIX, Ownership, owned
+from distconv.output import holders, ownership
+from distconv.output.holders import Holder
+from distconv.output.ownership import OWNER_PREFIX, Ownership, owned
+from distconv.storage.fencing import is_attempt
+from distconv.storage.local import LocalStorage
 
 STORAGE = LocalStorage()
 
@@ -75,7 +75,7 @@ def test_a_living_holder_is_named_and_left_alone(tmp_path: Path) -> None:
 
 def test_the_folder_of_a_dead_process_is_taken_at_once(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from distconv.ownership import owned; from distconv.local import LocalStorage\n"
+        "import os, sys; from distconv.output.ownership import owned; from distconv.storage.local import LocalStorage\n"
         "held = owned(LocalStorage(), sys.argv[1], print); held.__enter__(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
@@ -210,7 +210,7 @@ def test_a_holder_of_odd_values_is_none(field: str, value: object) -> None:
 def test_a_process_of_another_user_that_proc_hides_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Holder.here()
     other = dataclasses.replace(here, pid=os.getppid())
-    monkeypatch.setattr("distconv.holders.Path.read_text", hide(f"/proc/{other.pid}/stat"))
+    monkeypatch.setattr("distconv.output.holders.Path.read_text", hide(f"/proc/{other.pid}/stat"))
     assert other.lives_here() is None
 
 

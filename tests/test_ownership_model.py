@@ -21,11 +21,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from distconv import ownership
 from distconv.errors import OutputError
-from distconv.fencing import PARTIAL_SUFFIX, is_attempt
-from distconv.holders import Holder
-from distconv.ownership import Ownership, owned
+from distconv.output import ownership
+from distconv.output.holders import Holder
+from distconv.output.ownership import Ownership, owned
+from distconv.storage.fencing import PARTIAL_SUFFIX, is_attempt
 
 FOLDER = "/out"
 CACHE_SECONDS = 20.0

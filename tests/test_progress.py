@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from distconv.progress import LINES, BarProgress, LineProgress, Stopwatch, format_duration, format_size
+from distconv.cli.progress import LINES, BarProgress, LineProgress
+from distconv.humanize import format_duration, format_size
+from distconv.moving.progress import Stopwatch
 from tests.moving.fakes import RecordingProgress
 
 

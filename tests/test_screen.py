@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distconv.cli.screen import choose_progress, defused, show, show_error, show_usage_error
-from distconv.tables import Table
+from distconv.verbs.tables import Table
 from tests.checkpoints import Spec, write_checkpoint
 
 NASTY = "a\x1b[2J\x1b]0;x\x07\rb\x08\x7f\x9b1m\u202ec\u2066\u200b\ufeffd\udcff\ud800\u2028e[red][/red]\\é模"

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from distconv import ownership
 from distconv.errors import OutputError
-from distconv.local import LocalStorage
-from distconv.ownership import owned
+from distconv.output import ownership
+from distconv.output.ownership import owned
+from distconv.storage.local import LocalStorage
 from tests.checkpoints import write_checkpoint
 from tests.contests import contest_living, contest_output
 from tests.mounts import bound_twice, shared_twice, why_no_bindfs, why_no_sshfs
 from tests.torture import SPEC
 
 HOLD = (
-    "import sys, time; from distconv import ownership; from distconv.local import LocalStorage\n"
+    "import sys, time; from distconv import ownership; from distconv.storage.local import LocalStorage\n"
     "ownership.BEAT_SECONDS = float(sys.argv[2])\n"
     "with ownership.owned(LocalStorage(), sys.argv[1], print):\n"
     "    print('owned', flush=True); sys.stdin.read()\n"
@@ -76,7 +76,7 @@ def test_who_stops_or_lives_behind_a_mount_that_remembers_is_told_by_its_beats(
 def test_a_mount_that_remembers_hides_no_beat(
     bound: tuple[Path, Path], held: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distconv.holders.Holder.lives_here", lambda _self: None)
+    monkeypatch.setattr("distconv.output.holders.Holder.lives_here", lambda _self: None)
     monkeypatch.setattr(ownership, "PATIENCE_SECONDS", 20.0)
     for folder in bound:
         (folder / "out").mkdir(exist_ok=True)
@@ -90,7 +90,7 @@ def test_two_sshfs_with_the_options_that_they_have_by_themselves_hide_no_beat_fo
 ) -> None:
     if (reason := why_no_sshfs()) is not None:
         pytest.skip(reason)
-    monkeypatch.setattr("distconv.holders.Holder.lives_here", lambda _self: None)
+    monkeypatch.setattr("distconv.output.holders.Holder.lives_here", lambda _self: None)
     with shared_twice(tmp_path) as (one, two):
         held(one, ownership.BEAT_SECONDS)
         # What this host has seen it remembers.

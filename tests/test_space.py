@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distconv.local import LocalStorage
+from distconv.storage.local import LocalStorage
 
 SIZE_BYTES = 8 << 20
 MORE_THAN_THE_DISK_BYTES = 1 << 30

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from distconv.errors import ConversionError, InputError, OutputError
-from distconv.local import LocalStorage, LocalWriter
-from distconv.storage import Entry, opened, read_range, read_small, write_small
+from distconv.storage.base import Entry, opened, read_range, read_small, write_small
+from distconv.storage.local import LocalStorage, LocalWriter
 
 HERE = LocalStorage()
 

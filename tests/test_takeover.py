@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import distconv
-from distconv import conversion
 from distconv.errors import DistconvError, OutputError
-from distconv.fencing import LocalRemoval
-from distconv.holders import Holder
-from distconv.local import LocalReader, LocalStorage, LocalWriter
+from distconv.output.holders import Holder
+from distconv.storage.fencing import LocalRemoval
+from distconv.storage.local import LocalReader, LocalStorage, LocalWriter
+from distconv.verbs import convert as conversion
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
 

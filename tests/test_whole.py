@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import distconv
-from distconv import conversion
 from distconv.errors import ConversionError, InputError, OutputError
-from distconv.target.tokenizer import Vocabulary
-from distconv.tokenization import convert_tokenizer
+from distconv.sidecars.tokenizer import Vocabulary
+from distconv.verbs import convert as conversion
+from distconv.verbs.tokenizer import convert_tokenizer
 from tests.checkpoints import Spec
 from tests.faults import digest_folder, looks_whole
 
@@ -492,7 +492,7 @@ class Panic(BaseException):
 def test_what_stands_beside_the_chunks_is_made_before_anything_is_touched(
     checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    from distconv import assembly
+    from distconv.verbs import assembly
 
     def fail(_vocabulary: Vocabulary, **_options: object) -> dict[str, bytes]:
         raise error

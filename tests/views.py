@@ -1,28 +1,41 @@
 """Parts of tensors for property tests: cut anywhere, in storages of any layout, with a plain oracle."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
 
-from distconv.families.gather import (
-    COLUMNS,
-    HEAD_ROWS,
-    REPLICATED,
-    ROTARY_KEY,
-    ROTARY_QUERY,
-    ROWS,
-    Gather,
-    gather_copies,
-)
+from distconv.families.cuts import COLUMNS, KEY_HEADS, QUERY_HEADS, ROWS, Cut
+from distconv.families.cuts import REPLICATED as WHOLE
+from distconv.families.operations import ROTARY, SAME, Operation
+from distconv.formats.meta.catalog import TensorView
+from distconv.layout.copies import Copy
+from distconv.layout.dtypes import STORABLE, DType, extent_elements
+from distconv.layout.regions import Region
 from distconv.planning.plan import TargetTensor
-from distconv.source.archive import Record
-from distconv.source.catalog import TensorView
-from distconv.tensors import STORABLE, DType, extent_elements
 
-GATHERS = (ROWS, COLUMNS, REPLICATED, ROTARY_QUERY, ROTARY_KEY, HEAD_ROWS)
+
+@dataclass(frozen=True)
+class Way:
+    """A cut that is joined, and what is done to the whole."""
+
+    cut: Cut
+    operation: Operation = SAME
+
+    def join(
+        self, views: Sequence[TensorView], head_dim: int, replication: int = 1
+    ) -> tuple[tuple[int, ...], tuple[Copy, ...]]:
+        """Give the target's shape, and the copies that fill it."""
+        tensor = self.operation.apply(self.cut.join(views, replication), head_dim)
+        return tensor.shape, tensor.copies
+
+
+BY_ROWS, BY_COLUMNS, REPLICATED, HEAD_ROWS = Way(ROWS), Way(COLUMNS), Way(WHOLE), Way(KEY_HEADS)
+ROTARY_QUERY, ROTARY_KEY = Way(QUERY_HEADS, ROTARY), Way(KEY_HEADS, ROTARY)
+WAYS = (BY_ROWS, BY_COLUMNS, REPLICATED, ROTARY_QUERY, ROTARY_KEY, HEAD_ROWS)
 
 
 @dataclass(frozen=True)
@@ -30,18 +43,18 @@ class Case:
     """A target tensor, its records' elements, and what it should be."""
 
     target: TargetTensor
-    contents: dict[Record, np.ndarray]
+    contents: dict[Region, np.ndarray]
     expected: np.ndarray
     plain: bool
     """Whether no two elements of a part are the same one of its storage."""
 
 
-def join_parts(gather: Gather, parts: list[np.ndarray], head_dim: int, replication: int) -> np.ndarray:
+def join_parts(way: Way, parts: list[np.ndarray], head_dim: int, replication: int) -> np.ndarray:
     """Concatenate the parts that count, then bring Meta's interleaved rows into halves."""
-    if gather.axis is None:
+    if way.cut.axis is None:
         return parts[0]
-    whole = np.concatenate(parts[::replication] if gather.heads == "key" else parts, axis=gather.axis)
-    if not gather.rotary:
+    whole = np.concatenate(parts[::replication] if way.cut.heads == "key" else parts, axis=way.cut.axis)
+    if way.operation is not ROTARY:
         return whole
     rows, columns = whole.shape
     return (
@@ -84,31 +97,31 @@ def places(offset: int, extents: tuple[int, ...], strides: tuple[int, ...]) -> n
 @st.composite
 def cases(draw: st.DrawFn, types: tuple[DType, ...] = STORABLE) -> Case:
     """Norms and matrices, in 1 to 16 parts that may end within a head, in records of their own or shared."""
-    gather = draw(st.sampled_from(GATHERS))
+    way = draw(st.sampled_from(WAYS))
     shards = draw(st.integers(1, 16))
     head_dim = draw(st.sampled_from([2, 4, 6, 8, 10, 16]))
-    replication = draw(st.sampled_from([1, 2])) if gather.heads == "key" and shards % 2 == 0 else 1
+    replication = draw(st.sampled_from([1, 2])) if way.cut.heads == "key" and shards % 2 == 0 else 1
     rows = draw(st.integers(1, 6))
-    if gather.heads:  # together they are whole heads, whatever each holds of them
+    if way.cut.heads:  # together they are whole heads, whatever each holds of them
         rows *= head_dim // math.gcd(head_dim, shards // replication)
     shape: tuple[int, ...] = (rows,)
-    if gather != REPLICATED or draw(st.booleans()):
+    if way != REPLICATED or draw(st.booleans()):
         shape = (rows, draw(st.integers(1, 12)))
     strides = draw(strides_of(shape))
     room = draw(st.integers(0, 5)) + extent_elements(shape, strides)
     offset = room - extent_elements(shape, strides)
     packed = draw(st.booleans())
     stored, dtype = draw(st.sampled_from(types)), draw(st.sampled_from(types))
-    contents: dict[Record, np.ndarray] = {}
+    contents: dict[Region, np.ndarray] = {}
     views, parts = [], []
     for shard in range(shards):
         size = room * shards if packed else room
         name, start = ("packed", offset + shard * room) if packed else (f"shard {shard}", offset)
-        record = Record(name, 0, size * stored.size_bytes, 0, zipped=False)
+        record = Region(name, 0, size * stored.size_bytes, 0, zipped=False)
         elements = contents.setdefault(record, np.arange(size, dtype=np.int64) + 100_000 * len(contents))
         views.append(TensorView("tensor", record, stored, start, shape, strides))
         parts.append(as_strided(elements[start:], shape, [8 * stride for stride in strides]))
-    target_shape, copies = gather_copies(gather, views, head_dim, replication)
+    target_shape, copies = way.join(views, head_dim, replication)
     target = TargetTensor("target", "source", target_shape, stored, dtype, copies)
-    expected = join_parts(gather, parts, head_dim, replication)
+    expected = join_parts(way, parts, head_dim, replication)
     return Case(target, contents, expected, is_plain(shape, strides))

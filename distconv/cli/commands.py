@@ -110,7 +110,7 @@ def convert(
       distconv convert Llama-2-70b out --workers 8 --report run.png
       ray job submit -- distconv convert /shared/Llama-2-70b /shared/out
     """  # noqa: D301
-    from distconv.conversion import convert as run
+    from distconv.verbs.convert import convert as run
 
     with ray_address(address) as chosen:
         done = run(
@@ -169,8 +169,8 @@ def download(*, models: str, to: str, connections: int, quiet: bool, as_json: bo
       distconv download --models 7B,13B-chat --to llama
       distconv download --models Llama-3.1-8B-Instruct --to . < url.txt
     """  # noqa: D301
-    from distconv.downloading import download as run
-    from distconv.remote.releases import find_release
+    from distconv.downloads.releases import find_release
+    from distconv.verbs.download import download as run
 
     names = [name for name in models.split(",") if name.strip()]
     # Before the URL is asked for.
@@ -202,7 +202,7 @@ def check(
     Examples:
       distconv check Llama-2-7b
     """  # noqa: D301
-    from distconv.checking import check as run
+    from distconv.verbs.check import check as run
 
     progress = choose_progress(quiet=quiet)
     report = run(
@@ -231,7 +231,7 @@ def plan(
     Examples:
       distconv plan Llama-2-70b --max-shard-size 5GB
     """  # noqa: D301
-    from distconv.survey import plan as run
+    from distconv.verbs.plan import plan as run
 
     report = run(
         source,
@@ -267,7 +267,7 @@ def inspect(
       distconv inspect Llama-2-7b
       distconv inspect Llama-2-7b --json
     """  # noqa: D301
-    from distconv.survey import inspect as run
+    from distconv.verbs.inspect import inspect as run
 
     found = run(source, family=family, instruct=instruct, tokenizer=tokenizer, params=params)
     show(found, as_json=as_json)
@@ -307,7 +307,7 @@ def verify(
       distconv verify llama-2-7b-hf --against Llama-2-7b
       distconv verify llama-2-7b-hf --generate "The capital of France is"
     """  # noqa: D301
-    from distconv.verification import verify as run
+    from distconv.verbs.verify import verify as run
 
     progress = choose_progress(quiet=quiet)
     report = run(
@@ -318,7 +318,7 @@ def verify(
     if not report.ok:
         sys.exit(1)
     if text is not None:
-        from distconv.speaking import generate
+        from distconv.verbs.generate import generate
 
         # To standard error, where --json leaves standard output to the report.
         click.echo(defuse(generate(output, text)), err=as_json)
@@ -339,7 +339,7 @@ def tokenizer(
     Examples:
       distconv tokenizer Llama-2-7b llama-2-7b-hf
     """  # noqa: D301
-    from distconv.tokenization import convert_tokenizer
+    from distconv.verbs.tokenizer import convert_tokenizer
 
     report = convert_tokenizer(source, output, family=family, instruct=instruct, overwrite=overwrite)
     show(report, as_json=as_json)
@@ -369,7 +369,7 @@ def push(*, output: str, repo: str, public: bool, verify: bool, quiet: bool, as_
     Examples:
       distconv push llama-2-7b-hf me/llama-2-7b
     """  # noqa: D301
-    from distconv.pushing import push as run
+    from distconv.verbs.push import push as run
 
     silent = quiet or not sys.stderr.isatty()
     progress = choose_progress(quiet=quiet)

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from distconv.errors import escape
-from distconv.tables import Table
+from distconv.verbs.tables import Table
 
 if TYPE_CHECKING:
-    from distconv.progress import Progress
+    from distconv.moving.progress import Progress
 
 
 class Report(Protocol):
@@ -148,7 +148,8 @@ def _draw(table: Table) -> None:
 
 def choose_progress(*, quiet: bool) -> "Progress":
     """Give a bar to a terminal, plain lines to a log, and nothing to who wants quiet."""
-    from distconv.progress import BarProgress, LineProgress, SilentProgress
+    from distconv.cli.progress import BarProgress, LineProgress
+    from distconv.moving.progress import SilentProgress
 
     if quiet:
         return SilentProgress()

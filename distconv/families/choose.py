@@ -17,8 +17,8 @@ from distconv.families.evidence import (
     tell_tokenizer,
 )
 from distconv.families.llama import FAMILIES, Family
-from distconv.source.params import Params
-from distconv.tensors import FLOAT16
+from distconv.formats.meta.params import Params
+from distconv.layout.dtypes import FLOAT16
 
 _LLAMA_31_DIMS = (4096, 8192, 16384)
 _LLAMA_32_DIMS = (2048, 3072)

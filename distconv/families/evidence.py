@@ -7,8 +7,8 @@ from typing import Literal
 from distconv.errors import MismatchError
 from distconv.families.llama import FAMILIES, TIKTOKEN_SIZE, Family
 from distconv.families.rules import Dimensions
-from distconv.source.params import Params
-from distconv.tensors import DType
+from distconv.formats.meta.params import Params
+from distconv.layout.dtypes import DType
 
 Tokenizer = Literal["sentencepiece", "tiktoken"]
 

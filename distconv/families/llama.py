@@ -1,41 +1,45 @@
 """The Llama families: their tensors, and what tells one from another when they are loaded."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from distconv.families.gather import COLUMNS, HEAD_ROWS, REPLICATED, ROTARY_KEY, ROTARY_QUERY, ROWS
+from distconv.families.cuts import COLUMNS, KEY_HEADS, QUERY_HEADS, REPLICATED, ROWS, Cut
+from distconv.families.operations import ROTARY, SAME
 from distconv.families.rules import Rule
 
+EMBEDDING = "tok_embeddings.weight"
+OUTPUT = "output.weight"
+
 RULES = (
-    Rule("tok_embeddings.weight", "model.embed_tokens.weight", None, ("vocab", "dim")),
-    Rule(
-        "layers.{i}.attention.wq.weight",
-        "model.layers.{i}.self_attn.q_proj.weight",
-        ROTARY_QUERY,
-        ("q", "dim"),
-    ),
-    Rule(
-        "layers.{i}.attention.wk.weight",
-        "model.layers.{i}.self_attn.k_proj.weight",
-        ROTARY_KEY,
-        ("kv", "dim"),
-    ),
-    Rule(
-        "layers.{i}.attention.wv.weight", "model.layers.{i}.self_attn.v_proj.weight", HEAD_ROWS, ("kv", "dim")
-    ),
-    Rule("layers.{i}.attention.wo.weight", "model.layers.{i}.self_attn.o_proj.weight", COLUMNS, ("dim", "q")),
-    Rule("layers.{i}.feed_forward.w1.weight", "model.layers.{i}.mlp.gate_proj.weight", ROWS, ("ffn", "dim")),
-    Rule(
-        "layers.{i}.feed_forward.w2.weight", "model.layers.{i}.mlp.down_proj.weight", COLUMNS, ("dim", "ffn")
-    ),
-    Rule("layers.{i}.feed_forward.w3.weight", "model.layers.{i}.mlp.up_proj.weight", ROWS, ("ffn", "dim")),
-    Rule("layers.{i}.attention_norm.weight", "model.layers.{i}.input_layernorm.weight", REPLICATED, ("dim",)),
-    Rule(
-        "layers.{i}.ffn_norm.weight", "model.layers.{i}.post_attention_layernorm.weight", REPLICATED, ("dim",)
-    ),
-    Rule("norm.weight", "model.norm.weight", REPLICATED, ("dim",)),
-    Rule("output.weight", "lm_head.weight", ROWS, ("vocab", "dim")),
+    Rule(EMBEDDING, "model.embed_tokens.weight", SAME, ("vocab", "dim")),
+    Rule("layers.{i}.attention.wq.weight", "model.layers.{i}.self_attn.q_proj.weight", ROTARY, ("q", "dim")),
+    Rule("layers.{i}.attention.wk.weight", "model.layers.{i}.self_attn.k_proj.weight", ROTARY, ("kv", "dim")),
+    Rule("layers.{i}.attention.wv.weight", "model.layers.{i}.self_attn.v_proj.weight", SAME, ("kv", "dim")),
+    Rule("layers.{i}.attention.wo.weight", "model.layers.{i}.self_attn.o_proj.weight", SAME, ("dim", "q")),
+    Rule("layers.{i}.feed_forward.w1.weight", "model.layers.{i}.mlp.gate_proj.weight", SAME, ("ffn", "dim")),
+    Rule("layers.{i}.feed_forward.w2.weight", "model.layers.{i}.mlp.down_proj.weight", SAME, ("dim", "ffn")),
+    Rule("layers.{i}.feed_forward.w3.weight", "model.layers.{i}.mlp.up_proj.weight", SAME, ("ffn", "dim")),
+    Rule("layers.{i}.attention_norm.weight", "model.layers.{i}.input_layernorm.weight", SAME, ("dim",)),
+    Rule("layers.{i}.ffn_norm.weight", "model.layers.{i}.post_attention_layernorm.weight", SAME, ("dim",)),
+    Rule("norm.weight", "model.norm.weight", SAME, ("dim",)),
+    Rule(OUTPUT, "lm_head.weight", SAME, ("vocab", "dim")),
 )
+
+CUTS: Mapping[str, Cut] = {
+    "layers.{i}.attention.wq.weight": QUERY_HEADS,
+    "layers.{i}.attention.wk.weight": KEY_HEADS,
+    "layers.{i}.attention.wv.weight": KEY_HEADS,
+    "layers.{i}.attention.wo.weight": COLUMNS,
+    "layers.{i}.feed_forward.w1.weight": ROWS,
+    "layers.{i}.feed_forward.w2.weight": COLUMNS,
+    "layers.{i}.feed_forward.w3.weight": ROWS,
+    "layers.{i}.attention_norm.weight": REPLICATED,
+    "layers.{i}.ffn_norm.weight": REPLICATED,
+    "norm.weight": REPLICATED,
+    OUTPUT: ROWS,
+}
+"""By Meta's names. The embedding's axis is the family's: see ``Family.cuts_columns``."""
 
 FREQUENCIES = (r"rope\.freqs", r"layers\.\d+\.attention\.inner_attention\.rope\.freqs")
 """Rotary frequencies follow from the configuration: Meta's own files hold them."""
@@ -51,9 +55,6 @@ IGNORED = (*FREQUENCIES, *BUFFERS)
 
 TIKTOKEN_SIZE = 128_256
 """Tokens of Llama 3 and later, special ones included, and rows of their embeddings."""
-
-EMBEDDING = "tok_embeddings.weight"
-OUTPUT = "output.weight"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from distconv.errors import InputError
-from distconv.families.gather import COLUMNS, ROWS, Gather
-from distconv.source.catalog import Catalog, TensorView
-from distconv.source.params import Params
-from distconv.tensors import STORABLE
+from distconv.families.cuts import COLUMNS, ROWS, Cut
+from distconv.families.operations import Operation
+from distconv.formats.meta.catalog import Catalog, TensorView
+from distconv.formats.meta.params import Params
+from distconv.layout.dtypes import STORABLE
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One kind of tensor: Meta's name, Transformers' name, how it is cut, its whole shape.
+    """One kind of tensor: Meta's name, Transformers' name, what makes one of the other, its whole shape.
 
-    ``{i}`` in the names is the layer. ``gather`` None is the vocabulary's embedding: Llama 1
-    and 2 cut its columns, Llama 3 its rows, and a shard's shape tells which.
+    ``{i}`` in the names is the layer.
     """
 
     source: str
     target: str
-    gather: Gather | None
+    operation: Operation
     shape: tuple[str, ...]
 
 
@@ -54,11 +54,12 @@ class Dimensions:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A rule applied: the target's name, and the source's part in each shard."""
+    """A rule applied: the target's name, how the source is cut, and its part in each shard."""
 
     source: str
     target: str
-    gather: Gather
+    operation: Operation
+    cut: Cut
     views: tuple[TensorView, ...]
 
 
@@ -70,7 +71,7 @@ def read_dimensions(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -
     """
     embedding = _first_shape(catalog, rules[0].source, params.path)
     gate = _first_shape(catalog, _GATE, params.path)
-    by_rows = embedding_gather(embedding, params.dim) is ROWS
+    by_rows = embedding_cut(embedding, params.dim) is ROWS
     ffn_dim = _sum_rows(catalog, _GATE, gate)
     findings = [*_check_layers(catalog, params, rules)]
     if params.hidden_dim is not None and params.hidden_dim != ffn_dim:
@@ -118,7 +119,7 @@ def _check_layers(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -> 
     yield f"{params.path}: says {params.n_layers} layers, the shards hold {len(held)}: {what}"
 
 
-def embedding_gather(shape: tuple[int, ...], dim: int) -> Gather:
+def embedding_cut(shape: tuple[int, ...], dim: int) -> Cut:
     """Tell from a shard's shape whether the embedding's rows or its columns were cut."""
     return ROWS if shape[1] == dim else COLUMNS
 
@@ -139,13 +140,14 @@ def _first_shape(catalog: Catalog, name: str, beside: str) -> tuple[int, ...]:
         )
     if len(views[0].shape) != 2 or 0 in views[0].shape:
         raise InputError(
-            f"{name} in {views[0].record.path}: shape {views[0].shape}, expected rows and columns"
+            f"{name} in {views[0].region.path}: shape {views[0].shape}, expected rows and columns"
         )
     return views[0].shape
 
 
 def match_rules(
     rules: tuple[Rule, ...],
+    cuts: Mapping[str, Cut],
     ignored: tuple[str, ...],
     catalog: Catalog,
     dimensions: Dimensions,
@@ -154,7 +156,8 @@ def match_rules(
 ) -> tuple[Match, ...]:
     """Give every target tensor its source parts.
 
-    Every source tensor must match exactly one rule or an ignored pattern, and be in every
+    ``cuts`` are by the rules' source names; without one it is the vocabulary's embedding, of which Llama 1
+    and 2 cut the columns, Llama 3 the rows, and a shard's shape tells which. Every source tensor must match exactly one rule or an ignored pattern, and be in every
     shard; its parts, of whatever sizes, must make up the whole. All violations are collected
     and raised as one InputError; ``absence`` says what to do where no shard has a tensor.
     """
@@ -170,9 +173,9 @@ def match_rules(
             advice = f"; {absence[name]}" if not views and name in absence else ""
             findings.append(f"{name}: missing in {', '.join(missing)}{advice}")
             continue
-        gather = rule.gather or embedding_gather(views[0].shape, dimensions.dim)
-        findings += _check_views(name, rule, gather, catalog, dimensions)
-        matches.append(Match(name, target, gather, views))
+        cut = cuts.get(rule.source) or embedding_cut(views[0].shape, dimensions.dim)
+        findings += _check_views(name, rule, cut, catalog, dimensions)
+        matches.append(Match(name, target, rule.operation, cut, views))
     if findings:
         more = len(findings) - _MOST_FINDINGS
         raise InputError.of(
@@ -210,17 +213,15 @@ def _where(catalog: Catalog, name: str) -> str:
     return next(shard.name for shard in catalog if name in shard.tensors)
 
 
-def _check_views(
-    name: str, rule: Rule, gather: Gather, catalog: Catalog, dimensions: Dimensions
-) -> Iterator[str]:
+def _check_views(name: str, rule: Rule, cut: Cut, catalog: Catalog, dimensions: Dimensions) -> Iterator[str]:
     whole = tuple(dimensions.size(symbol) for symbol in rule.shape)
     dtypes = {shard.tensors[name].dtype for shard in catalog}
     if len(dtypes) > 1:
         yield f"{name}: stored as {' and '.join(sorted(map(str, dtypes)))} in different shards"
     # Names of files are no key: ranks in folders of their own have the same ones.
     shapes = [(shard.name, shard.tensors[name].shape) for shard in catalog]
-    if not _make_up([shape for _, shape in shapes], whole, gather.axis):
-        yield from _explain_shapes(name, shapes, whole, gather.axis)
+    if not _make_up([shape for _, shape in shapes], whole, cut.axis):
+        yield from _explain_shapes(name, shapes, whole, cut.axis)
         return
     for shard in catalog:
         dtype = shard.tensors[name].dtype

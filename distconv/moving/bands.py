@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from distconv.families.copies import StridedCopy, cut_rows
+from distconv.layout.copies import Copy, cut_copy
+from distconv.layout.dtypes import contiguous_strides
 from distconv.moving.pieces import PAGE_BYTES, Piece, make_piece
 from distconv.planning.plan import TargetTensor
-from distconv.tensors import contiguous_strides
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def make_blocks(tensor: TargetTensor, block_bytes: int, largest_bytes: int = 0) 
         yield from cutter.cut_all(first, end, rows, through_gaps=through_gaps)
 
 
-def _edges(copy: StridedCopy, step: int) -> tuple[int, int]:
+def _edges(copy: Copy, step: int) -> tuple[int, int]:
     """Rows at which a block ends, as other copies begin: around whole steps."""
     return copy.start[0] // step * step, -(-copy.end(0) // step) * step
 
@@ -49,7 +49,7 @@ def _edges(copy: StridedCopy, step: int) -> tuple[int, int]:
 class _Cutter:
     """Cuts rows between two edges, all of which are filled by the same copies."""
 
-    def __init__(self, tensor: TargetTensor, copies: Sequence[StridedCopy], step: int) -> None:
+    def __init__(self, tensor: TargetTensor, copies: Sequence[Copy], step: int) -> None:
         self._copies = copies
         self._step = step
         self._strides = contiguous_strides(tensor.shape)
@@ -94,7 +94,7 @@ class _Cutter:
             tuple(
                 make_piece(part, self._strides, offset, self._stored_bytes, through_gaps=through_gaps)
                 for copy in self._copies
-                for part in cut_rows(copy, first, end)
+                for part in cut_copy(copy, 0, first, end)
             ),
         )
 

@@ -1,17 +1,17 @@
 """Whether two tensors of INPUT hold the same bytes: what metadata alone cannot always tell."""
 
-from distconv.families.gather import ROWS, gather_copies
+from distconv.formats.meta.catalog import TensorView
+from distconv.layout.tensors import view_tensor
 from distconv.moving.devices import HostDevice
 from distconv.moving.worker import Sources, make_contents
 from distconv.planning.plan import TargetTensor
-from distconv.source.catalog import TensorView
-from distconv.storage import Storage
+from distconv.storage.base import Storage
 
 
 def target_of_view(view: TensorView) -> TargetTensor:
     """Take one view as a whole tensor."""
-    shape, copies = gather_copies(ROWS, (view,), head_dim=1)
-    return TargetTensor(view.name, view.name, shape, view.dtype, view.dtype, copies)
+    tensor = view_tensor(view.name, view.dtype, view.region, view.offset, view.shape, view.strides)
+    return TargetTensor(view.name, view.name, view.shape, view.dtype, view.dtype, tensor.copies)
 
 
 def equal_targets(storage: Storage, left: TargetTensor, right: TargetTensor) -> bool:

@@ -11,9 +11,9 @@ import mmap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from distconv.memory import make_buffer
+from distconv.layout.dtypes import DType
+from distconv.moving.memory import make_buffer
 from distconv.moving.pieces import Piece
-from distconv.tensors import DType
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from distconv.moving.devices import load_device
 from distconv.moving.executor import Convert, Keep, classify, forget
+from distconv.moving.progress import Progress
 from distconv.moving.scheduler import Action, Assign, Failure, Finish, GiveUp, Limits, Replace, Scheduler
 from distconv.moving.worker import Job, Receipt, convert_chunk
 from distconv.planning.plan import Chunk
-from distconv.progress import Progress
 
 TICK_SECONDS = 0.2
 STOP_SECONDS = 5.0

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from distconv.families.copies import StridedCopy
-from distconv.source.archive import Record
-from distconv.tensors import contiguous_strides
+from distconv.layout.copies import Copy
+from distconv.layout.dtypes import contiguous_strides
+from distconv.layout.regions import Region
 
 PAGE_BYTES = 4096
 """A gap up to this size costs no more than another request does: the kernel reads by pages anyway."""
@@ -23,7 +23,7 @@ class Piece:
     which lie one behind the other where they were read. There, too, lies the box.
     """
 
-    record: Record
+    region: Region
     source_offset: int
     span: int
     extents: tuple[int, ...]
@@ -53,7 +53,7 @@ class Piece:
     def moved(self, elements: int) -> "Piece":
         """Give the same, read further on in the storage."""
         return Piece(
-            self.record, self.source_offset + elements, self.span, self.extents, self.source_strides,
+            self.region, self.source_offset + elements, self.span, self.extents, self.source_strides,
             self.target_offset, self.target_strides, self.repeats,
         )  # fmt: skip
 
@@ -64,7 +64,7 @@ def _repeat(offsets: Iterator[int], extent: int, stride: int) -> Iterator[int]:
 
 
 def make_piece(
-    copy: StridedCopy, strides: tuple[int, ...], block_offset: int, unit_bytes: int, *, through_gaps: bool
+    copy: Copy, strides: tuple[int, ...], block_offset: int, unit_bytes: int, *, through_gaps: bool
 ) -> Piece:
     """Read a copy for a block that begins at ``block_offset`` of a target with these strides.
 
@@ -91,7 +91,7 @@ def make_piece(
         source_strides[place] = span
         span *= loops[place].extent
     return Piece(
-        copy.record,
+        copy.region,
         copy.source_offset,
         span,
         tuple(loop.extent for loop in loops),

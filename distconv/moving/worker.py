@@ -8,19 +8,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Self
+from typing import Protocol, Self
 
-from distconv.digests import ChunkDigests, ChunkHasher
 from distconv.errors import Interrupted, describe_os_error
-from distconv.memory import make_buffer
+from distconv.formats.meta.archive import locate_data
+from distconv.layout.regions import Region
 from distconv.moving.bands import Block, make_blocks
 from distconv.moving.devices import Device, Finish, open_device
+from distconv.moving.digests import ChunkDigests, ChunkHasher
+from distconv.moving.memory import make_buffer
 from distconv.moving.pieces import Piece
 from distconv.moving.spans import DIGEST, GATHER, READ, WRITE, Spans, Work
-from distconv.ownership import Ownership
 from distconv.planning.plan import Chunk, TargetTensor
-from distconv.source.archive import Record, locate_data
-from distconv.storage import Reader, Storage, Writer, join, opened, read_range
+from distconv.storage.base import Reader, Storage, Writer, join, opened, read_range
+
+
+class Owner(Protocol):
+    """Who may write into OUTPUT, as ``output.ownership`` tells it."""
+
+    @property
+    def path(self) -> str:
+        """The file that says so."""
+
+    def holds(self, storage: Storage) -> bool:
+        """Whether OUTPUT is still this owner's, as seen from here."""
+
+    def commit(self, storage: Storage, writer: Writer, *, replace: bool = False) -> bool:
+        """Commit a file; OutputError where OUTPUT is another's by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +43,7 @@ class Sight:
 
     sources: Mapping[str, int] = field(default_factory=dict)
     """Sizes in bytes of INPUT's files."""
-    owner: Ownership | None = None
+    owner: Owner | None = None
     """Whose OUTPUT is: a folder of the same name on a local disk is nobody's, or another's."""
 
     def find_missing_source(self, storage: Storage) -> str | None:
@@ -105,7 +119,7 @@ class Sources:
         self._storage = storage
         self._stack = ExitStack()
         self._readers: dict[str, Reader] = {}
-        self._data_offsets: dict[Record, int] = {}
+        self._data_offsets: dict[Region, int] = {}
 
     def __enter__(self) -> Self:
         """Use it in a ``with`` block."""
@@ -130,13 +144,13 @@ class Sources:
             start = end
 
     def _read_into(self, piece: Piece, unit_bytes: int, buffer: memoryview) -> None:
-        reader = self._readers.get(piece.record.path)
+        reader = self._readers.get(piece.region.path)
         if reader is None:
-            reader = self._stack.enter_context(opened(self._storage, piece.record.path))
-            self._readers[piece.record.path] = reader
-        start = self._data_offsets.get(piece.record)
+            reader = self._stack.enter_context(opened(self._storage, piece.region.path))
+            self._readers[piece.region.path] = reader
+        start = self._data_offsets.get(piece.region)
         if start is None:
-            start = self._data_offsets[piece.record] = locate_data(reader, piece.record)
+            start = self._data_offsets[piece.region] = locate_data(reader, piece.region)
         size = piece.run * unit_bytes
         for number, offset in enumerate(piece.offsets()):
             reader.read_into(start + offset * unit_bytes, buffer[number * size : (number + 1) * size])

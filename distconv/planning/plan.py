@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distconv.errors import ConversionError, InputError
-from distconv.families.copies import StridedCopy
-from distconv.families.gather import gather_copies
 from distconv.families.llama import OUTPUT
 from distconv.families.rules import Match
-from distconv.planning.chunks import (
+from distconv.formats.safetensors.chunks import (
     INDEX_NAME,
     chunk_name,
     default_chunk_bytes,
@@ -20,9 +18,10 @@ from distconv.planning.chunks import (
     make_header,
     make_index,
 )
-from distconv.planning.tiling import find_untiled
-from distconv.progress import format_size
-from distconv.tensors import DType
+from distconv.humanize import format_size
+from distconv.layout.copies import Copy
+from distconv.layout.dtypes import DType
+from distconv.layout.tiling import find_untiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class TargetTensor:
     shape: tuple[int, ...]
     stored: DType
     dtype: DType
-    copies: tuple[StridedCopy, ...]
+    copies: tuple[Copy, ...]
 
     def __post_init__(self) -> None:
         """Prove that the copies fill the tensor, each element once, from what is stored."""
@@ -175,8 +174,11 @@ def make_targets(
             continue
         stored = match.views[0].dtype
         try:
-            shape, copies = gather_copies(match.gather, match.views, head_dim, decisions.kv_replication)
-            targets.append(TargetTensor(match.target, match.source, shape, stored, dtype or stored, copies))
+            joined = match.cut.join(match.views, decisions.kv_replication)
+            tensor = match.operation.apply(joined, head_dim)
+            targets.append(
+                TargetTensor(match.target, match.source, tensor.shape, stored, dtype or stored, tensor.copies)
+            )
         except InputError as error:
             findings.append(str(error))
     if findings:

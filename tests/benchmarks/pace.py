@@ -9,7 +9,7 @@ from contextlib import suppress
 import psutil
 
 import distconv
-from distconv.progress import SilentProgress
+from distconv.moving.progress import SilentProgress
 from tests.benchmarks.measure import tree
 
 SETTLE_SECONDS = 1.0

@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import tokenizers
 
-import distconv.conversion
-from distconv.progress import SilentProgress
+import distconv.verbs.convert
+from distconv.moving.progress import SilentProgress
 from tests.benchmarks.measure import anonymous_bytes, io_bytes
 
 __all__ = ["np", "tokenizers"]
@@ -47,7 +47,7 @@ def main(source: str, output: str, *options: str) -> None:
     """Convert and report."""
     probe = Probe()
     tokenizer = options[0] if options else None
-    report = distconv.conversion.convert(source, output, progress=probe, tokenizer=tokenizer)
+    report = distconv.verbs.convert.convert(source, output, progress=probe, tokenizer=tokenizer)
     found = report.to_json() | {
         "anonymous_after_imports": probe.imported_bytes,
         "anonymous_before_moving": probe.begun_bytes,

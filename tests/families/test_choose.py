@@ -10,10 +10,10 @@ from distconv.errors import InputError, UsageError
 from distconv.families.choose import Choice, choose_family
 from distconv.families.evidence import Facts
 from distconv.families.rules import Dimensions
-from distconv.local import LocalStorage
-from distconv.source.params import read_params
-from distconv.survey import read_checkpoint
-from distconv.tensors import BFLOAT16, FLOAT16, DType
+from distconv.formats.meta.params import read_params
+from distconv.layout.dtypes import BFLOAT16, FLOAT16, DType
+from distconv.storage.local import LocalStorage
+from distconv.verbs.checkpoint import read_checkpoint
 from tests.checkpoints import Spec, write_checkpoint
 
 Fields = dict[str, object]

@@ -12,8 +12,8 @@ import distconv
 from distconv.errors import InputError, MismatchError
 from distconv.families.choose import Choice
 from distconv.families.llama import FAMILIES
-from distconv.tensors import BFLOAT16, FLOAT16
-from distconv.tokenization import convert_tokenizer
+from distconv.layout.dtypes import BFLOAT16, FLOAT16
+from distconv.verbs.tokenizer import convert_tokenizer
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
 from tests.families.test_choose import LLAMA_1_7B, LLAMA_1_30B, Fields, choose, fields, newer
 

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distconv.digests import ChunkDigests
 from distconv.errors import InputError, Interrupted
-from distconv.local import LocalStorage
+from distconv.moving.digests import ChunkDigests
 from distconv.moving.worker import Job, Receipt, convert_chunk
 from distconv.planning.plan import Chunk
-from distconv.storage import join
+from distconv.storage.base import join
+from distconv.storage.local import LocalStorage
 
 BLOCKS = 20
 TOLD_NAME = "told"

@@ -6,28 +6,28 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distconv.families.copies import Loop, StridedCopy
-from distconv.families.gather import REPLICATED, ROTARY_QUERY, ROWS, gather_copies
+from distconv.formats.meta.catalog import TensorView
+from distconv.layout.copies import Copy, Loop
+from distconv.layout.dtypes import BFLOAT16, FLOAT32, FLOAT64, contiguous_strides
+from distconv.layout.regions import Region
 from distconv.moving.bands import make_blocks
 from distconv.moving.pieces import Piece
 from distconv.planning.plan import TargetTensor
-from distconv.source.archive import Record
-from distconv.source.catalog import TensorView
-from distconv.tensors import BFLOAT16, FLOAT32, FLOAT64, contiguous_strides
-from tests.views import Case, cases, places
+from tests.views import BY_ROWS, REPLICATED, ROTARY_QUERY, Case, cases, places
 
 BLOCK_BYTES = st.integers(1, 64) | st.integers(65, 4096) | st.sampled_from([1 << 20, 1 << 40])
 
 
 def read(case: Case, piece: Piece) -> np.ndarray:
     """What a piece reads, range by range."""
-    content = case.contents[piece.record]
+    content = case.contents[piece.region]
     return np.concatenate([content[offset : offset + piece.run] for offset in piece.offsets()])
 
 
 def step_of(target: TargetTensor) -> int:
     """Elements of the rows that are put together at once: one row, or one head."""
-    rows = max(loop.step for copy in target.copies for loop in copy.loops if loop.axis == 0)
+    steps = (loop.step for copy in target.copies for loop in copy.loops if loop.axis == 0)
+    rows = max(steps, default=1)
     return rows * math.prod(target.shape[1:])
 
 
@@ -59,7 +59,7 @@ def test_each_read_stays_inside_its_record_and_is_as_long_as_its_box(case: Case,
         for piece in block.pieces:
             assert min(piece.offsets()) >= 0
             end = max(piece.offsets()) + piece.run
-            assert end * case.target.stored.size_bytes <= piece.record.size_bytes
+            assert end * case.target.stored.size_bytes <= piece.region.size_bytes
             taken = places(0, piece.extents, piece.source_strides)
             assert (taken.min(), taken.max()) == (0, piece.span - 1)
 
@@ -112,10 +112,10 @@ def test_a_block_is_no_larger_than_asked_for_unless_one_step_is(case: Case, bloc
 
 def test_rows_of_a_large_dense_matrix_are_read_once_in_blocks_of_the_size_asked_for() -> None:
     shape = (4096, 1024)
-    record = Record("shard", 0, math.prod(shape) * 2, 0, zipped=False)
+    record = Region("shard", 0, math.prod(shape) * 2, 0, zipped=False)
     view = TensorView("tensor", record, BFLOAT16, 0, shape, contiguous_strides(shape))
-    for gather in (ROWS, ROTARY_QUERY):
-        target_shape, copies = gather_copies(gather, (view,), head_dim=128)
+    for way in (BY_ROWS, ROTARY_QUERY):
+        target_shape, copies = way.join((view,), head_dim=128)
         target = TargetTensor("target", "source", target_shape, BFLOAT16, BFLOAT16, copies)
         blocks = list(make_blocks(target, 1 << 20))
         assert len(blocks) == 8
@@ -123,28 +123,28 @@ def test_rows_of_a_large_dense_matrix_are_read_once_in_blocks_of_the_size_asked_
 
 
 def test_a_cast_to_a_wider_type_makes_blocks_smaller_and_one_to_a_narrower_type_does_not() -> None:
-    record = Record("shard", 0, 1 << 20, 0, zipped=False)
+    record = Region("shard", 0, 1 << 20, 0, zipped=False)
     for stored, dtype, elements in (
         (BFLOAT16, FLOAT32, 256),
         (FLOAT32, BFLOAT16, 256),
         (FLOAT64, BFLOAT16, 128),
     ):
         view = TensorView("tensor", record, stored, 0, (1024,), (1,))
-        _shape, copies = gather_copies(REPLICATED, (view,), head_dim=1)
+        _shape, copies = REPLICATED.join((view,), head_dim=1)
         target = TargetTensor("target", "source", (1024,), stored, dtype, copies)
         assert {block.elements for block in make_blocks(target, 1024)} == {elements}
 
 
 def test_an_empty_tensor_has_no_blocks() -> None:
-    record = Record("shard", 0, 0, 0, zipped=False)
+    record = Region("shard", 0, 0, 0, zipped=False)
     view = TensorView("tensor", record, BFLOAT16, 0, (0, 4), (4, 1))
-    shape, copies = gather_copies(ROWS, (view,), head_dim=1)
+    shape, copies = BY_ROWS.join((view,), head_dim=1)
     assert list(make_blocks(TargetTensor("t", "s", shape, BFLOAT16, BFLOAT16, copies), 1024)) == []
 
 
 def test_copies_of_single_rows_need_no_loop_for_them() -> None:
-    record = Record("shard", 0, 2 * 4 * 2, 0, zipped=False)
-    rows = tuple(StridedCopy(record, 4 * row, (row, 0), (Loop(4, 1, 1),)) for row in range(2))
+    record = Region("shard", 0, 2 * 4 * 2, 0, zipped=False)
+    rows = tuple(Copy(record, 4 * row, (row, 0), (Loop(4, 1, 1),)) for row in range(2))
     target = TargetTensor("target", "source", (2, 4), BFLOAT16, BFLOAT16, rows)
     for block_bytes, sizes in ((1 << 20, [4, 4]), (2, [4, 4])):
         assert [block.elements for block in make_blocks(target, block_bytes)] == sizes

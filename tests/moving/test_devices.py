@@ -10,12 +10,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distconv.layout.dtypes import (
+    BFLOAT16,
+    FLOAT16,
+    FLOAT32,
+    FLOAT64,
+    DType,
+    contiguous_strides,
+    extent_elements,
+)
+from distconv.layout.regions import Region
 from distconv.moving.devices import Device, HostDevice, TorchDevice
 from distconv.moving.pieces import Piece
-from distconv.source.archive import Record
-from distconv.tensors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType, contiguous_strides, extent_elements
 
-NOWHERE = Record("shard", 0, 0, 0, zipped=False)
+NOWHERE = Region("shard", 0, 0, 0, zipped=False)
 EXPONENT_BITS = {"float16": 5, "bfloat16": 8, "float32": 8, "float64": 11}
 QUIET_NAN = {"float16": 0x7E00, "bfloat16": 0x7FC0, "float32": 0x7FC00000}
 WRITTEN = (FLOAT16, BFLOAT16, FLOAT32)

@@ -12,16 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distconv.families.gather import ROTARY_QUERY, ROWS, Gather, gather_copies
-from distconv.local import LocalReader, LocalStorage
+from distconv.formats.meta.archive import read_archive
+from distconv.formats.meta.catalog import TensorView
+from distconv.layout.dtypes import DTYPES, DType
 from distconv.moving.devices import Device, Finish, HostDevice, TorchDevice
 from distconv.moving.pieces import Piece
 from distconv.moving.worker import Sources, make_contents
 from distconv.planning.plan import TargetTensor
-from distconv.source.archive import read_archive
-from distconv.source.catalog import TensorView
-from distconv.survey import _WORKER_MEMORY_BYTES
-from distconv.tensors import DTYPES, DType
+from distconv.storage.local import LocalReader, LocalStorage
+from distconv.verbs.plan import _WORKER_MEMORY_BYTES
+from tests.views import BY_ROWS, ROTARY_QUERY, Way
 
 
 @dataclass
@@ -110,9 +110,9 @@ def find(path: str) -> TensorView:
     return TensorView("tensor", record, mark.dtype, mark.offset, mark.shape, mark.strides)
 
 
-def target_of(view: TensorView, gather: Gather = ROWS, head_dim: int = 1) -> TargetTensor:
+def target_of(view: TensorView, way: Way = BY_ROWS, head_dim: int = 1) -> TargetTensor:
     """Take a view as a whole tensor."""
-    shape, copies = gather_copies(gather, (view,), head_dim)
+    shape, copies = way.join((view,), head_dim)
     return TargetTensor("target", "source", shape, view.dtype, view.dtype, copies)
 
 

@@ -14,12 +14,13 @@ import safetensors.torch
 import torch
 
 from distconv.errors import InputError, Interrupted
-from distconv.local import LocalStorage, LocalWriter
-from distconv.memory import HUGE_PAGE_BYTES
+from distconv.moving.memory import HUGE_PAGE_BYTES
 from distconv.moving.worker import Job, Receipt, convert_chunk
 from distconv.planning.plan import Chunk, Plan
-from distconv.storage import Buffer
-from distconv.survey import decide, plan_conversion, read_bytes, read_checkpoint
+from distconv.storage.base import Buffer
+from distconv.storage.local import LocalStorage, LocalWriter
+from distconv.verbs.checkpoint import decide, plan_conversion, read_checkpoint
+from distconv.verbs.plan import read_bytes
 from tests import reference
 from tests.checkpoints import Spec
 from tests.moving.fakes import find_partials
@@ -298,7 +299,7 @@ def test_a_damaged_local_header_in_the_zip_is_found(
     plan = plan_folder(copied)
     # The last of the file, so that a longer name leads beyond its end.
     record = max(
-        (copy.record for tensor in plan.tensors for copy in tensor.copies),
+        (copy.region for tensor in plan.tensors for copy in tensor.copies),
         key=lambda record: (record.path, record.offset_bytes),
     )
     assert record.zipped

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from distconv.planning.chunks import (
+from distconv.formats.safetensors.chunks import (
     chunk_name,
     default_chunk_bytes,
     file_order,
@@ -20,7 +20,7 @@ from distconv.planning.chunks import (
     make_index,
     natural_key,
 )
-from distconv.tensors import DTYPES
+from distconv.layout.dtypes import DTYPES
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 

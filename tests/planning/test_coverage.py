@@ -8,17 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distconv.families.copies import StridedCopy, cut_rows
-from distconv.families.gather import HEAD_ROWS, ROTARY_KEY, ROTARY_QUERY, gather_copies
+from distconv.formats.meta.catalog import TensorView
+from distconv.layout.copies import Copy, cut_copy
+from distconv.layout.dtypes import BFLOAT16, FLOAT32, contiguous_strides
+from distconv.layout.regions import Region
 from distconv.moving.bands import Block, make_blocks
 from distconv.moving.devices import HostDevice, TorchDevice
-from distconv.source.archive import Record
-from distconv.source.catalog import TensorView
-from distconv.tensors import BFLOAT16, FLOAT32, contiguous_strides
-from tests.views import Case, cases, places
+from tests.views import HEAD_ROWS, ROTARY_KEY, ROTARY_QUERY, Case, cases, places
 
 
-def landed(copy: StridedCopy, shape: tuple[int, ...]) -> np.ndarray:
+def landed(copy: Copy, shape: tuple[int, ...]) -> np.ndarray:
     """Where in the flat target a copy's elements land."""
     strides = contiguous_strides(shape)
     first = sum(at * stride for at, stride in zip(copy.start, strides, strict=True))
@@ -29,7 +28,7 @@ def landed(copy: StridedCopy, shape: tuple[int, ...]) -> np.ndarray:
     )
 
 
-def taken(copy: StridedCopy) -> np.ndarray:
+def taken(copy: Copy) -> np.ndarray:
     """Which elements of its storage a copy takes, in the same order."""
     extents = tuple(loop.extent for loop in copy.loops)
     return places(copy.source_offset, extents, tuple(loop.source_step for loop in copy.loops))
@@ -46,7 +45,7 @@ def test_copies_cover_every_target_element_exactly_once(case: Case) -> None:
 def test_copies_put_what_concatenation_and_permutation_put(case: Case) -> None:
     found = np.full(case.target.elements, -1)
     for copy in case.target.copies:
-        found[landed(copy, case.target.shape)] = case.contents[copy.record][taken(copy)]
+        found[landed(copy, case.target.shape)] = case.contents[copy.region][taken(copy)]
         assert taken(copy).max() == copy.last_source
     np.testing.assert_array_equal(found.reshape(case.target.shape), case.expected)
 
@@ -58,9 +57,9 @@ def test_the_rows_of_copies_are_those_of_the_target(case: Case, data: st.DataObj
     end = data.draw(st.integers(first + 1, rows))
     row = math.prod(case.target.shape[1:])
     found = np.full(case.target.elements, -1)
-    parts = [part for copy in case.target.copies for part in cut_rows(copy, first, end)]
+    parts = [part for copy in case.target.copies for part in cut_copy(copy, 0, first, end)]
     for part in parts:
-        found[landed(part, case.target.shape)] = case.contents[part.record][taken(part)]
+        found[landed(part, case.target.shape)] = case.contents[part.region][taken(part)]
     assert sum(part.elements for part in parts) == (end - first) * row
     wanted = case.expected.reshape(-1)[first * row : end * row]
     np.testing.assert_array_equal(found[first * row : end * row], wanted)
@@ -69,21 +68,21 @@ def test_the_rows_of_copies_are_those_of_the_target(case: Case, data: st.DataObj
 @pytest.mark.parametrize(("heads", "shards"), [(8, 8), (8, 16), (12, 8), (1, 4), (3, 16)])
 def test_a_cut_head_needs_a_few_copies_and_a_whole_one_no_more_than_before(heads: int, shards: int) -> None:
     rows = heads * 16 // shards
-    record = Record("shard", 0, rows * 4 * 2, 0, zipped=False)
+    record = Region("shard", 0, rows * 4 * 2, 0, zipped=False)
     views = [TensorView("tensor", record, BFLOAT16, 0, (rows, 4), (4, 1))] * shards
-    for gather in (ROTARY_QUERY, ROTARY_KEY):
-        shape, copies = gather_copies(gather, views, head_dim=16)
+    for way in (ROTARY_QUERY, ROTARY_KEY):
+        shape, copies = way.join(views, head_dim=16)
         assert shape == (heads * 16, 4)
-        assert len(copies) == shards if rows % 16 == 0 else len(copies) <= 7 * shards
-    assert len(gather_copies(HEAD_ROWS, views, head_dim=16)[1]) == shards
+        assert len(copies) == shards if rows % 16 == 0 else len(copies) <= 5 * shards
+    assert len(HEAD_ROWS.join(views, head_dim=16)[1]) == shards
 
 
 def fill(
-    block: Block, by_record: dict[Record, np.ndarray], device: HostDevice | TorchDevice, place_bytes: int
+    block: Block, by_record: dict[Region, np.ndarray], device: HostDevice | TorchDevice, place_bytes: int
 ) -> np.ndarray:
     """Gather one block on a device, for a place in a file."""
     sources = [
-        by_record[piece.record][offset : offset + piece.run]
+        by_record[piece.region][offset : offset + piece.run]
         for piece in block.pieces
         for offset in piece.offsets()
     ]
@@ -112,8 +111,8 @@ def test_blocks_of_any_size_and_place_give_the_same_on_host_and_torch(
 def test_a_cast_gives_one_quiet_nan_whatever_the_payload_and_the_place() -> None:
     patterns = [0x7F800001, 0x7FC12345, 0xFFC00000, 0xFFFFFFFF, 0x7F800000, 0x3F800000] * 7
     values = torch.tensor(patterns, dtype=torch.int64).to(torch.int32)
+    from distconv.layout.dtypes import FLOAT16
     from distconv.moving.devices import cast_block
-    from distconv.tensors import FLOAT16
 
     cast, infinite = cast_block(values.view(torch.float32), BFLOAT16)
     assert cast.view(torch.int16).tolist() == [0x7FC0, 0x7FC0, 0x7FC0, 0x7FC0, 0x7F80, 0x3F80] * 7

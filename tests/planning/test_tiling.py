@@ -9,20 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distconv.errors import ConversionError, InputError
-from distconv.families.copies import Loop, StridedCopy
-from distconv.families.gather import ROTARY_KEY, gather_copies
 from distconv.families.rules import Match
+from distconv.formats.meta.catalog import TensorView
+from distconv.layout.copies import Copy, Loop
+from distconv.layout.dtypes import BFLOAT16
+from distconv.layout.regions import Region
+from distconv.layout.tiling import find_untiled
 from distconv.planning.plan import Chunk, Decisions, TargetTensor, make_targets
-from distconv.planning.tiling import find_untiled
-from distconv.source.archive import Record
-from distconv.source.catalog import TensorView
-from distconv.tensors import BFLOAT16
-from tests.views import Case, cases
+from tests.views import ROTARY_KEY, Case, cases
 
-RECORD = Record("shard", 0, 1 << 20, 0, zipped=False)
+RECORD = Region("shard", 0, 1 << 20, 0, zipped=False)
 
 
-def count(shape: tuple[int, ...], copies: tuple[StridedCopy, ...]) -> np.ndarray | None:
+def count(shape: tuple[int, ...], copies: tuple[Copy, ...]) -> np.ndarray | None:
     """How often each element is filled, by going through all of them; None where one lies outside."""
     found = np.zeros(shape, dtype=int)
     for copy in copies:
@@ -37,7 +36,7 @@ def count(shape: tuple[int, ...], copies: tuple[StridedCopy, ...]) -> np.ndarray
 
 
 @st.composite
-def grids(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[StridedCopy, ...]]:
+def grids(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[Copy, ...]]:
     """A shape and boxes, dense and interleaved ones, which fill it or nearly so."""
     shape = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
     parts: list[list[tuple[int, tuple[Loop, ...]]]] = []
@@ -53,7 +52,7 @@ def grids(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[StridedCopy, ...]]:
     for place in np.ndindex(*map(len, parts)):
         chosen = [part[index] for part, index in zip(parts, place, strict=True)]
         loops = tuple(loop for _start, loops in chosen for loop in loops)
-        copies.append(StridedCopy(RECORD, 0, tuple(start for start, _loops in chosen), loops))
+        copies.append(Copy(RECORD, 0, tuple(start for start, _loops in chosen), loops))
     for _ in range(draw(st.integers(0, 2))):
         number = draw(st.integers(0, len(copies) - 1))
         copies[number : number + 1] = draw(st.sampled_from([spoil, move, double, drop]))(copies[number], draw)
@@ -62,7 +61,7 @@ def grids(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[StridedCopy, ...]]:
     return shape, tuple(copies)
 
 
-def spoil(copy: StridedCopy, draw: st.DrawFn) -> list[StridedCopy]:
+def spoil(copy: Copy, draw: st.DrawFn) -> list[Copy]:
     """Change a loop's extent or step."""
     place = draw(st.integers(0, len(copy.loops) - 1))
     change = draw(st.sampled_from(["extent", "step"]))
@@ -70,7 +69,7 @@ def spoil(copy: StridedCopy, draw: st.DrawFn) -> list[StridedCopy]:
     return [dataclasses.replace(copy, loops=(*copy.loops[:place], loop, *copy.loops[place + 1 :]))]
 
 
-def move(copy: StridedCopy, draw: st.DrawFn) -> list[StridedCopy]:
+def move(copy: Copy, draw: st.DrawFn) -> list[Copy]:
     """Let a copy land elsewhere."""
     axis = draw(st.integers(0, len(copy.start) - 1))
     start = list(copy.start)
@@ -78,19 +77,19 @@ def move(copy: StridedCopy, draw: st.DrawFn) -> list[StridedCopy]:
     return [dataclasses.replace(copy, start=tuple(start))]
 
 
-def double(copy: StridedCopy, _draw: st.DrawFn) -> list[StridedCopy]:
+def double(copy: Copy, _draw: st.DrawFn) -> list[Copy]:
     """Have a copy twice."""
     return [copy, copy]
 
 
-def drop(_copy: StridedCopy, _draw: st.DrawFn) -> list[StridedCopy]:
+def drop(_copy: Copy, _draw: st.DrawFn) -> list[Copy]:
     """Lose a copy."""
     return []
 
 
 @given(grids())
 def test_what_is_proved_to_fill_a_shape_fills_each_element_once(
-    drawn: tuple[tuple[int, ...], tuple[StridedCopy, ...]],
+    drawn: tuple[tuple[int, ...], tuple[Copy, ...]],
 ) -> None:
     shape, copies = drawn
     found = count(shape, copies)
@@ -129,8 +128,8 @@ def test_a_copy_that_reads_one_element_more_than_is_stored_cannot_be_made(case: 
     last = max(target.copies, key=lambda copy: copy.last_source)
     enough = (last.last_source + 1) * target.stored.size_bytes
     for missing in (0, 1):
-        record = dataclasses.replace(last.record, size_bytes=enough - missing)
-        copies = tuple(dataclasses.replace(copy, record=record) for copy in target.copies)
+        record = dataclasses.replace(last.region, size_bytes=enough - missing)
+        copies = tuple(dataclasses.replace(copy, region=record) for copy in target.copies)
         if missing:
             with pytest.raises(
                 InputError, match=f"reads to byte {enough:,} of a storage of {enough - 1:,} bytes"
@@ -152,30 +151,33 @@ def test_a_copy_that_reads_one_element_more_than_is_stored_cannot_be_made(case: 
     ],
 )
 def test_a_copy_that_makes_no_sense_fills_nothing(change: dict[str, object]) -> None:
-    copy = StridedCopy(RECORD, 0, (0, 0), (Loop(4, 6, 0), Loop(6, 1, 1)))
+    copy = Copy(RECORD, 0, (0, 0), (Loop(4, 6, 0), Loop(6, 1, 1)))
     assert find_untiled((4, 6), (copy,), 2) is None
     assert find_untiled((4, 6), (dataclasses.replace(copy, **change),), 2)  # type: ignore[arg-type]
 
 
 @given(st.integers(1, 8), st.integers(1, 40), st.sampled_from([2, 3, 4, 6, 8, 16]))
 def test_parts_that_together_are_no_whole_heads_make_no_tensor(shards: int, rows: int, head_dim: int) -> None:
-    record = Record("shard", 0, rows * 3 * 2, 0, zipped=False)
+    record = Region("shard", 0, rows * 3 * 2, 0, zipped=False)
     views = [TensorView("tensor", record, BFLOAT16, 0, (rows, 3), (3, 1))] * shards
     if rows * shards % head_dim == 0 and head_dim % 2 == 0:
-        shape, copies = gather_copies(ROTARY_KEY, views, head_dim)
+        shape, copies = ROTARY_KEY.join(views, head_dim)
         assert shape == (rows * shards, 3)
         assert find_untiled(shape, copies, 2) is None
     else:
         with pytest.raises(
             InputError, match=f"tensor: {rows * shards} rows in all shards, expected whole heads"
         ):
-            gather_copies(ROTARY_KEY, views, head_dim)
+            ROTARY_KEY.join(views, head_dim)
 
 
 def test_all_tensors_that_parts_do_not_fill_are_told_at_once() -> None:
-    record = Record("shard", 0, 6 * 3 * 2, 0, zipped=False)
+    record = Region("shard", 0, 6 * 3 * 2, 0, zipped=False)
     views = [TensorView(name, record, BFLOAT16, 0, (6, 3), (3, 1)) for name in ("wq", "wk")]
-    matches = [Match(view.name, f"{view.name} of ours", ROTARY_KEY, (view,)) for view in views]
+    matches = [
+        Match(view.name, f"{view.name} of ours", ROTARY_KEY.operation, ROTARY_KEY.cut, (view,))
+        for view in views
+    ]
     with pytest.raises(InputError) as raised:
         make_targets(matches, 4, Decisions(tied=False, kv_replication=1))
     assert [line.split(":")[0] for line in str(raised.value).splitlines()] == ["wq", "wk"]
@@ -184,7 +186,7 @@ def test_all_tensors_that_parts_do_not_fill_are_told_at_once() -> None:
 def test_a_proof_takes_no_longer_for_larger_tensors() -> None:
     rows = 1 << 60
     halves = tuple(
-        StridedCopy(
+        Copy(
             dataclasses.replace(RECORD, size_bytes=1 << 62), 0, (start, 0), (Loop(rows, 1, 0), Loop(1, 1, 1))
         )
         for start in (0, rows)
@@ -196,14 +198,14 @@ def test_a_proof_takes_no_longer_for_larger_tensors() -> None:
 
 
 def test_an_empty_tensor_has_no_copies() -> None:
-    copy = StridedCopy(RECORD, 0, (0,), (Loop(1, 1, 0),))
+    copy = Copy(RECORD, 0, (0,), (Loop(1, 1, 0),))
     assert find_untiled((0,), (), 2) is None
     assert find_untiled((0,), (copy,), 2)
 
 
 def test_a_chunk_with_a_hole_or_an_overlap_cannot_be_made() -> None:
     def tensor(name: str, elements: int) -> TargetTensor:
-        copy = StridedCopy(RECORD, 0, (0,), (Loop(elements, 1, 0),))
+        copy = Copy(RECORD, 0, (0,), (Loop(elements, 1, 0),))
         return TargetTensor(name, name, (elements,), BFLOAT16, BFLOAT16, (copy,))
 
     tensors = (tensor("a", 3), tensor("b", 4))

@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distconv.errors import InputError
-from distconv.local import LocalStorage
-from distconv.source.archive import locate_data, read_archive
-from distconv.source.catalog import Catalog, read_catalog
-from distconv.source.layouts import ShardFiles
-from distconv.storage import opened
+from distconv.formats.meta.archive import locate_data, read_archive
+from distconv.formats.meta.catalog import Catalog, read_catalog
+from distconv.formats.meta.layouts import ShardFiles
+from distconv.storage.base import opened
+from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec, rezip, write_checkpoint
 from tests.fuzz import MemoryReader
 from tests.programs import PLACES, TENSOR, VALUES, every_file, make_good, make_legacy, make_zip, text
@@ -44,8 +44,8 @@ def load_by_offset(path: Path) -> Tensors:
     found = {}
     with opened(STORAGE, str(path)) as reader:
         for name, view in read(path).shards[0].tensors.items():
-            start = locate_data(reader, view.record)
-            content = path.read_bytes()[start : start + view.record.size_bytes]
+            start = locate_data(reader, view.region)
+            content = path.read_bytes()[start : start + view.region.size_bytes]
             # A little more than there is, for torch takes no empty buffer.
             storage = torch.frombuffer(bytearray(content + b"\0" * 8), dtype=getattr(torch, view.dtype.name))
             found[name] = storage.as_strided(view.shape, view.strides, view.offset)
@@ -117,7 +117,7 @@ def make_plain(path: Path) -> Tensors:
 def test_two_names_of_one_storage_share_its_record(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "m", Spec("llama-3.2", tied=True)) / "consolidated.00.pth"
     tensors = read(path).shards[0].tensors
-    assert tensors["tok_embeddings.weight"].record == tensors["output.weight"].record
+    assert tensors["tok_embeddings.weight"].region == tensors["output.weight"].region
 
 
 def test_no_data_is_read(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_a_record_header_that_is_not_where_the_directory_says_is_found_with_the_
         opened(STORAGE, str(good)) as reader,
         pytest.raises(InputError, match="no record header of stored data"),
     ):
-        locate_data(reader, view.record)
+        locate_data(reader, view.region)
 
 
 class Call:

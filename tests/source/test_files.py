@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from distconv.errors import InputError
-from distconv.local import LocalStorage
-from distconv.source.files import SourceFiles, find_files, find_tokenizer
+from distconv.formats.meta.files import SourceFiles, find_files, find_tokenizer
+from distconv.storage.local import LocalStorage
 
 
 def make(folder: Path, *names: str) -> Path:

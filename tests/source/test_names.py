@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from distconv.errors import InputError
-from distconv.local import LocalStorage
-from distconv.source.archive import locate_data
-from distconv.source.names import read_names
-from distconv.storage import opened, read_range
-from distconv.survey import plan
+from distconv.formats.meta.archive import locate_data
+from distconv.formats.meta.names import read_names
+from distconv.storage.base import opened, read_range
+from distconv.storage.local import LocalStorage
+from distconv.verbs.plan import plan
 from tests.checkpoints import Spec, Tensors, write_params
 
 Write = Callable[[Spec], Path]
@@ -66,8 +66,8 @@ def describe(folder: Path) -> list[object]:
     found: list[object] = []
     for tensor in plan(folder).plan.tensors:
         for copy in tensor.copies:
-            with opened(storage, copy.record.path) as reader:
-                content = read_range(reader, locate_data(reader, copy.record), copy.record.size_bytes)
+            with opened(storage, copy.region.path) as reader:
+                content = read_range(reader, locate_data(reader, copy.region), copy.region.size_bytes)
             digest = hashlib.sha256(content).hexdigest()
             boxes = (copy.start, copy.loops)
             found.append((tensor.name, tensor.shape, tensor.dtype, boxes, copy.source_offset, digest))

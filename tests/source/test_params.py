@@ -15,8 +15,8 @@ from llama_models.llama4 import args as llama4
 
 import distconv
 from distconv.errors import InputError
-from distconv.local import LocalStorage
-from distconv.source.params import Params, read_params
+from distconv.formats.meta.params import Params, read_params
+from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec, make_params
 
 GOOD: dict[str, object] = {

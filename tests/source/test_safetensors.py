@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file, save_model
 
 from distconv.errors import InputError
-from distconv.local import LocalStorage
-from distconv.source.safetensors import is_safetensors, read_safetensors
-from distconv.storage import opened, read_range
+from distconv.formats.safetensors.header import is_safetensors, read_safetensors
+from distconv.storage.base import opened, read_range
+from distconv.storage.local import LocalStorage
 
 DTYPES = [
     "float16",

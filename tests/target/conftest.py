@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distconv.local import LocalStorage
-from distconv.target.tokenizer import Vocabulary, read_vocabulary
+from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
+from distconv.storage.local import LocalStorage
 
 
 def packaged_file(package: str, name: str) -> Path:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distconv.errors import InputError
-from distconv.local import LocalStorage
-from distconv.target.empty import read_expected_shapes
-from distconv.target.tokenizer import make_tokenizer_files, read_vocabulary
+from distconv.sidecars.empty import read_expected_shapes
+from distconv.sidecars.tokenizer import make_tokenizer_files, read_vocabulary
+from distconv.storage.local import LocalStorage
 
 STORAGE = LocalStorage()
 BYTES = [bytes([value]) for value in range(256)]

@@ -8,9 +8,9 @@ import sentencepiece
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from distconv.local import LocalStorage
-from distconv.target.chat import CHAT_TEMPLATES
-from distconv.target.tokenizer import Vocabulary, make_tokenizer_files, read_vocabulary
+from distconv.sidecars.chat import CHAT_TEMPLATES
+from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files, read_vocabulary
+from distconv.storage.local import LocalStorage
 from tests.target.conftest import packaged_file
 from tests.target.test_tokenizer import CONTROL, add_piece
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from distconv.target.config import (
+from distconv.sidecars.config import (
     ModelShape,
     Rope,
     TokenIds,

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from distconv.errors import InputError
-from distconv.target.pieces import PieceVocabulary, make_piece_tokenizer, make_piece_vocabulary
+from distconv.sidecars.pieces import PieceVocabulary, make_piece_tokenizer, make_piece_vocabulary
 from tests.target.strings import make_strings
 from tests.target.test_tokenizer import CONTROL, USER_DEFINED, add_piece, read, write_tokenizer
 

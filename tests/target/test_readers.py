@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 
 import distconv
 from distconv.errors import OutputError
-from distconv.local import LocalStorage
-from distconv.target.tokenizer import Vocabulary, read_vocabulary
-from distconv.tokenization import convert_tokenizer
+from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
+from distconv.storage.local import LocalStorage
+from distconv.verbs.tokenizer import convert_tokenizer
 from tests.checkpoints import Spec
 from tests.target.strings import make_strings
 from tests.target.test_pieces import mix, train

@@ -14,11 +14,11 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from distconv.errors import InputError
-from distconv.local import LocalStorage
-from distconv.target.chat import CHAT_TEMPLATES
-from distconv.target.pieces import PieceVocabulary, make_piece_merges
-from distconv.target.ranks import RankVocabulary, make_special_tokens
-from distconv.target.tokenizer import Vocabulary, make_tokenizer_files, read_vocabulary
+from distconv.sidecars.chat import CHAT_TEMPLATES
+from distconv.sidecars.pieces import PieceVocabulary, make_piece_merges
+from distconv.sidecars.ranks import RankVocabulary, make_special_tokens
+from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files, read_vocabulary
+from distconv.storage.local import LocalStorage
 from tests.target.strings import make_strings
 
 PEER_SCRIPT = Path(__file__).parent / "peer_tokenizer.py"

@@ -19,6 +19,7 @@ from distconv.moving.executor import (
     forget,
     make_limits,
 )
+from distconv.moving.progress import Progress
 from distconv.moving.ray.actors import STOP_SECONDS, Event, Place, Worker, start_worker
 from distconv.moving.ray.cluster import Needs, connected, count_workers, find_needs, find_nodes
 from distconv.moving.ray.signals import held_back
@@ -34,7 +35,6 @@ from distconv.moving.scheduler import (
 )
 from distconv.moving.worker import Job, Receipt, convert_chunk
 from distconv.planning.plan import Chunk
-from distconv.progress import Progress
 
 __all__ = ["Cluster", "run_on_ray"]
 

@@ -1,0 +1,269 @@
+"""Which files of INPUT are what: shards in order, params.json, tokenizer, licence."""
+
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from distconv.errors import InputError
+from distconv.formats.meta.layouts import (
+    SINGLE,
+    Candidate,
+    ShardFiles,
+    is_rank_name,
+    list_candidates,
+    make_shards,
+)
+from distconv.storage.base import Storage, join, opened, read_range, read_small
+
+LEGAL_NAMES = r"(?i:(LICENSE|USE_POLICY)(\.txt|\.md)?)"
+"""Pattern of the names that a licence's text has."""
+_LEGAL = re.compile(LEGAL_NAMES)
+_OF_META = (re.compile(rb"\bmeta\b", re.IGNORECASE), re.compile(rb"llama", re.IGNORECASE))
+_LEGAL_HEAD_BYTES = 1 << 16
+_ADAPTER = re.compile(r"adapter_(model|config|\d+)\..*|.*lora.*\.(pt|pth|bin|safetensors)", re.IGNORECASE)
+
+_WEIGHTS = re.compile(r".*\.(pth|pt|bin|ckpt|safetensors)")
+
+PARAMS_NAME = "params.json"
+TOKENIZER_NAME = "tokenizer.model"
+_ORIGINAL = "original"
+_CONFIG_NAME = "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFiles:
+    """All files of one checkpoint, as paths in the storage; notes say what is not where it usually is."""
+
+    folder: str
+    shards: tuple[ShardFiles, ...]
+    params: str
+    tokenizer: str | None
+    legal: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def find_files(
+    storage: Storage, source: str, tokenizer: str | None = None, params: str | None = None
+) -> SourceFiles:
+    """Find a checkpoint's files in a folder (or its ``original/``), or beside a single file.
+
+    The tokenizer and the licence may lie in the parent folder, as Llama 1 and 2 have them,
+    params.json there or in ``original/``, as trainers leave it. Raises InputError with what
+    was found where that is not one whole set of shards.
+    """
+    entry = storage.find(source)
+    if entry is None:
+        raise InputError(f"{source}: no such file or folder")
+    if not entry.is_folder:
+        chosen = _candidate_of_file(storage, source)
+    else:
+        candidates = _list_in_tree(storage, source)
+        if params is None:
+            _refuse_transformers(storage, candidates)
+        chosen = _choose(storage, source, candidates)
+    folder = chosen.folder
+    shards = make_shards(storage, chosen)
+    parent = _parent(storage, folder)
+    near = (folder, parent, join(folder, _ORIGINAL), join(parent, _ORIGINAL))
+    found_params, notes = _find_params(storage, chosen, near, params)
+    if tokenizer is None:
+        tokenizer = _first(storage, near, TOKENIZER_NAME)
+    else:
+        tokenizer = _take_given(storage, tokenizer, TOKENIZER_NAME, "the tokenizer")
+    notes += _note_adapters(storage, folder)
+    legal, legal_notes = _find_legal(storage, *near[:2])
+    return SourceFiles(folder, shards, found_params, tokenizer, legal, (*notes, *legal_notes))
+
+
+def _take_given(storage: Storage, path: str, name: str, what: str) -> str:
+    """Take a file that was given by its path or by its folder's."""
+    found = storage.find(path)
+    if found is not None and found.is_folder:
+        path = join(path, name)
+    if storage.find(path) is None:
+        raise InputError(f"{path}: no such file (given as {what})")
+    return path
+
+
+def _find_params(
+    storage: Storage, chosen: Candidate, near: tuple[str, ...], given: str | None
+) -> tuple[str, tuple[str, ...]]:
+    """Find params.json beside the shards; elsewhere only where all that are there say the same."""
+    if given is not None:
+        return _take_given(storage, given, PARAMS_NAME, PARAMS_NAME), ()
+    beside = _first(storage, near[:1], PARAMS_NAME)
+    if beside is not None:
+        return beside, ()
+    contents: dict[bytes, str] = {}
+    for folder in near[1:]:
+        path = _first(storage, (folder,), PARAMS_NAME)
+        if path is not None:
+            contents.setdefault(read_small(storage, path, _PARAMS_BYTES), path)
+    paths = list(contents.values())
+    if len(paths) > 1:
+        raise InputError(
+            f"{near[0]}: no {PARAMS_NAME} beside the shards, and {' and '.join(paths)} differ; give the model's by --params"
+        )
+    if paths:
+        return paths[0], (f"{paths[0]} is taken as the model's: there is none beside the shards",)
+    _refuse_transformers(storage, [chosen])
+    raise InputError(
+        f"{near[0]}: no {PARAMS_NAME} beside the shards ({chosen.name}), in original/ or in the parent folder; "
+        "copy it from Meta's download of this model, or give it by --params"
+    )
+
+
+_PARAMS_BYTES = 1 << 20
+
+
+def find_tokenizer(storage: Storage, source: str) -> str:
+    """Find the tokenizer of a folder (or its ``original/`` or parent), or take the file itself."""
+    entry = storage.find(source)
+    if entry is not None and not entry.is_folder:
+        return source
+    found = _first(storage, (source, join(source, "original"), _parent(storage, source)), TOKENIZER_NAME)
+    if found is None:
+        raise InputError(f"{source}: no {TOKENIZER_NAME} here, in original/ or in the parent folder")
+    return found
+
+
+def _parent(storage: Storage, folder: str) -> str:
+    return posixpath.dirname(storage.real_path(folder))
+
+
+def _first(storage: Storage, folders: Iterable[str], name: str) -> str | None:
+    for folder in folders:
+        entry = storage.find(join(folder, name))
+        if entry is not None and not entry.is_folder:
+            return join(folder, name)
+    return None
+
+
+def _find_legal(storage: Storage, folder: str, parent: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Find the model's licence and policy; and notes on those nearby that may be somebody else's.
+
+    What lies beside the shards is the model's, and so is what lies beside ``original/``. Any other
+    parent may be a project of its own, with a licence of its own.
+    """
+    found = {name: join(folder, name) for name in _legal_names(storage, folder)}
+    notes = []
+    for name in _legal_names(storage, parent):
+        path = join(parent, name)
+        if name in found:
+            continue
+        if posixpath.basename(storage.real_path(folder)) == "original" or is_of_meta(storage, path):
+            found[name] = path
+        else:
+            notes.append(
+                f"{path}: not copied, it does not read like Meta's; put the model's own beside the shards"
+            )
+    return tuple(found[name] for name in sorted(found)), tuple(notes)
+
+
+def _legal_names(storage: Storage, folder: str) -> list[str]:
+    entries = storage.list_folder(folder)
+    return [entry.name for entry in entries if _LEGAL.fullmatch(entry.name) and not entry.is_folder]
+
+
+def is_of_meta(storage: Storage, path: str) -> bool:
+    """Whether a text speaks of Meta and Llama, as all of Meta's licences and policies do."""
+    try:
+        with opened(storage, path) as reader:
+            text = read_range(reader, 0, min(reader.size_bytes, _LEGAL_HEAD_BYTES))
+    except (OSError, InputError):  # nobody asked for it
+        return False
+    return all(word.search(text) for word in _OF_META)
+
+
+def _list_in_tree(storage: Storage, source: str) -> list[Candidate]:
+    """Look in the folder and in ``original/``, then below them; in the end for what Transformers writes too."""
+    places = (source, join(source, _ORIGINAL))
+    here = [found for folder in places for found in list_candidates(storage, folder)]
+    own = [found for found in here if not found.layout.shared]
+    if own:
+        return own
+    below = [
+        found
+        for place in places
+        for entry in storage.list_folder(place)
+        if entry.is_folder and entry.name != _ORIGINAL
+        for found in list_candidates(storage, join(place, entry.name))
+        if not found.layout.shared
+    ]
+    return [*here, *below]
+
+
+def _choose(storage: Storage, source: str, candidates: list[Candidate]) -> Candidate:
+    """Take the only candidate; several are only named."""
+    if not candidates:
+        raise InputError(
+            f"{source}: no consolidated.*.pth here or in original/; {_what_else(storage, source)}"
+        )
+    if len(candidates) == 1:
+        return candidates[0]
+    folders = dict.fromkeys(found.folder for found in candidates)
+    if len(folders) > 1 and not {source, join(source, _ORIGINAL)} & set(folders):
+        raise InputError(f"{source}: several checkpoints below it; give one of them: {', '.join(folders)}")
+    names = [found.names[0] if set(folders) == {source} else found.path for found in candidates]
+    raise InputError(
+        f"{source}: both {' and '.join(names)}: several whole models; give the path of the one to convert"
+    )
+
+
+def _refuse_transformers(storage: Storage, candidates: list[Candidate]) -> None:
+    """A folder with a config.json, no params.json and weights called as Transformers calls them is its own."""
+    for found in candidates:
+        beside = {entry.name for entry in storage.list_folder(found.folder)}
+        if not found.layout.shared or _CONFIG_NAME not in beside or PARAMS_NAME in beside:
+            return
+    if candidates:
+        raise InputError(
+            f"{candidates[0].folder}: no consolidated.*.pth here or in original/; it holds {candidates[0].name} "
+            f"and {_CONFIG_NAME}: already in Transformers' format, which needs no conversion; "
+            "if its tensors are Meta's, give --params"
+        )
+
+
+def _candidate_of_file(storage: Storage, path: str) -> Candidate:
+    """Take a file as the whole model, unless its name says that it is one of several."""
+    folder, name = posixpath.split(path)
+    folder = folder or "."
+    for found in list_candidates(storage, folder):
+        if name in found.names:
+            return _whole_of_rank(storage, found)
+    return Candidate(name, folder, SINGLE, (name,))
+
+
+def _whole_of_rank(storage: Storage, part: Candidate) -> Candidate:
+    """Go up from a part in the folder of one rank to all ranks."""
+    rank = posixpath.basename(storage.real_path(part.folder))
+    if part.layout.kind != "parts" or not is_rank_name(rank):
+        return part
+    ranks = list_candidates(storage, _parent(storage, part.folder))
+    return next((found for found in ranks if rank in found.names), part)
+
+
+def _note_adapters(storage: Storage, folder: str) -> tuple[str, ...]:
+    """Say that adapters beside a model are not used: it is taken as merged."""
+    found = [entry.name for entry in storage.list_folder(folder) if _ADAPTER.fullmatch(entry.name)]
+    if not found:
+        return ()
+    note = (
+        f"{folder}: {', '.join(found[:4])}: an adapter lies here and is not used; "
+        "if it is not merged into the model yet, merge it first"
+    )
+    return (note,)
+
+
+def _what_else(storage: Storage, folder: str) -> str:
+    names = [entry.name for entry in storage.list_folder(folder)]
+    if not names:
+        return "the folder is empty"
+    weights = [name for name in names if _WEIGHTS.fullmatch(name)]
+    if weights and all(_ADAPTER.fullmatch(name) for name in weights):
+        return f"it holds a LoRA adapter without its model ({', '.join(weights[:4])}); merge it into the model first"
+    if weights:
+        return f"it holds {', '.join(weights[:8])}; if one of these is the model, give the file's path"
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"it holds {', '.join(names[:8])}{more}"

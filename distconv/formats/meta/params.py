@@ -1,0 +1,300 @@
+"""What params.json says of a model."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from distconv.errors import InputError
+from distconv.formats.content import describe_content
+from distconv.formats.meta.fields import Fields, is_used
+from distconv.formats.plain_json import parse_json
+from distconv.storage.base import Storage, read_small
+
+_LIMIT_BYTES = 1 << 20
+_MOST_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """Numbers of "llama3" rope scaling that the file gives; None where the family's count."""
+
+    factor: float | None = None
+    low: float | None = None
+    high: float | None = None
+    original_context: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """The fields of params.json that a Llama has; None where the file has none."""
+
+    path: str
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int | None
+    multiple_of: int | None
+    ffn_dim_multiplier: float | None
+    hidden_dim: int | None
+    """Rows of w1, where they are written out."""
+    norm_eps: float
+    rope_theta: float | None
+    use_scaled_rope: bool
+    rope_scaling: RopeScaling
+    vocab_size: int | None
+    tied: bool
+    """Whether it says that the output is the embedding."""
+    trained_context: tuple[str, int] | None
+    """A trainer's length of sequence, and what it is called."""
+    nested: bool
+    """Whether the fields lie under a key of their own."""
+    md5: str
+    ends_with_newline: bool
+    notes: tuple[str, ...]
+    """What it says that nothing here stands for."""
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads; as many as query heads where nothing else is said."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Size of one head, in elements."""
+        return self.dim // self.n_heads
+
+    @property
+    def ffn_dim(self) -> int | None:
+        """Rows of w1 by Meta's formula (``llama3/model.py``); None without ``multiple_of``."""
+        if self.multiple_of is None:
+            return None
+        hidden = 2 * (4 * self.dim) // 3
+        if self.ffn_dim_multiplier is not None:
+            hidden = int(self.ffn_dim_multiplier * hidden)
+        return -(-hidden // self.multiple_of) * self.multiple_of
+
+
+def read_params(storage: Storage, path: str) -> Params:
+    """Read params.json; all that is wrong with it is reported at once as an InputError."""
+    content = read_small(storage, path, _LIMIT_BYTES)
+    try:
+        parsed = parse_json(content)
+    except ValueError as error:
+        reason = "" if content.lstrip()[:1] == b"{" else f"; it is {describe_content(content)}"
+        raise InputError(f"{path}: not JSON ({error}){reason}") from None
+    if not isinstance(parsed, dict):
+        raise InputError(f"{path}: {type(parsed).__name__}, expected a JSON object")
+    holder = _find_holder(path, parsed)
+    return _make_params(
+        path, content, parsed if holder is None else parsed[holder], nested=holder is not None
+    )
+
+
+def _find_holder(path: str, parsed: Mapping[str, object]) -> str | None:
+    """Give the key under which the model's fields lie; None where they lie at the top."""
+    if "dim" in parsed:
+        return None
+    holders = [key for key, value in parsed.items() if isinstance(value, dict) and "dim" in value]
+    if "model" in holders or (not holders and isinstance(parsed.get("model"), dict)):
+        return "model"
+    if len(holders) > 1:
+        shown = ", ".join(repr(key[:40]) for key in holders[:_MOST_SHOWN])
+        raise InputError(
+            f"{path}: {shown} each hold a 'dim'; expected one model's fields at the top or under 'model'"
+        )
+    return holders[0] if holders else None
+
+
+def _make_params(path: str, content: bytes, found: Mapping[str, object], *, nested: bool) -> Params:
+    # A foreign model is better named by what it is than by the fields that it lacks.
+    foreign = describe_foreign_params(found)
+    if foreign:
+        raise InputError(f"{path}: {foreign}")
+    fields = Fields(path, found)
+    dim = fields.take_count("dim")
+    head_dim = fields.take_optional_count("head_dim")
+    params = Params(
+        path=path,
+        dim=dim,
+        n_layers=fields.take_count("n_layers"),
+        n_heads=_take_heads(fields, dim, head_dim),
+        n_kv_heads=fields.take_optional_count("n_kv_heads"),
+        multiple_of=fields.take_optional_count("multiple_of"),
+        ffn_dim_multiplier=fields.take_number("ffn_dim_multiplier", at_most=1e6),
+        hidden_dim=fields.take_optional_count("hidden_dim"),
+        norm_eps=fields.take_number("norm_eps", "rms_norm_eps", at_most=1, always=True) or _DEFAULT_EPS,
+        rope_theta=fields.take_number("rope_theta", *_BASES, always=True),
+        use_scaled_rope=_takes_scaled_rope(fields),
+        rope_scaling=_take_rope_scaling(fields),
+        vocab_size=fields.take_optional_count("vocab_size"),
+        tied=_takes_tied(fields),
+        trained_context=_take_context(fields),
+        nested=nested,
+        md5=hashlib.md5(content, usedforsecurity=False).hexdigest(),
+        ends_with_newline=content.endswith(b"\n"),
+        notes=tuple(_mention(path, fields)),
+    )
+    if not fields.findings:
+        fields.findings += [f"{path}: {finding}" for finding in _contradictions(params, head_dim)]
+    if fields.findings:
+        raise InputError.of(fields.findings)
+    return params
+
+
+_DEFAULT_EPS = 1e-5
+_BASES = ("rope_base", "rope_freq_base", "rotary_base", "rotary_emb_base")
+_TIED = ("weight_tying", "tied_embeddings", "tie_embeddings", "tie_word_embeddings")
+_CONTEXTS = ("max_seq_len", "max_seqlen", "max_position_embeddings", "context_length", "seq_len")
+"""What trainers call the longest sequence that they made room for."""
+_OF_THE_RUN = frozenset(
+    {
+        "max_batch_size", "vision_chunk_size", "vision_max_num_chunks", "vision_num_cross_attention_layers",
+        "floor_scale", "attn_scale", "seed", "init_base_std", "init_std_factor", "depth_init", "device",
+    }
+)  # fmt: skip
+"""Fields that change nothing of a plain Llama that is trained."""
+
+
+def _take_heads(fields: Fields, dim: int, head_dim: int | None) -> int:
+    """Take the number of heads, or find it by their size, as Meta's Lingua does."""
+    if head_dim is not None and dim % head_dim == 0 and not fields.has("n_heads"):
+        fields.taken.add("n_heads")
+        return dim // head_dim
+    return fields.take_count("n_heads")
+
+
+def _takes_tied(fields: Fields) -> bool:
+    said = [fields.take_flag(key) for key in _TIED]
+    return any(said)
+
+
+def _take_context(fields: Fields) -> tuple[str, int] | None:
+    found = [(key, length) for key in _CONTEXTS if (length := fields.take_optional_count(key)) is not None]
+    return found[0] if found else None
+
+
+_SCALINGS = ("rope_scaling", "rope_scaling_args")
+_ORIGINAL_CONTEXTS = ("original_max_position_embeddings", "old_context_len")
+
+
+def _takes_scaled_rope(fields: Fields) -> bool:
+    """Take the flag; where there is none, numbers of scaling under a key of their own say so."""
+    if fields.has("use_scaled_rope"):
+        return fields.take_flag("use_scaled_rope")
+    fields.taken.add("use_scaled_rope")
+    return fields.get("use_scaled_rope") is None and _find_scaling(fields) is not None
+
+
+def _find_scaling(fields: Fields) -> str | None:
+    """Give the key with numbers of scaling; those of type "default", as Transformers writes them, scale nothing."""
+    for key in filter(fields.has, _SCALINGS):
+        found = fields.get(key)
+        kind = found.get("rope_type", found.get("type")) if isinstance(found, dict) else None
+        if kind != "default" or fields.has("use_scaled_rope"):
+            return key
+        fields.taken.add(key)
+    return None
+
+
+def _take_rope_scaling(fields: Fields) -> RopeScaling:
+    """Take the numbers of rope scaling, from whichever of a trainer's keys has them."""
+    key = _find_scaling(fields)
+    inner = None if key is None else fields.open(key)
+    if inner is not None:
+        kind = next((inner.get(key) for key in ("rope_type", "type") if inner.has(key)), "llama3")
+        inner.taken |= {"rope_type", "type"}
+        if kind != "llama3":
+            fields.findings.append(
+                f"{fields.path}: rope scaling of type {kind!r:.40}, expected that of Llama 3.1 ('llama3')"
+            )
+
+    def take(*keys: str, within: tuple[str, ...] = ()) -> float | None:
+        found = {fields.take_number(*keys), None if inner is None else inner.take_number(*keys, *within)} - {
+            None
+        }
+        if len(found) > 1:
+            fields.findings.append(f"{fields.path}: {keys[0]} is given twice, with different values")
+        return next(iter(found), None)
+
+    places = [fields] if inner is None else [inner, fields]
+    lengths = [place.take_optional_count(key) for place in places for key in _ORIGINAL_CONTEXTS]
+    return RopeScaling(
+        factor=take(
+            "rope_scaling_factor", "rope_scale_factor", within=("scaling_factor", "scale_factor", "factor")
+        ),
+        low=take("rope_low_freq_factor", "low_freq_factor"),
+        high=take("rope_high_freq_factor", "high_freq_factor"),
+        original_context=next((length for length in lengths if length is not None), None),
+    )
+
+
+def _mention(path: str, fields: Fields) -> list[str]:
+    """Name the fields that say something which a config has no place for."""
+    left = [key for key in fields.left() if key not in _OF_THE_RUN]
+    if not left:
+        return []
+    shown = ", ".join(repr(key[:40]) for key in left[:_MOST_SHOWN])
+    more = f" and {len(left) - _MOST_SHOWN} more" if len(left) > _MOST_SHOWN else ""
+    return [f"{path}: {shown}{more}: not known to distconv, and left out"]
+
+
+_QUANTIZED = "a quantized checkpoint; convert the bf16 one instead"
+_LORA = "a LoRA (QLoRA) checkpoint; merge it into the model first"
+_VISION = "a Llama 3.2 Vision model; distconv converts text models"
+_LLAMA_4 = "a Llama 4 model; distconv converts Llama 1 to 3.3"
+_MIXTRAL = "a Mixtral model; distconv converts Llama"
+_MISTRAL = "a Mistral model; distconv converts Llama"
+_FOREIGN = (
+    ("quantization_args", None, _QUANTIZED),
+    ("lora_args", "rank", _LORA),
+    ("vision_chunk_size", None, _VISION),
+    ("vision_num_cross_attention_layers", None, _VISION),
+    ("vision_model", None, _VISION),
+    ("vision_args", None, _LLAMA_4),
+    ("vision_encoder", None, "a model with a vision encoder; distconv converts text models"),
+    ("moe_args", "num_experts", _LLAMA_4),
+    ("nope_layer_interval", None, _LLAMA_4),
+    ("attention_chunk_size", None, _LLAMA_4),
+    ("use_qk_norm", None, _LLAMA_4),
+    ("attn_temperature_tuning", None, _LLAMA_4),
+    ("moe", "num_experts", _MIXTRAL),
+    ("sliding_window", None, _MISTRAL),
+    ("_sliding_window", None, _MISTRAL),
+)
+"""Fields that only other models use; of some, one field inside tells whether they are used."""
+_OF_TRANSFORMERS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "architectures")
+
+
+def describe_foreign_params(fields: Mapping[str, object]) -> str | None:
+    """Name the model that uses such fields, where distconv does not convert it."""
+    theirs = [key for key in _OF_TRANSFORMERS if key in fields]
+    if theirs and "dim" not in fields:
+        return (
+            f"a config.json of Transformers (it has {theirs[0]!r}), expected Meta's params.json; "
+            "copy that from Meta's download of this model, or give it by --params"
+        )
+    for key, inner, description in _FOREIGN:
+        value = fields.get(key)
+        decisive = value.get(inner, value) if isinstance(value, dict) and inner is not None else value
+        if is_used(decisive):
+            return f"{description} (it has {key!r})"
+    if is_used(fields.get("hidden_dim")) and is_used(fields.get("head_dim")) and "multiple_of" not in fields:
+        # Mistral writes both, and has no formula for the feed-forward size.
+        return f"{_MISTRAL} (it has 'head_dim' and 'hidden_dim', and no 'multiple_of')"
+    return None
+
+
+def _contradictions(params: Params, head_dim: int | None) -> list[str]:
+    found = []
+    if params.dim % params.n_heads:
+        found.append(f"dim {params.dim} is not a multiple of n_heads {params.n_heads}")
+    elif head_dim is not None and head_dim != params.head_dim:
+        found.append(
+            f"head_dim {head_dim}, dim / n_heads gives {params.head_dim}: a model whose heads are not as wide as "
+            "it is (Mistral Nemo is one); distconv converts Llama"
+        )
+    elif params.head_dim % 2:
+        found.append(f"head size {params.head_dim} is odd; rotary embeddings pair up elements")
+    if params.n_heads % params.kv_heads:
+        found.append(f"n_heads {params.n_heads} is not a multiple of n_kv_heads {params.kv_heads}")
+    return found

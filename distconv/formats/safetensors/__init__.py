@@ -1,0 +1,1 @@
+"""The safetensors format, and the chunks and index that Transformers makes of it."""

@@ -1,0 +1,134 @@
+"""What the files of a model folder say they hold: index, chunk headers, JSON objects."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from distconv.errors import InputError, OutputError
+from distconv.formats.plain_json import LIMIT_BYTES
+from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME
+from distconv.formats.state import LIMIT_TENSORS
+from distconv.layout.dtypes import DTYPES, DType
+from distconv.storage.base import Storage, join, opened, read_range, read_small
+
+_DTYPES_BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
+
+
+def read_object(storage: Storage, path: str) -> dict[str, object]:
+    """Read a file that holds a JSON object; OutputError where it does not."""
+    try:
+        found = json.loads(read_small(storage, path, LIMIT_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise OutputError(f"{path}: not JSON ({error})") from None
+    except InputError as error:
+        raise OutputError(str(error)) from None
+    if not isinstance(found, dict):
+        raise OutputError(f"{path}: expected a JSON object")
+    return found
+
+
+def list_chunks(storage: Storage, output: str) -> tuple[str, ...]:
+    """Give the names of the chunk files that the index names, or the single one.
+
+    OutputError where there is neither, or where a name leads out of the folder.
+    """
+    path = join(output, INDEX_NAME)
+    if storage.find(path) is not None:
+        weight_map = read_object(storage, path).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise OutputError(f"{path}: no weight_map")
+        for name in weight_map.values():
+            if not _is_plain(name):
+                raise OutputError(f"{path}: names {ascii(name)[:80]}, expected a file in this folder")
+        return tuple(sorted(set(weight_map.values())))
+    if storage.find(join(output, SINGLE_NAME)) is not None:
+        return (SINGLE_NAME,)
+    raise OutputError(f"{output}: neither {INDEX_NAME} nor {SINGLE_NAME}; the conversion is not finished")
+
+
+def _is_plain(name: object) -> bool:
+    if not isinstance(name, str) or not 0 < len(name) <= _NAME_LENGTH:
+        return False
+    return name.isascii() and name.isprintable() and not {"/", "\\"} & set(name)
+
+
+_NAME_LENGTH = 255
+"""No file system has longer names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A tensor as OUTPUT's header names it."""
+
+    path: str
+    offset_bytes: int
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+def read_header(storage: Storage, path: str) -> dict[str, Written]:
+    """Read a chunk's header, as its file says; OutputError where it is not one.
+
+    Every tensor lies inside the file, whatever the header says.
+    """
+    try:
+        with opened(storage, path) as reader:
+            size = int.from_bytes(read_range(reader, 0, 8), "little") if reader.size_bytes >= 8 else -1
+            if not 0 <= size <= reader.size_bytes - 8:
+                raise OutputError(f"{path}: no safetensors header")
+            if size > LIMIT_BYTES:
+                raise OutputError(f"{path}: a header of {size:,} bytes, expected at most {LIMIT_BYTES:,}")
+            text = bytes(read_range(reader, 8, size))
+            data_bytes = reader.size_bytes - 8 - size
+    except FileNotFoundError:
+        raise OutputError(f"{path}: missing, though the index names it") from None
+    except InputError as error:
+        raise OutputError(str(error)) from None
+    try:
+        entries = json.loads(text)
+        entries.pop("__metadata__", None)
+        if len(entries) > LIMIT_TENSORS:
+            raise ValueError(f"more than {LIMIT_TENSORS:,} tensors")
+        spans = {name: _read_entry(name, entry) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise OutputError(f"{path}: damaged safetensors header ({type(error).__name__}: {error})") from None
+    end = max((end for _start, end, _dtype, _shape in spans.values()), default=0)
+    if end != data_bytes:
+        raise OutputError(f"{path}: {data_bytes:,} bytes of data, its header needs {end:,}")
+    return {
+        name: Written(path, 8 + size + start, dtype, shape)
+        for name, (start, _end, dtype, shape) in spans.items()
+    }
+
+
+def _read_entry(name: str, entry: Mapping[str, object]) -> tuple[int, int, DType, tuple[int, ...]]:
+    """Give where a tensor's data begins and ends, behind the header, its type and its shape."""
+    dtype, shape, offsets = _DTYPES_BY_CODE[str(entry["dtype"])], entry["shape"], entry["data_offsets"]
+    if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
+        raise ValueError(f"{name!a}: shape and data_offsets are not lists of sizes")
+    start, end = offsets
+    if end - start != math.prod(shape) * dtype.size_bytes:
+        raise ValueError(f"{name!a}: {end - start:,} bytes are not those of its shape")
+    # A name that is no text cannot be written again.
+    name.encode()
+    return start, end, dtype, tuple(shape)
+
+
+def _are_sizes(found: object) -> TypeGuard[list[int]]:
+    """Whether a value is a list of numbers that a file's sizes can be."""
+    return (
+        isinstance(found, list)
+        and len(found) <= _DIMENSIONS
+        and all(type(size) is int and 0 <= size < _SIZE_LIMIT for size in found)
+    )
+
+
+_DIMENSIONS = 64
+_SIZE_LIMIT = 1 << 63

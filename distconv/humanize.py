@@ -1,0 +1,29 @@
+"""Sizes, counts and durations, for people."""
+
+GIGABYTE, MEGABYTE = 1e9, 1e6
+
+
+def format_size(size_bytes: float) -> str:
+    """Give a size in decimal units, as Transformers counts: ``137.95 GB``, ``2.0 MB``, ``512 B``."""
+    if size_bytes >= GIGABYTE:
+        return f"{size_bytes / GIGABYTE:,.2f} GB"
+    if size_bytes >= MEGABYTE:
+        return f"{size_bytes / MEGABYTE:.1f} MB"
+    return f"{size_bytes:.0f} B" if size_bytes < 1000 else f"{size_bytes / 1000:.1f} kB"
+
+
+def format_count(count: int, unit: str) -> str:
+    """Give a number with its noun: ``1 file``, ``2,000 files``."""
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
+
+
+def format_duration(seconds: float) -> str:
+    """Give a duration as people say it: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min"

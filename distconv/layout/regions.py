@@ -1,0 +1,20 @@
+"""Stored runs of bytes."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The bytes of one storage in a file.
+
+    In a zip, ``offset_bytes`` is that of the record's local header, whose length is only in
+    itself: it is read when the data is needed, so that a catalog of a whole model costs no
+    read a tensor.
+    """
+
+    path: str
+    offset_bytes: int
+    size_bytes: int
+    crc32: int
+    """Of the data, from the zip's central directory; 0 where nothing is recorded."""
+    zipped: bool

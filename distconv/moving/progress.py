@@ -1,0 +1,86 @@
+"""What those that work tell of how far along they are."""
+
+import time
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What the executors tell while they work; every method may be called from any thread."""
+
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
+        """Say how much there is to do; what was told of before is over."""
+
+    def take(self, worker: str, unit: str, size_bytes: int) -> None:
+        """Say that a worker begins a unit of so many bytes; what it did before is over."""
+
+    def advance(self, size_bytes: int, worker: str = "") -> None:
+        """Count output bytes that moved; negative where an attempt failed and its bytes move again."""
+
+    def unit_done(self, name: str) -> None:
+        """Count one unit as done."""
+
+    def note(self, message: str) -> None:
+        """Show one line that a person should see, a retry for instance."""
+
+    def end(self) -> None:
+        """Say once, last, that nothing more comes, whether all was done or not."""
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
+        """Show nothing."""
+
+    def take(self, worker: str, unit: str, size_bytes: int) -> None:
+        """Show nothing."""
+
+    def advance(self, size_bytes: int, worker: str = "") -> None:
+        """Show nothing."""
+
+    def unit_done(self, name: str) -> None:
+        """Show nothing."""
+
+    def note(self, message: str) -> None:
+        """Show nothing."""
+
+    def end(self) -> None:
+        """Show nothing."""
+
+
+class Stopwatch:
+    """Passes everything on, and remembers when moving began and ended, in seconds of one clock."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Take whom to tell."""
+        self.begun: float | None = None
+        self.first: float | None = None
+        self.ended: float | None = None
+        self._progress = progress
+
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
+        """Start the clock."""
+        self.begun, self.first = time.monotonic(), None
+        self._progress.begin(total_bytes, units, kind)
+
+    def take(self, worker: str, unit: str, size_bytes: int) -> None:
+        """Pass it on."""
+        self._progress.take(worker, unit, size_bytes)
+
+    def advance(self, size_bytes: int, worker: str = "") -> None:
+        """Pass it on, and take the time of the first byte."""
+        self.first = self.first or time.monotonic()
+        self._progress.advance(size_bytes, worker)
+
+    def unit_done(self, name: str) -> None:
+        """Pass it on, and take the time: the last one to end ends the moving."""
+        self.ended = time.monotonic()
+        self._progress.unit_done(name)
+
+    def note(self, message: str) -> None:
+        """Pass it on."""
+        self._progress.note(message)
+
+    def end(self) -> None:
+        """Pass it on."""
+        self._progress.end()

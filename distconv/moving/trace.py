@@ -1,0 +1,161 @@
+"""What a run did when: its sums, a trace for Perfetto or Chrome, and a picture."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+from distconv.errors import UsageError
+from distconv.humanize import GIGABYTE
+from distconv.moving.spans import STAGES
+from distconv.moving.worker import Receipt
+from distconv.storage.base import PathLike, Storage, write_small
+
+_COLOURS = ("#4477aa", "#ccbb44", "#aa3377", "#228833")
+
+
+def summarise(receipts: Sequence[Receipt]) -> dict[str, object]:
+    """Sum up stages and workers as plain values; GB/s of a stage is that of one worker within it."""
+    moved = [receipt for receipt in receipts if not receipt.kept]
+    written_bytes = sum(receipt.bytes_written for receipt in moved)
+    workers: dict[tuple[str, str], list[Receipt]] = {}
+    for receipt in receipts:
+        workers.setdefault((receipt.work.host, receipt.work.worker), []).append(receipt)
+    stages = {}
+    for number, stage in enumerate(STAGES):
+        seconds = sum(receipt.work.stage_seconds[number] for receipt in moved)
+        rate = written_bytes / GIGABYTE / seconds if seconds else None
+        stages[stage] = {"seconds": round(seconds, 3), "gb_per_second": rate and round(rate, 3)}
+    return {
+        "stages": stages,
+        "workers": [
+            {
+                "host": host,
+                "worker": worker,
+                "chunks": len(done),
+                "bytes_written": sum(receipt.bytes_written for receipt in done),
+                "seconds": round(sum(receipt.work.seconds for receipt in done), 3),
+            }
+            for (host, worker), done in sorted(workers.items())
+        ],
+        "retries": sum(receipt.attempts - 1 for receipt in receipts),
+    }
+
+
+class Pictures:
+    """The files that a person asked for to see how a run went."""
+
+    def __init__(self, output: str, trace: PathLike | None, report: PathLike | None) -> None:
+        """Refuse, before hours of work, with UsageError, what could not be written after them."""
+        self._trace = None if trace is None else os.fspath(trace)
+        self._report = None if report is None else os.fspath(report)
+        for path in (self._trace, self._report):
+            if path is not None:
+                _check_path(path, output)
+        if report is not None:
+            try:
+                import matplotlib as mpl
+            except ImportError as error:
+                raise UsageError("a report needs matplotlib: pip install 'distconv[report]'") from error
+            mpl.use("agg")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is any."""
+        return self._trace is not None or self._report is not None
+
+    def write(self, storage: Storage, receipts: Sequence[Receipt], title: str) -> None:
+        """Write them."""
+        if self._trace is not None:
+            write_trace(storage, self._trace, receipts)
+        if self._report is not None:
+            draw_report(self._report, receipts, title)
+
+
+def _check_path(path: str, output: str) -> None:
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UsageError(f"{path}: cannot be written; give a file in a folder that is there")
+    if os.path.realpath(folder) == os.path.realpath(output):
+        raise UsageError(f"{path}: in OUTPUT, which holds nothing but the model; give another folder")
+
+
+def write_trace(storage: Storage, path: str, receipts: Sequence[Receipt]) -> None:
+    """Write a trace in the JSON Array Format of Chrome's Trace Event Format: hosts as processes, workers as threads."""
+    origin = min((receipt.work.began for receipt in receipts), default=0.0)
+    lanes = _lanes(receipts)
+    hosts = sorted({host for host, _worker in lanes})
+    events = [_name("process_name", number, 0, host) for number, host in enumerate(hosts, 1)]
+    events += [
+        _name("thread_name", hosts.index(host) + 1, number, worker)
+        for (host, worker), number in lanes.items()
+    ]
+    for receipt in receipts:
+        work = receipt.work
+        place = {"pid": hosts.index(work.host) + 1, "tid": lanes[work.host, work.worker]}
+        began = work.began - origin
+        details = {"kept": receipt.kept, "attempts": receipt.attempts, "bytes": receipt.bytes_written}
+        events.append(_complete(receipt.chunk, "unit", began, work.seconds, details) | place)
+        for span in work.spans:
+            event = _complete(
+                span.stage, "stage", began + span.began, span.seconds, {"bytes": span.size_bytes}
+            )
+            events.append(event | place)
+    write_small(storage, path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}).encode())
+
+
+def _lanes(receipts: Sequence[Receipt]) -> dict[tuple[str, str], int]:
+    workers = sorted({(receipt.work.host, receipt.work.worker) for receipt in receipts})
+    return {worker: number for number, worker in enumerate(workers, 1)}
+
+
+def _name(kind: str, process: int, thread: int, name: str) -> dict[str, object]:
+    return {"ph": "M", "name": kind, "pid": process, "tid": thread, "args": {"name": name}}
+
+
+def _complete(
+    name: str, category: str, began: float, seconds: float, details: Mapping[str, object]
+) -> dict[str, object]:
+    """Make an event of phase X; its times are in microseconds."""
+    return {
+        "ph": "X", "name": name, "cat": category, "ts": round(began * 1e6, 1), "dur": round(seconds * 1e6, 1),
+        "args": details,
+    }  # fmt: skip
+
+
+def draw_report(path: str, receipts: Sequence[Receipt], title: str) -> None:
+    """Draw a timeline a worker and, below it, bytes written over time, as a PNG."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    lanes = _lanes(receipts)
+    origin = min((receipt.work.began for receipt in receipts), default=0.0)
+    figure = Figure(figsize=(10, 3.2 + 0.25 * len(lanes)), layout="constrained")
+    timeline, throughput = figure.subplots(2, 1, sharex=True, height_ratios=(max(len(lanes), 2), 3))
+    for receipt in receipts:
+        lane = lanes[receipt.work.host, receipt.work.worker]
+        began = receipt.work.began - origin
+        timeline.broken_barh(
+            [(began, receipt.work.seconds)], (lane - 0.4, 0.8), color="#dddddd", edgecolor="#888888"
+        )
+        for stage, colour in zip(STAGES, _COLOURS, strict=True):
+            spans = [(began + span.began, span.seconds) for span in receipt.work.spans if span.stage == stage]
+            timeline.broken_barh(spans, (lane - 0.3, 0.6), color=colour, linewidth=0)
+    timeline.set_yticks(list(lanes.values()), [f"{host}, {worker}" for host, worker in lanes], fontsize=7)
+    timeline.invert_yaxis()
+    timeline.set_title(title)
+    handles = [Patch(color=colour, label=stage) for stage, colour in zip(STAGES, _COLOURS, strict=True)]
+    throughput.legend(handles=handles, fontsize=8, loc="upper left")
+    written = sorted(
+        (receipt.work.began - origin + span.began + span.seconds, span.size_bytes)
+        for receipt in receipts
+        for span in receipt.work.spans
+        if span.stage == "write"
+    )
+    moments = [moment for moment, _size in written]
+    totals = list(accumulate(size for _moment, size in written))
+    throughput.plot([0.0, *moments], [0.0, *(total / GIGABYTE for total in totals)], color=_COLOURS[-1])
+    throughput.set_xlabel("seconds since the first unit began")
+    throughput.set_ylabel("GB written")
+    throughput.grid(visible=True, alpha=0.3)
+    figure.savefig(path, format="png", dpi=120)

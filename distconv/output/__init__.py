@@ -1,0 +1,1 @@
+"""What OUTPUT holds while a conversion runs and after it."""

@@ -1,0 +1,1 @@
+"""What stands beside weights: configurations, tokenizers, chat templates."""

@@ -1,0 +1,176 @@
+"""Tiktoken files (Llama 3 and later): lines ``base64 rank``, and the same as a ``tokenizers`` BPE."""
+
+import base64
+import binascii
+import codecs
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from distconv.errors import InputError
+from distconv.sidecars.merges import LONGEST_TOKEN, find_merges, write_tokenizer
+
+SpecialTokens = Literal["llama-3", "llama-3.1"]
+
+BEGIN_OF_TEXT = "<|begin_of_text|>"
+END_OF_TEXT = "<|end_of_text|>"
+END_OF_TURN = "<|eot_id|>"
+
+_SPECIAL_COUNT = 256
+_LLAMA_4_RANKS = 200_000
+_LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) (\d{1,9})\r?")
+
+# Meta's ``llama3/tokenizer.py``: how text is cut before bytes are merged.
+_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# The named ones by place behind the ranks; all other places are reserved, numbered in order.
+_NAMED: dict[SpecialTokens, dict[int, str]] = {
+    "llama-3": {
+        0: BEGIN_OF_TEXT,
+        1: END_OF_TEXT,
+        6: "<|start_header_id|>",
+        7: "<|end_header_id|>",
+        9: END_OF_TURN,
+    },
+    "llama-3.1": {
+        0: BEGIN_OF_TEXT,
+        1: END_OF_TEXT,
+        4: "<|finetune_right_pad_id|>",
+        6: "<|start_header_id|>",
+        7: "<|end_header_id|>",
+        8: "<|eom_id|>",
+        9: END_OF_TURN,
+        10: "<|python_tag|>",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RankVocabulary:
+    """The byte strings of a tiktoken file, in the order of their ranks, which are their ids."""
+
+    path: str
+    tokens: tuple[bytes, ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Literal["tiktoken"]:
+        """Name the kind of file."""
+        return "tiktoken"
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, the 256 special ones behind the ranks included."""
+        return len(self.tokens) + _SPECIAL_COUNT
+
+
+def looks_like_ranks(content: bytes) -> bool:
+    """Whether the first line is one of a tiktoken file."""
+    return _LINE.fullmatch(content[:512].split(b"\n", 1)[0]) is not None
+
+
+def make_rank_vocabulary(path: str, content: bytes) -> RankVocabulary:
+    """Read a file from its bytes; InputError where it is damaged or not of Llama 3."""
+    lines = content.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    if len(lines) >= _LLAMA_4_RANKS:
+        raise InputError(
+            f"{path}: {len(lines):,} ranks, the tokenizer of a Llama 4 model; distconv converts Llama 1 to 3.3"
+        )
+    tokens = tuple(_read_line(path, rank, line) for rank, line in enumerate(lines))
+    longest = max(map(len, tokens))
+    if longest > LONGEST_TOKEN:
+        raise InputError(f"{path}: a token of {longest:,} bytes, expected at most {LONGEST_TOKEN:,}")
+    known = set(tokens)
+    if len(known) != len(tokens):
+        raise InputError(f"{path}: {len(tokens) - len(known)} tokens stand there twice")
+    missing = sum(bytes([value]) not in known for value in range(256))
+    if missing:
+        raise InputError(f"{path}: {missing} of the 256 single bytes have no rank; the file is damaged")
+    special = {text.encode() for version in _NAMED for text in make_special_tokens(version)}
+    if special & known:
+        raise InputError(
+            f"{path}: {len(special & known)} of Llama's special tokens stand among the ranks, which they follow"
+        )
+    return RankVocabulary(path, tokens)
+
+
+def make_special_tokens(version: SpecialTokens) -> tuple[str, ...]:
+    """Give the 256 special tokens, in the order of their ids."""
+    named = _NAMED[version]
+    places = (place for place in range(_SPECIAL_COUNT) if place not in named)
+    reserved = {place: f"<|reserved_special_token_{number}|>" for number, place in enumerate(places)}
+    return tuple((named | reserved)[place] for place in range(_SPECIAL_COUNT))
+
+
+def make_rank_tokenizer(vocabulary: RankVocabulary, version: SpecialTokens) -> bytes:
+    """Make tokenizer.json of the tokenizer that gives the ids which tiktoken gives, after ``<|begin_of_text|>``."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
+    from tokenizers.models import BPE
+
+    texts = _make_texts(vocabulary.tokens)
+    tokenizer = Tokenizer(
+        BPE(
+            vocab={text: rank for rank, text in enumerate(texts)},
+            merges=[],
+            fuse_unk=False,
+            ignore_merges=True,  # tiktoken, too, takes a word that is a token whole
+        )
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PATTERN), behavior="isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = make_special_tokens(version)
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    begin = special[0]
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single=f"{begin} $A",
+                pair=f"{begin} $A {begin} $B",
+                special_tokens=[(begin, len(vocabulary.tokens))],
+            ),
+        ]
+    )
+    merges = [(texts[left], texts[right]) for left, right in make_rank_merges(vocabulary.tokens)]
+    return write_tokenizer(tokenizer, merges)
+
+
+def make_rank_merges(tokens: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Make the merges as pairs of ranks: by the rank they give, then left, then right.
+
+    Every way to cut a token in two is a merge, for tiktoken knows ranks only.
+    """
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    return [(left, right) for _, left, right in find_merges(ranks)]
+
+
+def _make_texts(tokens: Sequence[bytes]) -> list[str]:
+    """Write each byte as the printable character that GPT-2 gave it."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(256, 512))
+    table = "".join(chr(value if value in printable else next(others)) for value in range(256))
+    return [codecs.charmap_decode(token, "strict", table)[0] for token in tokens]
+
+
+def _read_line(path: str, rank: int, line: bytes) -> bytes:
+    match = _LINE.fullmatch(line)
+    if match is None or int(match[2]) != rank:
+        shown = repr(line[:40])[1:]
+        raise InputError(
+            f"{path}: line {rank + 1} is {shown}, expected `base64 {rank}`; the file is damaged or truncated"
+        )
+    try:
+        return base64.b64decode(match[1], validate=True)
+    except binascii.Error as error:
+        raise InputError(f"{path}: line {rank + 1}: {error}; the file is damaged") from None

@@ -1,1 +1,0 @@
-"""What Meta wrote: files, params.json, and the headers of the shards."""

@@ -1,0 +1,169 @@
+"""Where bytes live: every read of INPUT and every write to OUTPUT goes through here.
+
+The verbs are those that an object store can serve as well: list, size, read a range; begin
+a file of a known size, write ranges of it in any order, commit or abort. A file under its
+final name is whole: its bytes are written under a name that no other attempt uses.
+"""
+
+import contextlib
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from distconv.errors import InputError
+
+PathLike = str | os.PathLike[str]
+"""A path as callers give it."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a folder."""
+
+    name: str
+    is_folder: bool
+    size_bytes: int
+    version: str
+    """Changes when the content does (for local files: the modification time in ns)."""
+    stamp: str = field(default="", compare=False)
+    """Changes also where somebody writes and puts the time back, or another file takes the name."""
+
+
+class Reader(Protocol):
+    """An open file; safe to use from several threads."""
+
+    path: str
+    size_bytes: int
+
+    def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
+        """Fill the whole buffer from this offset; a file that ends before is an InputError."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class Writer(Protocol):
+    """A file that is being written, invisible under its final name until it is committed."""
+
+    def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
+        """Write the whole buffer at this offset; what was written is made durable from time to time."""
+
+    def commit(self, *, replace: bool = False) -> bool:
+        """Make it durable and visible.
+
+        Without ``replace`` a file that is already there stays as it is and False is returned; it
+        may then be committed with ``replace``, or aborted.
+        """
+
+    def abort(self) -> None:
+        """Remove what was written."""
+
+
+class Removal(Protocol):
+    """A file that is going to be removed."""
+
+    def commit(self) -> None:
+        """Remove it; one that is not there is no error."""
+
+    def abort(self) -> None:
+        """Leave nothing behind; after a commit as well."""
+
+
+class Storage(Protocol):
+    """A place that holds files; picklable, so that workers elsewhere can use it."""
+
+    def list_folder(self, folder: str) -> tuple[Entry, ...]:
+        """All names in a folder, sorted; empty where there is none."""
+
+    def list_names(self, folder: str) -> tuple[str, ...]:
+        """Names alone, as the folder has them now; empty where there is none."""
+
+    def find(self, path: str) -> Entry | None:
+        """What is at this path, if anything."""
+
+    def open(self, path: str) -> Reader:
+        """Open a file for reading; InputError where it is none, or not the one that it is pinned to."""
+
+    def pinned(self, stamps: Mapping[str, str]) -> "Storage":
+        """Give the same place, where files that have other stamps than these, by path, cannot be opened."""
+
+    def make_folder(self, folder: str) -> None:
+        """Make a folder and its parents where they are missing, their names durable too."""
+
+    def begin(self, path: str, size_bytes: int) -> Writer:
+        """Begin a file of exactly this size, its space reserved where that can be."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file whose name nobody else uses; one that is not there is no error."""
+
+    def begin_removal(self, path: str) -> Removal:
+        """Begin to remove a file."""
+
+    def drop_attempt(self, path: str) -> None:
+        """Make somebody's unfinished write or removal fail for good; ``is_attempt`` knows its name."""
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Make a small file, durable; False where there is one already, whoever else tries at the same time."""
+
+    def refresh(self, path: str, mark: bytes, content: bytes) -> bool:
+        """Overwrite a small file where it contains ``mark``, and False where not; never makes one.
+
+        ``content`` is as long as what is there.
+        """
+
+    def read_now(self, path: str, limit_bytes: int) -> bytes:
+        """Read the beginning of a small file as it is now, whatever is kept of it on this host."""
+
+    def flush_folder(self, folder: str) -> None:
+        """Make the names in a folder durable."""
+
+    def free_bytes(self, folder: str) -> int:
+        """Give the space that is left for new files in a folder, which need not be there yet."""
+
+    def real_path(self, path: str) -> str:
+        """Give the path with links resolved, to tell whether two are the same place."""
+
+
+def join(folder: str, *names: str) -> str:
+    """Name a file in a folder."""
+    return posixpath.join(folder, *names)
+
+
+def read_range(reader: Reader, offset_bytes: int, size_bytes: int) -> bytearray:
+    """Read a small range as bytes."""
+    found = bytearray(size_bytes)
+    reader.read_into(offset_bytes, memoryview(found))
+    return found
+
+
+@contextlib.contextmanager
+def opened(storage: Storage, path: str) -> Iterator[Reader]:
+    """Open a file and close it at the end of the block."""
+    reader = storage.open(path)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def read_small(storage: Storage, path: str, limit_bytes: int) -> bytes:
+    """Read a whole small file; InputError where it is larger than the limit."""
+    with opened(storage, path) as reader:
+        if reader.size_bytes > limit_bytes:
+            raise InputError(f"{path}: {reader.size_bytes:,} bytes, expected at most {limit_bytes:,}")
+        return bytes(read_range(reader, 0, reader.size_bytes))
+
+
+def write_small(storage: Storage, path: str, content: bytes) -> None:
+    """Write a whole small file, in place of an older one if there is one."""
+    writer = storage.begin(path, len(content))
+    try:
+        writer.write_at(0, content)
+        writer.commit(replace=True)
+    except BaseException:
+        writer.abort()
+        raise

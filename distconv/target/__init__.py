@@ -1,1 +1,0 @@
-"""What Transformers reads beside the weights."""

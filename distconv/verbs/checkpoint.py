@@ -1,0 +1,219 @@
+"""What a checkpoint is and what its conversion would be: the verbs that move no data."""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from distconv.errors import InputError, UsageError
+from distconv.families.choose import Choice, choose_family
+from distconv.families.evidence import Facts
+from distconv.families.llama import CUTS, EMBEDDING, IGNORED, OUTPUT, RULES
+from distconv.families.rules import Dimensions, Match, describe_foreign_tensors, match_rules, read_dimensions
+from distconv.formats.meta.catalog import Catalog, TensorView, read_catalog
+from distconv.formats.meta.files import SourceFiles, find_files
+from distconv.formats.meta.layouts import ShardFiles
+from distconv.formats.meta.params import Params, read_params
+from distconv.layout.dtypes import DTYPES
+from distconv.planning.plan import (
+    Decisions,
+    Plan,
+    TargetTensor,
+    make_plan,
+    make_targets,
+)
+from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
+from distconv.storage.base import PathLike, Storage
+from distconv.storage.local import LocalStorage
+from distconv.verbs.remarks import note_buffers, note_copies, note_differences, note_params
+
+DTYPE_CHOICES = ("auto", "float16", "bfloat16", "float32")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything that is known of INPUT without reading a tensor's data."""
+
+    files: SourceFiles
+    params: Params
+    catalog: Catalog
+    dimensions: Dimensions
+    vocabulary: Vocabulary | None
+    choice: Choice
+    matches: tuple[Match, ...]
+    notes: tuple[str, ...]
+
+    def match(self, source: str) -> Match | None:
+        """Find the match of a source tensor, if it is there."""
+        return next((match for match in self.matches if match.source == source), None)
+
+
+def read_checkpoint(
+    storage: Storage,
+    source: str,
+    *,
+    family: str | None = None,
+    instruct: bool = False,
+    tokenizer: str | None = None,
+    params_path: str | None = None,
+) -> Checkpoint:
+    """Find the files, read all headers, tell the family and match every tensor.
+
+    Raises InputError with all that is wrong of one kind at once.
+    """
+    files = find_files(storage, source, tokenizer, params_path)
+    params = read_params(storage, files.params)
+    catalog = read_catalog(storage, files.shards)
+    shards = (ShardFiles(number, shard.paths) for number, shard in enumerate(catalog))
+    files = replace(files, shards=tuple(shards))
+    foreign = describe_foreign_tensors(catalog)
+    if foreign is not None:
+        raise InputError(f"{files.folder}: {foreign}")
+    dimensions = read_dimensions(catalog, params, RULES)
+    vocabulary = None if files.tokenizer is None else read_vocabulary(storage, files.tokenizer)
+    facts = Facts(
+        params=params,
+        dimensions=dimensions,
+        dtype=catalog.views(EMBEDDING)[0].dtype,
+        tokenizer=None if vocabulary is None else vocabulary.kind,
+        folder=files.folder,
+        tied_storage=_share_storage(catalog),
+        tokenizer_size=None if vocabulary is None else vocabulary.size,
+    )
+    choice = choose_family(facts, family, instruct=instruct)
+    optional = frozenset({OUTPUT}) if choice.may_tie else frozenset()
+    matches = match_rules(RULES, CUTS, IGNORED, catalog, dimensions, optional, _ABSENCE)
+    notes = (
+        *files.notes,
+        *catalog.notes,
+        *note_buffers(catalog),
+        *note_copies(catalog),
+        *choice.assumptions,
+        *note_differences(params, dimensions, vocabulary),
+        *note_params(params, choice),
+    )
+    return Checkpoint(files, params, catalog, dimensions, vocabulary, choice, matches, notes)
+
+
+_ABSENCE = {OUTPUT: 'where the output is the embedding, let params.json say "weight_tying": true'}
+
+
+def _share_storage(catalog: Catalog) -> bool:
+    views = [catalog.views(name) for name in (EMBEDDING, OUTPUT)]
+    return bool(views[1]) and all(is_same_storage(*pair) for pair in zip(*views, strict=False))
+
+
+def is_same_storage(left: TensorView, right: TensorView) -> bool:
+    """Whether two names stand for one view of one storage: proof that they are equal."""
+    keys = ((view.region, view.dtype, view.offset, view.shape, view.strides) for view in (left, right))
+    return next(keys) == next(keys)
+
+
+def is_disproved(left: TensorView, right: TensorView) -> bool:
+    """Whether checksums of two whole records show that the tensors differ, with no data read."""
+    whole = all(
+        view.region.crc32
+        and view.offset == 0
+        and math.prod(view.shape) * view.dtype.size_bytes == view.region.size_bytes
+        for view in (left, right)
+    )
+    return whole and left.strides == right.strides and left.region.crc32 != right.region.crc32
+
+
+def kv_pairs(checkpoint: Checkpoint) -> tuple[tuple[TensorView, TensorView], ...]:
+    """Pairs of ranks that may hold one key head twice, as the 405B in 16 parts does."""
+    heads, rows = checkpoint.dimensions.kv_heads, checkpoint.dimensions.head_dim
+    keys = [match.views for match in checkpoint.matches if match.cut.heads == "key"]
+    if heads != _DOUBLED or any(view.shape[0] != rows for views in keys for view in views):
+        return ()
+    return tuple((views[rank], views[rank + 1]) for views in keys for rank in range(0, _DOUBLED, 2))
+
+
+_DOUBLED = 16
+
+EqualTargets = Callable[[TargetTensor, TargetTensor], bool]
+EqualViews = Callable[[TensorView, TensorView], bool]
+
+
+def decide(
+    checkpoint: Checkpoint, equal_targets: EqualTargets | None = None, equal_views: EqualViews | None = None
+) -> tuple[Decisions, tuple[str, ...]]:
+    """Decide what only data can tell.
+
+    With the two comparisons it is proved; without them what is published is assumed, unless
+    the headers alone tell, and the notes say so.
+    """
+    tied, tied_notes = _decide_tied(checkpoint, equal_targets)
+    replication, kv_notes = _decide_replication(checkpoint, equal_views)
+    return Decisions(tied, replication), (*tied_notes, *kv_notes)
+
+
+def _decide_tied(checkpoint: Checkpoint, equal_targets: EqualTargets | None) -> tuple[bool, tuple[str, ...]]:
+    embedding, output = checkpoint.match(EMBEDDING), checkpoint.match(OUTPUT)
+    if not checkpoint.choice.may_tie or embedding is None:
+        return False, ()
+    if output is None or _share_storage(checkpoint.catalog):
+        return True, ()
+    same_cut = embedding.cut == output.cut
+    if same_cut and any(map(is_disproved, embedding.views, output.views)):
+        return False, (_UNTIED,)
+    if equal_targets is None:
+        return True, ("embedding and output are taken as equal (tied), as published; convert compares them",)
+    untied = Decisions(tied=False, kv_replication=1)
+    targets = make_targets((embedding, output), checkpoint.dimensions.head_dim, untied)
+    if equal_targets(*targets):
+        return True, ()
+    return False, (_UNTIED,)
+
+
+_UNTIED = "embedding and output differ: lm_head.weight is kept, and the config is not tied"
+
+
+def _decide_replication(
+    checkpoint: Checkpoint, equal_views: EqualViews | None
+) -> tuple[int, tuple[str, ...]]:
+    pairs = kv_pairs(checkpoint)
+    if not pairs:
+        return 1, ()
+    kept = f"all {_DOUBLED} key heads are kept: they are not stored in pairs"
+    if any(is_disproved(*pair) for pair in pairs):
+        return 1, (kept,)
+    if equal_views is None:
+        return 2, (
+            f"each key head is taken as stored twice ({_DOUBLED // 2} are written), as published; convert compares them",
+        )
+    if all(equal_views(*pair) for pair in pairs):
+        return 2, (f"each key head is stored twice; {_DOUBLED // 2} are written",)
+    return 1, (kept,)
+
+
+def plan_conversion(
+    checkpoint: Checkpoint, decisions: Decisions, dtype: str = "auto", max_shard_size: int | None = None
+) -> Plan:
+    """Plan a checkpoint's conversion; UsageError for options that make no sense."""
+    if dtype not in DTYPE_CHOICES:
+        raise UsageError(f"dtype {dtype}: expected one of {', '.join(DTYPE_CHOICES)}")
+    if max_shard_size is not None and max_shard_size <= 0:
+        raise UsageError(f"max shard size {max_shard_size}: expected a positive number of bytes")
+    wanted = None if dtype == "auto" else DTYPES[dtype]
+    targets = make_targets(checkpoint.matches, checkpoint.dimensions.head_dim, decisions, wanted)
+    return make_plan(targets, decisions, max_shard_size)
+
+
+def open_checkpoint(
+    source: PathLike,
+    family: str | None,
+    *,
+    instruct: bool,
+    tokenizer: PathLike | None,
+    params: PathLike | None,
+) -> Checkpoint:
+    """Read a checkpoint of this machine, see ``read_checkpoint``."""
+    return read_checkpoint(
+        LocalStorage(),
+        os.fspath(source),
+        family=family,
+        instruct=instruct,
+        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+        params_path=None if params is None else os.fspath(params),
+    )

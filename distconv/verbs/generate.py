@@ -1,0 +1,54 @@
+"""Let a converted model continue a text: the last check, by eye."""
+
+import os
+from typing import Any
+
+from distconv.errors import UsageError
+from distconv.storage.base import PathLike
+
+TOKENS = 64
+
+
+def generate(output: PathLike, text: str, tokens: int = TOKENS) -> str:
+    """Load OUTPUT over whatever GPUs there are, else the CPU, and give the likeliest continuation.
+
+    A model with a chat template is given the text as a user's message. Decoding is greedy, so
+    that the same model says the same again.
+    """
+    if not _is_text(text):
+        raise UsageError(f"{text!a:.80}: not UTF-8 text, so no model can continue it")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    quiet: Any = logging
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+    path = os.fspath(output)
+    # What these give is of a type that is only known once the folder is read.
+    tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path, device_map="auto", dtype="auto", trust_remote_code=False, local_files_only=True
+    )
+    if tokenizer.chat_template:
+        messages = [{"role": "user", "content": text}]
+        given = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+    else:
+        given = tokenizer(text, return_tensors="pt")
+    given = given.to(model.device)
+    made = model.generate(
+        **given, max_new_tokens=tokens, do_sample=False, temperature=None, top_p=None, top_k=None,
+        pad_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    said: str = tokenizer.decode(made[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+    return said
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be encoded: bytes of a command line that are no text cannot (PEP 383)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

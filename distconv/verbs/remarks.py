@@ -1,0 +1,70 @@
+"""What a person should know of a checkpoint that was read: what was left out, and what looks odd."""
+
+import re
+from collections.abc import Iterator
+
+from distconv.families.choose import Choice
+from distconv.families.llama import BUFFERS, FREQUENCIES
+from distconv.families.rules import Dimensions
+from distconv.formats.meta.catalog import Catalog
+from distconv.formats.meta.params import Params
+from distconv.sidecars.tokenizer import Vocabulary
+
+_MOST_SHOWN = 4
+
+
+def note_differences(params: Params, dimensions: Dimensions, vocabulary: Vocabulary | None) -> Iterator[str]:
+    """Say where params.json, tensors and tokenizer differ, and which of them counts."""
+    if params.ffn_dim is not None and params.ffn_dim != dimensions.ffn_dim:
+        yield f"w1 has {dimensions.ffn_dim} rows, {params.path} gives {params.ffn_dim}; the tensor is believed"
+    if params.vocab_size is not None and params.vocab_size != dimensions.vocab:
+        yield f"{params.path}: vocab_size {params.vocab_size}, the embedding has {dimensions.vocab} rows, which count"
+    if vocabulary is not None:
+        yield from vocabulary.notes
+        if vocabulary.size != dimensions.vocab:
+            yield (
+                f"the tokenizer has {vocabulary.size} tokens, the embedding {dimensions.vocab} rows; "
+                "is that no padding, give the right file by --tokenizer"
+            )
+
+
+def note_buffers(catalog: Catalog) -> Iterator[str]:
+    """Name the buffers that a trainer saved along; Meta's own frequencies are no news."""
+    found = [
+        name
+        for name in catalog.names()
+        if any(re.fullmatch(pattern, name) for pattern in BUFFERS)
+        and not any(re.fullmatch(pattern, name) for pattern in FREQUENCIES)
+    ]
+    if found:
+        shown = ", ".join(found[:_MOST_SHOWN]) + (", …" if len(found) > _MOST_SHOWN else "")
+        yield f"{len(found):,} buffers that follow from the configuration are left out ({shown})"
+
+
+def note_copies(catalog: Catalog) -> Iterator[str]:
+    """Name shards whose data is equal by the checksums of all their records: one file was copied twice."""
+    first: dict[tuple[int, ...], str] = {}
+    for shard in catalog:
+        sums = tuple(view.region.crc32 for _, view in sorted(shard.tensors.items()))
+        twin = first.setdefault(sums, shard.paths[0])
+        if all(sums) and twin != shard.paths[0]:
+            yield (
+                f"{shard.paths[0]} holds the same data as {twin}, where each shard has its own; "
+                "if it is a copy, download the right file"
+            )
+
+
+def note_params(params: Params, choice: Choice) -> Iterator[str]:
+    """Say what params.json says that the config does not."""
+    family, scaling = choice.family, params.rope_scaling
+    if scaling.factor is not None and not params.use_scaled_rope:
+        yield f"{params.path}: a rope scaling factor of {scaling.factor:g}, which is not used without use_scaled_rope"
+    elif scaling.factor is not None and scaling.factor != family.factor:
+        yield f"{params.path}: rope is scaled by {scaling.factor:g}, as it says"
+    if params.trained_context is not None and params.trained_context[1] != family.context:
+        key, length = params.trained_context
+        yield (
+            f"{params.path}: {key} {length} is what a run made room for; "
+            f"max_position_embeddings is {family.context}, that of {family.title}"
+        )
+    yield from params.notes

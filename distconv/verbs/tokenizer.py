@@ -1,0 +1,99 @@
+"""Convert a tokenizer alone."""
+
+import os
+from dataclasses import dataclass
+
+from distconv.errors import InputError, MismatchError, OutputError
+from distconv.families.choose import find_family
+from distconv.families.llama import Family
+from distconv.formats.meta.files import find_tokenizer
+from distconv.output.finalise import is_partial, write_files
+from distconv.output.ownership import owned
+from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
+from distconv.storage.base import PathLike, Storage, join, read_small
+from distconv.storage.local import LocalStorage
+from distconv.verbs.assembly import make_family_tokenizer
+from distconv.verbs.checkpoint import read_checkpoint
+
+_ASSUMED = {"sentencepiece": "llama-2", "tiktoken": "llama-3.1"}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerReport:
+    """What converting a tokenizer alone did."""
+
+    output: str
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Give the same as plain values."""
+        return {"output": self.output, "files": list(self.files), "notes": list(self.notes)}
+
+    def lines(self) -> tuple[str, ...]:
+        """Give the same for people."""
+        return (f"{self.output}: {', '.join(self.files)}",)
+
+
+def convert_tokenizer(
+    source: PathLike,
+    output: PathLike,
+    *,
+    family: str | None = None,
+    instruct: bool = False,
+    overwrite: bool = False,
+) -> TokenizerReport:
+    """Convert the tokenizer of ``source``, a checkpoint's folder or the file itself.
+
+    Beside a whole checkpoint the family is told from that; otherwise from ``family`` or, as
+    the notes then say, assumed. Files of another tokenizer are replaced with ``overwrite`` only.
+    """
+    storage = LocalStorage()
+    path = find_tokenizer(storage, os.fspath(source))
+    vocabulary = read_vocabulary(storage, path)
+    chosen, notes = _choose(os.fspath(source), vocabulary, family, instruct=instruct)
+    files = make_family_tokenizer(vocabulary, chosen, instruct=instruct)
+    folder = os.fspath(output)
+    taken = sorted(name for name in files if _is_other(storage, join(folder, name), files[name]))
+    if taken and not overwrite:
+        raise OutputError(f"{folder}: already holds {', '.join(taken)}; --overwrite replaces them")
+    storage.make_folder(folder)
+    with owned(storage, folder, lambda _message: None, is_partial) as owner:
+        write_files(storage, owner, files)
+    return TokenizerReport(folder, tuple(files), (*notes, *vocabulary.notes))
+
+
+def _is_other(storage: Storage, path: str, content: bytes) -> bool:
+    """Whether another file stands there; INPUT's own tokenizer.model may."""
+    entry = storage.find(path)
+    if entry is None:
+        return False
+    return (
+        entry.is_folder
+        or entry.size_bytes != len(content)
+        or read_small(storage, path, len(content)) != content
+    )
+
+
+def _choose(
+    source: str, vocabulary: Vocabulary, family: str | None, *, instruct: bool
+) -> tuple[Family, tuple[str, ...]]:
+    try:
+        choice = read_checkpoint(LocalStorage(), source, family=family, instruct=instruct).choice
+    except MismatchError:
+        raise
+    except InputError:
+        # No whole checkpoint beside it: a tokenizer is all that was asked for.
+        return _choose_alone(source, vocabulary, family)
+    return choice.family, choice.assumptions
+
+
+def _choose_alone(source: str, vocabulary: Vocabulary, family: str | None) -> tuple[Family, tuple[str, ...]]:
+    chosen = find_family(_ASSUMED[vocabulary.kind] if family is None else family)
+    if chosen.tokenizer != vocabulary.kind:
+        raise InputError(
+            f"{source}: a {vocabulary.kind} tokenizer, {chosen.title} has a {chosen.tokenizer} one"
+        )
+    if family is not None:
+        return chosen, ()
+    return chosen, (f"taken as the tokenizer of {chosen.title}; --family changes that",)

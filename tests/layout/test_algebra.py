@@ -1,0 +1,179 @@
+"""Join, cut and regroup against numpy, on elements that know where they lie."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distconv.families.cuts import COLUMNS, KEY_HEADS, QUERY_HEADS, ROWS, Cut
+from distconv.families.operations import ROTARY, SAME
+from distconv.layout.dtypes import FLOAT32, contiguous_strides
+from distconv.layout.regions import Region
+from distconv.layout.tensors import Digit, Tensor, cut, join, regroup, view_tensor
+from distconv.layout.tiling import find_untiled
+
+Contents = dict[Region, np.ndarray]
+
+
+def store(contents: Contents, array: np.ndarray) -> Tensor:
+    """Lay an array down as a storage of its own, in row-major order."""
+    region = Region(f"part {len(contents)}", 0, 4 * array.size, 0, zipped=False)
+    contents[region] = array.reshape(-1)
+    return view_tensor("tensor", FLOAT32, region, 0, array.shape, contiguous_strides(array.shape))
+
+
+def fill(tensor: Tensor, contents: Contents) -> np.ndarray:
+    """Carry out the copies element by element; the tensor must have been proved."""
+    assert find_untiled(tensor.shape, tensor.copies, 4) is None
+    found = np.full(tensor.shape, -1)
+    for copy in tensor.copies:
+        for place in np.ndindex(*(loop.extent for loop in copy.loops)):
+            at, source = list(copy.start), copy.source_offset
+            for index, loop in zip(place, copy.loops, strict=True):
+                at[loop.axis] += index * loop.step
+                source += index * loop.source_step
+            found[tuple(at)] = contents[copy.region][source]
+    return found
+
+
+def numbered(shape: tuple[int, ...]) -> np.ndarray:
+    return np.arange(math.prod(shape)).reshape(shape)
+
+
+@st.composite
+def edges(draw: st.DrawFn, size: int) -> list[int]:
+    """Where an axis is cut: anywhere, unequally too."""
+    inner = draw(st.lists(st.integers(1, size - 1), max_size=5, unique=True)) if size > 1 else []
+    return [0, *sorted(inner), size]
+
+
+@st.composite
+def boxes(draw: st.DrawFn, whole: np.ndarray) -> tuple[Contents, Tensor]:
+    """A matrix in boxes of a grid, each in a storage of its own, as trainers save them."""
+    contents: Contents = {}
+    rows, columns = draw(edges(whole.shape[0])), draw(edges(whole.shape[1]))
+    bands = [
+        join([store(contents, whole[top:end, left:right]) for left, right in pairwise(columns)], 1)
+        for top, end in pairwise(rows)
+    ]
+    return contents, join(bands, 0)
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> tuple[np.ndarray, int]:
+    """A matrix of whole heads, and their size."""
+    head_dim = draw(st.sampled_from([2, 4, 6, 8]))
+    return numbered((head_dim * draw(st.integers(1, 5)), draw(st.integers(1, 6)))), head_dim
+
+
+@given(st.data(), matrices())
+def test_boxes_joined_and_cut_anywhere_are_what_numpy_slices(
+    data: st.DataObject, drawn: tuple[np.ndarray, int]
+) -> None:
+    whole, _head_dim = drawn
+    contents, tensor = data.draw(boxes(whole))
+    np.testing.assert_array_equal(fill(tensor, contents), whole)
+    axis = data.draw(st.sampled_from([0, 1]))
+    for first, end in pairwise(data.draw(edges(whole.shape[axis]))):
+        part = cut(tensor, axis, first, end)
+        np.testing.assert_array_equal(fill(part, contents), np.take(whole, range(first, end), axis))
+
+
+@given(st.data(), matrices())
+def test_the_rotary_permutation_is_that_of_transformers_and_its_inverse_gives_the_same_back(
+    data: st.DataObject, drawn: tuple[np.ndarray, int]
+) -> None:
+    whole, head_dim = drawn
+    contents, tensor = data.draw(boxes(whole))
+    halves = whole.reshape(-1, head_dim // 2, 2, whole.shape[1]).swapaxes(1, 2).reshape(whole.shape)
+    there = ROTARY.apply(tensor, head_dim)
+    np.testing.assert_array_equal(fill(there, contents), halves)
+    np.testing.assert_array_equal(fill(ROTARY.invert(there, head_dim), contents), whole)
+    pairs = whole.reshape(-1, 2, head_dim // 2, whole.shape[1]).swapaxes(1, 2).reshape(whole.shape)
+    np.testing.assert_array_equal(fill(ROTARY.invert(tensor, head_dim), contents), pairs)
+
+
+@given(st.data(), matrices())
+def test_cut_after_a_permutation_is_the_slice_of_what_was_permuted(
+    data: st.DataObject, drawn: tuple[np.ndarray, int]
+) -> None:
+    whole, head_dim = drawn
+    contents, tensor = data.draw(boxes(whole))
+    pairs = whole.reshape(-1, 2, head_dim // 2, whole.shape[1]).swapaxes(1, 2).reshape(whole.shape)
+    back = ROTARY.invert(tensor, head_dim)
+    for first, end in pairwise(data.draw(edges(whole.shape[0]))):
+        np.testing.assert_array_equal(fill(cut(back, 0, first, end), contents), pairs[first:end])
+
+
+@given(st.data(), st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(1, 4))
+def test_digits_put_anywhere_are_what_numpy_transposes(
+    data: st.DataObject, radices: list[int], columns: int
+) -> None:
+    whole = numbered((math.prod(radices), columns))
+    contents, tensor = data.draw(boxes(whole))
+    order = data.draw(st.permutations(range(len(radices) + 1)))
+    sizes = [*radices, columns]
+    shape = tuple(sizes[place] for place in order)
+    digits = tuple(Digit(radix, order.index(place), 1) for place, radix in enumerate(radices))
+    found = regroup(tensor, 0, digits, (0, order.index(len(radices))), shape)
+    np.testing.assert_array_equal(fill(found, contents), whole.reshape(sizes).transpose(order))
+
+
+@given(
+    st.sampled_from([ROWS, COLUMNS, QUERY_HEADS, KEY_HEADS]),
+    st.sampled_from([1, 2, 3, 4, 8]),
+    st.sampled_from([1, 2, 3, 4, 8]),
+)
+def test_any_number_of_ranks_becomes_any_other_and_the_same_again(how: Cut, before: int, after: int) -> None:
+    head_dim = 4
+    whole = numbered((head_dim * before * after, 2 * before * after))
+    contents: Contents = {}
+    parts = [store(contents, part) for part in np.split(whole, before, how.axis)]
+    tensor = join(parts, how.axis or 0)
+    for rank, expected in enumerate(np.split(whole, after, how.axis)):
+        np.testing.assert_array_equal(fill(how.part(tensor, rank, after, head_dim), contents), expected)
+    again = join([how.part(tensor, rank, after, head_dim) for rank in range(after)], how.axis or 0)
+    np.testing.assert_array_equal(fill(again, contents), whole)
+
+
+@pytest.mark.parametrize(("heads", "ranks"), [(1, 2), (2, 4), (4, 8), (8, 16), (2, 16)])
+def test_key_heads_that_are_fewer_than_ranks_are_each_repeated_in_a_row(heads: int, ranks: int) -> None:
+    contents: Contents = {}
+    whole = numbered((heads * 6, 3))
+    tensor = store(contents, whole)
+    expected = np.repeat(whole.reshape(heads, 6, 3), ranks // heads, axis=0)
+    for rank in range(ranks):
+        np.testing.assert_array_equal(fill(KEY_HEADS.part(tensor, rank, ranks, 6), contents), expected[rank])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8, 16])
+def test_whole_heads_take_a_copy_a_rank_each_way(ranks: int) -> None:
+    contents: Contents = {}
+    whole = numbered((32 * 8, 4))
+    parts = join([store(contents, part) for part in np.split(whole, ranks)], 0)
+    assert len(ROTARY.apply(parts, 8).copies) == ranks
+    back = ROTARY.invert(store(contents, whole), 8)
+    assert [len(QUERY_HEADS.part(back, rank, ranks, 8).copies) for rank in range(ranks)] == [1] * ranks
+
+
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_rows_cut_anywhere_take_at_most_five_copies(first: int, rows: int) -> None:
+    head_dim, total = 8, 128
+    end = min(total, first + rows)
+    contents: Contents = {}
+    whole = numbered((total, 2))
+    pieces = [whole[:first], whole[first:end], whole[end:]]
+    tensor = join([store(contents, piece) for piece in pieces if len(piece)], 0)
+    for found in (ROTARY.apply(tensor, head_dim), ROTARY.invert(tensor, head_dim)):
+        np.testing.assert_array_equal(np.sort(fill(found, contents), axis=None), whole.reshape(-1))
+        of_it = [copy for copy in found.copies if copy.region.path == "part 1"]
+        assert len(of_it) <= 5
+
+
+def test_the_same_is_the_same_both_ways() -> None:
+    tensor = store({}, numbered((3, 4)))
+    assert SAME.apply(tensor, 2) is tensor
+    assert SAME.invert(tensor, 2) is tensor
