@@ -3,6 +3,9 @@
 import json
 from collections.abc import Iterable
 
+from distconv.errors import InputError
+from distconv.formats.content import describe_content
+
 LIMIT_BYTES = 8 << 20
 """Of JSON that describes a model (405B's takes less than 0.5 MB); what is parsed takes up to 25 times as much."""
 _LONGEST_NUMBER = 40
@@ -22,6 +25,18 @@ def parse_json(content: bytes) -> object:
     except RecursionError:
         message = "nested too deeply"
         raise ValueError(message) from None
+
+
+def parse_object(path: str, content: bytes) -> dict[str, object]:
+    """Parse a file that must hold one JSON object; InputError says what it holds instead."""
+    try:
+        parsed = parse_json(content)
+    except ValueError as error:
+        reason = "" if content.lstrip()[:1] == b"{" else f"; it is {describe_content(content)}"
+        raise InputError(f"{path}: not JSON ({error}){reason}") from None
+    if not isinstance(parsed, dict):
+        raise InputError(f"{path}: {type(parsed).__name__}, expected a JSON object")
+    return parsed
 
 
 def _parse_int(text: str) -> int | float:

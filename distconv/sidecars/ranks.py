@@ -22,7 +22,7 @@ _LLAMA_4_RANKS = 200_000
 _LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) (\d{1,9})\r?")
 
 # Meta's ``llama3/tokenizer.py``: how text is cut before bytes are merged.
-_PATTERN = (
+PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -124,7 +124,7 @@ def make_rank_tokenizer(vocabulary: RankVocabulary, version: SpecialTokens) -> b
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_PATTERN), behavior="isolated", invert=False),
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated", invert=False),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -155,11 +155,15 @@ def make_rank_merges(tokens: Sequence[bytes]) -> list[tuple[int, int]]:
     return [(left, right) for _, left, right in find_merges(ranks)]
 
 
-def _make_texts(tokens: Sequence[bytes]) -> list[str]:
-    """Write each byte as the printable character that GPT-2 gave it."""
+def make_byte_table() -> str:
+    """Give the printable character that GPT-2 gave each byte, by its value."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(256, 512))
-    table = "".join(chr(value if value in printable else next(others)) for value in range(256))
+    return "".join(chr(value if value in printable else next(others)) for value in range(256))
+
+
+def _make_texts(tokens: Sequence[bytes]) -> list[str]:
+    table = make_byte_table()
     return [codecs.charmap_decode(token, "strict", table)[0] for token in tokens]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from distconv.errors import InputError
 from distconv.formats.content import describe_content
 from distconv.formats.meta.fields import Fields, is_used
-from distconv.formats.plain_json import parse_json
+from distconv.formats.plain_json import parse_object
 from distconv.storage.base import Storage, read_small
 
 _LIMIT_BYTES = 1 << 20
@@ -65,28 +65,28 @@ class Params:
 
     @property
     def ffn_dim(self) -> int | None:
-        """Rows of w1 by Meta's formula (``llama3/model.py``); None without ``multiple_of``."""
+        """Rows of w1 by Meta's formula; None without ``multiple_of``."""
         if self.multiple_of is None:
             return None
-        hidden = 2 * (4 * self.dim) // 3
-        if self.ffn_dim_multiplier is not None:
-            hidden = int(self.ffn_dim_multiplier * hidden)
-        return -(-hidden // self.multiple_of) * self.multiple_of
+        return compute_ffn_dim(self.dim, self.multiple_of, self.ffn_dim_multiplier)
+
+
+def compute_ffn_dim(dim: int, multiple_of: int, multiplier: float | None) -> int:
+    """Rows of w1 by Meta's formula (``llama3/model.py``, class ``FeedForward``)."""
+    hidden = 2 * (4 * dim) // 3
+    if multiplier is not None:
+        hidden = int(multiplier * hidden)
+    return -(-hidden // multiple_of) * multiple_of
 
 
 def read_params(storage: Storage, path: str) -> Params:
     """Read params.json; all that is wrong with it is reported at once as an InputError."""
     content = read_small(storage, path, _LIMIT_BYTES)
-    try:
-        parsed = parse_json(content)
-    except ValueError as error:
-        reason = "" if content.lstrip()[:1] == b"{" else f"; it is {describe_content(content)}"
-        raise InputError(f"{path}: not JSON ({error}){reason}") from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"{path}: {type(parsed).__name__}, expected a JSON object")
+    parsed = parse_object(path, content)
     holder = _find_holder(path, parsed)
+    fields = parsed if holder is None else parsed[holder]
     return _make_params(
-        path, content, parsed if holder is None else parsed[holder], nested=holder is not None
+        path, content, fields if isinstance(fields, dict) else parsed, nested=holder is not None
     )
 
 

@@ -1,0 +1,195 @@
+"""config.json of Transformers, read for Meta's code: what the model is, or why that code cannot run it.
+
+Keys are those of ``configuration_llama.py`` in transformers 5.23 (``rope_parameters``,
+``dtype``) and 4.57 (``rope_theta``, ``rope_scaling``, ``torch_dtype``).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from distconv.errors import InputError
+from distconv.families.choose import find_family
+from distconv.families.evidence import Tokenizer
+from distconv.families.llama import FAMILIES, Family
+from distconv.sidecars.meta_family import PLAIN_THETA, find_contradictions, tell_family
+from distconv.formats.meta.fields import Fields
+from distconv.formats.plain_json import parse_object
+from distconv.sidecars.config import ModelShape, Rope
+from distconv.layout.dtypes import STORABLE
+
+_META_FACTOR = 8.0
+"""By which Meta's code scales the rope of every model that is scaled (``llama3/model.py``, ``apply_scaling``)."""
+_MOST_SHOWN = 8
+_ROPES = ("rope_parameters", "rope_scaling")
+_WITHOUT_MEANING = frozenset(
+    {
+        "_name_or_path", "attention_dropout", "bos_token_id", "eos_token_id", "initializer_range", "pad_token_id",
+        "pretraining_tp", "transformers_version", "use_cache", "use_sliding_window",
+    }
+)  # fmt: skip
+"""Keys of Transformers that change nothing of what Meta's code does with the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetaConfig:
+    """A model that Meta's code can run, in elements, and the family whose files describe it."""
+
+    shape: ModelShape
+    rope: Rope
+    context: int
+    """Longest sequence; params.json has no place for it."""
+    tied: bool
+    """Whether the output is the embedding, which Meta's shards hold under both names."""
+    dtype: str | None
+    family: Family
+    evidence: tuple[str, ...]
+    """By what the family is known."""
+    notes: tuple[str, ...]
+
+
+def read_meta_config(
+    path: str, content: bytes, *, tokenizer: Tokenizer | None = None, family: str | None = None
+) -> MetaConfig:
+    """Read config.json; ``tokenizer`` is the kind of file that goes beside the shards, None if unknown.
+
+    ``family`` overrides what contents tell. Raises UsageError for an unknown family, and one
+    InputError with everything that is wrong or that Meta's code cannot say.
+    """
+    asked = None if family is None else find_family(family)
+    fields = Fields(path, parse_object(path, content))
+    foreign = _describe_foreign(fields)
+    if foreign is not None:
+        raise InputError(f"{path}: {foreign}")
+    shape = _take_shape(fields)
+    rope = _take_rope(fields)
+    context = fields.take_optional_count("max_position_embeddings") or 2048
+    tied = fields.take_flag("tie_word_embeddings")
+    dtype = _take_dtype(fields)
+    told, evidence = tell_family(shape, rope, context, fields.get("bos_token_id"), tokenizer)
+    chosen = FAMILIES[told] if asked is None else asked
+    findings = (*_find_unsayable(fields, shape), *find_contradictions(chosen, shape, rope, tokenizer))
+    fields.findings += [f"{path}: {finding}" for finding in findings]
+    if fields.findings:
+        raise InputError.of(fields.findings)
+    notes = tuple(f"{path}: {note}" for note in _make_notes(fields, chosen, context))
+    said = evidence if asked is None else ("--family says so",)
+    return MetaConfig(shape, rope, context, tied, dtype, chosen, said, notes)
+
+
+def _describe_foreign(fields: Fields) -> str | None:
+    """Name what is no plain Llama: that is better named by what it is than by the keys that it lacks."""
+    kind, built = fields.get("model_type"), fields.get("architectures")
+    fields.taken |= {"model_type", "architectures", "quantization_config"}
+    if kind != "llama":
+        return f"model_type is {kind!r:.40}, expected 'llama'; Meta's layout is written for Llama only"
+    if fields.has("architectures") and built != ["LlamaForCausalLM"]:
+        return f"architectures is {built!r:.60}, expected ['LlamaForCausalLM']"
+    if fields.has("quantization_config"):
+        return "a quantized model (it has 'quantization_config'); convert the bf16 one instead"
+    return None
+
+
+def _take_shape(fields: Fields) -> ModelShape:
+    dim, heads = fields.take_count("hidden_size"), fields.take_count("num_attention_heads")
+    return ModelShape(
+        dim=dim,
+        layers=fields.take_count("num_hidden_layers"),
+        heads=heads,
+        kv_heads=fields.take_optional_count("num_key_value_heads") or heads,
+        head_dim=fields.take_optional_count("head_dim") or dim // heads,
+        ffn_dim=fields.take_count("intermediate_size"),
+        vocab_size=fields.take_count("vocab_size"),
+        norm_eps=fields.take_number("rms_norm_eps", at_most=1, always=True) or 1e-6,
+    )
+
+
+def _take_rope(fields: Fields) -> Rope:
+    """Take theta and scaling from wherever the versions of Transformers keep them; they must agree."""
+    fields.taken |= set(_ROPES)
+    places = [fields.open(key) for key in _ROPES if fields.has(key)]
+    thetas = {place.take_number("rope_theta", always=True) for place in (fields, *places)} - {None}
+    turned = {place.take_number("partial_rotary_factor") for place in (fields, *places)} - {None, 1.0}
+    if len(thetas) > 1:
+        fields.findings.append(f"{fields.path}: rope_theta is given twice, with different values")
+    if turned:
+        fields.findings.append(
+            f"{fields.path}: partial_rotary_factor {turned.pop():g}; Meta's code turns whole heads"
+        )
+    ropes = list(
+        dict.fromkeys(_take_scaling(place, next(iter(thetas), None) or PLAIN_THETA) for place in places)
+    )
+    if len(ropes) > 1:
+        fields.findings.append(
+            f"{fields.path}: {' and '.join(_ROPES)} differ, expected one of them or equal ones"
+        )
+    return ropes[0] if ropes else Rope(next(iter(thetas), None) or PLAIN_THETA)
+
+
+def _take_scaling(place: Fields, theta: float) -> Rope:
+    kind = next((place.get(key) for key in ("rope_type", "type") if place.has(key)), "default")
+    place.taken |= {"rope_type", "type"}
+    if kind == "llama3":
+        factor, low, high = (
+            place.take_number(key) for key in ("factor", "low_freq_factor", "high_freq_factor")
+        )
+        original = place.take_optional_count("original_max_position_embeddings")
+        if None not in {factor, low, high, original}:
+            return Rope(theta, factor, low or 0, high or 0, original or 0)
+        place.findings.append(f"{place.path}: rope scaling of type 'llama3' without all of its four numbers")
+    elif kind != "default":
+        place.findings.append(
+            f"{place.path}: rope scaling of type {kind!r:.40}; Meta's code knows that of Llama 3.1 ('llama3') only"
+        )
+    return Rope(theta)
+
+
+def _take_dtype(fields: Fields) -> str | None:
+    known = {dtype.name for dtype in STORABLE}
+    found = {
+        str(fields.get(key)).removeprefix("torch.") for key in ("dtype", "torch_dtype") if fields.has(key)
+    }
+    fields.taken |= {"dtype", "torch_dtype"}
+    if len(found) > 1 or not found <= known:
+        shown = " and ".join(sorted(found))
+        fields.findings.append(
+            f"{fields.path}: dtype is {shown:.60}, expected one of {', '.join(sorted(known))}"
+        )
+    return next(iter(found), None)
+
+
+def _find_unsayable(fields: Fields, shape: ModelShape) -> Iterator[str]:
+    """Name what config.json says and Meta's code has no words for."""
+    for key in ("attention_bias", "mlp_bias"):
+        if fields.take_flag(key):
+            yield f"{key} is true; Meta's code has no biases"
+    if fields.has("hidden_act") and fields.get("hidden_act") not in ("silu", "swish"):
+        yield f"hidden_act is {fields.get('hidden_act')!r:.40}; Meta's code knows 'silu' only"
+    if fields.has("sliding_window") and fields.get("use_sliding_window") is not False:
+        yield f"sliding_window is {fields.get('sliding_window')!r:.40}; Meta's code attends to all that came before"
+    fields.taken |= {"hidden_act", "sliding_window"}
+    if shape.dim % shape.heads or shape.head_dim * shape.heads != shape.dim:
+        yield (
+            f"head_dim {shape.head_dim} for hidden_size {shape.dim} and {shape.heads} heads; "
+            "in Meta's code the heads together are as wide as the model"
+        )
+    elif shape.head_dim % 2:
+        yield f"head_dim {shape.head_dim} is odd; rotary embeddings pair up elements"
+    if shape.heads % shape.kv_heads:
+        yield f"num_attention_heads {shape.heads} is not a multiple of num_key_value_heads {shape.kv_heads}"
+
+
+def _make_notes(fields: Fields, family: Family, context: int) -> Iterator[str]:
+    if context != family.context:
+        yield (
+            f"max_position_embeddings {context:,} has no place in params.json ({family.title} has "
+            f"{family.context:,}); give it to Meta's code as max_seq_len"
+        )
+    if family.factor not in {None, _META_FACTOR}:
+        yield (
+            f"rope is scaled by {family.factor:g}, as published; params.json says only that it is scaled, and "
+            f"Meta's own code then takes {_META_FACTOR:g}"
+        )
+    left = [key for key in fields.left() if key not in _WITHOUT_MEANING]
+    if left:
+        more = f" and {len(left) - _MOST_SHOWN} more" if len(left) > _MOST_SHOWN else ""
+        yield f"{', '.join(repr(key[:40]) for key in left[:_MOST_SHOWN])}{more}: not known to distconv, and left out"

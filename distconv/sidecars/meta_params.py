@@ -1,0 +1,119 @@
+"""params.json in the form in which Meta publishes it for each family.
+
+The keys are each family's own and no others: the code of Llama 1, 2 and 3 and of Code Llama
+refuses keys that it does not know. The size of the feed-forward layers is in none of them;
+Meta's code computes it from two numbers, which are found here.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from distconv.errors import UsageError
+from distconv.families.llama import Family
+from distconv.sidecars.meta_config import MetaConfig
+from distconv.formats.meta.params import compute_ffn_dim
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """Keys in their order, and how the text is set; optional keys are left out where they say nothing."""
+
+    keys: tuple[str, ...]
+    indent: int | None
+    ending: str
+    optional: frozenset[str] = frozenset()
+
+
+_OPTIONAL = frozenset({"ffn_dim_multiplier", "n_kv_heads"})
+_PLAIN_KEYS = (
+    "dim", "multiple_of", "ffn_dim_multiplier", "n_heads", "n_kv_heads", "n_layers", "norm_eps", "vocab_size",
+)  # fmt: skip
+_CODE_KEYS = (
+    "dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "ffn_dim_multiplier", "norm_eps", "rope_theta",
+)  # fmt: skip
+_LLAMA_3_KEYS = (
+    "dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "ffn_dim_multiplier", "norm_eps",
+    "rope_theta",
+)  # fmt: skip
+_SCALED_KEYS = tuple(sorted((*_LLAMA_3_KEYS, "use_scaled_rope")))
+
+_PAIRS = ((256, None), (4096, 1.3))
+"""``multiple_of`` and ``ffn_dim_multiplier`` of all published models with a sentencepiece tokenizer."""
+_PAIRS_BY_DIM = {2048: (256, 1.5), 3072: (256, 1.0), 4096: (1024, 1.3), 8192: (4096, 1.3), 16384: (4096, 1.2)}
+"""The same of those with a tiktoken file: more than one pair gives their size."""
+_LARGEST_MULTIPLE = 4096
+_MIDDLE_MULTIPLE = 256
+
+
+def make_params(config: MetaConfig, *, rows: int, shards: int = 1) -> bytes:
+    """Make params.json for ``shards`` files and ``rows`` rows of embedding.
+
+    Where there are more shards than key heads, it counts every copy, as Meta's model divides
+    the heads among the shards. UsageError where heads cannot be divided so.
+    """
+    shape, family = config.shape, config.family
+    kv_heads = max(shape.kv_heads, shards)
+    if kv_heads % min(shape.kv_heads, shards) or shape.heads % kv_heads:
+        raise UsageError(
+            f"{shards} shards: {shape.heads} heads and {shape.kv_heads} key heads cannot be divided among them"
+        )
+    multiple_of, multiplier = find_ffn_pair(shape.dim, shape.ffn_dim, family)
+    form = _find_form(family)
+    grouped = kv_heads != shape.heads or "n_kv_heads" not in form.optional
+    values: dict[str, object] = {
+        "dim": shape.dim,
+        "n_layers": shape.layers,
+        "n_heads": shape.heads,
+        "n_kv_heads": kv_heads if grouped else None,
+        "multiple_of": multiple_of,
+        "ffn_dim_multiplier": multiplier if "ffn_dim_multiplier" in form.optional else multiplier or 1.0,
+        "norm_eps": shape.norm_eps,
+        "rope_theta": config.rope.theta,
+        "use_scaled_rope": True,
+        "vocab_size": -1 if family.tokenizer == "sentencepiece" else rows,
+    }
+    return _write(form, values, short=family.name.startswith("code-llama")).encode()
+
+
+def find_ffn_pair(dim: int, ffn_dim: int, family: Family) -> tuple[int, float | None]:
+    """Find ``multiple_of`` and ``ffn_dim_multiplier`` (None: not needed) that give this size.
+
+    Published pairs come first, then a power of two alone, then one with the multiplier of
+    fewest digits: there is one for every size, as multiples of 1 need only the ratio.
+    """
+    pairs = _list_pairs(dim, ffn_dim, family)
+    return next(pair for pair in pairs if compute_ffn_dim(dim, *pair) == ffn_dim)
+
+
+def _list_pairs(dim: int, ffn_dim: int, family: Family) -> Iterator[tuple[int, float | None]]:
+    if family.tokenizer == "sentencepiece":
+        yield from _PAIRS
+    elif dim in _PAIRS_BY_DIM:
+        yield _PAIRS_BY_DIM[dim]
+    power = min(ffn_dim & -ffn_dim, _LARGEST_MULTIPLE)
+    yield from ((power >> shift, None) for shift in range(power.bit_length()))
+    step = min(power, _MIDDLE_MULTIPLE)
+    # Everything above ffn_dim - step and below ffn_dim + 1 is rounded to ffn_dim.
+    middle = (ffn_dim + 1 - step / 2) / compute_ffn_dim(dim, 1, None)
+    yield from ((step, round(middle, digits)) for digits in range(1, 18))
+
+
+def _find_form(family: Family) -> _Form:
+    if family.factor is not None:
+        return _Form(_SCALED_KEYS, None if family.factor == 8 else 2, "")
+    if family.tokenizer == "tiktoken":
+        return _Form(_LLAMA_3_KEYS, 4, "\n")
+    if family.name.startswith("code-llama"):
+        return _Form(_CODE_KEYS, None, "\n", frozenset({"n_kv_heads"}))
+    return _Form(_PLAIN_KEYS, None, "" if family.name == "llama-1" else "\n", _OPTIONAL)
+
+
+def _write(form: _Form, values: Mapping[str, object], *, short: bool) -> str:
+    """Write the values; Code Llama's files have short numbers, 1000000 and 1e-5."""
+    said = {key: values[key] for key in form.keys if values[key] is not None}
+    theta = said.get("rope_theta")
+    if short and isinstance(theta, float) and theta.is_integer():
+        said["rope_theta"] = int(theta)
+    text = json.dumps(said, indent=form.indent)
+    return (text.replace("e-0", "e-") if short else text) + form.ending

@@ -1,0 +1,195 @@
+"""tokenizer.model, as Meta's code reads it, out of a Transformers folder; and which rows of embedding it has.
+
+A sentencepiece model is copied: tokenizer.json has no scores, so that it cannot be made again. A
+tiktoken file is: tokenizer.json has its tokens in the order of their ranks.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from distconv.errors import InputError, MismatchError
+from distconv.families.evidence import Tokenizer
+from distconv.formats.meta.files import TOKENIZER_NAME
+from distconv.formats.plain_json import parse_object
+from distconv.sidecars.ranks import (
+    PATTERN,
+    RankVocabulary,
+    make_byte_table,
+    make_rank_merges,
+    make_rank_vocabulary,
+    make_special_tokens,
+)
+from distconv.sidecars.tokenizer import make_vocabulary
+
+_ADVICE = f"put {TOKENIZER_NAME} of the base model beside it"
+_MOST_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class MetaTokenizer:
+    """tokenizer.model, and what the folder's tokenizer has beyond it."""
+
+    kind: Tokenizer
+    content: bytes = field(repr=False)
+    size: int
+    """Tokens, special ones included; ids are below it."""
+    beyond: Mapping[int, str]
+    """Added tokens that have no place in tokenizer.model, by id."""
+    notes: tuple[str, ...] = ()
+
+
+def make_meta_tokenizer(model: tuple[str, bytes] | None, table: tuple[str, bytes] | None) -> MetaTokenizer:
+    """Make tokenizer.model out of a folder's tokenizer.model and tokenizer.json, each a path and its bytes.
+
+    InputError, with the reason, where neither holds what Meta's code reads.
+    """
+    parsed = {} if table is None else parse_object(*table)
+    added = _read_added(parsed)
+    if model is not None:
+        vocabulary = make_vocabulary(*model)
+        beyond = {number: text for number, text in added.items() if number >= vocabulary.size}
+        return MetaTokenizer(vocabulary.kind, model[1], vocabulary.size, beyond)
+    if table is None:
+        raise InputError(f"neither {TOKENIZER_NAME} nor tokenizer.json; {_ADVICE}")
+    content = make_rank_file(table[0], parsed)
+    ranks = make_rank_vocabulary(table[0], content)
+    beyond = {number: text for number, text in added.items() if number >= ranks.size}
+    return MetaTokenizer(
+        "tiktoken", content, ranks.size, beyond, tuple(_note_renamed(table[0], ranks, added))
+    )
+
+
+def make_rank_file(path: str, parsed: Mapping[str, object]) -> bytes:
+    """Make the lines ``base64 rank`` out of tokenizer.json.
+
+    InputError where the file is no byte-level BPE, cuts text in another way than Meta's code,
+    or has merges that do not follow from ranks: tiktoken would give other ids.
+    """
+    model = parsed.get("model")
+    found = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(found, dict) or model.get("type") not in {None, "BPE"}:
+        raise InputError(f"{path}: no BPE with a vocabulary, expected that of Llama 3; {_ADVICE}")
+    if model.get("byte_fallback") is True or "▁" in found:
+        raise InputError(
+            f"{path}: the BPE of a sentencepiece model, whose scores tokenizer.json does not have; {_ADVICE}"
+        )
+    tokens = _read_tokens(path, found)
+    lines = (b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens))
+    content = b"".join(lines)
+    make_rank_vocabulary(path, content)
+    _check_merges(path, found, model.get("merges"), tokens)
+    patterns = set(_find_patterns(parsed.get("pre_tokenizer")))
+    if patterns != {PATTERN} or parsed.get("normalizer") is not None:
+        raise InputError(
+            f"{path}: text is cut before it is merged in another way than Llama 3 does; {_ADVICE}"
+        )
+    return content
+
+
+def decide_rows(
+    path: str, rows: int, tokenizer: MetaTokenizer, pad: int | None = None
+) -> tuple[int, str | None]:
+    """Decide how many of the embedding's ``rows`` are kept, and what is to be said of it.
+
+    Meta's code has as many rows as its tokenizer tokens. Rows behind them are padding where no
+    token has them, or one for padding ("[PAD]"). MismatchError where there are too few, or where
+    another token would lose its row.
+    """
+    size = tokenizer.size
+    if rows == size:
+        return rows, None
+    if rows < size:
+        raise MismatchError(f"{path}: the embedding has {rows:,} rows, {TOKENIZER_NAME} {size:,} tokens")
+    used = {
+        number: text
+        for number, text in tokenizer.beyond.items()
+        if number < rows and "pad" not in text.lower()
+    }
+    if used:
+        shown = ", ".join(f"{text!r:.40} ({number})" for number, text in sorted(used.items())[:_MOST_SHOWN])
+        raise MismatchError(
+            f"{path}: {len(used)} added tokens have no place in {TOKENIZER_NAME}, which Meta's code reads: "
+            f"{shown}{', ...' if len(used) > _MOST_SHOWN else ''}; "
+            "a model that was trained with them cannot be written in Meta's layout"
+        )
+    return size, (
+        f"{path}: the last {rows - size:,} of {rows:,} rows of vocabulary are padding, which Meta's code cannot "
+        f"load, and are left out; {size:,} are written"
+    )
+
+
+def _read_added(parsed: Mapping[str, object]) -> dict[int, str]:
+    """Read added tokens by id; what is no such entry is none."""
+    found = parsed.get("added_tokens")
+    entries = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return {
+        number: text
+        for entry in entries
+        if isinstance(number := entry.get("id"), int) and isinstance(text := entry.get("content"), str)
+    }
+
+
+def _read_tokens(path: str, found: Mapping[str, object]) -> list[bytes]:
+    """Give the byte strings in the order of their ids."""
+    values = {sign: value for value, sign in enumerate(make_byte_table())}
+    texts: dict[int, str] = {
+        number: text for text, number in found.items() if isinstance(number, int) and 0 <= number < len(found)
+    }
+    if len(texts) != len(found):
+        raise InputError(f"{path}: ids are not those from 0 to {len(found) - 1:,}, each once; {_ADVICE}")
+    tokens = []
+    for rank in range(len(texts)):
+        try:
+            tokens.append(bytes(values[sign] for sign in texts[rank]))
+        except KeyError:
+            raise InputError(
+                f"{path}: token {rank:,} ({texts[rank]!r:.40}) is not written in bytes; no byte-level BPE of Llama 3"
+            ) from None
+    return tokens
+
+
+def _check_merges(path: str, found: Mapping[str, object], merges: object, tokens: list[bytes]) -> None:
+    """Compare the merges with those that tiktoken, which knows ranks only, would make."""
+    pairs = merges if isinstance(merges, list) else []
+    parts = (pair if isinstance(pair, list) else str(pair).split(" ") for pair in pairs)
+    numbers = [tuple(found.get(str(part)) for part in pair) for pair in parts]
+    expected = make_rank_merges(tokens)
+    if numbers != expected:
+        wrong = len(set(expected) ^ {*numbers})
+        how = f"{wrong:,} of them too many or too few" if wrong else "they are in another order"
+        raise InputError(
+            f"{path}: its {len(pairs):,} merges are not those that follow from ranks ({how}): "
+            f"Meta's code would give other ids; {_ADVICE}"
+        )
+
+
+def _find_patterns(node: object) -> Iterator[str]:
+    """Give every expression by which text is cut."""
+    left = [node]
+    while left:
+        found = left.pop()
+        if isinstance(found, list):
+            left += found
+        elif isinstance(found, dict):
+            left.append(found.get("pretokenizers"))
+            pattern = found.get("pattern")
+            if isinstance(pattern, dict):
+                yield from map(str, pattern.values())
+            elif found.get("type") == "ByteLevel" and found.get("use_regex") is not False:
+                yield "that of GPT-2"
+
+
+def _note_renamed(path: str, ranks: RankVocabulary, added: Mapping[int, str]) -> Iterator[str]:
+    """Name special tokens that Meta's code calls otherwise, whatever the folder says."""
+    first = len(ranks.tokens)
+    known = {*make_special_tokens("llama-3"), *make_special_tokens("llama-3.1")}
+    renamed = [
+        text for number, text in sorted(added.items()) if first <= number < ranks.size and text not in known
+    ]
+    if renamed:
+        shown = ", ".join(repr(text[:40]) for text in renamed[:_MOST_SHOWN])
+        yield (
+            f"{path}: {len(renamed)} special tokens ({shown}{', ...' if len(renamed) > _MOST_SHOWN else ''}) are "
+            "called otherwise by Meta's code, which has names of its own for them"
+        )

@@ -1,0 +1,1 @@
+"""Tests of what is made to stand beside Meta's shards."""

@@ -1,0 +1,48 @@
+"""Fixtures: Meta's own code for the size of the feed-forward layers, and real tokenizer files."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.target.conftest import packaged_file
+
+
+class Linear:
+    """Stands for fairscale's parallel layers, of which only the sizes count."""
+
+    def __init__(self, inner: int, outer: int, **_options: object) -> None:
+        self.sizes = (inner, outer)
+
+
+@pytest.fixture(scope="session")
+def meta_ffn_dim() -> Callable[[int, int, float | None], int]:
+    """Give a function from dim, multiple_of and ffn_dim_multiplier to the rows of w1 that Meta's model makes."""
+    layers, parallel = "fairscale.nn.model_parallel.layers", "fairscale.nn.model_parallel"
+    names = ("fairscale", "fairscale.nn", parallel, f"{parallel}.initialize", layers)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setitem(sys.modules, name, ModuleType(name))
+        vars(sys.modules[parallel])["initialize"] = sys.modules[f"{parallel}.initialize"]
+        for name in ("ColumnParallelLinear", "RowParallelLinear", "VocabParallelEmbedding"):
+            vars(sys.modules[layers])[name] = Linear
+        from llama_models.llama3.model import FeedForward
+
+    def compute(dim: int, multiple_of: int, multiplier: float | None) -> int:
+        layer = FeedForward.__new__(FeedForward)
+        with pytest.MonkeyPatch.context() as patch:
+            # torch's module takes no part in it, and takes only modules for attributes before it is set up.
+            patch.setattr(FeedForward, "__setattr__", object.__setattr__)
+            patch.setattr("torch.nn.Module.__init__", lambda _self: None)
+            FeedForward.__init__(layer, dim, 4 * dim, multiple_of, multiplier)
+        return layer.w1.sizes[1]
+
+    return compute
+
+
+@pytest.fixture(scope="session")
+def llama_3_file() -> Path:
+    """Give the tokenizer of Llama 3, a tiktoken file."""
+    return packaged_file("llama_models", "llama3/tokenizer.model")
