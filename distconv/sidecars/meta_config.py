@@ -11,11 +11,11 @@ from distconv.errors import InputError
 from distconv.families.choose import find_family
 from distconv.families.evidence import Tokenizer
 from distconv.families.llama import FAMILIES, Family
-from distconv.sidecars.meta_family import PLAIN_THETA, find_contradictions, tell_family
 from distconv.formats.meta.fields import Fields
 from distconv.formats.plain_json import parse_object
-from distconv.sidecars.config import ModelShape, Rope
 from distconv.layout.dtypes import STORABLE
+from distconv.sidecars.config import ModelShape, Rope
+from distconv.sidecars.meta_family import PLAIN_THETA, find_contradictions, tell_family
 
 _META_FACTOR = 8.0
 """By which Meta's code scales the rope of every model that is scaled (``llama3/model.py``, ``apply_scaling``)."""
@@ -109,20 +109,19 @@ def _take_rope(fields: Fields) -> Rope:
     places = [fields.open(key) for key in _ROPES if fields.has(key)]
     thetas = {place.take_number("rope_theta", always=True) for place in (fields, *places)} - {None}
     turned = {place.take_number("partial_rotary_factor") for place in (fields, *places)} - {None, 1.0}
+    theta = next(iter(thetas), None) or PLAIN_THETA
     if len(thetas) > 1:
         fields.findings.append(f"{fields.path}: rope_theta is given twice, with different values")
     if turned:
         fields.findings.append(
             f"{fields.path}: partial_rotary_factor {turned.pop():g}; Meta's code turns whole heads"
         )
-    ropes = list(
-        dict.fromkeys(_take_scaling(place, next(iter(thetas), None) or PLAIN_THETA) for place in places)
-    )
+    ropes = list(dict.fromkeys(_take_scaling(place, theta) for place in places))
     if len(ropes) > 1:
         fields.findings.append(
             f"{fields.path}: {' and '.join(_ROPES)} differ, expected one of them or equal ones"
         )
-    return ropes[0] if ropes else Rope(next(iter(thetas), None) or PLAIN_THETA)
+    return ropes[0] if ropes else Rope(theta)
 
 
 def _take_scaling(place: Fields, theta: float) -> Rope:

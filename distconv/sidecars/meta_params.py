@@ -6,26 +6,13 @@ Meta's code computes it from two numbers, which are found here.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from distconv.errors import UsageError
 from distconv.families.llama import Family
-from distconv.sidecars.meta_config import MetaConfig
 from distconv.formats.meta.params import compute_ffn_dim
+from distconv.sidecars.meta_config import MetaConfig
 
-
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """Keys in their order, and how the text is set; optional keys are left out where they say nothing."""
-
-    keys: tuple[str, ...]
-    indent: int | None
-    ending: str
-    optional: frozenset[str] = frozenset()
-
-
-_OPTIONAL = frozenset({"ffn_dim_multiplier", "n_kv_heads"})
 _PLAIN_KEYS = (
     "dim", "multiple_of", "ffn_dim_multiplier", "n_heads", "n_kv_heads", "n_layers", "norm_eps", "vocab_size",
 )  # fmt: skip
@@ -52,28 +39,31 @@ def make_params(config: MetaConfig, *, rows: int, shards: int = 1) -> bytes:
     Where there are more shards than key heads, it counts every copy, as Meta's model divides
     the heads among the shards. UsageError where heads cannot be divided so.
     """
-    shape, family = config.shape, config.family
+    shape, family, theta = config.shape, config.family, config.rope.theta
     kv_heads = max(shape.kv_heads, shards)
     if kv_heads % min(shape.kv_heads, shards) or shape.heads % kv_heads:
         raise UsageError(
             f"{shards} shards: {shape.heads} heads and {shape.kv_heads} key heads cannot be divided among them"
         )
     multiple_of, multiplier = find_ffn_pair(shape.dim, shape.ffn_dim, family)
-    form = _find_form(family)
-    grouped = kv_heads != shape.heads or "n_kv_heads" not in form.optional
+    keys, indent, ending = _find_form(family)
+    plain = family.tokenizer == "sentencepiece"
+    short = keys is _CODE_KEYS
     values: dict[str, object] = {
         "dim": shape.dim,
         "n_layers": shape.layers,
         "n_heads": shape.heads,
-        "n_kv_heads": kv_heads if grouped else None,
+        "n_kv_heads": None if plain and kv_heads == shape.heads else kv_heads,
         "multiple_of": multiple_of,
-        "ffn_dim_multiplier": multiplier if "ffn_dim_multiplier" in form.optional else multiplier or 1.0,
+        "ffn_dim_multiplier": multiplier if keys is _PLAIN_KEYS else multiplier or 1.0,
         "norm_eps": shape.norm_eps,
-        "rope_theta": config.rope.theta,
+        "rope_theta": int(theta) if short and theta.is_integer() else theta,
         "use_scaled_rope": True,
-        "vocab_size": -1 if family.tokenizer == "sentencepiece" else rows,
+        "vocab_size": -1 if plain else rows,
     }
-    return _write(form, values, short=family.name.startswith("code-llama")).encode()
+    text = json.dumps({key: values[key] for key in keys if values[key] is not None}, indent=indent)
+    # Code Llama's files have 1e-5 where all others have 1e-05.
+    return ((text.replace("e-0", "e-") if short else text) + ending).encode()
 
 
 def find_ffn_pair(dim: int, ffn_dim: int, family: Family) -> tuple[int, float | None]:
@@ -99,21 +89,12 @@ def _list_pairs(dim: int, ffn_dim: int, family: Family) -> Iterator[tuple[int, f
     yield from ((step, round(middle, digits)) for digits in range(1, 18))
 
 
-def _find_form(family: Family) -> _Form:
+def _find_form(family: Family) -> tuple[tuple[str, ...], int | None, str]:
+    """Give a family's keys in their order, the indentation, and how the text ends."""
     if family.factor is not None:
-        return _Form(_SCALED_KEYS, None if family.factor == 8 else 2, "")
+        return _SCALED_KEYS, None if family.factor == 8 else 2, ""
     if family.tokenizer == "tiktoken":
-        return _Form(_LLAMA_3_KEYS, 4, "\n")
+        return _LLAMA_3_KEYS, 4, "\n"
     if family.name.startswith("code-llama"):
-        return _Form(_CODE_KEYS, None, "\n", frozenset({"n_kv_heads"}))
-    return _Form(_PLAIN_KEYS, None, "" if family.name == "llama-1" else "\n", _OPTIONAL)
-
-
-def _write(form: _Form, values: Mapping[str, object], *, short: bool) -> str:
-    """Write the values; Code Llama's files have short numbers, 1000000 and 1e-5."""
-    said = {key: values[key] for key in form.keys if values[key] is not None}
-    theta = said.get("rope_theta")
-    if short and isinstance(theta, float) and theta.is_integer():
-        said["rope_theta"] = int(theta)
-    text = json.dumps(said, indent=form.indent)
-    return (text.replace("e-0", "e-") if short else text) + form.ending
+        return _CODE_KEYS, None, "\n"
+    return _PLAIN_KEYS, None, "" if family.name == "llama-1" else "\n"

@@ -12,6 +12,7 @@ from distconv.errors import InputError, MismatchError
 from distconv.families.evidence import Tokenizer
 from distconv.formats.meta.files import TOKENIZER_NAME
 from distconv.formats.plain_json import parse_object
+from distconv.storage.base import join
 from distconv.sidecars.ranks import (
     PATTERN,
     RankVocabulary,
@@ -23,6 +24,8 @@ from distconv.sidecars.ranks import (
 from distconv.sidecars.tokenizer import make_vocabulary
 
 _ADVICE = f"put {TOKENIZER_NAME} of the base model beside it"
+_TABLE_NAME = "tokenizer.json"
+_LEGACY_NAME = "added_tokens.json"
 _MOST_SHOWN = 5
 
 
@@ -39,25 +42,24 @@ class MetaTokenizer:
     notes: tuple[str, ...] = ()
 
 
-def make_meta_tokenizer(model: tuple[str, bytes] | None, table: tuple[str, bytes] | None) -> MetaTokenizer:
-    """Make tokenizer.model out of a folder's tokenizer.model and tokenizer.json, each a path and its bytes.
+def make_meta_tokenizer(folder: str, files: Mapping[str, bytes]) -> MetaTokenizer:
+    """Make tokenizer.model out of the ``files`` of a folder: one of that name, tokenizer.json, added_tokens.json.
 
-    InputError, with the reason, where neither holds what Meta's code reads.
+    InputError, with the reason, where they do not hold what Meta's code reads.
     """
-    parsed = {} if table is None else parse_object(*table)
-    added = _read_added(parsed)
-    if model is not None:
-        vocabulary = make_vocabulary(*model)
-        beyond = {number: text for number, text in added.items() if number >= vocabulary.size}
-        return MetaTokenizer(vocabulary.kind, model[1], vocabulary.size, beyond)
-    if table is None:
-        raise InputError(f"neither {TOKENIZER_NAME} nor tokenizer.json; {_ADVICE}")
-    content = make_rank_file(table[0], parsed)
-    ranks = make_rank_vocabulary(table[0], content)
-    beyond = {number: text for number, text in added.items() if number >= ranks.size}
-    return MetaTokenizer(
-        "tiktoken", content, ranks.size, beyond, tuple(_note_renamed(table[0], ranks, added))
-    )
+    path = join(folder, _TABLE_NAME)
+    parsed = parse_object(path, files[_TABLE_NAME]) if _TABLE_NAME in files else {}
+    added = {**_read_legacy(folder, files), **_read_added(parsed)}
+    if TOKENIZER_NAME in files:
+        path, content = join(folder, TOKENIZER_NAME), files[TOKENIZER_NAME]
+    elif parsed:
+        content = make_rank_file(path, parsed)
+    else:
+        raise InputError(f"{folder}: neither {TOKENIZER_NAME} nor {_TABLE_NAME}; {_ADVICE}")
+    vocabulary = make_vocabulary(path, content)
+    beyond = {number: text for number, text in added.items() if number >= vocabulary.size}
+    notes = _note_renamed(path, vocabulary, added) if isinstance(vocabulary, RankVocabulary) else ()
+    return MetaTokenizer(vocabulary.kind, content, vocabulary.size, beyond, tuple(notes))
 
 
 def make_rank_file(path: str, parsed: Mapping[str, object]) -> bytes:
@@ -87,9 +89,7 @@ def make_rank_file(path: str, parsed: Mapping[str, object]) -> bytes:
     return content
 
 
-def decide_rows(
-    path: str, rows: int, tokenizer: MetaTokenizer, pad: int | None = None
-) -> tuple[int, str | None]:
+def decide_rows(path: str, rows: int, tokenizer: MetaTokenizer) -> tuple[int, str | None]:
     """Decide how many of the embedding's ``rows`` are kept, and what is to be said of it.
 
     Meta's code has as many rows as its tokenizer tokens. Rows behind them are padding where no
@@ -117,6 +117,12 @@ def decide_rows(
         f"{path}: the last {rows - size:,} of {rows:,} rows of vocabulary are padding, which Meta's code cannot "
         f"load, and are left out; {size:,} are written"
     )
+
+
+def _read_legacy(folder: str, files: Mapping[str, bytes]) -> dict[int, str]:
+    """Read the added tokens of a folder that older versions wrote, by id."""
+    parsed = parse_object(join(folder, _LEGACY_NAME), files[_LEGACY_NAME]) if _LEGACY_NAME in files else {}
+    return {number: text for text, number in parsed.items() if isinstance(number, int)}
 
 
 def _read_added(parsed: Mapping[str, object]) -> dict[int, str]:

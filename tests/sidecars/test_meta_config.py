@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from distconv.errors import InputError, UsageError
 from distconv.families.llama import FAMILIES
-from distconv.sidecars.meta_config import MetaConfig, read_meta_config
 from distconv.sidecars.config import ModelShape, Rope, TokenIds, make_config, to_json
+from distconv.sidecars.meta_config import MetaConfig, read_meta_config
 
 GOOD: dict[str, object] = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "num_hidden_layers": 32,
@@ -220,3 +222,66 @@ def test_an_unknown_family_is_named() -> None:
 def test_what_is_no_json_object_is_said(content: bytes) -> None:
     with pytest.raises(InputError, match=r"^config\.json: "):
         read_meta_config("config.json", content)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["llama3", "yarn"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*SCALING, "rope_theta"]), inner)
+    ),
+    max_leaves=6,
+)
+KEYS = (
+    *GOOD,
+    "rope_scaling",
+    "rope_parameters",
+    "head_dim",
+    "hidden_act",
+    "dtype",
+    "sliding_window",
+    "mlp_bias",
+)
+
+
+@given(change=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3))
+def test_whatever_a_key_holds_it_is_read_or_refused_by_name(change: dict[str, object]) -> None:
+    said = "config.json: "
+    try:
+        shape = read(GOOD | change).shape
+    except InputError as error:
+        said = str(error)
+    else:
+        assert shape.head_dim * shape.heads == shape.dim
+    assert all(line.startswith("config.json: ") for line in said.splitlines())
+
+
+HUB: dict[str, dict[str, object]] = {
+    "llama-1": {
+        "hidden_size": 3200, "intermediate_size": 8640, "num_attention_heads": 32, "num_hidden_layers": 26,
+        "num_key_value_heads": None, "rope_theta": None, "vocab_size": 32000, "bos_token_id": 1, "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 2048, "torch_dtype": "float16",
+    },
+    "llama-2": {
+        "hidden_size": 2048, "intermediate_size": 5632, "num_key_value_heads": 4, "num_hidden_layers": 22,
+        "rope_theta": None, "vocab_size": 32000, "bos_token_id": 1, "max_position_embeddings": 2048,
+        "rope_scaling": None, "pretraining_tp": 1, "torch_dtype": "float32", "use_cache": True,
+    },
+    "llama-3.2": {
+        "hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 24, "num_hidden_layers": 28,
+        "head_dim": 128, "rope_scaling": SCALING | {"factor": 32.0}, "tie_word_embeddings": True,
+        "max_position_embeddings": 131072, "transformers_version": "4.45.0.dev0", "mlp_bias": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", HUB)
+def test_models_of_the_hub_are_told_and_say_nothing_unknown(family: str) -> None:
+    config = read(GOOD | HUB[family])
+    assert config.family.name == family
+    assert config.dtype == HUB[family].get("torch_dtype", "bfloat16")
+    assert not any("not known" in note for note in config.notes)

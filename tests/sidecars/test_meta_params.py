@@ -20,7 +20,8 @@ from distconv.sidecars.meta_config import MetaConfig, read_meta_config
 from distconv.sidecars.meta_params import find_ffn_pair, make_params
 from distconv.formats.meta.params import read_params
 from distconv.sidecars.config import ModelShape, Rope
-from tests.checkpoints import Spec, make_params as make_fields
+from tests.checkpoints import Spec
+from tests.checkpoints import make_params as make_fields
 
 # dim, layers, heads, key heads, feed-forward size, norm_eps, then multiple_of and ffn_dim_multiplier as published.
 PUBLISHED = {

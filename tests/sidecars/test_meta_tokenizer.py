@@ -14,9 +14,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from distconv.errors import InputError, MismatchError
+from distconv.formats.meta.checklist import parse_checklist
 from distconv.sidecars.meta_checklist import make_checklist
 from distconv.sidecars.meta_tokenizer import MetaTokenizer, decide_rows, make_meta_tokenizer
-from distconv.formats.meta.checklist import parse_checklist
 from distconv.sidecars.ranks import make_rank_tokenizer, make_rank_vocabulary, make_special_tokens
 
 Change = Callable[[dict[str, object]], object]
@@ -28,7 +28,7 @@ def make_table(content: bytes) -> bytes:
 
 
 def regenerate(table: bytes) -> MetaTokenizer:
-    return make_meta_tokenizer(None, ("tokenizer.json", table))
+    return make_meta_tokenizer("hf", {"tokenizer.json": table})
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_a_sentencepiece_model_is_copied(sentencepiece_file: Path) -> None:
     added = json.dumps(
         {"added_tokens": [{"id": 0, "content": "<unk>"}, {"id": 320, "content": "[PAD]"}]}
     ).encode()
-    made = make_meta_tokenizer(("tokenizer.model", content), ("tokenizer.json", added))
+    made = make_meta_tokenizer("hf", {"tokenizer.model": content, "tokenizer.json": added})
     assert (made.kind, made.content, made.size, made.beyond) == (
         "sentencepiece",
         content,
@@ -131,11 +131,17 @@ def test_a_sentencepiece_model_is_copied(sentencepiece_file: Path) -> None:
     )
 
 
+def test_added_tokens_of_an_older_folder_count(sentencepiece_file: Path) -> None:
+    files = {"tokenizer.model": sentencepiece_file.read_bytes(), "added_tokens.json": b'{"<|im_end|>": 320}'}
+    with pytest.raises(MismatchError, match=r"1 added tokens .* '<\|im_end\|>' \(320\)"):
+        decide_rows("config.json", 321, make_meta_tokenizer("hf", files))
+
+
 def test_what_is_no_tokenizer_and_none_at_all_are_said() -> None:
-    with pytest.raises(InputError, match=r"tokenizer\.model: "):
-        make_meta_tokenizer(("tokenizer.model", b"version https://git-lfs"), None)
-    with pytest.raises(InputError, match=r"neither tokenizer\.model nor tokenizer\.json"):
-        make_meta_tokenizer(None, None)
+    with pytest.raises(InputError, match=r"hf/tokenizer\.model: "):
+        make_meta_tokenizer("hf", {"tokenizer.model": b"version https://git-lfs"})
+    with pytest.raises(InputError, match=r"hf: neither tokenizer\.model nor tokenizer\.json"):
+        make_meta_tokenizer("hf", {})
 
 
 def test_renamed_special_tokens_are_named(small_table: bytes) -> None:

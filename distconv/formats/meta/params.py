@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError
-from distconv.formats.content import describe_content
 from distconv.formats.meta.fields import Fields, is_used
 from distconv.formats.plain_json import parse_object
 from distconv.storage.base import Storage, read_small
