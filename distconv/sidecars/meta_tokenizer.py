@@ -12,7 +12,6 @@ from distconv.errors import InputError, MismatchError
 from distconv.families.evidence import Tokenizer
 from distconv.formats.meta.files import TOKENIZER_NAME
 from distconv.formats.plain_json import parse_object
-from distconv.storage.base import join
 from distconv.sidecars.ranks import (
     PATTERN,
     RankVocabulary,
@@ -22,6 +21,7 @@ from distconv.sidecars.ranks import (
     make_special_tokens,
 )
 from distconv.sidecars.tokenizer import make_vocabulary
+from distconv.storage.base import join
 
 _ADVICE = f"put {TOKENIZER_NAME} of the base model beside it"
 _TABLE_NAME = "tokenizer.json"

@@ -15,11 +15,11 @@ import distconv
 from distconv.errors import UsageError
 from distconv.families.evidence import LLAMA_1_MD5, LLAMA_2_MD5
 from distconv.families.llama import FAMILIES
-from distconv.storage.local import LocalStorage
-from distconv.sidecars.meta_config import MetaConfig, read_meta_config
-from distconv.sidecars.meta_params import find_ffn_pair, make_params
 from distconv.formats.meta.params import read_params
 from distconv.sidecars.config import ModelShape, Rope
+from distconv.sidecars.meta_config import MetaConfig, read_meta_config
+from distconv.sidecars.meta_params import find_ffn_pair, make_params
+from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec
 from tests.checkpoints import make_params as make_fields
 
