@@ -39,9 +39,9 @@ torture: .venv/installed
 	$(BIN)/python -m tests.fuzz
 	$(BIN)/python -m tests.torture
 
-peers: $(patsubst tests/peers/transformers-%.txt,.peers/%/installed,$(wildcard tests/peers/*.txt))
+peers: $(patsubst tests/peers/%.txt,.peers/%/installed,$(wildcard tests/peers/*.txt))
 
-.peers/%/installed: tests/peers/transformers-%.txt
+.peers/%/installed: tests/peers/%.txt
 	$(PYTHON) -m venv .peers/$*
 	.peers/$*/bin/python -m pip install --quiet --requirement $<
 	touch $@

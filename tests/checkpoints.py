@@ -49,6 +49,8 @@ class Spec:
     dtype: torch.dtype = torch.bfloat16
     norm_dtype: torch.dtype | None = None
     """Of the norms, where it differs from that of the other tensors."""
+    equal_norms: bool = False
+    """Norms are the same in all shards; in Meta's own they differ slightly."""
     norm_eps: float = 1e-5
     tied: bool = False
     """Embedding and output are one storage, as Llama 3.2 has them."""
@@ -234,7 +236,8 @@ def _make_parts(
     if axis is None:
         # Real shards' norms differ slightly from one another; those of the first count.
         whole = 1 + 0.1 * torch.randn(shape, generator=generator)
-        return [(whole + 0.01 * shard).to(spec.norm_dtype or spec.dtype) for shard in range(spec.shards)]
+        drift = 0.0 if spec.equal_norms else 0.01
+        return [(whole + drift * shard).to(spec.norm_dtype or spec.dtype) for shard in range(spec.shards)]
     whole = torch.randn(shape, generator=generator) * (
         1.0 if axis == 0 and shape[0] == spec.vocab_size else 0.2
     )

@@ -1,4 +1,4 @@
-"""Fixtures that are made once a session: tokenizers, checkpoints, the pythons of other transformers versions."""
+"""Fixtures that are made once a session: tokenizers, checkpoints, the pythons of peers."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ import pytest
 
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
 from tests.last_words import LastWords
+from tests.meta_model import MetaCode, start_meta_code
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,12 +85,19 @@ def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         yield make
 
 
+@pytest.fixture(scope="module")
+def meta_code() -> Iterator[MetaCode]:
+    """Give a process that has Meta's model code."""
+    with start_meta_code() as code:
+        yield code
+
+
 @pytest.fixture(scope="session")
 def peer_python() -> Callable[[str], Path]:
-    """Give a function from a transformers version to the python that has it."""
+    """Give a function from a peer's name, that of its file in tests/peers, to the python that has it."""
 
-    def find(version: str) -> Path:
-        python = ROOT / ".peers" / version / "bin" / "python"
+    def find(name: str) -> Path:
+        python = ROOT / ".peers" / name / "bin" / "python"
         if not python.exists():
             pytest.fail(f"{python} is missing; `make peers` installs it")
         return python

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 import distconv
 from distconv.errors import InputError
 from distconv.moving.progress import SilentProgress
-from distconv.moving.worker import Job, convert_chunk
+from distconv.moving.worker import Job, write_file
 from distconv.output.proof import read_headers
 from distconv.storage.local import LocalStorage
 from distconv.verbs import verify as verification
@@ -94,13 +94,13 @@ def assert_converts(source: Path, output: Path, expected: Tensors) -> None:
     plan = plan_conversion(loaded, decide(loaded)[0], max_shard_size=20_000)
     output.mkdir()
     receipts = [
-        convert_chunk(Job(storage, str(output), "cpu"), chunk, lambda _size_bytes: None, lambda: False)
-        for chunk in plan.chunks
+        write_file(Job(storage, str(output), "cpu"), chunk, lambda _size_bytes: None, lambda: False)
+        for chunk in plan.files
     ]
     assert_equal(output, expected)
     stored_bytes = sum(path.stat().st_size for path in source.glob("*.pth"))
     assert sum(receipt.bytes_read for receipt in receipts) <= 1.1 * stored_bytes
-    headers, findings = read_headers(storage, str(output), [chunk.name for chunk in plan.chunks])
+    headers, findings = read_headers(storage, str(output), [chunk.name for chunk in plan.files])
     assert findings + verification.compare_tensors(storage, loaded, headers, SilentProgress()) == []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import distconv
-from distconv.moving.worker import Job, convert_chunk
+from distconv.moving.worker import Job, write_file
 from distconv.storage.base import local, write_small
 from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec
@@ -74,7 +74,7 @@ def test_a_chunk_tells_of_no_more_than_what_is_soon_safe(
         unsafe.append(name.states[-1].unsafe_bytes)
 
     recorder.install(monkeypatch)
-    convert_chunk(Job(LocalStorage(), str(tmp_path), "cpu", 4096), chunk, told, lambda: False)
+    write_file(Job(LocalStorage(), str(tmp_path), "cpu", 4096), chunk, told, lambda: False)
     assert max(unsafe) < 10_000
     assert unsafe.count(0) >= chunk.size_bytes // 20_000 > 3
 

@@ -43,7 +43,7 @@ def test_the_last_published_converter_gives_the_same_tensors(
         folders = ["--input_dir", str(checkpoint(spec)), "--output_dir", str(tmp_path / f"theirs{number}")]
         lines.append(json.dumps(folders + options) + "\n")
     script = Path(__file__).with_name("peer_converter.py")
-    command = [str(peer_python("4.47.1")), str(script)]
+    command = [str(peer_python("transformers-4.47.1")), str(script)]
     ended = subprocess.run(command, input="".join(lines), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     for number, (spec, _version) in enumerate(CASES):

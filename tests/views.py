@@ -14,8 +14,8 @@ from distconv.families.operations import ROTARY, SAME, Operation
 from distconv.formats.meta.catalog import TensorView
 from distconv.layout.copies import Copy
 from distconv.layout.dtypes import STORABLE, DType, extent_elements
+from distconv.layout.files import OutputTensor
 from distconv.layout.regions import Region
-from distconv.planning.plan import TargetTensor
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ WAYS = (BY_ROWS, BY_COLUMNS, REPLICATED, ROTARY_QUERY, ROTARY_KEY, HEAD_ROWS)
 class Case:
     """A target tensor, its records' elements, and what it should be."""
 
-    target: TargetTensor
+    target: OutputTensor
     contents: dict[Region, np.ndarray]
     expected: np.ndarray
     plain: bool
@@ -122,6 +122,6 @@ def cases(draw: st.DrawFn, types: tuple[DType, ...] = STORABLE) -> Case:
         views.append(TensorView("tensor", record, stored, start, shape, strides))
         parts.append(as_strided(elements[start:], shape, [8 * stride for stride in strides]))
     target_shape, copies = way.join(views, head_dim, replication)
-    target = TargetTensor("target", "source", target_shape, stored, dtype, copies)
+    target = OutputTensor("target", "source", target_shape, stored, dtype, copies)
     expected = join_parts(way, parts, head_dim, replication)
     return Case(target, contents, expected, is_plain(shape, strides))

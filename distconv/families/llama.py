@@ -39,7 +39,7 @@ CUTS: Mapping[str, Cut] = {
     "norm.weight": REPLICATED,
     OUTPUT: ROWS,
 }
-"""By Meta's names. The embedding's axis is the family's: see ``Family.cuts_columns``."""
+"""By Meta's names. The embedding's axis is the family's: see ``Family.embedding_cut``."""
 
 FREQUENCIES = (r"rope\.freqs", r"layers\.\d+\.attention\.inner_attention\.rope\.freqs")
 """Rotary frequencies follow from the configuration: Meta's own files hold them."""
@@ -81,6 +81,11 @@ class Family:
     """Whether Meta's instruct models come with sampling on (generation_config.json)."""
     guard: bool = False
     """A moderation model: always instruction-tuned, and without a chat template."""
+
+    @property
+    def embedding_cut(self) -> Cut:
+        """How Meta's ranks hold the embedding; Llama 3 and later cut its rows."""
+        return COLUMNS if self.tokenizer == "sentencepiece" else ROWS
 
     def token_ids(self, tokenizer_size: int | None, *, instruct: bool) -> tuple[int, tuple[int, ...]]:
         """Give where text begins, and all ids at which it ends.

@@ -161,7 +161,7 @@ def match_rules(
     shard; its parts, of whatever sizes, must make up the whole. All violations are collected
     and raised as one InputError; ``absence`` says what to do where no shard has a tensor.
     """
-    wanted = dict(_expand(rules, dimensions.layers))
+    wanted = dict(expand_rules(rules, dimensions.layers))
     findings = list(_name_unknown(wanted.keys(), ignored, catalog, dimensions))
     matches = []
     for name, (target, rule) in wanted.items():
@@ -203,7 +203,8 @@ def _name_unknown(
         yield f"{where} {'are' if len(names) > 1 else 'is'} no tensor of a {dimensions.layers}-layer Llama"
 
 
-def _expand(rules: tuple[Rule, ...], layers: int) -> Iterator[tuple[str, tuple[str, Rule]]]:
+def expand_rules(rules: Sequence[Rule], layers: int) -> Iterator[tuple[str, tuple[str, Rule]]]:
+    """Give each tensor's name in Meta's dialect, then that in Transformers' and its rule."""
     for rule in rules:
         for layer in range(layers) if "{i}" in rule.source else (0,):
             yield rule.source.replace("{i}", str(layer)), (rule.target.replace("{i}", str(layer)), rule)

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 from distconv.layout.copies import Copy, cut_copy
 from distconv.layout.dtypes import contiguous_strides
+from distconv.layout.files import OutputTensor
 from distconv.moving.pieces import PAGE_BYTES, Piece, make_piece
-from distconv.planning.plan import TargetTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Block:
     pieces: tuple[Piece, ...]
 
 
-def make_blocks(tensor: TargetTensor, block_bytes: int, largest_bytes: int = 0) -> Iterator[Block]:
+def make_blocks(tensor: OutputTensor, block_bytes: int, largest_bytes: int = 0) -> Iterator[Block]:
     """Cut a tensor into blocks of at most ``block_bytes``, for which no more is read at once.
 
     Up to ``largest_bytes`` they grow where otherwise less than a page would be read at a time,
@@ -49,7 +49,7 @@ def _edges(copy: Copy, step: int) -> tuple[int, int]:
 class _Cutter:
     """Cuts rows between two edges, all of which are filled by the same copies."""
 
-    def __init__(self, tensor: TargetTensor, copies: Sequence[Copy], step: int) -> None:
+    def __init__(self, tensor: OutputTensor, copies: Sequence[Copy], step: int) -> None:
         self._copies = copies
         self._step = step
         self._strides = contiguous_strides(tensor.shape)

@@ -1,20 +1,20 @@
 """Whether two tensors of INPUT hold the same bytes: what metadata alone cannot always tell."""
 
 from distconv.formats.meta.catalog import TensorView
+from distconv.layout.files import OutputTensor
 from distconv.layout.tensors import view_tensor
 from distconv.moving.devices import HostDevice
 from distconv.moving.worker import Sources, make_contents
-from distconv.planning.plan import TargetTensor
 from distconv.storage.base import Storage
 
 
-def target_of_view(view: TensorView) -> TargetTensor:
+def target_of_view(view: TensorView) -> OutputTensor:
     """Take one view as a whole tensor."""
     tensor = view_tensor(view.name, view.dtype, view.region, view.offset, view.shape, view.strides)
-    return TargetTensor(view.name, view.name, view.shape, view.dtype, view.dtype, tensor.copies)
+    return OutputTensor(view.name, view.name, view.shape, view.dtype, view.dtype, tensor.copies)
 
 
-def equal_targets(storage: Storage, left: TargetTensor, right: TargetTensor) -> bool:
+def equal_targets(storage: Storage, left: OutputTensor, right: OutputTensor) -> bool:
     """Compare two tensors block by block, up to the first difference, in bounded memory."""
     if (left.shape, left.stored) != (right.shape, right.stored):
         return False
@@ -33,7 +33,7 @@ def equal_targets(storage: Storage, left: TargetTensor, right: TargetTensor) -> 
 class _Stream:
     """A tensor's bytes, in pieces of any size."""
 
-    def __init__(self, target: TargetTensor, sources: Sources) -> None:
+    def __init__(self, target: OutputTensor, sources: Sources) -> None:
         self._contents = make_contents(target, sources, HostDevice())
         self._held = bytearray()
 

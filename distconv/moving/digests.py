@@ -15,24 +15,28 @@ ALGORITHM = "xxh3_128"
 
 @dataclass(frozen=True, slots=True)
 class ChunkDigests:
-    """Digests in hex: of the whole file, and of each tensor's bytes in the order of the file."""
+    """Digests in hex: of the whole file, and of each tensor's bytes in the order of the file.
 
-    file: str
+    That of the file is None where it is not made from its first byte to its last one.
+    """
+
+    file: str | None
     tensors: tuple[str, ...]
 
 
 class ChunkHasher:
-    """Takes a chunk's bytes in order: the header, then tensor by tensor."""
+    """Takes a file's tensors in order, byte by byte, and what stands before them if it is to be digested as well."""
 
-    def __init__(self, header: bytes) -> None:
-        """Begin with the header."""
-        self._file = xxh3_128(header)
+    def __init__(self, head: bytes | None) -> None:
+        """Begin with what stands before the tensors; None where there is more than that between them."""
+        self._file = None if head is None else xxh3_128(head)
         self._tensor = xxh3_128()
         self._tensors: list[str] = []
 
     def update(self, content: Buffer) -> None:
         """Add bytes of the current tensor."""
-        self._file.update(content)
+        if self._file is not None:
+            self._file.update(content)
         self._tensor.update(content)
 
     def end_tensor(self) -> None:
@@ -42,4 +46,4 @@ class ChunkHasher:
 
     def finish(self) -> ChunkDigests:
         """Give the digests."""
-        return ChunkDigests(self._file.hexdigest(), tuple(self._tensors))
+        return ChunkDigests(None if self._file is None else self._file.hexdigest(), tuple(self._tensors))

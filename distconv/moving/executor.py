@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from distconv.errors import ConversionError, DistconvError, UsageError, describe_os_error
+from distconv.layout.files import Unit
 from distconv.moving.scheduler import Failure, Limits
 from distconv.moving.worker import Job, Receipt
-from distconv.planning.plan import Chunk
 
-Convert = Callable[[Job, Chunk, Callable[[int], None], Callable[[], bool]], Receipt]
-"""Does one unit: convert(job, chunk, advance, stopped), see ``worker.convert_chunk``."""
+Convert = Callable[[Job, Unit, Callable[[int], None], Callable[[], bool]], Receipt]
+"""Does one unit: convert(job, chunk, advance, stopped), see ``worker.make_unit``."""
 
 
 @dataclass(frozen=True, slots=True)

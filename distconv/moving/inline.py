@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from distconv.layout.files import Unit
 from distconv.moving.devices import load_device
 from distconv.moving.executor import Convert, Keep, classify, forget
 from distconv.moving.progress import Progress
 from distconv.moving.scheduler import Action, Assign, Failure, Finish, GiveUp, Limits, Replace, Scheduler
-from distconv.moving.worker import Job, Receipt, convert_chunk
-from distconv.planning.plan import Chunk
+from distconv.moving.worker import Job, Receipt, make_unit
 
 TICK_SECONDS = 0.2
 STOP_SECONDS = 5.0
@@ -22,7 +22,7 @@ STOP_SECONDS = 5.0
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     lane: int
-    chunk: Chunk
+    chunk: Unit
     result: Receipt | Failure
 
 
@@ -31,15 +31,15 @@ class _Lane:
     """One thread and the way to give it work; None ends it."""
 
     thread: threading.Thread
-    inbox: "queue.SimpleQueue[Chunk | None]"
+    inbox: "queue.SimpleQueue[Unit | None]"
 
 
 def run_inline(
     job: Job,
-    chunks: Sequence[Chunk],
+    chunks: Sequence[Unit],
     lanes: int,
     progress: Progress,
-    convert: Convert = convert_chunk,
+    convert: Convert = make_unit,
     keep: Keep = forget,
 ) -> tuple[Receipt, ...]:
     """Convert all chunks, ``lanes`` at a time; the receipts come in the order of the chunks.
@@ -56,7 +56,7 @@ def run_inline(
     try:
         progress.begin(sum(chunk.size_bytes for chunk in chunks), len(chunks))
         for number in range(min(lanes, len(chunks))):
-            inbox: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
+            inbox: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
             # A daemon: a lane that hangs in a dead file system must not keep the process from ending.
             thread = threading.Thread(
                 target=_work,
@@ -80,7 +80,7 @@ def run_inline(
 
 
 def _drive(
-    chunks: Sequence[Chunk],
+    chunks: Sequence[Unit],
     running: dict[int, _Lane],
     outbox: "queue.SimpleQueue[_Outcome]",
     progress: Progress,
@@ -115,7 +115,7 @@ def _drive(
     return receipts
 
 
-def _carry_out(actions: Sequence[Action], running: dict[int, _Lane], by_name: Mapping[str, Chunk]) -> bool:
+def _carry_out(actions: Sequence[Action], running: dict[int, _Lane], by_name: Mapping[str, Unit]) -> bool:
     """Do what the scheduler asks; True when all is done."""
     for action in actions:
         match action:
@@ -134,7 +134,7 @@ def _work(
     lane: int,
     job: Job,
     convert: Convert,
-    inbox: "queue.SimpleQueue[Chunk | None]",
+    inbox: "queue.SimpleQueue[Unit | None]",
     outbox: "queue.SimpleQueue[_Outcome]",
     stop: threading.Event,
     progress: Progress,

@@ -1,10 +1,10 @@
-"""Make one chunk: read its source spans, put them together, write the file.
+"""Make one file or a part of one: read source spans, put them together, write.
 
 Memory is bounded by a few blocks, whatever the model's size.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +12,8 @@ from typing import Protocol, Self
 
 from distconv.errors import Interrupted, describe_os_error
 from distconv.formats.meta.archive import locate_data
+from distconv.formats.meta.checksums import update_crc32
+from distconv.layout.files import File, Literal, OutputTensor, Part, Unit
 from distconv.layout.regions import Region
 from distconv.moving.bands import Block, make_blocks
 from distconv.moving.devices import Device, Finish, open_device
@@ -19,8 +21,7 @@ from distconv.moving.digests import ChunkDigests, ChunkHasher
 from distconv.moving.memory import make_buffer
 from distconv.moving.pieces import Piece
 from distconv.moving.spans import DIGEST, GATHER, READ, WRITE, Spans, Work
-from distconv.planning.plan import Chunk, TargetTensor
-from distconv.storage.base import Reader, Storage, Writer, join, opened, read_range
+from distconv.storage.base import PartWriter, Reader, Storage, Writer, join, opened, read_range
 
 
 class Owner(Protocol):
@@ -32,6 +33,9 @@ class Owner(Protocol):
 
     def holds(self, storage: Storage) -> bool:
         """Whether OUTPUT is still this owner's, as seen from here."""
+
+    def check(self, storage: Storage) -> None:
+        """Raise OutputError where it is another's by now."""
 
     def commit(self, storage: Storage, writer: Writer, *, replace: bool = False) -> bool:
         """Commit a file; OutputError where OUTPUT is another's by now."""
@@ -81,7 +85,9 @@ class Job:
     block_bytes: int | None = None
     """What is read and gathered at once; None leaves it to the device."""
     recorded: Mapping[str, ChunkDigests] = field(default_factory=dict)
-    """Digests of chunks that an earlier run finished."""
+    """Digests of files that an earlier run finished."""
+    attempts: Mapping[str, str] = field(default_factory=dict)
+    """Files that are written in parts, and what they are open as: see ``Storage.open_attempt``."""
     traced: bool = False
     """Whether receipts tell of each read, gather and write."""
     sight: Sight = field(default_factory=Sight)
@@ -104,6 +110,8 @@ class Receipt:
     bytes_written: int
     became_infinite: int = 0
     kept: bool = False
+    checksums: tuple[int, ...] = ()
+    """CRC32 of each tensor's data, where the file's seal is still to be made of them."""
     attempts: int = field(default=1, compare=False)
     """How often the unit was begun; the executor counts."""
     work: Work = field(default_factory=Work, compare=False)
@@ -157,55 +165,96 @@ class Sources:
         self.bytes_read += len(buffer)
 
 
-def convert_chunk(
-    job: Job, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
-) -> Receipt:
-    """Write one chunk, unless it is there already.
+def make_unit(job: Job, unit: Unit, advance: Callable[[int], None], stopped: Callable[[], bool]) -> Receipt:
+    """Write a file, or a part of one.
 
-    It is there when a file has its size and header, and the digests that were recorded for it.
     ``advance`` is told of output bytes as they are written; ``stopped`` is asked between
-    blocks, and Interrupted raised when it says so. Whatever is raised, no file is left;
-    OutputError where another conversion owns OUTPUT.
+    blocks, and Interrupted raised when it says so. OutputError where another conversion owns OUTPUT.
+    """
+    if isinstance(unit, Part):
+        return _write_part(job, unit, advance, stopped)
+    return write_file(job, unit, advance, stopped)
+
+
+def write_file(job: Job, file: File, advance: Callable[[int], None], stopped: Callable[[], bool]) -> Receipt:
+    """Write one file, unless it is there already: whatever is raised, no file is left.
+
+    It is there when a file has its size and head, and the digests that were recorded for it.
     """
     spans = Spans(kept=job.traced)
-    path = join(job.output, chunk.name)
-    recorded = job.recorded.get(chunk.name)
-    if recorded is not None and is_finished(job.storage, path, chunk):
-        with spans.during(DIGEST, chunk.size_bytes):
-            found = read_digests(job.storage, path, chunk, advance, stopped)
+    path = join(job.output, file.name)
+    recorded = job.recorded.get(file.name)
+    if recorded is not None and is_finished(job.storage, path, file):
+        with spans.during(DIGEST, file.size_bytes):
+            found = read_digests(job.storage, path, file, advance, stopped)
         if found == recorded:
-            return Receipt(chunk.name, found, 0, 0, kept=True, work=spans.finish())
-        advance(-chunk.size_bytes)
+            return Receipt(file.name, found, 0, 0, kept=True, work=spans.finish())
+        advance(-file.size_bytes)
     with spans.during(WRITE, 0):
-        writer = job.storage.begin(path, chunk.size_bytes)
+        writer = job.storage.begin(path, file.size_bytes)
     try:
         with Sources(job.storage, spans) as sources:
-            digests, became_infinite = _write(job, chunk, writer, sources, advance, stopped)
+            hasher = ChunkHasher(file.head if file.seal is None else None)
+            write_literals(file.literals, writer, advance)
+            checksums, became_infinite = _write_tensors(job, file, writer, sources, hasher, advance, stopped)
+            if file.seal is not None:
+                write_literals(file.seal.make(checksums), writer, advance)
+        digests = hasher.finish()
         with spans.during(WRITE, 0):
-            _publish(job, chunk, writer, digests, stopped)
+            publish(job, file, writer, digests, stopped)
     finally:
         writer.abort()
     return Receipt(
-        chunk.name, digests, sources.bytes_read, chunk.size_bytes, became_infinite, work=spans.finish()
+        file.name, digests, sources.bytes_read, file.size_bytes, became_infinite, work=spans.finish()
     )
 
 
-def _write(
+def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: Callable[[], bool]) -> Receipt:
+    """Write a part of a file that somebody else commits; what was written is durable at the end."""
+    spans = Spans(kept=job.traced)
+    with spans.during(WRITE, 0):
+        if job.sight.owner is not None:
+            job.sight.owner.check(job.storage)
+        writer = job.storage.open_attempt(join(job.output, part.file), job.attempts[part.file])
+    try:
+        with Sources(job.storage, spans) as sources:
+            hasher = ChunkHasher(None)
+            checksums, became_infinite = _write_tensors(job, part, writer, sources, hasher, advance, stopped)
+        with spans.during(WRITE, 0):
+            writer.finish()
+    finally:
+        writer.close()
+    return Receipt(
+        part.name, hasher.finish(), sources.bytes_read, part.size_bytes, became_infinite,
+        checksums=checksums, work=spans.finish(),
+    )  # fmt: skip
+
+
+def write_literals(
+    literals: Iterable[Literal], writer: PartWriter, advance: Callable[[int], None] = lambda _size_bytes: None
+) -> None:
+    """Write what of a file is no tensor's."""
+    for literal in literals:
+        writer.write_at(literal.offset_bytes, literal.content)
+        advance(len(literal.content))
+
+
+def _write_tensors(
     job: Job,
-    chunk: Chunk,
-    writer: Writer,
+    unit: Unit,
+    writer: PartWriter,
     sources: Sources,
+    hasher: ChunkHasher,
     advance: Callable[[int], None],
     stopped: Callable[[], bool],
-) -> tuple[ChunkDigests, int]:
-    """Write a chunk's bytes; gives their digests, and how many elements became infinite."""
+) -> tuple[tuple[int, ...], int]:
+    """Write a unit's tensors; gives their CRC32s if a seal needs them, and how many elements became infinite."""
     spans = sources.spans
     device = open_device(job.device)
-    became_infinite = 0
-    hasher = ChunkHasher(chunk.header)
-    writer.write_at(0, chunk.header)
-    advance(len(chunk.header))
-    for tensor, start in zip(chunk.tensors, chunk.offsets_bytes, strict=True):
+    sealed = isinstance(unit, Part) or unit.seal is not None
+    checksums, became_infinite = [], 0
+    for tensor, start in zip(unit.tensors, unit.offsets_bytes, strict=True):
+        checksum = 0
         for block, content, infinite in make_contents(tensor, sources, device, job.block_bytes, start):
             if stopped():
                 raise Interrupted("stopped")
@@ -213,16 +262,19 @@ def _write(
                 writer.write_at(start + block.target_offset * tensor.dtype.size_bytes, content)
             with spans.during(DIGEST, len(content)):
                 hasher.update(content)
+                if sealed:
+                    checksum = update_crc32(checksum, content)
             advance(len(content))
             became_infinite += infinite
         hasher.end_tensor()
-    return hasher.finish(), became_infinite
+        checksums.append(checksum)
+    return tuple(checksums) if sealed else (), became_infinite
 
 
-def _publish(
-    job: Job, chunk: Chunk, writer: Writer, digests: ChunkDigests, stopped: Callable[[], bool]
+def publish(
+    job: Job, chunk: File, writer: Writer, digests: ChunkDigests, stopped: Callable[[], bool]
 ) -> None:
-    """Give a chunk its name; what has the name already stays only where it is the same."""
+    """Give a file its name; what has the name already stays only where it is the same."""
     if job.commit(writer):
         return
     # An attempt of this run that was taken for dead made it; or it is damaged, or nobody recorded it.
@@ -234,7 +286,7 @@ def _publish(
 
 
 def make_contents(
-    tensor: TargetTensor,
+    tensor: OutputTensor,
     sources: Sources,
     device: Device,
     block_bytes: int | None = None,
@@ -276,25 +328,25 @@ def _finish(block: Block, finish: Finish, spans: Spans) -> tuple[Block, memoryvi
         return block, *finish()
 
 
-def is_finished(storage: Storage, path: str, chunk: Chunk) -> bool:
+def is_finished(storage: Storage, path: str, chunk: File) -> bool:
     """Whether a file is there with this chunk's size and header."""
     entry = storage.find(path)
     if entry is None or entry.size_bytes != chunk.size_bytes:
         return False
     try:
         with opened(storage, path) as reader:
-            return read_range(reader, 0, len(chunk.header)) == chunk.header
+            return read_range(reader, 0, len(chunk.head)) == chunk.head
     except FileNotFoundError:
         return False
 
 
 def read_digests(
-    storage: Storage, path: str, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
+    storage: Storage, path: str, chunk: File, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> ChunkDigests:
     """Digest a chunk that is there, telling of bytes as they are read."""
-    hasher = ChunkHasher(chunk.header)
+    hasher = ChunkHasher(chunk.head if chunk.seal is None else None)
     memory = make_buffer(_READ_BYTES)
-    advance(len(chunk.header))
+    advance(chunk.size_bytes - sum(tensor.size_bytes for tensor in chunk.tensors))
     with opened(storage, path) as reader:
         for tensor, first in zip(chunk.tensors, chunk.offsets_bytes, strict=True):
             for start in range(first, first + tensor.size_bytes, _READ_BYTES):

@@ -7,15 +7,15 @@ import errno
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Self
 
 from distconv.errors import InputError
 from distconv.families.choose import Choice
-from distconv.formats.meta.catalog import Catalog, read_catalog
-from distconv.formats.meta.files import SourceFiles
+from distconv.formats.meta.catalog import TensorView
 from distconv.planning.plan import Plan
 from distconv.storage.base import Storage, opened, read_small
 from distconv.storage.pinning import describe_change
@@ -26,22 +26,25 @@ _LIBRARIES = ("tokenizers",)
 
 
 def make_identity(
-    storage: Storage, files: SourceFiles, catalog: Catalog, choice: Choice, plan: Plan, version: str
+    source: Mapping[str, object], choice: Choice, plan: Plan, version: str, target: Mapping[str, object]
 ) -> dict[str, object]:
-    """Say what is converted and how: two conversions of one identity make the same chunks.
+    """Say what is converted and how: two conversions of one identity make the same files.
 
-    It names no host, worker, place or time of running.
+    It names no host, worker, place or time of running. ``target`` says what distinguishes this kind of
+    output, ``source`` is what ``Source.describe`` gives.
     """
+    heads = (literal.content for file in plan.files for literal in file.literals)
     return {
         "distconv": version,
+        **target,
         "family": choice.family.name,
         "instruct": choice.instruct,
         "dtype": plan.dtype.name,
         "max_shard_size": plan.chunk_limit_bytes,
         "tied": plan.decisions.tied,
         "kv_replication": plan.decisions.kv_replication,
-        "source": _describe(storage, files, catalog),
-        "plan_sha256": hashlib.sha256(b"".join(chunk.header for chunk in plan.chunks)).hexdigest(),
+        "source": source,
+        "plan_sha256": hashlib.sha256(b"".join(heads)).hexdigest(),
     }
 
 
@@ -50,10 +53,21 @@ def find_libraries() -> dict[str, str]:
     return {name: metadata.version(name) for name in _LIBRARIES}
 
 
+@dataclass(frozen=True, slots=True)
+class InputFiles:
+    """Which files INPUT consists of, and how the headers of its weights are read."""
+
+    folder: str
+    weights: tuple[str, ...]
+    small: tuple[str, ...]
+    """Files beside the weights that have a part in OUTPUT."""
+    read_views: Callable[[Storage], Iterable[TensorView]]
+
+
 class Source:
     """INPUT as it was before anything of it was read."""
 
-    def __init__(self, storage: Storage, files: SourceFiles) -> None:
+    def __init__(self, storage: Storage, files: InputFiles) -> None:
         """Look at all files, and keep them open.
 
         No other file can then be known by their numbers, and a file system that makes numbers
@@ -61,13 +75,13 @@ class Source:
         """
         self._storage, self._files = storage, files
         with ExitStack() as held:
-            for path in (*_shard_paths(files), *_small_paths(files)):
+            for path in (*files.weights, *files.small):
                 held.enter_context(opened(storage, path))
-            self._shards = {path: _stamp(storage, path) for path in _shard_paths(files)}
-            stamps = {path: _stamp(storage, path) for path in _small_paths(files)}
-            self.pinned = storage.pinned(self._shards | stamps)
+            self._weights = {path: _stamp(storage, path) for path in files.weights}
+            stamps = {path: _stamp(storage, path) for path in files.small}
+            self.pinned = storage.pinned(self._weights | stamps)
             """Where INPUT is read: there nothing can be read of what has its names meanwhile."""
-            self._small = {path: _digest(storage, path) for path in _small_paths(files)}
+            self._small = {path: _digest(storage, path) for path in files.small}
             self._held = held.pop_all()
 
     def __enter__(self) -> Self:
@@ -78,12 +92,39 @@ class Source:
         """Let go of the files."""
         self._held.close()
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes in bytes of the weights' files, by path."""
+        found = ((path, self._storage.find(path)) for path in self._files.weights)
+        return {path: entry.size_bytes for path, entry in found if entry is not None}
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """SHA-256 in hex of the small files, of which OUTPUT may hold copies."""
+        return frozenset(self._small.values())
+
+    def describe(self, views: Iterable[TensorView]) -> dict[str, object]:
+        """Describe each file: one with weights by its place below INPUT's folder, a small one by its name.
+
+        ``views`` are what the headers of the weights say.
+        """
+        small: dict[str, object] = {
+            posixpath.basename(path): {"sha256": digest} for path, digest in self._small.items()
+        }
+        by_path: dict[str, list[TensorView]] = {path: [] for path in self._files.weights}
+        for view in views:
+            by_path[view.region.path].append(view)
+        return small | {
+            os.path.relpath(path, self._files.folder): _fingerprint(self._storage, path, found)
+            for path, found in by_path.items()
+        }
+
     def check(self) -> None:
         """Raise InputError where a shard was written, replaced or touched since; asks for names and times only.
 
         FileNotFoundError where one is not to be seen, which on a share may pass.
         """
-        _refuse(path for path, stamp in self._shards.items() if _stamp(self._storage, path) != stamp)
+        _refuse(path for path, stamp in self._weights.items() if _stamp(self._storage, path) != stamp)
 
     def prove(self, identity: Mapping[str, object]) -> None:
         """Raise InputError where any file is not the one of which ``identity`` was made.
@@ -94,7 +135,7 @@ class Source:
         self.check()
         _refuse(path for path, digest in self._small.items() if _digest(self._storage, path) != digest)
         before = identity["source"]
-        now = _describe(self._storage, self._files, read_catalog(self._storage, self._files.shards))
+        now = self.describe(self._files.read_views(self._storage))
         if isinstance(before, dict) and now != before:
             changed = (name for name in now | before if now.get(name) != before.get(name))
             _refuse(posixpath.join(self._files.folder, name) for name in changed)
@@ -104,26 +145,6 @@ def _refuse(changed: Iterable[str]) -> None:
     findings = [describe_change(path) for path in changed]
     if findings:
         raise InputError.of(findings)
-
-
-def _describe(storage: Storage, files: SourceFiles, catalog: Catalog) -> dict[str, object]:
-    """Describe each file: a shard by its place below INPUT's folder, a small one by its name."""
-    small: dict[str, object] = {
-        posixpath.basename(path): {"sha256": _digest(storage, path)} for path in _small_paths(files)
-    }
-    folder = files.folder
-    shards = {
-        os.path.relpath(path, folder): _fingerprint(storage, catalog, path) for path in _shard_paths(files)
-    }
-    return small | shards
-
-
-def _shard_paths(files: SourceFiles) -> tuple[str, ...]:
-    return tuple(path for shard in files.shards for path in shard.paths)
-
-
-def _small_paths(files: SourceFiles) -> tuple[str, ...]:
-    return (files.params, *files.legal, *([files.tokenizer] if files.tokenizer else []))
 
 
 def _digest(storage: Storage, path: str) -> str:
@@ -137,15 +158,13 @@ def _stamp(storage: Storage, path: str) -> str:
     return entry.stamp
 
 
-def _fingerprint(storage: Storage, catalog: Catalog, path: str) -> dict[str, object]:
-    """Tell a shard from a changed one without reading its data: size, time, and what its headers say."""
+def _fingerprint(storage: Storage, path: str, views: Iterable[TensorView]) -> dict[str, object]:
+    """Tell a file from a changed one without reading its data: size, time, and what its headers say."""
     entry = storage.find(path)
     if entry is None:
         raise InputError(f"{path}: gone while it was read")
     digest = hashlib.sha256()
-    for shard in catalog:
-        for view in shard.tensors.values():
-            if view.region.path == path:
-                where = (view.region.offset_bytes, view.region.size_bytes, view.region.crc32)
-                digest.update(repr((view.name, view.dtype.name, view.shape, view.strides, where)).encode())
+    for view in views:
+        where = (view.region.offset_bytes, view.region.size_bytes, view.region.crc32)
+        digest.update(repr((view.name, view.dtype.name, view.shape, view.strides, where)).encode())
     return {"size_bytes": entry.size_bytes, "version": entry.version, "headers_sha256": digest.hexdigest()}

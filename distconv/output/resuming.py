@@ -121,7 +121,7 @@ class Folder:
         self.owner = owner
         self.recorded = dict(recorded)
         self._storage, self._source = storage, source
-        self._chunks = {chunk.name: chunk for chunk in plan.chunks}
+        self._chunks = {chunk.name: chunk for chunk in plan.files}
         self._identity = identity
         self._digests = dict(recorded)
         self._pending, self._mixed, self._finished = False, False, False
@@ -292,7 +292,7 @@ def _find_recorded(
     """Give the digests of chunks that are recorded and there; what is there is compared with them later."""
     return {
         chunk.name: found
-        for chunk in plan.chunks
+        for chunk in plan.files
         if (found := digests.get(chunk.name)) is not None
         and len(found.tensors) == len(chunk.tensors)
         and is_finished(storage, join(output, chunk.name), chunk)
@@ -320,7 +320,7 @@ def _check(
     free_bytes = storage.free_bytes(output)
     needed_bytes = _SMALL_FILES_BYTES + sum(
         chunk.size_bytes
-        for chunk in plan.chunks
+        for chunk in plan.files
         if overwrite or not is_finished(storage, join(output, chunk.name), chunk)
     )
     removed = [size for name, size in found.entries.items() if overwrite and is_model_file(name)]

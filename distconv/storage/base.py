@@ -46,11 +46,24 @@ class Reader(Protocol):
         """Let go of the file."""
 
 
-class Writer(Protocol):
-    """A file that is being written, invisible under its final name until it is committed."""
+class PartWriter(Protocol):
+    """A file that somebody else began, and commits."""
 
     def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
         """Write the whole buffer at this offset; what was written is made durable from time to time."""
+
+    def finish(self) -> None:
+        """Make durable what was written, and let go of the file."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class Writer(PartWriter, Protocol):
+    """A file that is being written, invisible under its final name until it is committed."""
+
+    attempt: str
+    """By which others open it, to write parts of it."""
 
     def commit(self, *, replace: bool = False) -> bool:
         """Make it durable and visible.
@@ -96,6 +109,9 @@ class Storage(Protocol):
 
     def begin(self, path: str, size_bytes: int) -> Writer:
         """Begin a file of exactly this size, its space reserved where that can be."""
+
+    def open_attempt(self, path: str, attempt: str) -> PartWriter:
+        """Open a file that was begun; FileNotFoundError where it was aborted, committed or dropped."""
 
     def remove(self, path: str) -> None:
         """Remove a file whose name nobody else uses; one that is not there is no error."""

@@ -60,22 +60,14 @@ class LocalReader:
         os.close(self._descriptor)
 
 
-class LocalWriter:
-    """A local file under a name of its own, linked to its final name by the commit."""
+class LocalPartWriter:
+    """A local file that is open for writing; ``path`` is its name in messages."""
 
-    def __init__(self, path: str, size_bytes: int) -> None:
-        """Create the file at its size."""
+    def __init__(self, path: str, descriptor: int) -> None:
+        """Take the open file."""
         self._path = path
-        self._size_bytes = size_bytes
+        self._descriptor = descriptor
         self._unflushed_bytes = 0
-        self._partial = make_attempt(path)
-        self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            with _naming(path):
-                reserve(self._descriptor, size_bytes)
-        except BaseException:
-            self.abort()
-            raise
 
     def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
         """Write the whole buffer at this offset."""
@@ -90,7 +82,41 @@ class LocalWriter:
             os.posix_fadvise(self._descriptor, offset_bytes, len(view), os.POSIX_FADV_DONTNEED)
         self._unflushed_bytes += len(view)
         if self._unflushed_bytes >= FLUSH_BYTES:
-            self._flush()
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait until what was written is on the disk."""
+        with _naming(self._path):
+            os.fsync(self._descriptor)
+        self._unflushed_bytes = 0
+
+    def finish(self) -> None:
+        """Make durable what was written, and let go of the file."""
+        self.flush()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class LocalWriter(LocalPartWriter):
+    """A local file under a name of its own, linked to its final name by the commit."""
+
+    def __init__(self, path: str, size_bytes: int) -> None:
+        """Create the file at its size."""
+        self.attempt = make_attempt(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        super().__init__(path, os.open(self.attempt, flags, 0o666))
+        self._size_bytes = size_bytes
+        try:
+            with _naming(path):
+                reserve(self._descriptor, size_bytes)
+        except BaseException:
+            self.abort()
+            raise
 
     def commit(self, *, replace: bool = False) -> bool:
         """Make the file durable and give it its name."""
@@ -99,29 +125,17 @@ class LocalWriter:
             found = os.fstat(self._descriptor).st_size
             if found != self._size_bytes:
                 raise ConversionError(f"{self._path}: {found} bytes written, expected {self._size_bytes}")
-            self._flush()
-            self._close()
+            self.finish()
         if replace:
-            os.replace(self._partial, self._path)
+            os.replace(self.attempt, self._path)
             return True
-        return publish_file(self._partial, self._path)
+        return publish_file(self.attempt, self._path)
 
     def abort(self) -> None:
         """Remove what was written."""
-        self._close()
+        self.close()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._partial)
-
-    def _flush(self) -> None:
-        """Wait until what was written is on the disk."""
-        with _naming(self._path):
-            os.fsync(self._descriptor)
-        self._unflushed_bytes = 0
-
-    def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            os.unlink(self.attempt)
 
 
 _NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
@@ -193,6 +207,10 @@ class LocalStorage:
     def begin(self, path: str, size_bytes: int) -> LocalWriter:
         """Begin a file of exactly this size, its space reserved where that can be."""
         return LocalWriter(path, size_bytes)
+
+    def open_attempt(self, path: str, attempt: str) -> LocalPartWriter:
+        """Open a file that was begun."""
+        return LocalPartWriter(path, os.open(attempt, os.O_WRONLY | os.O_CLOEXEC))
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""

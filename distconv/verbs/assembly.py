@@ -6,6 +6,7 @@ from dataclasses import replace
 from distconv.errors import DistconvError, InputError
 from distconv.families.llama import Family
 from distconv.formats.meta.params import RopeScaling
+from distconv.formats.safetensors.chunks import make_index_file
 from distconv.output.finalise import CONFIG_NAME
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.planning.plan import Plan
@@ -98,7 +99,4 @@ def make_files(storage: Storage, checkpoint: Checkpoint, plan: Plan) -> dict[str
     files |= make_tokenizer(checkpoint)
     files["generation_config.json"] = to_json(generation)
     files[CONFIG_NAME] = to_json(config)
-    index = plan.make_index()
-    if index is not None:
-        files[index[0]] = index[1]
-    return files
+    return files | make_index_file(plan.files)

@@ -5,29 +5,23 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from distconv.errors import InputError, UsageError
+from distconv.errors import InputError
 from distconv.families.choose import Choice, choose_family
 from distconv.families.evidence import Facts
 from distconv.families.llama import CUTS, EMBEDDING, IGNORED, OUTPUT, RULES
 from distconv.families.rules import Dimensions, Match, describe_foreign_tensors, match_rules, read_dimensions
+from distconv.families.translate import Decisions, make_targets
 from distconv.formats.meta.catalog import Catalog, TensorView, read_catalog
 from distconv.formats.meta.files import SourceFiles, find_files
 from distconv.formats.meta.layouts import ShardFiles
 from distconv.formats.meta.params import Params, read_params
 from distconv.layout.dtypes import DTYPES
-from distconv.planning.plan import (
-    Decisions,
-    Plan,
-    TargetTensor,
-    make_plan,
-    make_targets,
-)
+from distconv.layout.files import OutputTensor
+from distconv.planning.plan import Plan, make_plan
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
 from distconv.storage.base import PathLike, Storage
 from distconv.storage.local import LocalStorage
 from distconv.verbs.remarks import note_buffers, note_copies, note_differences, note_params
-
-DTYPE_CHOICES = ("auto", "float16", "bfloat16", "float32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +71,7 @@ def read_checkpoint(
         dtype=catalog.views(EMBEDDING)[0].dtype,
         tokenizer=None if vocabulary is None else vocabulary.kind,
         folder=files.folder,
-        tied_storage=_share_storage(catalog),
+        tied_storage=share_storage(catalog),
         tokenizer_size=None if vocabulary is None else vocabulary.size,
     )
     choice = choose_family(facts, family, instruct=instruct)
@@ -98,7 +92,8 @@ def read_checkpoint(
 _ABSENCE = {OUTPUT: 'where the output is the embedding, let params.json say "weight_tying": true'}
 
 
-def _share_storage(catalog: Catalog) -> bool:
+def share_storage(catalog: Catalog) -> bool:
+    """Whether embedding and output are one storage in every shard."""
     views = [catalog.views(name) for name in (EMBEDDING, OUTPUT)]
     return bool(views[1]) and all(is_same_storage(*pair) for pair in zip(*views, strict=False))
 
@@ -120,18 +115,21 @@ def is_disproved(left: TensorView, right: TensorView) -> bool:
     return whole and left.strides == right.strides and left.region.crc32 != right.region.crc32
 
 
-def kv_pairs(checkpoint: Checkpoint) -> tuple[tuple[TensorView, TensorView], ...]:
-    """Pairs of ranks that may hold one key head twice, as the 405B in 16 parts does."""
+def kv_pairs(checkpoint: Checkpoint, apart: int) -> tuple[tuple[TensorView, TensorView], ...]:
+    """Pairs of ranks that may hold one key head twice, so far from each other; none but where each has one head.
+
+    The 405B in 16 parts is so, and whatever was cut into more parts than it has key heads.
+    """
     heads, rows = checkpoint.dimensions.kv_heads, checkpoint.dimensions.head_dim
     keys = [match.views for match in checkpoint.matches if match.cut.heads == "key"]
-    if heads != _DOUBLED or any(view.shape[0] != rows for views in keys for view in views):
+    if heads % (2 * apart) or any(view.shape[0] != rows for views in keys for view in views):
         return ()
-    return tuple((views[rank], views[rank + 1]) for views in keys for rank in range(0, _DOUBLED, 2))
+    return tuple((views[rank], views[rank + apart]) for views in keys for rank in range(0, heads, 2 * apart))
 
 
 _DOUBLED = 16
 
-EqualTargets = Callable[[TargetTensor, TargetTensor], bool]
+EqualTargets = Callable[[OutputTensor, OutputTensor], bool]
 EqualViews = Callable[[TensorView, TensorView], bool]
 
 
@@ -144,7 +142,7 @@ def decide(
     the headers alone tell, and the notes say so.
     """
     tied, tied_notes = _decide_tied(checkpoint, equal_targets)
-    replication, kv_notes = _decide_replication(checkpoint, equal_views)
+    replication, kv_notes = decide_replication(checkpoint, equal_views)
     return Decisions(tied, replication), (*tied_notes, *kv_notes)
 
 
@@ -152,7 +150,7 @@ def _decide_tied(checkpoint: Checkpoint, equal_targets: EqualTargets | None) -> 
     embedding, output = checkpoint.match(EMBEDDING), checkpoint.match(OUTPUT)
     if not checkpoint.choice.may_tie or embedding is None:
         return False, ()
-    if output is None or _share_storage(checkpoint.catalog):
+    if output is None or share_storage(checkpoint.catalog):
         return True, ()
     same_cut = embedding.cut == output.cut
     if same_cut and any(map(is_disproved, embedding.views, output.views)):
@@ -169,32 +167,32 @@ def _decide_tied(checkpoint: Checkpoint, equal_targets: EqualTargets | None) -> 
 _UNTIED = "embedding and output differ: lm_head.weight is kept, and the config is not tied"
 
 
-def _decide_replication(
-    checkpoint: Checkpoint, equal_views: EqualViews | None
-) -> tuple[int, tuple[str, ...]]:
-    pairs = kv_pairs(checkpoint)
-    if not pairs:
-        return 1, ()
-    kept = f"all {_DOUBLED} key heads are kept: they are not stored in pairs"
-    if any(is_disproved(*pair) for pair in pairs):
-        return 1, (kept,)
-    if equal_views is None:
-        return 2, (
-            f"each key head is taken as stored twice ({_DOUBLED // 2} are written), as published; convert compares them",
-        )
-    if all(equal_views(*pair) for pair in pairs):
-        return 2, (f"each key head is stored twice; {_DOUBLED // 2} are written",)
-    return 1, (kept,)
+def decide_replication(checkpoint: Checkpoint, equal_views: EqualViews | None) -> tuple[int, tuple[str, ...]]:
+    """Decide how often key heads are stored; without the comparison what is published is assumed."""
+    heads, times = checkpoint.dimensions.kv_heads, 1
+    published = heads == _DOUBLED and bool(kv_pairs(checkpoint, 1))
+    while pairs := kv_pairs(checkpoint, times):
+        if any(is_disproved(*pair) for pair in pairs):
+            break
+        if equal_views is None:
+            if published:
+                return 2, (
+                    f"each key head is taken as stored twice ({heads // 2} are written), as published; convert compares them",
+                )
+            return 1, ()
+        if not all(equal_views(*pair) for pair in pairs):
+            break
+        times *= 2
+    if times == 1:
+        return 1, (f"all {heads} key heads are kept: they are not stored in pairs",) if published else ()
+    often = "twice" if times == 2 else f"{times} times"
+    return times, (f"each key head is stored {often}; {heads // times} are written",)
 
 
 def plan_conversion(
     checkpoint: Checkpoint, decisions: Decisions, dtype: str = "auto", max_shard_size: int | None = None
 ) -> Plan:
-    """Plan a checkpoint's conversion; UsageError for options that make no sense."""
-    if dtype not in DTYPE_CHOICES:
-        raise UsageError(f"dtype {dtype}: expected one of {', '.join(DTYPE_CHOICES)}")
-    if max_shard_size is not None and max_shard_size <= 0:
-        raise UsageError(f"max shard size {max_shard_size}: expected a positive number of bytes")
+    """Plan a checkpoint's conversion into Transformers' chunks."""
     wanted = None if dtype == "auto" else DTYPES[dtype]
     targets = make_targets(checkpoint.matches, checkpoint.dimensions.head_dim, decisions, wanted)
     return make_plan(targets, decisions, max_shard_size)

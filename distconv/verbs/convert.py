@@ -2,31 +2,31 @@
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from distconv.errors import ConversionError, InputError, OutputError, UsageError
-from distconv.formats.meta.files import find_files
 from distconv.humanize import format_count, format_size
-from distconv.moving.compare import equal_targets, target_of_view
+from distconv.layout.files import Unit, split_file
 from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
 from distconv.moving.progress import Progress, SilentProgress, Stopwatch
+from distconv.moving.shared import SharedFiles
 from distconv.moving.trace import Pictures, summarise
 from distconv.moving.worker import Job, Receipt, Sight, is_finished
-from distconv.output.identity import Source, make_identity
-from distconv.output.loading import digest_file, find_obstacles
-from distconv.output.resuming import is_recorded, taken
-from distconv.planning.plan import Plan, describe_large_tensors
+from distconv.output.identity import InputFiles, Source, make_identity
+from distconv.output.loading import find_obstacles
+from distconv.output.resuming import Folder, is_recorded, taken
+from distconv.planning.plan import Plan
 from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.local import LocalStorage
-from distconv.verbs.assembly import make_files
-from distconv.verbs.checkpoint import Checkpoint, decide, plan_conversion, read_checkpoint
 from distconv.verbs.finished import compare_all, examine
+from distconv.verbs.options import Options
+from distconv.verbs.prepared import Prepared
+from distconv.verbs.sources import find_input, prepare
 from distconv.version import VERSION
 
-DEVICE_CHOICES = ("auto", "cpu", "cuda")
 _INLINE_LANES = 4
 
 
@@ -112,6 +112,8 @@ def convert(
     source: PathLike,
     output: PathLike,
     *,
+    to: str = "transformers",
+    shards: int | None = None,
     dtype: str = "auto",
     max_shard_size: int | None = None,
     device: str = "auto",
@@ -130,126 +132,180 @@ def convert(
     report: PathLike | None = None,
     progress: Progress | None = None,
 ) -> ConversionReport:
-    """Convert Meta's checkpoint in ``source`` into a Transformers folder ``output``.
+    """Convert the checkpoint in ``source`` into a folder ``output``.
 
-    ``tokenizer`` and ``params`` are files that lie elsewhere.
-    ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or
-    several GPUs ask for Ray; there each worker takes ``gpus_per_worker`` of a GPU (or a CPU slot)
-    and ``worker_resources``. ``trace`` is a file for a Chrome trace, ``report`` one for a PNG. Raises InputError, UsageError, OutputError (nothing that looks
-    like a model is left), ConversionError (the same call again goes on where it stopped).
+    ``to`` is "transformers", or "meta" with so many model-parallel ``shards``. ``tokenizer`` and
+    ``params`` are files that lie elsewhere. ``max_shard_size`` is in bytes. Runs in this process
+    unless ``workers``, ``address`` or several GPUs ask for Ray; there each worker takes
+    ``gpus_per_worker`` of a GPU (or a CPU slot) and ``worker_resources``. ``trace`` is a file for a
+    Chrome trace, ``report`` one for a PNG. Raises InputError, UsageError, OutputError (nothing that
+    looks like a model is left), ConversionError (the same call again goes on where it stopped).
     """
-    storage: Storage = LocalStorage()
-    progress = Stopwatch(progress or SilentProgress())
-    input_path, output_path = os.fspath(source), os.fspath(output)
-    cluster = Cluster(address, workers, gpus_per_worker, worker_resources or {})
-    if workers or address:
+    options = Options(
+        source=os.fspath(source), output=os.fspath(output), to=to, shards=shards, dtype=dtype,
+        max_shard_size=max_shard_size, device=device, family=family, instruct=instruct,
+        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+        params=None if params is None else os.fspath(params),
+        check=check, verify=verify, overwrite=overwrite, trace=trace, report=report,
+        cluster=Cluster(address, workers, gpus_per_worker, worker_resources or {}),
+    )  # fmt: skip
+    return run(options, progress or SilentProgress())
+
+
+def run(options: Options, progress: Progress) -> ConversionReport:
+    """Convert as ``convert`` does."""
+    if options.cluster.workers or options.cluster.address:
         # Workers on other nodes start in folders of their own.
-        input_path, output_path = os.path.abspath(input_path), os.path.abspath(output_path)
-    pictures = Pictures(output_path, trace, report)
-    tokenizer_path, params_path = (None if path is None else os.fspath(path) for path in (tokenizer, params))
-    with Source(storage, find_files(storage, input_path, tokenizer_path, params_path)) as input_files:
-        storage = input_files.pinned
-        if check:
+        options = replace(
+            options, source=os.path.abspath(options.source), output=os.path.abspath(options.output)
+        )
+    watch = Stopwatch(progress)
+    pictures = Pictures(options.output, options.trace, options.report)
+    storage: Storage = LocalStorage()
+    files = find_input(storage, options)
+    with Source(storage, files) as source:
+        storage = source.pinned
+        if options.check:
             # What is compared is what is converted.
-            _check(source, family, tokenizer, params, progress)
+            _check(options, watch)
         started = time.monotonic()
-        checkpoint = read_checkpoint(
-            storage,
-            input_path,
-            family=family,
-            instruct=instruct,
-            tokenizer=tokenizer_path,
-            params_path=params_path,
+        prepared = prepare(storage, source, options)
+        _refuse_overlap(storage, files, options.output)
+        for note in prepared.notes:
+            watch.note(f"note: {note}")
+        device = _choose_device(options.device)
+        report, receipts = _convert(
+            storage, source, replace(options, device=device), prepared, watch, started
         )
-        if checkpoint.vocabulary is None:
-            raise InputError(
-                f"{checkpoint.files.folder}: no tokenizer.model here or in the parent folder; give it by --tokenizer PATH"
-            )
-        _refuse_overlap(storage, checkpoint, output_path)
-        device = _choose_device(device)
-        decisions, decided = decide(
-            checkpoint,
-            lambda left, right: equal_targets(storage, left, right),
-            lambda left, right: equal_targets(storage, target_of_view(left), target_of_view(right)),
-        )
-        plan = plan_conversion(checkpoint, decisions, dtype, max_shard_size)
-        notes = (*checkpoint.notes, *decided, *describe_large_tensors(plan))
-        for note in notes:
-            progress.note(f"note: {note}")
-        # All that can fail without a byte moved fails before one is.
-        files = make_files(storage, checkpoint, plan)
-        identity = make_identity(
-            storage, checkpoint.files, checkpoint.catalog, checkpoint.choice, plan, VERSION
-        )
-        examined, damaged = None, frozenset[str]()
-        if not overwrite and is_recorded(storage, output_path, identity):
-            examined, damaged = examine(
-                storage, output_path, checkpoint, plan, files, progress, verify=verify
-            )
-        planned = time.monotonic()
-        begun = moved = planned
-        first: float | None = None
-        receipts: tuple[Receipt, ...] = ()
-        if examined is None:
-            inline = workers is None and address is None and not _has_several_gpus(device)
-            obstacles = partial(
-                find_obstacles, storage, output_path, [chunk.name for chunk in plan.chunks], files,
-                _source_digests(storage, checkpoint),
-            )  # fmt: skip
-            look = partial(obstacles, overwrite=overwrite)
-            with taken(
-                storage, output_path, input_files, plan, identity, progress, look, overwrite=overwrite
-            ) as folder:
-                folder.remove(damaged)
-                sight = Sight(_sizes(storage, checkpoint), folder.owner)
-                job = Job(storage, output_path, device, None, folder.recorded, pictures.wanted, sight)
-                receipts = _move(job, plan, None if inline else cluster, progress, folder.keep)
-                _check_chunks(storage, output_path, plan)
-                begun, moved = progress.begun or planned, progress.ended or time.monotonic()
-                first = progress.first
-                if verify:
-                    compare_all(storage, output_path, checkpoint, plan, progress, folder.remove)
-                if strangers := tuple(obstacles(overwrite=False)):
-                    raise ConversionError("\n".join(strangers))
-                folder.finish(files)
-        pictures.write(
-            storage, receipts, f"{checkpoint.choice.family.title}, {format_count(len(plan.chunks), 'chunk')}"
-        )
-        return ConversionReport(
-            output=output_path,
-            family=checkpoint.choice.family.title,
-            dtype=plan.dtype.name,
-            chunks=len(plan.chunks),
-            kept_chunks=len(plan.chunks)
-            if examined is not None
-            else sum(receipt.kept for receipt in receipts),
-            bytes_read=sum(receipt.bytes_read for receipt in receipts),
-            bytes_written=sum(receipt.bytes_written for receipt in receipts),
-            became_infinite=sum(receipt.became_infinite for receipt in receipts),
-            summary=summarise(receipts),
-            seconds_planning=planned - started,
-            seconds_starting=begun - planned,
-            seconds_to_first_byte=None if first is None else first - started,
-            seconds_moving=moved - begun,
-            seconds_finishing=time.monotonic() - moved,
-            already_done=examined is not None,
-            examined=examined,
-            verified=verify,
-            notes=notes,
-        )
+        count = format_count(len(prepared.plan.files), "chunk")
+        pictures.write(storage, receipts, f"{prepared.choice.family.title}, {count}")
+        return report
 
 
-def _check(
-    source: PathLike,
-    family: str | None,
-    tokenizer: PathLike | None,
-    params: PathLike | None,
-    progress: Progress,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """What was moved, and when that began and ended, in seconds of one clock."""
+
+    receipts: tuple[Receipt, ...]
+    begun: float
+    first: float | None
+    ended: float
+
+
+def _convert(
+    storage: Storage, source: Source, options: Options, prepared: Prepared, watch: Stopwatch, started: float
+) -> tuple[ConversionReport, tuple[Receipt, ...]]:
+    """Make what is planned, unless it is there already."""
+    plan = prepared.plan
+    identity = make_identity(prepared.source, prepared.choice, plan, VERSION, prepared.target)
+    examined, damaged = None, frozenset[str]()
+    if not options.overwrite and is_recorded(storage, options.output, identity):
+        examined, damaged = examine(storage, options.output, prepared, watch, verify=options.verify)
+    planned = time.monotonic()
+    moved = _Moved((), planned, None, planned)
+    if examined is None:
+        moved = _make(storage, source, options, prepared, identity, damaged, watch)
+    receipts = moved.receipts
+    report = ConversionReport(
+        output=options.output,
+        family=prepared.choice.family.title,
+        dtype=plan.dtype.name,
+        chunks=len(plan.files),
+        kept_chunks=len(plan.files) if examined is not None else sum(receipt.kept for receipt in receipts),
+        bytes_read=sum(receipt.bytes_read for receipt in receipts),
+        bytes_written=sum(receipt.bytes_written for receipt in receipts),
+        became_infinite=sum(receipt.became_infinite for receipt in receipts),
+        summary=summarise(receipts),
+        seconds_planning=planned - started,
+        seconds_starting=moved.begun - planned,
+        seconds_to_first_byte=None if moved.first is None else moved.first - started,
+        seconds_moving=moved.ended - moved.begun,
+        seconds_finishing=time.monotonic() - moved.ended,
+        already_done=examined is not None,
+        examined=examined,
+        verified=options.verify,
+        notes=prepared.notes,
+    )
+    return report, receipts
+
+
+def _make(
+    storage: Storage,
+    source: Source,
+    options: Options,
+    prepared: Prepared,
+    identity: dict[str, object],
+    damaged: frozenset[str],
+    watch: Stopwatch,
+) -> _Moved:
+    """Take OUTPUT, move all that is not there yet, and make the folder whole."""
+    plan, output = prepared.plan, options.output
+    names = [file.name for file in plan.files]
+    obstacles = partial(find_obstacles, storage, output, names, prepared.files, source.digests)
+    look = partial(obstacles, overwrite=options.overwrite)
+    with taken(storage, output, source, plan, identity, watch, look, overwrite=options.overwrite) as folder:
+        folder.remove(damaged)
+        receipts = _move_all(storage, source, options, plan, folder, watch)
+        _check_chunks(storage, output, plan)
+        moved = _Moved(
+            receipts, watch.begun or time.monotonic(), watch.first, watch.ended or time.monotonic()
+        )
+        if options.verify:
+            compare_all(storage, output, prepared, watch, folder.remove)
+        if strangers := tuple(obstacles(overwrite=False)):
+            raise ConversionError("\n".join(strangers))
+        folder.finish(prepared.files)
+    return moved
+
+
+def _move_all(
+    storage: Storage, source: Source, options: Options, plan: Plan, folder: Folder, watch: Stopwatch
+) -> tuple[Receipt, ...]:
+    """Write all files; those that are too large for one worker in parts."""
+    units = [
+        unit
+        for file in plan.files
+        for unit in ((file,) if file.name in folder.recorded else split_file(file, plan.chunk_limit_bytes))
+    ]
+    inline = not (options.cluster.workers or options.cluster.address or _has_several_gpus(options.device))
+    with SharedFiles(storage, options.output, plan.files, units) as shared:
+        job = Job(
+            storage, options.output, options.device, recorded=folder.recorded, attempts=shared.attempts,
+            traced=bool(options.trace or options.report), sight=Sight(source.sizes, folder.owner),
+        )  # fmt: skip
+        return _move(job, units, None if inline else options.cluster, watch, shared.keep(job, folder.keep))
+
+
+def _move(
+    job: Job, units: Sequence[Unit], cluster: Cluster | None, progress: Progress, keep: Keep
+) -> tuple[Receipt, ...]:
+    """Do all units, in this process where there is no cluster."""
+    if cluster is None:
+        return run_inline(job, units, min(_INLINE_LANES, os.cpu_count() or 1), progress, keep=keep)
+    from distconv.moving.ray.driver import run_on_ray
+
+    return run_on_ray(job, units, cluster, progress, keep=keep)
+
+
+def _check_chunks(storage: Storage, output: str, plan: Plan) -> None:
+    for file in plan.files:
+        if not is_finished(storage, join(output, file.name), file):
+            raise ConversionError(
+                f"{join(output, file.name)}: not of the planned header and size after moving"
+            )
+
+
+def _check(options: Options, progress: Progress) -> None:
     from distconv.verbs.check import check
 
     progress.note("comparing INPUT's files with their checksums")
-    report = check(source, family=family, tokenizer=tokenizer, params=params, progress=progress)
+    report = check(
+        options.source,
+        family=options.family,
+        tokenizer=options.tokenizer,
+        params=options.params,
+        progress=progress,
+    )
     for note in report.notes:
         progress.note(f"note: {note}")
     if report.findings:
@@ -258,18 +314,15 @@ def _check(
 
 def _choose_device(device: str) -> str:
     """Take the CPU for ``auto``: moving bytes needs no GPU until a measurement says otherwise."""
-    if device not in DEVICE_CHOICES:
-        raise UsageError(f"device {device}: expected one of {', '.join(DEVICE_CHOICES)}")
     return "cpu" if device == "auto" else device
 
 
-def _refuse_overlap(storage: Storage, checkpoint: Checkpoint, output: str) -> None:
-    """OUTPUT must not be, hold or lie in a folder of INPUT's shards, links resolved."""
+def _refuse_overlap(storage: Storage, files: InputFiles, output: str) -> None:
+    """OUTPUT must not be, hold or lie in a folder of INPUT's weights, links resolved."""
     target = storage.real_path(output)
-    files = checkpoint.files
-    # A params.json from elsewhere may lie above both.
-    paths = [os.path.dirname(storage.real_path(path)) for shard in files.shards for path in shard.paths]
-    for folder in (storage.real_path(files.folder), *paths):
+    # A small file from elsewhere may lie above both.
+    folders = [os.path.dirname(storage.real_path(path)) for path in files.weights]
+    for folder in (storage.real_path(files.folder), *folders):
         if (
             target == folder
             or target.startswith(folder + os.sep)
@@ -278,25 +331,9 @@ def _refuse_overlap(storage: Storage, checkpoint: Checkpoint, output: str) -> No
             raise OutputError(
                 f"{output}: equal to, inside or above INPUT's folder {folder}; give another folder"
             )
-    for path in (*files.legal, *([files.tokenizer] if files.tokenizer else [])):
+    for path in files.small:
         if target == os.path.dirname(storage.real_path(path)):
             raise OutputError(f"{output}: holds {path}, which is INPUT's; give another folder")
-
-
-def _move(
-    job: Job, plan: Plan, cluster: Cluster | None, progress: Progress, keep: Keep
-) -> tuple[Receipt, ...]:
-    """Make all chunks, in this process where there is no cluster."""
-    if cluster is None:
-        return run_inline(job, plan.chunks, min(_INLINE_LANES, os.cpu_count() or 1), progress, keep=keep)
-    from distconv.moving.ray.driver import run_on_ray
-
-    return run_on_ray(job, plan.chunks, cluster, progress, keep=keep)
-
-
-def _sizes(storage: Storage, checkpoint: Checkpoint) -> dict[str, int]:
-    paths = [path for shard in checkpoint.files.shards for path in shard.paths]
-    return {path: entry.size_bytes for path in paths if (entry := storage.find(path)) is not None}
 
 
 def _has_several_gpus(device: str) -> bool:
@@ -307,18 +344,3 @@ def _has_several_gpus(device: str) -> bool:
     if not torch.cuda.is_available():
         raise UsageError("device cuda: torch sees no GPU here; use --device cpu")
     return torch.cuda.device_count() > 1
-
-
-def _check_chunks(storage: Storage, output: str, plan: Plan) -> None:
-    for chunk in plan.chunks:
-        if not is_finished(storage, join(output, chunk.name), chunk):
-            raise ConversionError(
-                f"{join(output, chunk.name)}: not of the planned header and size after moving"
-            )
-
-
-def _source_digests(storage: Storage, checkpoint: Checkpoint) -> frozenset[str]:
-    """Give the SHA-256 of INPUT's small files, of which OUTPUT may hold copies."""
-    files = checkpoint.files
-    small = (files.params, *([files.tokenizer] if files.tokenizer else []))
-    return frozenset(digest_file(storage, path) for path in small)

@@ -1,24 +1,20 @@
 """Whether what stands in OUTPUT is what a conversion makes, before one begins and before it is made whole."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from distconv.errors import ConversionError, OutputError
 from distconv.moving.progress import Progress
 from distconv.moving.worker import is_finished
 from distconv.output.proof import Depth, Finding, prove, read_headers
-from distconv.planning.plan import Plan
 from distconv.storage.base import Storage, join
-from distconv.verbs.checkpoint import Checkpoint
-from distconv.verbs.verify import compare_tensors
+from distconv.verbs.prepared import Prepared
 
 
 def examine(
     storage: Storage,
     output: str,
-    checkpoint: Checkpoint,
-    plan: Plan,
-    files: Mapping[str, bytes],
+    prepared: Prepared,
     progress: Progress,
     *,
     verify: bool,
@@ -35,16 +31,16 @@ def examine(
     findings = list(proof.findings)
     looked = proof.examined
     if verify:
-        findings += _compare(storage, output, checkpoint, plan, progress)
+        findings += _compare(storage, output, prepared, progress)
         looked = f"{looked}, and every tensor compared with the source"
     for finding in findings:
         progress.note(f"{finding.words}; it is made again" if finding.chunk else finding.words)
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in prepared.files.items()}
     whole = (
         not findings
         and proof.receipt is not None
         and proof.receipt.files == digests
-        and all(is_finished(storage, join(output, chunk.name), chunk) for chunk in plan.chunks)
+        and all(is_finished(storage, join(output, chunk.name), chunk) for chunk in prepared.plan.files)
     )
     return looked if whole else None, frozenset(found.chunk for found in findings if found.chunk)
 
@@ -52,8 +48,7 @@ def examine(
 def compare_all(
     storage: Storage,
     output: str,
-    checkpoint: Checkpoint,
-    plan: Plan,
+    prepared: Prepared,
     progress: Progress,
     remove: Callable[[Iterable[str]], None],
 ) -> None:
@@ -61,16 +56,14 @@ def compare_all(
 
     ``remove`` is told the chunks that differ, so that the same conversion makes them again; ConversionError then.
     """
-    findings = _compare(storage, output, checkpoint, plan, progress)
+    findings = _compare(storage, output, prepared, progress)
     if findings:
         remove({finding.chunk for finding in findings if finding.chunk})
         told = f"{output}: verification found differences; it is not made whole, run the same command again"
         raise ConversionError("\n".join((told, *(finding.words for finding in findings))))
 
 
-def _compare(
-    storage: Storage, output: str, checkpoint: Checkpoint, plan: Plan, progress: Progress
-) -> list[Finding]:
+def _compare(storage: Storage, output: str, prepared: Prepared, progress: Progress) -> list[Finding]:
     progress.note("verifying every tensor against the source")
-    headers, findings = read_headers(storage, output, [chunk.name for chunk in plan.chunks])
-    return findings + compare_tensors(storage, checkpoint, headers, progress)
+    headers, findings = read_headers(storage, output, [file.name for file in prepared.plan.files])
+    return findings + prepared.compare(storage, headers, progress)

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
+from distconv.families.translate import make_targets
 from distconv.humanize import format_size
 from distconv.layout.dtypes import STORABLE, DType
-from distconv.planning.plan import (
-    make_targets,
-)
 from distconv.storage.base import PathLike
 from distconv.verbs.checkpoint import Checkpoint, decide, open_checkpoint
 from distconv.verbs.tables import Table

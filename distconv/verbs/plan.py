@@ -1,5 +1,6 @@
 """Plan a conversion from headers alone."""
 
+import os
 from dataclasses import dataclass
 
 from distconv.humanize import format_count, format_size
@@ -9,6 +10,7 @@ from distconv.planning.plan import (
 )
 from distconv.storage.base import PathLike
 from distconv.verbs.checkpoint import Checkpoint, decide, open_checkpoint, plan_conversion
+from distconv.verbs.options import Options
 from distconv.verbs.tables import Table
 
 
@@ -31,8 +33,8 @@ class PlanReport:
             "max_shard_size": plan.chunk_limit_bytes,
             "read_bytes": read_bytes(plan),
             "write_bytes": plan.size_bytes,
-            "largest_chunk_bytes": max(chunk.size_bytes for chunk in plan.chunks),
-            "useful_workers": len(plan.chunks),
+            "largest_chunk_bytes": max(chunk.size_bytes for chunk in plan.files),
+            "useful_workers": len(plan.files),
             "memory_bytes_per_worker": _WORKER_MEMORY_BYTES,
             "chunks": [
                 {
@@ -42,7 +44,7 @@ class PlanReport:
                     "copies": sum(len(tensor.copies) for tensor in chunk.tensors),
                     "size_bytes": chunk.size_bytes,
                 }
-                for chunk in plan.chunks
+                for chunk in plan.files
             ],
         }
 
@@ -53,7 +55,7 @@ class PlanReport:
             ("chunk", "layers", "tensors", "MB"),
             [
                 (chunk.name, chunk.layers, str(len(chunk.tensors)), f"{chunk.size_bytes / 1e6:,.1f}")
-                for chunk in plan.chunks
+                for chunk in plan.files
             ],
             (False, True, True, True),
         )
@@ -68,11 +70,11 @@ class PlanReport:
                 f"{format_count(len(self.checkpoint.files.shards), 'shard')}"
             ),
             (
-                f"writes   {format_size(plan.size_bytes)} in {format_count(len(plan.chunks), 'chunk')} of at most "
+                f"writes   {format_size(plan.size_bytes)} in {format_count(len(plan.files), 'chunk')} of at most "
                 f"{format_size(plan.chunk_limit_bytes)} of tensors{but}"
             ),
             (
-                f"workers  up to {len(plan.chunks)}, each with at most "
+                f"workers  up to {len(plan.files)}, each with at most "
                 f"{_WORKER_MEMORY_BYTES / (1 << 20):,.0f} MiB of buffers"
             ),
         )
@@ -97,6 +99,7 @@ def plan(
     params: PathLike | None = None,
 ) -> PlanReport:
     """Plan a conversion from headers alone; what only data can tell is assumed as published."""
+    Options(source=os.fspath(source), output="", dtype=dtype, max_shard_size=max_shard_size)
     checkpoint = open_checkpoint(source, family, instruct=instruct, tokenizer=tokenizer, params=params)
     decisions, notes = decide(checkpoint)
     made = plan_conversion(checkpoint, decisions, dtype, max_shard_size)

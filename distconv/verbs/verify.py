@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distconv.errors import OutputError
+from distconv.families.cuts import Cut
 from distconv.families.llama import EMBEDDING, FAMILIES, OUTPUT
 from distconv.families.operations import ROTARY
 from distconv.families.rules import Match
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     Rows = npt.NDArray[np.unsignedinteger]
 
-_BAND_BYTES = 16 << 20
+BAND_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ def _compare_tensor(
             size = len(expected) * row_bytes
             found = read_range(reader, target.offset_bytes + first * row_bytes, size)
             progress.advance(size)
-            wanted = _cast(expected, stored, target.dtype)
+            wanted = cast_rows(expected, stored, target.dtype)
             if wanted != found:
                 at = next(i for i, (one, other) in enumerate(zip(wanted, found, strict=True)) if one != other)
                 row, column = divmod(at, row_bytes)
@@ -208,19 +209,21 @@ def _compare_tensor(
 
 def _whole_shape(match: Match, target: Written) -> tuple[tuple[int, ...], int]:
     """The shape that the shards give together; doubled key heads may be written once."""
-    shape = _join_shapes(match.views, match.cut.axis)
-    if (
-        match.cut.heads == "key"
-        and target.shape
-        and target.shape[0] * 2 == shape[0]
-        and len(match.views) == 16
-        and len({view.shape for view in match.views}) == 1
-    ):
-        return (shape[0] // 2, *shape[1:]), 2
+    shape = join_shapes(match.views, match.cut.axis)
+    if match.cut.heads == "key" and target.shape and target.shape[0] and len(match.views) > 1:
+        times, rest = divmod(shape[0], target.shape[0])
+        if (
+            times > 1
+            and not rest
+            and len(match.views) % times == 0
+            and len({v.shape for v in match.views}) == 1
+        ):
+            return (shape[0] // times, *shape[1:]), times
     return shape, 1
 
 
-def _join_shapes(views: Sequence[TensorView], axis: int | None) -> tuple[int, ...]:
+def join_shapes(views: Sequence[TensorView], axis: int | None) -> tuple[int, ...]:
+    """Give the shape that parts have together."""
     shape = views[0].shape
     if axis is None:
         return shape
@@ -231,32 +234,32 @@ def _bands(
     match: Match, replication: int, checkpoint: Checkpoint, sources: Sources
 ) -> Iterator[tuple[int, "Rows"]]:
     """Give the whole tensor as (first row, rows), permuted as Transformers wants it."""
-    parts = _distinct_parts(match, replication)
-    rows, *others = _join_shapes([part for part, *_twins in parts], match.cut.axis)
+    parts = distinct_parts(match, replication)
+    rows, *others = join_shapes([part for part, *_twins in parts], match.cut.axis)
     columns = math.prod(others)
     head = checkpoint.dimensions.head_dim if match.operation is ROTARY else 1
-    band = max(1, _BAND_BYTES // max(1, columns * match.views[0].dtype.size_bytes * head)) * head
+    band = max(1, BAND_BYTES // max(1, columns * match.views[0].dtype.size_bytes * head)) * head
     for first in range(0, rows, band):
-        found = _read_whole_rows(match, parts, first, min(band, rows - first), sources)
+        found = read_whole_rows(match.cut, parts, first, min(band, rows - first), sources)
         yield first, found[_rotary_rows(len(found), head)] if match.operation is ROTARY else found
 
 
-def _distinct_parts(match: Match, replication: int) -> list[tuple[TensorView, ...]]:
+def distinct_parts(match: Match, replication: int) -> list[tuple[TensorView, ...]]:
     """The parts that differ, in order, each with the others that should hold the same."""
     if match.cut.axis is None:
         return [match.views[:1]]
     return [match.views[n : n + replication] for n in range(0, len(match.views), replication)]
 
 
-def _read_whole_rows(
-    match: Match, parts: list[tuple[TensorView, ...]], first: int, count: int, sources: Sources
+def read_whole_rows(
+    cut: Cut, parts: Sequence[tuple[TensorView, ...]], first: int, count: int, sources: Sources
 ) -> "Rows":
     """Read rows of the whole tensor, wherever in the shards they lie."""
     import numpy as np
 
-    if match.cut.axis == 1:
+    if cut.axis == 1:
         return np.concatenate(
-            [_read_rows(view, first, count, sources) for (view,) in parts if view.shape[1]], axis=1
+            [read_rows(view, first, count, sources) for (view,) in parts if view.shape[1]], axis=1
         )
     found = []
     begin = 0
@@ -266,7 +269,7 @@ def _read_whole_rows(
         begin += rows
         if low >= high:
             continue
-        part, *twins = (_read_rows(view, low, high - low, sources) for view in views)
+        part, *twins = (read_rows(view, low, high - low, sources) for view in views)
         # Written once though the copies differ: no row of it can be right.
         found.append(part if all((part == twin).all() for twin in twins) else ~part)
     return found[0] if len(found) == 1 else np.concatenate(found)
@@ -280,7 +283,7 @@ def _rotary_rows(rows: int, head: int) -> list[int]:
     ]
 
 
-def _read_rows(view: TensorView, first: int, count: int, sources: Sources) -> "Rows":
+def read_rows(view: TensorView, first: int, count: int, sources: Sources) -> "Rows":
     """Read some rows of a part, whatever its strides, and hardly more than them.
 
     Where rows lie apart, or columns do, each is read by itself.
@@ -312,7 +315,7 @@ def _read_rows(view: TensorView, first: int, count: int, sources: Sources) -> "R
     return np.ascontiguousarray(found[0] if len(found) == 1 else np.concatenate(found, axis=apart))
 
 
-def _cast(rows: "Rows", stored: DType, dtype: DType) -> bytes:
+def cast_rows(rows: "Rows", stored: DType, dtype: DType) -> bytes:
     """Give the bytes of rows in another type; any NaN becomes the quiet one with no payload."""
     if stored == dtype:
         return rows.tobytes()

@@ -21,7 +21,7 @@ from tests.benchmarks.report import print_tables, write_picture
 from tests.checkpoints import write_sparse
 
 ROOT = Path(__file__).parents[2]
-PEER = ROOT / ".peers/4.47.1/bin/python"
+PEER = ROOT / ".peers/transformers-4.47.1/bin/python"
 COPIERS = ("cp -r", "two cp")
 
 Contestant = Callable[[Path, Path], list[str | Path]]

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distconv.errors import InputError, Interrupted
+from distconv.layout.files import File, Literal
 from distconv.moving.digests import ChunkDigests
-from distconv.moving.worker import Job, Receipt, convert_chunk
-from distconv.planning.plan import Chunk
+from distconv.moving.worker import Job, Receipt, write_file
 from distconv.storage.base import join
 from distconv.storage.local import LocalStorage
 
@@ -24,10 +24,11 @@ def make_job(output: Path) -> Job:
     return Job(LocalStorage(), str(output), "cpu")
 
 
-def make_chunks(names: Sequence[str], size_bytes: int = 1000) -> tuple[Chunk, ...]:
+def make_chunks(names: Sequence[str], size_bytes: int = 1000) -> tuple[File, ...]:
     """Chunks of a header alone, which is what the fakes write."""
     return tuple(
-        Chunk(name, (name * size_bytes)[:size_bytes].encode(), tensors=(), offsets_bytes=()) for name in names
+        File(name, (Literal(0, (name * size_bytes)[:size_bytes].encode()),), tensors=(), offsets_bytes=())
+        for name in names
     )
 
 
@@ -72,7 +73,7 @@ class RecordingProgress:
 
 
 def write_slowly(
-    job: Job, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
+    job: Job, chunk: File, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> Receipt:
     """Write a chunk in blocks, waiting a little at each; what its name says happens half way.
 
@@ -82,8 +83,8 @@ def write_slowly(
     with attempts.open("a") as file:
         file.write(f"{os.getpid()}\n")
     first = len(attempts.read_text().splitlines()) == 1
-    size_bytes = len(chunk.header) // BLOCKS
-    writer = job.storage.begin(join(job.output, chunk.name), len(chunk.header))
+    size_bytes = len(chunk.head) // BLOCKS
+    writer = job.storage.begin(join(job.output, chunk.name), len(chunk.head))
     try:
         for block in range(BLOCKS):
             if stopped():
@@ -95,14 +96,14 @@ def write_slowly(
                 if "told" in chunk.name and first:
                     wait_until(Path(job.output, TOLD_NAME).exists)
                 go_wrong(chunk.name, first)
-            content = chunk.header[block * size_bytes : (block + 1) * size_bytes]
+            content = chunk.head[block * size_bytes : (block + 1) * size_bytes]
             writer.write_at(block * size_bytes, content)
             advance(len(content))
             time.sleep(0.14 if "slow" in chunk.name else 0.005)
         writer.commit()
     finally:
         writer.abort()
-    return Receipt(chunk.name, ChunkDigests("", ()), 0, len(chunk.header))
+    return Receipt(chunk.name, ChunkDigests("", ()), 0, len(chunk.head))
 
 
 def wait_until(reached: Callable[[], bool]) -> None:
@@ -112,7 +113,7 @@ def wait_until(reached: Callable[[], bool]) -> None:
 
 
 def write_together(
-    job: Job, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
+    job: Job, chunk: File, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> Receipt:
     """Write a chunk once three have been begun, which takes three workers."""
     mark = Path(job.output, f"{chunk.name}.attempts")
@@ -122,25 +123,25 @@ def write_together(
         if stopped():
             raise Interrupted("stopped")
         time.sleep(0.01)
-    return convert_chunk(job, chunk, advance, stopped)
+    return write_file(job, chunk, advance, stopped)
 
 
 def be_overtaken(
-    job: Job, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
+    job: Job, chunk: File, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> Receipt:
     """Write a chunk while another attempt begins and ends, and note which file that committed."""
     path = Path(job.output, chunk.name)
 
     def overtake(size_bytes: int) -> None:
         if not path.exists():
-            convert_chunk(job, chunk, lambda _size_bytes: None, stopped)
+            write_file(job, chunk, lambda _size_bytes: None, stopped)
             path.with_suffix(".inode").write_text(str(path.stat().st_ino))
         advance(size_bytes)
 
-    return convert_chunk(job, chunk, overtake, stopped)
+    return write_file(job, chunk, overtake, stopped)
 
 
-def is_committed_once(output: Path, chunk: Chunk) -> bool:
+def is_committed_once(output: Path, chunk: File) -> bool:
     """Whether the file is the one that the attempt which ended first has committed."""
     path = output / chunk.name
     return path.with_suffix(".inode").read_text() == str(path.stat().st_ino)
@@ -150,7 +151,7 @@ STANDING_SECONDS = 5.0
 
 
 def stand_together(
-    job: Job, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
+    job: Job, chunk: File, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> Receipt:
     """Write a chunk after a time in which nothing moves, which begins when two have been begun."""
     mark = Path(job.output, f"{chunk.name}.attempts")
@@ -160,7 +161,7 @@ def stand_together(
         advance(1)
         time.sleep(0.05)
     time.sleep(STANDING_SECONDS)
-    return convert_chunk(job, chunk, advance, stopped)
+    return write_file(job, chunk, advance, stopped)
 
 
 def go_wrong(name: str, first: bool) -> None:
@@ -190,9 +191,9 @@ def read_pids(output: Path) -> set[int]:
     return {int(line) for path in output.glob("*.attempts") for line in path.read_text().splitlines()}
 
 
-def is_whole(output: Path, chunk: Chunk) -> bool:
+def is_whole(output: Path, chunk: File) -> bool:
     """Whether the chunk is there with all its bytes."""
-    return (output / chunk.name).read_bytes() == chunk.header
+    return (output / chunk.name).read_bytes() == chunk.head
 
 
 def find_partials(output: Path) -> list[str]:

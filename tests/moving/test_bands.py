@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from distconv.formats.meta.catalog import TensorView
 from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import BFLOAT16, FLOAT32, FLOAT64, contiguous_strides
+from distconv.layout.files import OutputTensor
 from distconv.layout.regions import Region
 from distconv.moving.bands import make_blocks
 from distconv.moving.pieces import Piece
-from distconv.planning.plan import TargetTensor
 from tests.views import BY_ROWS, REPLICATED, ROTARY_QUERY, Case, cases, places
 
 BLOCK_BYTES = st.integers(1, 64) | st.integers(65, 4096) | st.sampled_from([1 << 20, 1 << 40])
@@ -24,7 +24,7 @@ def read(case: Case, piece: Piece) -> np.ndarray:
     return np.concatenate([content[offset : offset + piece.run] for offset in piece.offsets()])
 
 
-def step_of(target: TargetTensor) -> int:
+def step_of(target: OutputTensor) -> int:
     """Elements of the rows that are put together at once: one row, or one head."""
     steps = (loop.step for copy in target.copies for loop in copy.loops if loop.axis == 0)
     rows = max(steps, default=1)
@@ -116,7 +116,7 @@ def test_rows_of_a_large_dense_matrix_are_read_once_in_blocks_of_the_size_asked_
     view = TensorView("tensor", record, BFLOAT16, 0, shape, contiguous_strides(shape))
     for way in (BY_ROWS, ROTARY_QUERY):
         target_shape, copies = way.join((view,), head_dim=128)
-        target = TargetTensor("target", "source", target_shape, BFLOAT16, BFLOAT16, copies)
+        target = OutputTensor("target", "source", target_shape, BFLOAT16, BFLOAT16, copies)
         blocks = list(make_blocks(target, 1 << 20))
         assert len(blocks) == 8
         assert [piece.span for block in blocks for piece in block.pieces] == [1 << 19] * 8
@@ -131,7 +131,7 @@ def test_a_cast_to_a_wider_type_makes_blocks_smaller_and_one_to_a_narrower_type_
     ):
         view = TensorView("tensor", record, stored, 0, (1024,), (1,))
         _shape, copies = REPLICATED.join((view,), head_dim=1)
-        target = TargetTensor("target", "source", (1024,), stored, dtype, copies)
+        target = OutputTensor("target", "source", (1024,), stored, dtype, copies)
         assert {block.elements for block in make_blocks(target, 1024)} == {elements}
 
 
@@ -139,12 +139,12 @@ def test_an_empty_tensor_has_no_blocks() -> None:
     record = Region("shard", 0, 0, 0, zipped=False)
     view = TensorView("tensor", record, BFLOAT16, 0, (0, 4), (4, 1))
     shape, copies = BY_ROWS.join((view,), head_dim=1)
-    assert list(make_blocks(TargetTensor("t", "s", shape, BFLOAT16, BFLOAT16, copies), 1024)) == []
+    assert list(make_blocks(OutputTensor("t", "s", shape, BFLOAT16, BFLOAT16, copies), 1024)) == []
 
 
 def test_copies_of_single_rows_need_no_loop_for_them() -> None:
     record = Region("shard", 0, 2 * 4 * 2, 0, zipped=False)
     rows = tuple(Copy(record, 4 * row, (row, 0), (Loop(4, 1, 1),)) for row in range(2))
-    target = TargetTensor("target", "source", (2, 4), BFLOAT16, BFLOAT16, rows)
+    target = OutputTensor("target", "source", (2, 4), BFLOAT16, BFLOAT16, rows)
     for block_bytes, sizes in ((1 << 20, [4, 4]), (2, [4, 4])):
         assert [block.elements for block in make_blocks(target, block_bytes)] == sizes

@@ -9,11 +9,11 @@ import pytest
 import ray
 
 from distconv.errors import ConversionError, UsageError
+from distconv.layout.files import File
 from distconv.moving.executor import Cluster
 from distconv.moving.ray.cluster import Needs
 from distconv.moving.ray.driver import run_on_ray
 from distconv.moving.worker import Job, Receipt
-from distconv.planning.plan import Chunk
 from tests.moving.fakes import RecordingProgress, is_whole, make_chunks, make_job, write_together
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def _two_gpus() -> Iterator[None]:
 
 
 def write_and_tell_gpu(
-    job: Job, chunk: Chunk, advance: Callable[[int], None], stopped: Callable[[], bool]
+    job: Job, chunk: File, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> Receipt:
     """Write a chunk with two others, and leave word of the GPU that Ray gave."""
     Path(job.output, f"{chunk.name}.gpu").write_text(os.environ["CUDA_VISIBLE_DEVICES"])

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from distconv.formats.meta.archive import read_archive
 from distconv.formats.meta.catalog import TensorView
 from distconv.layout.dtypes import DTYPES, DType
+from distconv.layout.files import OutputTensor
 from distconv.moving.devices import Device, Finish, HostDevice, TorchDevice
 from distconv.moving.pieces import Piece
 from distconv.moving.worker import Sources, make_contents
-from distconv.planning.plan import TargetTensor
 from distconv.storage.local import LocalReader, LocalStorage
 from distconv.verbs.plan import _WORKER_MEMORY_BYTES
 from tests.views import BY_ROWS, ROTARY_QUERY, Way
@@ -110,14 +110,14 @@ def find(path: str) -> TensorView:
     return TensorView("tensor", record, mark.dtype, mark.offset, mark.shape, mark.strides)
 
 
-def target_of(view: TensorView, way: Way = BY_ROWS, head_dim: int = 1) -> TargetTensor:
+def target_of(view: TensorView, way: Way = BY_ROWS, head_dim: int = 1) -> OutputTensor:
     """Take a view as a whole tensor."""
     shape, copies = way.join((view,), head_dim)
-    return TargetTensor("target", "source", shape, view.dtype, view.dtype, copies)
+    return OutputTensor("target", "source", shape, view.dtype, view.dtype, copies)
 
 
 def move(
-    target: TargetTensor, device: Device, block_bytes: int | None = None, storage: LocalStorage | None = None
+    target: OutputTensor, device: Device, block_bytes: int | None = None, storage: LocalStorage | None = None
 ) -> tuple[bytes, int]:
     """Make a tensor's bytes; gives also how many were read."""
     with Sources(storage or LocalStorage()) as sources:
@@ -265,7 +265,7 @@ def measure(path: str, dtype: str) -> str:
         return json.dumps([resident_bytes("VmHWM") - before, sources.bytes_read, made])
 
 
-def cast_to(target: TargetTensor, dtype: str) -> TargetTensor:
+def cast_to(target: OutputTensor, dtype: str) -> OutputTensor:
     """The same tensor in another type."""
     return replace(target, dtype=DTYPES[dtype])
 

@@ -14,9 +14,10 @@ import safetensors.torch
 import torch
 
 from distconv.errors import InputError, Interrupted
+from distconv.layout.files import File
 from distconv.moving.memory import HUGE_PAGE_BYTES
-from distconv.moving.worker import Job, Receipt, convert_chunk
-from distconv.planning.plan import Chunk, Plan
+from distconv.moving.worker import Job, Receipt, write_file
+from distconv.planning.plan import Plan
 from distconv.storage.base import Buffer
 from distconv.storage.local import LocalStorage, LocalWriter
 from distconv.verbs.checkpoint import decide, plan_conversion, read_checkpoint
@@ -55,7 +56,7 @@ def output(tmp_path: Path) -> Path:
 
 def run_chunk(
     output: Path,
-    chunk: Chunk,
+    chunk: File,
     advance: Callable[[int], None] = lambda _size_bytes: None,
     stopped: Callable[[], bool] = lambda: False,
     block_bytes: int = 4096,
@@ -63,15 +64,13 @@ def run_chunk(
 ) -> Receipt:
     """Make one chunk with the CPU."""
     digests = {} if recorded is None else {recorded.chunk: recorded.digests}
-    return convert_chunk(
-        Job(LocalStorage(), str(output), "cpu", block_bytes, digests), chunk, advance, stopped
-    )
+    return write_file(Job(LocalStorage(), str(output), "cpu", block_bytes, digests), chunk, advance, stopped)
 
 
 def run_plan(output: Path, plan: Plan, block_bytes: int) -> tuple[list[Receipt], dict[str, bytes]]:
     """Make all chunks; gives the files' bytes as well."""
     output.mkdir(exist_ok=True)
-    receipts = [run_chunk(output, chunk, block_bytes=block_bytes) for chunk in plan.chunks]
+    receipts = [run_chunk(output, chunk, block_bytes=block_bytes) for chunk in plan.files]
     return receipts, {path.name: path.read_bytes() for path in sorted(output.iterdir())}
 
 
@@ -83,7 +82,7 @@ def test_blocks_from_1_kb_to_64_mb_give_the_tensors_of_the_reference(
     spec = replace(SPEC, layout=layout)
     source = checkpoint(spec)
     plan = plan_folder(source, dtype)
-    assert len(plan.chunks) > 3
+    assert len(plan.files) > 3
     _receipts, first = run_plan(tmp_path / "first", plan, BLOCK_SIZES[0])
     found = {
         name: tensor for content in first.values() for name, tensor in safetensors.torch.load(content).items()
@@ -116,7 +115,7 @@ def test_all_bytes_of_a_chunk_are_told(checkpoint: Write, output: Path) -> None:
         receipt = run_chunk(output, chunk, told.append)
         assert sum(told) == chunk.size_bytes == receipt.bytes_written
         assert min(told) > 0
-        assert max(told) <= max(4096, len(chunk.header))
+        assert max(told) <= max(4096, len(chunk.head))
 
 
 def test_a_finished_chunk_is_kept_and_its_bytes_are_told(checkpoint: Write, output: Path) -> None:
@@ -356,7 +355,7 @@ def test_a_disk_that_fills_up_leaves_no_file(checkpoint: Write, output: Path) ->
     chunk = plan_folder(checkpoint(SPEC)).chunks[0]
     job = Job(WritingStorage(FullWriter), str(output), "cpu")
     with pytest.raises(OSError, match="No space left on device"):
-        convert_chunk(job, chunk, lambda _size_bytes: None, lambda: False)
+        write_file(job, chunk, lambda _size_bytes: None, lambda: False)
     assert list(output.iterdir()) == []
 
 
@@ -375,8 +374,8 @@ def test_large_blocks_lie_in_their_page_as_in_the_file(checkpoint: Write, output
             super().write_at(offset_bytes, buffer)
 
     job = Job(WritingStorage(PlaceWriter), str(output), "cpu")
-    for chunk in plan.chunks:
-        convert_chunk(job, chunk, lambda _size_bytes: None, lambda: False)
+    for chunk in plan.files:
+        write_file(job, chunk, lambda _size_bytes: None, lambda: False)
     # Straight, permuted and joined tensors, none of which a header lets begin at a page.
     assert len(places) > 5
     assert all(in_memory == in_file for in_memory, in_file in places)
@@ -390,8 +389,6 @@ def test_values_that_became_infinite_are_counted_for_each_chunk(copied: Path, ou
     state["norm.weight"][7] = float("inf")
     torch.save(state, shard)
     plan = plan_folder(copied, "float16")
-    infinite = {chunk.name: run_chunk(output, chunk).became_infinite for chunk in plan.chunks}
-    holder = next(
-        c.name for c in plan.chunks for t in c.tensors if t.source == "layers.0.attention.wq.weight"
-    )
+    infinite = {chunk.name: run_chunk(output, chunk).became_infinite for chunk in plan.files}
+    holder = next(c.name for c in plan.files for t in c.tensors if t.source == "layers.0.attention.wq.weight")
     assert {name: count for name, count in infinite.items() if count} == {holder: 1}

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from distconv.errors import ConversionError, InputError
 from distconv.families.rules import Match
+from distconv.families.translate import Decisions, make_targets
 from distconv.formats.meta.catalog import TensorView
 from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import BFLOAT16
+from distconv.layout.files import File, Literal, OutputTensor
 from distconv.layout.regions import Region
 from distconv.layout.tiling import find_untiled
-from distconv.planning.plan import Chunk, Decisions, TargetTensor, make_targets
 from tests.views import ROTARY_KEY, Case, cases
 
 RECORD = Region("shard", 0, 1 << 20, 0, zipped=False)
@@ -204,12 +205,12 @@ def test_an_empty_tensor_has_no_copies() -> None:
 
 
 def test_a_chunk_with_a_hole_or_an_overlap_cannot_be_made() -> None:
-    def tensor(name: str, elements: int) -> TargetTensor:
+    def tensor(name: str, elements: int) -> OutputTensor:
         copy = Copy(RECORD, 0, (0,), (Loop(elements, 1, 0),))
-        return TargetTensor(name, name, (elements,), BFLOAT16, BFLOAT16, (copy,))
+        return OutputTensor(name, name, (elements,), BFLOAT16, BFLOAT16, (copy,))
 
     tensors = (tensor("a", 3), tensor("b", 4))
-    assert Chunk("chunk", b"head", tensors, (4, 10)).size_bytes == 4 + 2 * math.prod([7])
+    assert File("chunk", (Literal(0, b"head"),), tensors, (4, 10)).size_bytes == 4 + 2 * math.prod([7])
     for offsets in ((4, 9), (4, 12), (0, 6)):
         with pytest.raises(ConversionError, match=r"chunk: (a|b) is planned at byte \d+, expected (4|10)"):
-            Chunk("chunk", b"head", tensors, offsets)
+            File("chunk", (Literal(0, b"head"),), tensors, offsets)

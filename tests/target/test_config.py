@@ -179,7 +179,7 @@ def test_other_versions_read_the_same_values(
         config = AutoConfig.from_pretrained(folder)
         expected.append(describe(config, GenerationConfig.from_pretrained(folder), case))
         inverse.append(LlamaForCausalLM(config).model.rotary_emb.inv_freq.tolist())
-    command = [str(peer_python(version)), str(PEER_SCRIPT), *folders]
+    command = [str(peer_python(f"transformers-{version}")), str(PEER_SCRIPT), *folders]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

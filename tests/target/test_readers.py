@@ -140,7 +140,7 @@ def test_other_versions_find_user_defined_pieces(
     strings = mix([*symbols, "a", " ", "  ", "the quick", " <X>", "<|im"], 1000)
     task = tmp_path / "task.json"
     task.write_text(json.dumps({"folder": str(folder), "strings": strings, "messages": []}))
-    command = [str(peer_python(version)), str(PEER_SCRIPT), str(task)]
+    command = [str(peer_python(f"transformers-{version}")), str(PEER_SCRIPT), str(task)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["ids"] == AutoTokenizer.from_pretrained(folder)(strings)["input_ids"]
@@ -159,7 +159,13 @@ def test_the_oldest_version_for_a_family_loads_its_folder(
     task = tmp_path / "task.json"
     task.write_text(json.dumps({"folder": str(folder), "strings": strings}))
     for script, argument in ((PEER_SCRIPT, task), (CONFIG_SCRIPT, folder)):
-        command = [str(peer_python(version)), "-W", "error::UserWarning", str(script), str(argument)]
+        command = [
+            str(peer_python(f"transformers-{version}")),
+            "-W",
+            "error::UserWarning",
+            str(script),
+            str(argument),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)

@@ -395,7 +395,13 @@ def test_other_versions_give_the_same_ids_texts_and_prompts(
     ]
     task = tmp_path / "task.json"
     task.write_text(json.dumps({"folder": str(folder), "strings": strings, "messages": messages}))
-    command = [str(peer_python(version)), "-W", "error::UserWarning", str(PEER_SCRIPT), str(task)]
+    command = [
+        str(peer_python(f"transformers-{version}")),
+        "-W",
+        "error::UserWarning",
+        str(PEER_SCRIPT),
+        str(task),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -59,6 +59,11 @@ class Catalog:
         """Size of all shard files."""
         return sum(shard.size_bytes for shard in self.shards)
 
+    @property
+    def all_views(self) -> Iterator[TensorView]:
+        """Every shard's part of every tensor."""
+        return (view for shard in self.shards for view in shard.tensors.values())
+
     def names(self) -> tuple[str, ...]:
         """All tensor names, in the first shard's order, then the others' own."""
         return tuple(dict.fromkeys(name for shard in self.shards for name in shard.tensors))

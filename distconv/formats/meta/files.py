@@ -42,6 +42,16 @@ class SourceFiles:
     legal: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The shards' files."""
+        return tuple(path for shard in self.shards for path in shard.paths)
+
+    @property
+    def small(self) -> tuple[str, ...]:
+        """The files beside the shards that have a part in a conversion."""
+        return (self.params, *self.legal, *([self.tokenizer] if self.tokenizer else []))
+
 
 def find_files(
     storage: Storage, source: str, tokenizer: str | None = None, params: str | None = None

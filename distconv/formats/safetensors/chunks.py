@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from distconv.layout.dtypes import DType
+from distconv.layout.files import File, Literal, OutputTensor
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -104,3 +105,26 @@ def make_index(weight_map: Mapping[str, str], parameters: int, size_bytes: int) 
         "weight_map": dict(weight_map),
     }
     return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
+
+
+def lay_out_chunks(tensors: Sequence[OutputTensor], limit_bytes: int) -> tuple[File, ...]:
+    """Group tensors into chunks and lay each one out to the byte."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    groups = group_tensors({name: tensor.size_bytes for name, tensor in by_name.items()}, limit_bytes)
+    chunks = []
+    for number, names in enumerate(groups, 1):
+        ordered = [by_name[name] for name in file_order((name, by_name[name].dtype) for name in names)]
+        header, offsets = make_header([(tensor.name, tensor.dtype, tensor.shape) for tensor in ordered])
+        chunks.append(File(chunk_name(number, len(groups)), (Literal(0, header),), tuple(ordered), offsets))
+    return tuple(chunks)
+
+
+def make_index_file(chunks: Sequence[File]) -> dict[str, bytes]:
+    """Give the index's content by its name; nothing where a single chunk needs none."""
+    if len(chunks) == 1:
+        return {}
+    weight_map = {tensor.name: chunk.name for chunk in chunks for tensor in chunk.tensors}
+    tensors = [tensor for chunk in chunks for tensor in chunk.tensors]
+    parameters = sum(tensor.elements for tensor in tensors)
+    size_bytes = sum(tensor.size_bytes for tensor in tensors)
+    return {INDEX_NAME: make_index(weight_map, parameters, size_bytes)}

@@ -12,13 +12,13 @@ import ray
 from ray.actor import ActorHandle
 
 from distconv.errors import Interrupted
+from distconv.layout.files import Unit
 from distconv.moving.devices import load_device
 from distconv.moving.executor import Convert, classify
 from distconv.moving.ray.cluster import Needs
 from distconv.moving.ray.meters import Meters
 from distconv.moving.scheduler import Failure
 from distconv.moving.worker import Job, Receipt
-from distconv.planning.plan import Chunk
 
 TELL_SECONDS = 0.5
 """Bytes are added up for so long before they are told: each telling is a message to the driver."""
@@ -82,7 +82,7 @@ class Worker:
         return other
 
     @ray.method(num_returns="streaming")
-    def convert(self, chunk: Chunk) -> Iterator[Event]:
+    def convert(self, chunk: Unit) -> Iterator[Event]:
         """Convert one chunk, yielding bytes moved, then its end."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 

@@ -9,6 +9,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from distconv.errors import ConversionError
+from distconv.layout.files import Unit
 from distconv.moving.executor import (
     STALL_SECONDS,
     TICK_SECONDS,
@@ -33,8 +34,7 @@ from distconv.moving.scheduler import (
     Replace,
     Scheduler,
 )
-from distconv.moving.worker import Job, Receipt, convert_chunk
-from distconv.planning.plan import Chunk
+from distconv.moving.worker import Job, Receipt, make_unit
 
 __all__ = ["Cluster", "run_on_ray"]
 
@@ -50,17 +50,17 @@ class _Member:
     actor: "ActorHandle[Worker]"
     waiting: "ray.ObjectRef[Place] | ray.ObjectRefGenerator | None"
     place: Place | None = None
-    chunk: Chunk | None = None
+    chunk: Unit | None = None
     attempt: int = 1
     moved_bytes: int = 0
 
 
 def run_on_ray(
     job: Job,
-    chunks: Sequence[Chunk],
+    chunks: Sequence[Unit],
     cluster: Cluster,
     progress: Progress,
-    convert: Convert = convert_chunk,
+    convert: Convert = make_unit,
     stall_seconds: float = STALL_SECONDS,
     keep: Keep = forget,
 ) -> tuple[Receipt, ...]:
@@ -91,7 +91,7 @@ class _Run:
     def __init__(
         self,
         job: Job,
-        chunks: Sequence[Chunk],
+        chunks: Sequence[Unit],
         needs: Needs,
         progress: Progress,
         convert: Convert,

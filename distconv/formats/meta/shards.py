@@ -1,0 +1,51 @@
+"""Shards of a model: each rank's tensors as the file that ``torch.save`` would write of them."""
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from distconv.formats.meta.archive_layout import ArchiveLayout, lay_out_archive
+from distconv.formats.meta.pickle_writer import TensorEntry
+from distconv.layout.files import File, Literal, OutputTensor
+
+
+def shard_name(rank: int) -> str:
+    """Name the file of a rank, counted from 0."""
+    return f"consolidated.{rank:02d}.pth"
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSeal:
+    """What of an archive waits for the tensors: their descriptors, and the directory."""
+
+    layout: ArchiveLayout
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """Offset and size of each run, in bytes."""
+        found = self.layout.seal([0] * len(self.layout.storages))
+        return tuple((start, len(content)) for start, content in found)
+
+    def make(self, checksums: Sequence[int]) -> tuple[Literal, ...]:
+        """Make it of the CRC32 of each tensor's data."""
+        return tuple(Literal(start, content) for start, content in self.layout.seal(checksums))
+
+
+def lay_out_shard(
+    name: str, tensors: Sequence[OutputTensor], shared: Mapping[str, str] | None = None
+) -> File:
+    """Lay out one shard to the byte; ``shared`` are further names, each by the tensor that it stands for."""
+    entries = [TensorEntry(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
+    by_name = {entry.name: entry for entry in entries}
+    entries += [
+        TensorEntry(alias, by_name[kept].dtype, by_name[kept].shape, shares=kept)
+        for alias, kept in (shared or {}).items()
+    ]
+    layout = lay_out_archive(posixpath.splitext(name)[0], entries)
+    return File(
+        name,
+        tuple(Literal(start, content) for start, content in layout.literals),
+        tuple(tensors),
+        tuple(record.offset_bytes for record in layout.storages),
+        ArchiveSeal(layout),
+    )

@@ -1,0 +1,56 @@
+"""What a conversion is asked to do."""
+
+from dataclasses import dataclass, field
+
+from distconv.errors import UsageError
+from distconv.moving.executor import Cluster
+from distconv.storage.base import PathLike
+
+DTYPE_CHOICES = ("auto", "float16", "bfloat16", "float32")
+DEVICE_CHOICES = ("auto", "cpu", "cuda")
+FORMAT_CHOICES = ("transformers", "meta")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """All that ``convert`` is told; UsageError for values that make no sense, or not together."""
+
+    source: str
+    output: str
+    to: str = "transformers"
+    shards: int | None = None
+    """Of Meta's: the model-parallel size."""
+    dtype: str = "auto"
+    max_shard_size: int | None = None
+    """In bytes."""
+    device: str = "auto"
+    family: str | None = None
+    instruct: bool = False
+    tokenizer: str | None = None
+    params: str | None = None
+    check: bool = False
+    verify: bool = False
+    overwrite: bool = False
+    trace: PathLike | None = None
+    report: PathLike | None = None
+    cluster: Cluster = field(default_factory=Cluster)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        for name, value, choices in (
+            ("dtype", self.dtype, DTYPE_CHOICES),
+            ("device", self.device, DEVICE_CHOICES),
+            ("to", self.to, FORMAT_CHOICES),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name} {value}: expected one of {', '.join(choices)}")
+        if self.max_shard_size is not None and self.max_shard_size <= 0:
+            raise UsageError(f"max shard size {self.max_shard_size}: expected a positive number of bytes")
+        if self.shards is not None and self.to != "meta":
+            raise UsageError("--shards is the number of Meta's shards; it needs --to meta")
+        if self.shards is not None and not 1 <= self.shards <= _MOST_SHARDS:
+            raise UsageError(f"shards {self.shards}: expected 1 to {_MOST_SHARDS}")
+
+
+_MOST_SHARDS = 100
+"""Meta's names have two digits."""

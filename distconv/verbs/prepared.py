@@ -1,0 +1,27 @@
+"""A conversion that is decided to the byte: what either way to convert hands to what both do the same."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from distconv.families.choose import Choice
+from distconv.moving.progress import Progress
+from distconv.output.proof import Finding, Headers
+from distconv.planning.plan import Plan
+from distconv.storage.base import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The plan, the files beside the weights, and how both are compared with INPUT afterwards."""
+
+    choice: Choice
+    plan: Plan
+    files: Mapping[str, bytes]
+    """What stands beside the weights, in the order of writing: the mark is the last one."""
+    source: Mapping[str, object]
+    """What describes INPUT's files."""
+    target: Mapping[str, object]
+    """What of the conversion's identity is this way's own."""
+    notes: tuple[str, ...]
+    compare: Callable[[Storage, Headers, Progress], list[Finding]]
+    """List every tensor of OUTPUT that is missing, foreign, or differs from INPUT's."""

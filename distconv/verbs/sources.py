@@ -1,0 +1,68 @@
+"""What INPUT is, and which way from it to OUTPUT is asked for."""
+
+from distconv.errors import InputError
+from distconv.formats.meta.catalog import read_catalog
+from distconv.formats.meta.files import find_files
+from distconv.moving.compare import equal_targets, target_of_view
+from distconv.output.identity import InputFiles, Source
+from distconv.planning.plan import describe_large_tensors
+from distconv.storage.base import Storage
+from distconv.verbs.assembly import make_files
+from distconv.verbs.checkpoint import Checkpoint, decide, plan_conversion, read_checkpoint
+from distconv.verbs.options import Options
+from distconv.verbs.prepared import Prepared
+from distconv.verbs.to_meta import prepare_reshard
+from distconv.verbs.verify import compare_tensors
+
+
+def find_input(storage: Storage, options: Options) -> InputFiles:
+    """Find which files INPUT consists of; InputError where that is not one whole model."""
+    files = find_files(storage, options.source, options.tokenizer, options.params)
+    return InputFiles(
+        files.folder,
+        files.weights,
+        files.small,
+        lambda storage: read_catalog(storage, files.shards).all_views,
+    )
+
+
+def prepare(storage: Storage, source: Source, options: Options) -> Prepared:
+    """Read headers, decide what data alone can tell, plan, and make what stands beside the weights.
+
+    All that can fail without a byte moved fails here.
+    """
+    checkpoint = read_checkpoint(
+        storage,
+        options.source,
+        family=options.family,
+        instruct=options.instruct,
+        tokenizer=options.tokenizer,
+        params_path=options.params,
+    )
+    if options.to == "meta":
+        return prepare_reshard(storage, source, checkpoint, options)
+    return _prepare_transformers(storage, source, checkpoint, options)
+
+
+def _prepare_transformers(
+    storage: Storage, source: Source, checkpoint: Checkpoint, options: Options
+) -> Prepared:
+    if checkpoint.vocabulary is None:
+        raise InputError(
+            f"{checkpoint.files.folder}: no tokenizer.model here or in the parent folder; give it by --tokenizer PATH"
+        )
+    decisions, decided = decide(
+        checkpoint,
+        lambda left, right: equal_targets(storage, left, right),
+        lambda left, right: equal_targets(storage, target_of_view(left), target_of_view(right)),
+    )
+    plan = plan_conversion(checkpoint, decisions, options.dtype, options.max_shard_size)
+    return Prepared(
+        choice=checkpoint.choice,
+        plan=plan,
+        files=make_files(storage, checkpoint, plan),
+        source=source.describe(checkpoint.catalog.all_views),
+        target={},
+        notes=(*checkpoint.notes, *decided, *describe_large_tensors(plan)),
+        compare=lambda storage, headers, progress: compare_tensors(storage, checkpoint, headers, progress),
+    )

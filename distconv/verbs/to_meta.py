@@ -1,0 +1,84 @@
+"""The way to Meta's layout, from Meta's own at another model-parallel size and from Transformers'."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from distconv.families.llama import EMBEDDING, OUTPUT
+from distconv.families.translate import Decisions, MetaTensor, cut_for_ranks, join_ranks
+from distconv.formats.meta.files import PARAMS_NAME, TOKENIZER_NAME
+from distconv.formats.meta.params import Params
+from distconv.formats.plain_json import parse_object
+from distconv.layout.dtypes import DTYPES
+from distconv.moving.compare import equal_targets, target_of_view
+from distconv.output.identity import Source
+from distconv.planning.plan import Plan, make_shard_plan
+from distconv.storage.base import Storage, read_small
+from distconv.verbs.checkpoint import Checkpoint, decide_replication, share_storage
+from distconv.verbs.compare_shards import compare_shards, expect_match
+from distconv.verbs.options import Options
+from distconv.verbs.prepared import Prepared
+
+_SMALL_BYTES = 64 << 20
+
+
+def prepare_reshard(storage: Storage, source: Source, checkpoint: Checkpoint, options: Options) -> Prepared:
+    """Plan a checkpoint of Meta's in another number of shards."""
+    ranks = options.shards or 1
+    head_dim = checkpoint.dimensions.head_dim
+    replication, decided = decide_replication(
+        checkpoint, lambda left, right: equal_targets(storage, target_of_view(left), target_of_view(right))
+    )
+    tied = share_storage(checkpoint.catalog)
+    matches = [match for match in checkpoint.matches if not (tied and match.source == OUTPUT)]
+    wholes = [_recut(whole, checkpoint) for whole in join_ranks(matches, replication)]
+    plan = plan_shards(wholes, ranks, head_dim, Decisions(tied, replication), options)
+    heads = checkpoint.dimensions.kv_heads // replication
+    files = {
+        os.path.basename(path): read_small(storage, path, _SMALL_BYTES) for path in checkpoint.files.legal
+    }
+    if checkpoint.files.tokenizer is not None:
+        files[TOKENIZER_NAME] = read_small(storage, checkpoint.files.tokenizer, _SMALL_BYTES)
+    files[PARAMS_NAME] = _adapt_params(storage, checkpoint.params, max(heads, ranks))
+    by_name = {whole.tensor.name: whole for whole in wholes}
+    expected = [expect_match(match, replication, by_name[match.source], head_dim) for match in matches]
+    return Prepared(
+        choice=checkpoint.choice,
+        plan=plan,
+        files=files,
+        source=source.describe(checkpoint.catalog.all_views),
+        target={"to": "meta", "shards": ranks},
+        notes=(*checkpoint.notes, *decided),
+        compare=lambda storage, headers, progress: compare_shards(
+            storage, expected, ranks, headers, progress
+        ),
+    )
+
+
+def plan_shards(
+    wholes: Sequence[MetaTensor], ranks: int, head_dim: int, decisions: Decisions, options: Options
+) -> Plan:
+    """Plan shards of whole tensors; where the output is the embedding, both names stand for one storage."""
+    dtype = None if options.dtype == "auto" else DTYPES[options.dtype]
+    parts = cut_for_ranks(wholes, ranks, head_dim, dtype)
+    shared = {OUTPUT: EMBEDDING} if decisions.tied else {}
+    return make_shard_plan(parts, decisions, options.max_shard_size, shared)
+
+
+def _recut(whole: MetaTensor, checkpoint: Checkpoint) -> MetaTensor:
+    """Cut the embedding as INPUT has it; nothing in one shard alone tells, but the family."""
+    if whole.tensor.name == EMBEDDING and len(checkpoint.catalog.shards) == 1:
+        return replace(whole, cut=checkpoint.choice.family.embedding_cut)
+    return whole
+
+
+def _adapt_params(storage: Storage, params: Params, kv_heads: int) -> bytes:
+    """Give params.json as it is, but for the key heads, of which Meta's model has one a shard at least."""
+    content = read_small(storage, params.path, _SMALL_BYTES)
+    if params.kv_heads == kv_heads:
+        return content
+    found = parse_object(params.path, content)
+    fields = next((value for value in found.values() if isinstance(value, dict) and "dim" in value), found)
+    fields["n_kv_heads"] = kv_heads
+    return (json.dumps(found) + ("\n" if params.ends_with_newline else "")).encode()
