@@ -19,6 +19,7 @@ from distconv.storage.local import LocalStorage, LocalWriter
 from distconv.storage.pinning import Pins
 from distconv.verbs import check as checking
 from distconv.verbs import convert as conversion
+from distconv.verbs import sources
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole, read_recorded
 
@@ -286,9 +287,9 @@ def test_a_library_that_writes_otherwise_makes_the_files_beside_the_chunks_anew(
     expected = digest_folder(output)
     recorded = json.loads((output / "distconv.json").read_text())["libraries"]
     assert recorded == {"tokenizers": metadata.version("tokenizers")}
-    make_files = conversion.make_files
+    make_files = sources.make_files
     monkeypatch.setattr(
-        conversion, "make_files", lambda *given: {**make_files(*given), "tokenizer.json": b"other"}
+        sources, "make_files", lambda *given: {**make_files(*given), "tokenizer.json": b"other"}
     )
     monkeypatch.setattr(resuming, "find_libraries", lambda: {"tokenizers": "99"})
     report = convert(source, output)
