@@ -8,7 +8,8 @@ import pytest
 
 import distconv
 from distconv.moving.worker import Job, write_file
-from distconv.storage.base import local, write_small
+from distconv.storage import local
+from distconv.storage.base import write_small
 from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec
 from tests.durability import Name, Recorder

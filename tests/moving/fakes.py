@@ -40,6 +40,7 @@ class RecordingProgress:
         self.calls: list[str] = []
         self.notes: list[str] = []
         self.units: list[str] = []
+        self.taken: list[tuple[str, str, int]] = []
         self.moved_bytes = 0
         self.taken_back_bytes = 0
         self.total_bytes = 0
@@ -51,7 +52,8 @@ class RecordingProgress:
         self.total_bytes = total_bytes
 
     def take(self, worker: str, unit: str, size_bytes: int) -> None:
-        """Nothing is remembered of it."""
+        """Remember who began what."""
+        self.taken.append((worker, unit, size_bytes))
 
     def advance(self, size_bytes: int, worker: str = "") -> None:
         """Add up; what is taken back is added up too."""

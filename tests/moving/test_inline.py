@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -13,7 +13,10 @@ from types import FrameType
 import pytest
 
 from distconv.errors import ConversionError, InputError, Terminated
+from distconv.layout.files import File
+from distconv.moving import inline
 from distconv.moving.inline import run_inline
+from distconv.moving.worker import Job, Receipt, write_file
 from tests.moving.fakes import (
     RecordingProgress,
     be_overtaken,
@@ -30,12 +33,19 @@ from tests.moving.fakes import (
 def test_all_chunks_are_written_and_the_receipts_come_in_order(tmp_path: Path) -> None:
     chunks = make_chunks([f"chunk{number}" for number in range(7)])
     progress = RecordingProgress()
-    receipts = run_inline(make_job(tmp_path), chunks, 3, progress, write_slowly)
+    kept: list[tuple[str, threading.Thread]] = []
+    receipts = run_inline(
+        make_job(tmp_path), chunks, 3, progress, write_slowly,
+        lambda receipt: kept.append((receipt.chunk, threading.current_thread())),
+    )  # fmt: skip
     assert [receipt.chunk for receipt in receipts] == [chunk.name for chunk in chunks]
+    assert sorted(kept, key=str) == [(chunk.name, threading.current_thread()) for chunk in chunks]
     assert all(is_whole(tmp_path, chunk) for chunk in chunks)
     assert progress.calls == ["begin", "end"]
     assert progress.moved_bytes == progress.total_bytes == 7000
     assert sorted(progress.units) == [chunk.name for chunk in chunks]
+    assert sorted(unit for _lane, unit, _size_bytes in progress.taken) == sorted(progress.units)
+    assert {(lane, size) for lane, _unit, size in progress.taken} == {(f"lane {n}", 1000) for n in range(3)}
 
 
 def test_no_chunks_are_no_work(tmp_path: Path) -> None:
@@ -62,8 +72,9 @@ def test_a_chunk_that_another_attempt_has_committed_meanwhile_stays(tmp_path: Pa
 def test_an_input_output_error_is_tried_again_and_its_bytes_count_once(tmp_path: Path) -> None:
     chunks = make_chunks(["eio once", "chunk"])
     progress = RecordingProgress()
-    run_inline(make_job(tmp_path), chunks, 2, progress, write_slowly)
+    receipts = run_inline(make_job(tmp_path), chunks, 2, progress, write_slowly)
     assert all(is_whole(tmp_path, chunk) for chunk in chunks)
+    assert [receipt.attempts for receipt in receipts] == [2, 1]
     assert count_attempts(tmp_path, "eio once") == 2
     assert progress.moved_bytes == progress.total_bytes
     (note,) = progress.notes
@@ -82,11 +93,89 @@ def test_what_cannot_pass_is_raised_at_once_and_leaves_no_partial_file(
     tmp_path: Path, name: str, error: type[Exception], words: str
 ) -> None:
     chunks = make_chunks([name, "stays one", "stays other"])
+    progress = RecordingProgress()
     with pytest.raises(error, match=words):
-        run_inline(make_job(tmp_path), chunks, 2, RecordingProgress(), write_slowly)
+        run_inline(make_job(tmp_path), chunks, 2, progress, write_slowly)
     assert count_attempts(tmp_path, name) == 1
+    assert progress.notes == [], "it does not start again"
     assert find_partials(tmp_path) == []
     assert not (tmp_path / "stays one").exists()
+
+
+def test_bytes_that_a_unit_did_not_tell_of_count_when_it_is_done(tmp_path: Path) -> None:
+    progress = RecordingProgress()
+    run_inline(make_job(tmp_path), make_chunks(["chunk"]), 1, progress, write_silently)
+    assert progress.moved_bytes == progress.total_bytes > 0
+
+
+def write_silently(
+    job: Job, chunk: File, advance: Callable[[int], None], stopped: Callable[[], bool]
+) -> Receipt:
+    """Write a chunk and tell of its first bytes only."""
+    advance(len(chunk.head) // 3)
+    return write_file(job, chunk, lambda _size_bytes: None, stopped)
+
+
+def test_there_are_no_more_lanes_than_chunks(tmp_path: Path) -> None:
+    begun: list[threading.Thread] = []
+
+    def count(job: Job, chunk: File, advance: Callable[[int], None], stopped: Callable[[], bool]) -> Receipt:
+        begun.extend(thread for thread in threading.enumerate() if thread.name.startswith("lane "))
+        return write_file(job, chunk, advance, stopped)
+
+    run_inline(make_job(tmp_path), make_chunks(["chunk", "other"]), 9, RecordingProgress(), count)
+    assert {thread.name for thread in begun} <= {"lane 0", "lane 1"}
+
+
+def test_lanes_that_hang_are_given_their_time_all_together_and_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline, "STOP_SECONDS", 0.2)
+    may_end, hanging = threading.Event(), threading.Semaphore(0)
+    lanes = 9
+
+    def hang(job: Job, chunk: File, _advance: Callable[[int], None], _stopped: Callable[[], bool]) -> Receipt:
+        if chunk.name != "chunk0":
+            hanging.release()
+            may_end.wait()
+        else:
+            for _ in range(lanes - 1):
+                hanging.acquire()
+        raise InputError(f"{chunk.name}: not a checkpoint")
+
+    progress = RecordingProgress()
+    chunks = make_chunks([f"chunk{number}" for number in range(lanes)])
+    before = time.monotonic()
+    try:
+        with pytest.raises(InputError, match="chunk0"):
+            run_inline(make_job(tmp_path), chunks, lanes, progress, hang)
+        left = [thread for thread in threading.enumerate() if thread.name.startswith("lane ")]
+    finally:
+        may_end.set()
+    # One of them after the other would take more than a second each.
+    assert 0.2 <= time.monotonic() - before < lanes - 1
+    assert len(left) == lanes - 1
+    assert all(thread.daemon for thread in left), "or they would keep the process from ending"
+    assert progress.calls == ["begin", "end"]
+
+
+def test_a_lane_that_cannot_begin_ends_the_run_with_the_systems_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(threading.Thread):
+        """A thread for which there is no room where another one is."""
+
+        def start(self) -> None:
+            if self.name != "lane 0":
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    monkeypatch.setattr(inline.threading, "Thread", Refused)
+    progress = RecordingProgress()
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        run_inline(make_job(tmp_path), make_chunks(["chunk", "other"]), 2, progress, write_slowly)
+    assert progress.calls == ["begin", "end"]
+    assert find_partials(tmp_path) == []
 
 
 @pytest.fixture

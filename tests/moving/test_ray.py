@@ -329,9 +329,10 @@ def test_a_chunk_that_always_kills_its_worker_ends_the_run_with_one_error(tmp_pa
 def test_an_input_output_error_is_tried_again_and_its_bytes_count_once(tmp_path: Path) -> None:
     chunks = make_chunks(["eio once, slow", "chunk"])
     progress = RecordingProgress()
-    run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly)
+    receipts = run_on_ray(make_job(tmp_path), chunks, ANY, progress, write_slowly)
     assert all(is_whole(tmp_path, chunk) for chunk in chunks)
     assert count_attempts(tmp_path, "eio once, slow") == 2
+    assert [receipt.attempts for receipt in receipts] == [2, 1]
     assert progress.taken_back_bytes > 0
     assert progress.moved_bytes == progress.total_bytes
     (note,) = progress.notes

@@ -168,6 +168,37 @@ def test_a_silence_of_twice_the_longest_that_ended_is_borne() -> None:
     assert replaced(scheduler.tick(18.1)) == [2]
 
 
+@pytest.mark.parametrize("end", ["done", "retry"])
+def test_a_silence_that_ends_with_its_unit_is_one_that_ended(end: str) -> None:
+    scheduler = with_busy(3, rest_seconds=999)
+    for second in range(1, 19):
+        scheduler.progress(1, float(second))
+        if second == 9:
+            assert (scheduler.done(0, 9.0) if end == "done" else scheduler.failed(0, EIO, 9.0)) == ()
+        assert scheduler.tick(float(second)) == ()
+    # Twice the nine seconds that are known to be common.
+    assert replaced(scheduler.tick(18.1)) == [2]
+
+
+def test_the_silence_of_who_is_gone_excuses_nobody() -> None:
+    scheduler = with_busy(4)
+    for worker in (0, 1):
+        scheduler.lost(worker, "killed", 0.0)
+    for second in range(1, 11):
+        scheduler.progress(3, float(second))
+        assert scheduler.tick(float(second)) == ()
+    assert replaced(scheduler.tick(10.1)) == [2]
+
+
+def test_who_has_nothing_to_do_may_be_silent_whatever_it_said_late() -> None:
+    scheduler = with_busy(2)
+    assert scheduler.done(0, 1.0) == ()
+    scheduler.progress(0, 1.0)
+    for second in range(2, 30):
+        scheduler.progress(1, float(second))
+        assert scheduler.tick(float(second)) == ()
+
+
 def test_what_the_executor_did_not_hear_is_nobodys_silence() -> None:
     scheduler = with_busy(2, turn_seconds=1)
     assert scheduler.tick(1.0) == ()
@@ -189,6 +220,33 @@ def test_a_run_whose_executor_was_held_up_does_not_give_up_for_want_of_workers()
     assert scheduler.tick(701.0) != ()
 
 
+def test_each_turn_that_takes_a_little_too_long_is_excused_for_what_it_takes_longer() -> None:
+    scheduler = with_busy(1, turn_seconds=1)
+    # Half a second of each is nobody's silence: ten turns are as good as ten seconds.
+    for turn in range(1, 11):
+        assert scheduler.tick(1.5 * turn) == ()
+    assert replaced(scheduler.tick(15.0 + 0.5)) == [0]
+
+
+@pytest.mark.parametrize("event", ["idle", "progress", "done", "retry", "lost"])
+def test_whatever_is_heard_shows_that_the_executor_listens(event: str) -> None:
+    scheduler = Scheduler(
+        dict.fromkeys((f"unit{number}" for number in range(99)), 1),
+        Limits(attempts=9, deaths=99, stall_seconds=10, turn_seconds=1, rest_seconds=0),
+        0.0,
+    )
+    scheduler.idle(0, 0.0)
+    executor = Executor(Limits(attempts=9, deaths=99))
+    for second in range(1, 10, 2):
+        worker = second + 1 if event == "lost" else 1
+        executor.carry_out(scheduler.idle(1, second - 1.0))
+        scheduler.progress(1, second - 1.0)
+        happen(scheduler, executor, event, worker, float(second))
+        assert replaced(scheduler.tick(second + 1.0)) == []
+    # No turn was longer than usual, so all of it is the silence of the first.
+    assert replaced(scheduler.tick(10.5)) == [0]
+
+
 def test_turns_of_the_usual_length_are_silence_to_the_last_second() -> None:
     scheduler = with_busy(1, turn_seconds=1)
     for second in range(1, 11):
@@ -205,6 +263,73 @@ def test_a_late_result_of_a_worker_taken_for_dead_is_ignored() -> None:
     assert scheduler.idle(1, 12.0) == ()
     assert scheduler.idle(2, 12.0) == (Assign(2, "only", 2),)
     assert scheduler.done(2, 13.0) == (Finish(),)
+
+
+def test_a_worker_that_is_lost_twice_is_replaced_once_and_counts_once() -> None:
+    scheduler = Scheduler(UNITS, Limits(deaths=2), 0.0)
+    scheduler.idle(1, 0.0)
+    assert replaced(scheduler.lost(1, "killed", 0.0)) == [1]
+    assert scheduler.lost(1, "killed", 0.0) == ()
+    assert replaced(scheduler.lost(2, "killed", 0.0)) == [2]
+
+
+@pytest.mark.parametrize("worker", [1, 2])
+def test_who_says_twice_that_it_has_nothing_to_do_gets_one_unit(worker: int) -> None:
+    scheduler = Scheduler(UNITS, Limits(rest_seconds=5), 0.0)
+    assert scheduler.idle(1, 0.0) == (Assign(1, "large", 1),)
+    assert scheduler.idle(2, 0.0) == (Assign(2, "middle", 1),)
+    assert scheduler.idle(3, 0.0) == (Assign(3, "small", 1),)
+    for each in (1, 2):
+        scheduler.failed(each, EIO, 1.0)
+        assert scheduler.idle(worker, 2.0) == ()
+    assert [(a.worker, a.unit) for a in scheduler.tick(6.0) if isinstance(a, Assign)] == [
+        (1, "large"), (2, "middle"),
+    ]  # fmt: skip
+    # While it is busy it is not free as well.
+    assert scheduler.idle(worker, 6.0) == ()
+    assert scheduler.failed(3, EIO, 6.0) == ()
+    assert scheduler.tick(11.0) == (Assign(3, "small", 2),)
+
+
+def test_units_that_have_rested_start_again_in_the_order_in_which_they_failed() -> None:
+    scheduler = Scheduler({"one": 1, "other": 1, "third": 1}, Limits(rest_seconds=5), 0.0)
+    for worker in (1, 2):
+        scheduler.idle(worker, 0.0)
+    scheduler.failed(2, EIO, 1.0)
+    scheduler.failed(1, EIO, 1.0)
+    actions = scheduler.tick(6.0)
+    assert [action.unit for action in actions if isinstance(action, Assign)] == ["other"]
+
+
+def test_a_unit_rests_longer_each_time() -> None:
+    scheduler = Scheduler({"only": 1}, Limits(attempts=4), 0.0)
+    scheduler.idle(1, 0.0)
+    now = 0.0
+    rests = []
+    for _ in range(3):
+        scheduler.failed(1, EIO, now)
+        failed_at = now
+        while not scheduler.tick(now):
+            now += 0.25
+        rests.append(now - failed_at)
+    assert rests == [1, 2, 3]
+
+
+@pytest.mark.parametrize("end", [BAD_INPUT, None], ids=["given up", "finished"])
+@pytest.mark.parametrize("event", ["idle", "progress", "done", "retry", "final", "lost", "tick"])
+def test_nothing_is_asked_for_after_the_end(event: str, end: Failure | None) -> None:
+    limits = Limits(stall_seconds=10, empty_seconds=10, rest_seconds=0)
+    scheduler = Scheduler({"one": 1} if end is None else {"one": 1, "other": 1, "third": 1}, limits, 0.0)
+    scheduler.idle(1, 0.0)
+    scheduler.idle(2, 0.0)
+    if end is None:
+        assert scheduler.done(1, 1.0) == (Finish(),)
+    else:
+        assert scheduler.failed(1, end, 1.0) == (GiveUp(end.error),)
+    executor = Executor(limits, busy={2: "other"}, end=Finish())
+    happen(scheduler, executor, event, 2, 2.0)
+    scheduler.lost(1, "killed", 2.0)
+    happen(scheduler, executor, event, 2, 99.0)
 
 
 def test_workers_that_never_come_up_end_the_run() -> None:
@@ -228,10 +353,19 @@ def test_a_run_without_workers_gives_up_after_a_while() -> None:
     scheduler.idle(1, 50.0)
     assert scheduler.tick(100.0) == ()
     scheduler.lost(1, "killed", 101.0)
-    assert scheduler.tick(160.0) == ()
-    (given_up,) = scheduler.tick(162.0)
+    assert scheduler.tick(161.0) == ()
+    (given_up,) = scheduler.tick(161.1)
     assert isinstance(given_up, GiveUp)
     assert str(given_up.error) == "no worker came up in 60 s"
+    assert scheduler.tick(999.0) == ()
+
+
+def test_a_worker_that_waits_for_a_unit_that_rests_is_a_worker() -> None:
+    scheduler = Scheduler({"only": 1}, Limits(empty_seconds=60, rest_seconds=99), 0.0)
+    scheduler.idle(1, 0.0)
+    scheduler.failed(1, EIO, 1.0)
+    assert scheduler.tick(99.0) == ()
+    assert scheduler.tick(100.0) == (Assign(1, "only", 2),)
 
 
 def with_one_ahead(units: str, done: int, *, kept: bool = False) -> Scheduler:
@@ -249,6 +383,19 @@ def test_a_slow_worker_waits_if_the_others_are_through_before_it_would_be() -> N
     assert scheduler.done(2, 3.5) == ()  # would need until 7, the other ends both units at 5
     assert scheduler.done(1, 4.0) == (Assign(1, "f", 1),)
     assert scheduler.done(1, 5.0) == (Finish(),)
+
+
+def test_who_will_be_busy_for_long_takes_nothing_off_what_others_get_done() -> None:
+    sizes = {"A": 100, "B": 100, "C": 20} | dict.fromkeys("defghijk", 10)
+    scheduler = Scheduler(sizes, Limits(), 0.0)
+    scheduler.idle(3, 0.0)
+    assert scheduler.done(3, 10.0) == (Assign(3, "B", 1),)  # expected to take until 20
+    assert scheduler.idle(2, 10.0) == (Assign(2, "C", 1),)
+    assert scheduler.idle(1, 10.0) == (Assign(1, "d", 1),)
+    for number, unit in enumerate("efghij", 1):
+        assert scheduler.done(1, 10 + number / 2) == (Assign(1, unit, 1),)
+    assert scheduler.done(2, 13.0) == ()  # would need until 14.5, the first ends the last unit at 14
+    assert scheduler.done(1, 13.5) == (Assign(1, "k", 1),)
 
 
 def test_a_slow_worker_is_of_use_as_long_as_there_is_enough_to_do() -> None:

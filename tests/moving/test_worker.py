@@ -1,10 +1,12 @@
 """Making one chunk from a checkpoint."""
 
 import errno
+import itertools
+import json
 import mmap
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,14 +14,20 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import xxhash
 
-from distconv.errors import InputError, Interrupted
+from distconv.errors import InputError, Interrupted, OutputError
+from distconv.layout.dtypes import DType
 from distconv.layout.files import File
+from distconv.moving import worker
+from distconv.moving.devices import Finish, HostDevice
 from distconv.moving.memory import HUGE_PAGE_BYTES
-from distconv.moving.worker import Job, Receipt, write_file
+from distconv.moving.pieces import Piece
+from distconv.moving.worker import Job, Receipt, Sight, write_file
+from distconv.output.ownership import owned
 from distconv.planning.plan import Plan
 from distconv.storage.base import Buffer
-from distconv.storage.local import LocalStorage, LocalWriter
+from distconv.storage.local import LocalReader, LocalStorage, LocalWriter
 from distconv.verbs.checkpoint import decide, plan_conversion, read_checkpoint
 from distconv.verbs.plan import read_bytes
 from tests import reference
@@ -109,6 +117,25 @@ def test_each_byte_of_a_plain_checkpoint_is_read_and_written_once(
     assert [receipt.chunk for receipt in receipts] == list(files)
 
 
+@pytest.mark.parametrize("block_bytes", [1 << 10, 64 << 20])
+def test_digests_are_those_of_the_file_and_of_each_tensors_bytes_in_it(
+    checkpoint: Write, output: Path, block_bytes: int
+) -> None:
+    chunk = max(plan_folder(checkpoint(SPEC)).chunks, key=lambda chunk: len(chunk.tensors))
+    made = run_chunk(output, chunk, block_bytes=block_bytes)
+    content = (output / chunk.name).read_bytes()
+    assert made.digests.file == xxhash.xxh3_128_hexdigest(content)
+    start = 8 + int.from_bytes(content[:8], "little")
+    table = json.loads(content[8:start])
+    extents = sorted(entry["data_offsets"] for name, entry in table.items() if name != "__metadata__")
+    assert len(extents) > 1
+    assert made.digests.tensors == tuple(
+        xxhash.xxh3_128_hexdigest(content[start + first : start + end]) for first, end in extents
+    )
+    # What is there is read to the same digests.
+    assert run_chunk(output, chunk, recorded=made).kept
+
+
 def test_all_bytes_of_a_chunk_are_told(checkpoint: Write, output: Path) -> None:
     for chunk in plan_folder(checkpoint(SPEC)).chunks:
         told: list[int] = []
@@ -125,10 +152,94 @@ def test_a_finished_chunk_is_kept_and_its_bytes_are_told(checkpoint: Write, outp
     told: list[int] = []
     kept = run_chunk(output, chunk, told.append, recorded=made)
     assert kept == Receipt(chunk.name, made.digests, 0, 0, kept=True)
+    assert kept.became_infinite == 0
     after = (output / chunk.name).stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     assert sum(told) == chunk.size_bytes
     assert [path.name for path in output.iterdir()] == [chunk.name]
+
+
+def test_a_stop_while_a_finished_chunk_is_read_leaves_it_as_it_is(checkpoint: Write, output: Path) -> None:
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    made = run_chunk(output, chunk)
+    before = (output / chunk.name).stat()
+    told: list[int] = []
+    with pytest.raises(Interrupted):
+        run_chunk(output, chunk, told.append, lambda: len(told) > 1, recorded=made)
+    assert sum(told) < chunk.size_bytes
+    after = (output / chunk.name).stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert [path.name for path in output.iterdir()] == [chunk.name]
+
+
+@dataclass(frozen=True, slots=True)
+class LateStorage(LocalStorage):
+    """Local files of which one goes away between being found and being opened."""
+
+    gone: Path
+
+    def open(self, path: str) -> LocalReader:
+        """Open a file."""
+        if path == str(self.gone):
+            self.gone.unlink(missing_ok=True)
+        return LocalStorage.open(self, path)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_recorded_chunk_that_is_gone_is_made_again(checkpoint: Write, output: Path, late: bool) -> None:
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    made = run_chunk(output, chunk)
+    path = output / chunk.name
+    whole = path.read_bytes()
+    if not late:
+        path.unlink()
+    storage = LateStorage(path) if late else LocalStorage()
+    job = Job(storage, str(output), "cpu", recorded={chunk.name: made.digests})
+    assert not write_file(job, chunk, lambda _size_bytes: None, lambda: False).kept
+    assert path.read_bytes() == whole
+
+
+class RingDevice:
+    """The host, with memory for several blocks on their way, each used again in its turn."""
+
+    block_bytes = largest_block_bytes = 4096
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self._hosts = itertools.cycle([HostDevice() for _ in range(depth)])
+
+    def begin(self, size_bytes: int, place_bytes: int) -> memoryview:
+        """Give the memory of the next one."""
+        self._host = next(self._hosts)
+        return self._host.begin(size_bytes, place_bytes)
+
+    def submit(
+        self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
+    ) -> Finish:
+        """Put the pieces together."""
+        return self._host.submit(content, pieces, elements, stored, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+@pytest.mark.parametrize("depth", [1, 2, 3, 100])
+def test_however_many_blocks_are_on_their_way_each_is_written_once_and_in_order(
+    checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int, dtype: str
+) -> None:
+    plan = plan_folder(checkpoint(replace(SPEC, layout="packed")), dtype)
+    expected = run_plan(tmp_path / "host", plan, 4096)
+    monkeypatch.setattr(worker, "open_device", lambda _name: RingDevice(depth))
+    assert run_plan(tmp_path / "ring", plan, 4096) == expected
+
+
+def test_a_chunk_that_nobody_recorded_is_not_read_before_it_is_made_again(
+    checkpoint: Write, output: Path
+) -> None:
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    run_chunk(output, chunk)
+    told: list[int] = []
+    assert not run_chunk(output, chunk, told.append).kept
+    assert sum(told) == chunk.size_bytes
+    assert min(told) > 0, "nothing is taken back"
 
 
 def cut_short(content: bytes) -> bytes:
@@ -200,8 +311,10 @@ def test_a_chunk_whose_data_is_not_what_was_recorded_is_made_again(
     path = output / chunk.name
     whole = path.read_bytes()
     path.write_bytes(flip_last_bit(whole))
-    receipt = run_chunk(output, chunk, recorded=made if is_recorded else None)
+    told: list[int] = []
+    receipt = run_chunk(output, chunk, told.append, recorded=made if is_recorded else None)
     assert (receipt.kept, receipt.digests) == (False, made.digests)
+    assert sum(told) == chunk.size_bytes, "what was read in vain is taken back"
     assert path.read_bytes() == whole
     assert find_partials(output) == []
 
@@ -349,6 +462,115 @@ class WritingStorage(LocalStorage):
     def begin(self, path: str, size_bytes: int) -> LocalWriter:
         """Begin a file that is written so."""
         return self.writer(path, size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class CountingStorage(LocalStorage):
+    """Local files of which each opening is remembered."""
+
+    opened: list[LocalReader]
+
+    def open(self, path: str) -> LocalReader:
+        """Open a file."""
+        self.opened.append(LocalStorage.open(self, path))
+        return self.opened[-1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "commits"), [(None, [False]), (bytes, [False]), (cut_short, [False, True])]
+)
+def test_a_chunk_takes_a_name_that_is_free_and_replaces_only_what_is_not_the_same(
+    checkpoint: Write, output: Path, damage: Callable[[bytes], bytes] | None, commits: list[bool]
+) -> None:
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    path = output / chunk.name
+    if damage is not None:
+        run_chunk(output, chunk)
+        path.write_bytes(damage(path.read_bytes()))
+    found: list[bool] = []
+
+    class CommitWriter(LocalWriter):
+        """Notes how it is committed: who replaces may destroy what another attempt has just committed."""
+
+        def commit(self, *, replace: bool = False) -> bool:
+            """Note, and commit."""
+            found.append(replace)
+            return super().commit(replace=replace)
+
+    job = Job(WritingStorage(CommitWriter), str(output), "cpu")
+    write_file(job, chunk, lambda _size_bytes: None, lambda: False)
+    assert found == commits
+
+
+def test_a_source_is_opened_once_for_a_chunk_and_closed(checkpoint: Write, output: Path) -> None:
+    plan = plan_folder(checkpoint(replace(SPEC, layout="transposed")))
+    chunk = max(plan.files, key=lambda chunk: len(chunk.tensors))
+    assert len(chunk.tensors) > 1
+    before = os.listdir("/proc/self/fd")
+    opened: list[LocalReader] = []
+    job = Job(CountingStorage(opened), str(output), "cpu", 4096)
+    write_file(job, chunk, lambda _size_bytes: None, lambda: False)
+    sources = {copy.region.path for tensor in chunk.tensors for copy in tensor.copies}
+    assert sorted(reader.path for reader in opened) == sorted(sources)
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("layout", ["separate", "packed", "transposed"])
+def test_no_more_is_read_than_is_counted_but_for_where_each_record_begins(
+    checkpoint: Write, output: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    plan = plan_folder(checkpoint(replace(SPEC, layout=layout)))
+    read: list[int] = []
+    read_into = LocalReader.read_into
+
+    def count(reader: LocalReader, offset_bytes: int, buffer: memoryview) -> None:
+        read.append(len(buffer))
+        read_into(reader, offset_bytes, buffer)
+
+    monkeypatch.setattr(LocalReader, "read_into", count)
+    counted = sum(run_chunk(output, chunk).bytes_read for chunk in plan.files)
+    records = [{c.region for tensor in chunk.tensors for c in tensor.copies} for chunk in plan.files]
+    assert counted <= sum(read) <= counted + 100 * sum(map(len, records))
+
+
+def test_a_worker_names_the_source_that_it_does_not_see(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"abc")
+    second.write_bytes(b"")
+    sizes = {str(first): 3, str(second): 0}
+    assert Sight(sizes).find_missing_source(LocalStorage()) is None
+    assert Sight().find_missing_source(LocalStorage()) is None
+    for size_bytes in (2, 4):
+        missing = Sight(sizes | {str(first): size_bytes}).find_missing_source(LocalStorage())
+        assert missing == f"{first} has 3 bytes, expected {size_bytes}"
+    second.unlink()
+    assert Sight(sizes).find_missing_source(LocalStorage()) == f"{second} is not there"
+    second.symlink_to(second)
+    assert "Too many levels of symbolic links" in (Sight(sizes).find_missing_source(LocalStorage()) or "")
+
+
+def test_a_worker_tells_output_from_a_folder_of_the_same_name(tmp_path: Path) -> None:
+    storage = LocalStorage()
+    assert Sight().find_other_output(storage) is None
+    with owned(storage, str(tmp_path), print) as mine:
+        assert Sight(owner=mine).find_other_output(storage) is None
+        other = replace(mine, token="another's")
+        words = f"{mine.path} is not there, or another conversion's"
+        assert Sight(owner=other).find_other_output(storage) == words
+    assert Sight(owner=mine).find_other_output(storage) == words
+
+
+def test_a_chunk_is_committed_by_who_owns_the_folder_alone(checkpoint: Write, output: Path) -> None:
+    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    storage = LocalStorage()
+    with owned(storage, str(output), print) as mine:
+        job = Job(storage, str(output), "cpu", sight=Sight(owner=replace(mine, token="another's")))
+        with pytest.raises(OutputError, match="took it over"):
+            write_file(job, chunk, lambda _size_bytes: None, lambda: False)
+        assert [path.name for path in output.iterdir()] == [Path(mine.path).name]
+        mended = replace(job, sight=Sight(owner=mine))
+        assert not write_file(mended, chunk, lambda _size_bytes: None, lambda: False).kept
+    assert [path.name for path in output.iterdir()] == [chunk.name]
 
 
 def test_a_disk_that_fills_up_leaves_no_file(checkpoint: Write, output: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.core_model_loading import dot_natural_key
 
 from distconv.formats.safetensors.chunks import (
     chunk_name,
@@ -46,7 +47,8 @@ def test_a_header_is_the_one_that_safetensors_writes(tensors: dict[str, tuple[st
     order = file_order((name, DTYPES[dtype]) for name, (dtype, _shape) in tensors.items())
     header, offsets = make_header([(n, DTYPES[tensors[n][0]], tuple(tensors[n][1])) for n in order])
     assert written.startswith(header)
-    assert all(offset <= len(written) for offset in offsets)
+    table = json.loads(written[8 : 8 + int.from_bytes(written[:8], "little")])
+    assert offsets == tuple(len(header) + table[name]["data_offsets"][0] for name in order)
 
 
 @pytest.mark.parametrize("layers", [1, 13])
@@ -109,6 +111,19 @@ def test_names_are_ordered_by_number_within_their_parts() -> None:
         "model.layers.10.a",
         "model.norm.weight",
     ]
+
+
+NAME_PART = st.sampled_from(["layers", "q", "wq", "w10q", "weight", "LayerNorm"]) | st.integers(0, 30).map(
+    str
+)
+NUMBERED = st.builds("{}{}".format, st.sampled_from(["q", "w", "layers", ""]), st.integers(0, 30))
+
+
+@given(
+    st.lists(st.lists(NAME_PART | NUMBERED, min_size=1, max_size=4).map(".".join), max_size=9, unique=True)
+)
+def test_names_of_any_form_are_ordered_as_transformers_does(names: list[str]) -> None:
+    assert sorted(names, key=natural_key) == sorted(names, key=dot_natural_key)
 
 
 @given(st.integers(1, 10**13))
