@@ -2,7 +2,9 @@
 
 from distconv.errors import InputError
 from distconv.formats.meta.catalog import read_catalog
-from distconv.formats.meta.files import find_files
+from distconv.formats.meta.files import find_files, find_tokenizer
+from distconv.formats.safetensors.catalog import read_transformers_catalog
+from distconv.formats.safetensors.folder import find_transformers_files, is_transformers
 from distconv.moving.compare import equal_targets, target_of_view
 from distconv.output.identity import InputFiles, Source
 from distconv.planning.plan import describe_large_tensors
@@ -11,12 +13,23 @@ from distconv.verbs.assembly import make_files
 from distconv.verbs.checkpoint import Checkpoint, decide, plan_conversion, read_checkpoint
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
-from distconv.verbs.to_meta import prepare_reshard
+from distconv.verbs.to_meta import prepare_back, prepare_reshard
+from distconv.verbs.transformers_model import read_model
 from distconv.verbs.verify import compare_tensors
 
 
 def find_input(storage: Storage, options: Options) -> InputFiles:
     """Find which files INPUT consists of; InputError where that is not one whole model."""
+    if _is_back(storage, options):
+        found = find_transformers_files(storage, options.source)
+        small = (found.config, *found.small.values(), *found.legal)
+        given = () if options.tokenizer is None else (find_tokenizer(storage, options.tokenizer),)
+        return InputFiles(
+            found.folder,
+            found.weights,
+            (*small, *given),
+            lambda storage: read_transformers_catalog(storage, found).tensors.values(),
+        )
     files = find_files(storage, options.source, options.tokenizer, options.params)
     return InputFiles(
         files.folder,
@@ -26,11 +39,18 @@ def find_input(storage: Storage, options: Options) -> InputFiles:
     )
 
 
+def _is_back(storage: Storage, options: Options) -> bool:
+    return options.to == "meta" and options.params is None and is_transformers(storage, options.source)
+
+
 def prepare(storage: Storage, source: Source, options: Options) -> Prepared:
     """Read headers, decide what data alone can tell, plan, and make what stands beside the weights.
 
     All that can fail without a byte moved fails here.
     """
+    if _is_back(storage, options):
+        model = read_model(storage, options.source, family=options.family, tokenizer=options.tokenizer)
+        return prepare_back(storage, source, model, options)
     checkpoint = read_checkpoint(
         storage,
         options.source,

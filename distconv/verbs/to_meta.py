@@ -5,7 +5,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from distconv.families.llama import EMBEDDING, OUTPUT
+from distconv.families.cuts import ROWS
+from distconv.families.llama import EMBEDDING, OUTPUT, RULES
+from distconv.families.rules import expand_rules
 from distconv.families.translate import Decisions, MetaTensor, cut_for_ranks, join_ranks
 from distconv.formats.meta.files import PARAMS_NAME, TOKENIZER_NAME
 from distconv.formats.meta.params import Params
@@ -14,11 +16,13 @@ from distconv.layout.dtypes import DTYPES
 from distconv.moving.compare import equal_targets, target_of_view
 from distconv.output.identity import Source
 from distconv.planning.plan import Plan, make_shard_plan
+from distconv.sidecars.meta_params import make_params
 from distconv.storage.base import Storage, read_small
 from distconv.verbs.checkpoint import Checkpoint, decide_replication, share_storage
-from distconv.verbs.compare_shards import compare_shards, expect_match
+from distconv.verbs.compare_shards import compare_shards, expect_match, expect_view
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
+from distconv.verbs.transformers_model import TransformersModel
 
 _SMALL_BYTES = 64 << 20
 
@@ -53,6 +57,37 @@ def prepare_reshard(storage: Storage, source: Source, checkpoint: Checkpoint, op
         compare=lambda storage, headers, progress: compare_shards(
             storage, expected, ranks, headers, progress
         ),
+    )
+
+
+def prepare_back(storage: Storage, source: Source, model: TransformersModel, options: Options) -> Prepared:
+    """Plan Meta's shards of a model in Transformers' format."""
+    ranks = options.shards or 1
+    shape, family = model.config.shape, model.config.family
+    wholes = list(model.whole_tensors())
+    if model.tied and family.embedding_cut is not ROWS:
+        embedding = next(whole for whole in wholes if whole.tensor.name == EMBEDDING)
+        wholes.append(replace(embedding, tensor=replace(embedding.tensor, name=OUTPUT), cut=ROWS))
+    shared = model.tied and family.embedding_cut is ROWS
+    plan = plan_shards(wholes, ranks, shape.head_dim, Decisions(shared, 1), options)
+    files = {os.path.basename(path): read_small(storage, path, _SMALL_BYTES) for path in model.files.legal}
+    files[TOKENIZER_NAME] = model.tokenizer.content
+    files[PARAMS_NAME] = make_params(model.config, rows=model.rows, shards=ranks)
+    operations = {source: rule.operation for source, (_target, rule) in expand_rules(RULES, shape.layers)}
+    expected = [
+        expect_view(
+            model.catalog.tensors[whole.source], whole, operations[whole.tensor.name], shape.head_dim
+        )
+        for whole in wholes
+    ]
+    return Prepared(
+        choice=model.choice,
+        plan=plan,
+        files=files,
+        source=source.describe(model.catalog.tensors.values()),
+        target={"to": "meta", "shards": ranks},
+        notes=model.notes,
+        compare=lambda storage, headers, progress: compare_shards(storage, expected, ranks, headers, progress),
     )
 
 

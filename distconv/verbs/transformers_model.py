@@ -1,0 +1,124 @@
+"""A Transformers folder as INPUT: everything that is known of it without reading a tensor's data."""
+
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from distconv.errors import InputError
+from distconv.families.choose import Choice
+from distconv.families.llama import OUTPUT, RULES
+from distconv.families.rules import Dimensions, Rule, expand_rules
+from distconv.families.translate import MetaTensor, invert_rules, keep_rows
+from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
+from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
+from distconv.formats.views import TensorView
+from distconv.layout.dtypes import STORABLE
+from distconv.layout.tensors import view_tensor
+from distconv.sidecars.meta_config import MetaConfig, read_meta_config
+from distconv.sidecars.meta_tokenizer import MetaTokenizer, decide_rows, make_meta_tokenizer
+from distconv.storage.base import Storage, join, read_small
+
+SMALL_FILE_BYTES = 64 << 20
+_MOST_FINDINGS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersModel:
+    """What Meta's code needs of a model in Transformers' format."""
+
+    files: TransformersFiles
+    catalog: TransformersCatalog
+    config: MetaConfig
+    tokenizer: MetaTokenizer
+    rows: int
+    """Of the vocabulary, that are kept."""
+    notes: tuple[str, ...]
+
+    @property
+    def choice(self) -> Choice:
+        """The family, and how that is known."""
+        family = self.config.family
+        return Choice(family, family.guard, self.config.evidence, (), self.config.tied)
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """Sizes of the model."""
+        return _measure(self.config)
+
+    def whole_tensors(self) -> Iterator[MetaTensor]:
+        """Give Meta's whole tensors, in the order of the rules; a tied output is none of them."""
+        tensors = {
+            name: view_tensor(name, view.dtype, view.region, view.offset, view.shape, view.strides)
+            for name, view in self.catalog.tensors.items()
+        }
+        shape, cut = self.config.shape, self.config.family.embedding_cut
+        for whole in invert_rules(RULES, tensors, shape.layers, shape.head_dim, cut):
+            yield keep_rows(whole, self.rows)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output is the embedding, and not stored by itself."""
+        return next(rule.target for rule in RULES if rule.source == OUTPUT) not in self.catalog.tensors
+
+
+def _measure(config: MetaConfig) -> Dimensions:
+    shape = config.shape
+    return Dimensions(
+        shape.dim, shape.layers, shape.heads, shape.kv_heads, shape.head_dim, shape.ffn_dim, shape.vocab_size
+    )
+
+
+def read_model(
+    storage: Storage, source: str, *, family: str | None = None, tokenizer: str | None = None
+) -> TransformersModel:
+    """Read config, tokenizer and all headers, and hold them against each other.
+
+    ``tokenizer`` is a tokenizer.model that lies elsewhere. Raises InputError with all that is wrong of one kind.
+    """
+    files = find_transformers_files(storage, source)
+    catalog = read_transformers_catalog(storage, files)
+    small = {name: read_small(storage, path, SMALL_FILE_BYTES) for name, path in files.small.items()}
+    if tokenizer is not None:
+        small["tokenizer.model"] = read_small(storage, _given(storage, tokenizer), SMALL_FILE_BYTES)
+    made = make_meta_tokenizer(files.folder, small)
+    config = read_meta_config(
+        files.config, read_small(storage, files.config, SMALL_FILE_BYTES), tokenizer=made.kind, family=family
+    )
+    findings = list(_check_tensors(catalog, _measure(config), files, tied=config.tied))
+    if findings:
+        more = len(findings) - _MOST_FINDINGS
+        raise InputError.of(findings[:_MOST_FINDINGS] + ([f"… and {more} more like these"] if more > 0 else []))
+    rows, trimmed = decide_rows(files.config, config.shape.vocab_size, made)
+    notes = (*files.notes, *catalog.notes, *config.notes, *made.notes, *([trimmed] if trimmed else []))
+    return TransformersModel(files, catalog, config, made, rows, notes)
+
+
+def _given(storage: Storage, path: str) -> str:
+    found = storage.find(path)
+    return join(path, "tokenizer.model") if found is not None and found.is_folder else path
+
+
+def _check_tensors(
+    catalog: TransformersCatalog, sizes: Dimensions, files: TransformersFiles, *, tied: bool
+) -> Iterator[str]:
+    """Tell of tensors that are missing, unknown, or not of the shape that config.json gives."""
+    wanted: Mapping[str, Rule] = {target: rule for _source, (target, rule) in expand_rules(RULES, sizes.layers)}
+    name = posixpath.basename(files.config)
+    for target in sorted(catalog.tensors.keys() - wanted.keys()):
+        yield f"{catalog.tensors[target].region.path}: {catalog.stored_name(target)} is no tensor of a {sizes.layers}-layer Llama"
+    for target, rule in wanted.items():
+        view = catalog.tensors.get(target)
+        if view is None:
+            if rule.source != OUTPUT or not tied:
+                yield f"{files.folder}: {target} is missing; {name} needs it"
+            continue
+        yield from _check_view(view, tuple(sizes.size(symbol) for symbol in rule.shape), name)
+
+
+def _check_view(view: TensorView, shape: tuple[int, ...], config: str) -> Iterator[str]:
+    if view.shape != shape:
+        yield f"{view.name} in {view.region.path}: shape {view.shape}, {config} gives {shape}"
+    if view.dtype not in STORABLE:
+        yield (
+            f"{view.name} in {view.region.path}: stored as {view.dtype}, expected a floating-point type of 16 bits or more"
+        )
