@@ -27,6 +27,7 @@ FLOORS = (
     ("families",),
     ("remote",),
     ("source",),
+    ("formats",),
     ("ownership", "digests"),
     ("local",),
     (
@@ -107,8 +108,8 @@ def test_only_the_ray_room_imports_ray_and_only_the_command_line_prints(module: 
     assert not any(isinstance(call, ast.Name) and call.id == "print" for call in calls)
 
 
-@pytest.mark.parametrize("module", ["planning", "families"])
-def test_plans_and_families_touch_no_storage(module: str) -> None:
+@pytest.mark.parametrize("module", ["planning", "families", "formats"])
+def test_plans_families_and_formats_touch_no_storage(module: str) -> None:
     for path in (PACKAGE / module).rglob("*.py"):
         assert not {"os", "io", "pathlib", "distconv.storage", "distconv.local"} & imports(path), path
 

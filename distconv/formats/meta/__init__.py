@@ -1,0 +1,1 @@
+"""Meta's side: a shard as torch.save writes it, made without torch."""
