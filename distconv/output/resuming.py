@@ -18,19 +18,12 @@ from distconv.humanize import format_size
 from distconv.moving.digests import ALGORITHM, ChunkDigests
 from distconv.moving.progress import Progress
 from distconv.moving.worker import Receipt, is_finished
-from distconv.output.finalise import (
-    JOURNAL_NAME,
-    RECEIPT_NAME,
-    clear_folder,
-    clear_marks,
-    is_model_file,
-    is_partial,
-    write_files,
-)
+from distconv.output.finalise import clear_folder, clear_marks, write_files
 from distconv.output.identity import Source, find_libraries
 from distconv.output.loading import find_legal
 from distconv.output.ownership import Ownership, is_owned, is_owner_file, owned
-from distconv.output.receipt import digest_receipt, read_receipt
+from distconv.output.receipt import RecordedChunk, make_receipt, read_receipt
+from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TRANSFORMERS, is_partial
 from distconv.planning.plan import Plan
 from distconv.sidecars.config import to_json
 from distconv.storage.base import Storage, join, read_small
@@ -229,24 +222,17 @@ class Folder:
         self.owner.write(self._storage, JOURNAL_NAME, to_json(content))
 
     def _make_receipt(self, files: Mapping[str, bytes]) -> bytes:
-        content: dict[str, object] = {
-            "conversion": self._identity,
-            "chunks": self._chunk_rows(),
-            "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-            "libraries": find_libraries(),
-        }
-        return to_json(content | {"sha256": digest_receipt(content)})
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        return make_receipt(self._identity, self._chunk_rows(), digests, find_libraries())
 
     def _chunk_rows(self) -> list[dict[str, object]]:
         return [
-            {
-                "name": name,
-                "size_bytes": chunk.size_bytes,
-                ALGORITHM: digests.file,
-                "tensors": {
-                    tensor.name: digest for tensor, digest in zip(chunk.tensors, digests.tensors, strict=True)
-                },
-            }
+            RecordedChunk(
+                name,
+                chunk.size_bytes,
+                digests.file,
+                {tensor.name: digest for tensor, digest in zip(chunk.tensors, digests.tensors, strict=True)},
+            ).to_row()
             for name, chunk in self._chunks.items()
             if (digests := self._digests.get(name)) is not None
         ]
@@ -323,7 +309,7 @@ def _check(
         for chunk in plan.chunks
         if overwrite or not is_finished(storage, join(output, chunk.name), chunk)
     )
-    removed = [size for name, size in found.entries.items() if overwrite and is_model_file(name)]
+    removed = [size for name, size in found.entries.items() if overwrite and TRANSFORMERS.is_model_file(name)]
     room_bytes = free_bytes + found.left_bytes + sum(removed)
     if needed_bytes > room_bytes:
         raise OutputError(

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from distconv.errors import ConversionError, OutputError
 from distconv.moving.progress import Progress
 from distconv.moving.worker import is_finished
-from distconv.output.proof import Depth, Finding, prove, read_headers
+from distconv.output.findings import Depth, Finding
+from distconv.output.proof import prove
+from distconv.output.structure import read_headers
+from distconv.output.targets import TRANSFORMERS
 from distconv.planning.plan import Plan
 from distconv.storage.base import Storage, join
 from distconv.verbs.checkpoint import Checkpoint
@@ -72,5 +75,5 @@ def _compare(
     storage: Storage, output: str, checkpoint: Checkpoint, plan: Plan, progress: Progress
 ) -> list[Finding]:
     progress.note("verifying every tensor against the source")
-    headers, findings = read_headers(storage, output, [chunk.name for chunk in plan.chunks])
+    headers, findings = read_headers(storage, output, TRANSFORMERS, [chunk.name for chunk in plan.chunks])
     return findings + compare_tensors(storage, checkpoint, headers, progress)
