@@ -315,6 +315,13 @@ def test_what_metas_model_does_not_take_is_found_though_nothing_is_damaged(
     assert any(re.search(words, found) for found in find(output, Depth.MODEL))
 
 
+def test_heads_that_lie_across_ranks_are_no_model_of_metas(checkpoint: Write, tmp_path: Path) -> None:
+    output = write_meta_folder(tmp_path / "out", checkpoint(Spec("llama-3", heads=8, kv_heads=1, shards=2)))
+    assert find(output, Depth.DATA) == []
+    (words,) = find(output, Depth.MODEL)
+    assert "8 heads and 1 key heads; Meta's code cannot divide them among 2 shards" in words
+
+
 def test_a_folder_with_shards_and_without_params_is_not_finished(output: Path) -> None:
     (output / "distconv.json").unlink()
     (output / "params.json").unlink()
@@ -388,3 +395,17 @@ def test_an_archive_of_random_bytes_is_a_finding(output: Path, seed: int) -> Non
     content = random.Random(seed).randbytes(5_000)
     (output / SHARD).write_bytes((b"", b"PK\x03\x04", b"\x80\x02")[seed] + content)
     assert any(SHARD in words for words in find(output))
+
+
+@settings(max_examples=60, database=None)
+@given(data=st.data())
+def test_params_that_say_nonsense_are_findings(model: Path, data: st.DataObject) -> None:
+    path = model / "params.json"
+    content = path.read_bytes()
+    changed = data.draw(mutations(json.loads(content)))
+    try:
+        path.write_text(json.dumps(changed))
+        found = look(model)
+        assert any("params.json" in words for words in found)
+    finally:
+        path.write_bytes(content)

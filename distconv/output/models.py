@@ -45,8 +45,8 @@ def find_misfits_of_config(storage: Storage, output: str, headers: Headers) -> I
 def find_misfits_of_params(storage: Storage, output: str, headers: Headers) -> Iterator[str]:
     """Compare every rank's tensors with those that Meta's model has for params.json.
 
-    Of llama-models' loader: each rank has the same names, no other ones, and equal parts along the
-    axis that is cut; the feed-forward size is computed, and never read.
+    Source: ``model.py`` and ``generation.py`` of llama-models. Each rank has the same names, no other
+    ones, whole heads, and equal parts along the axis that is cut; the feed-forward size is computed.
     """
     path = join(output, PARAMS_NAME)
     if storage.find(path) is None:
@@ -60,6 +60,12 @@ def find_misfits_of_params(storage: Storage, output: str, headers: Headers) -> I
     except InputError as error:
         yield from str(error).splitlines()
         return
+    ranks = len(catalog.shards)
+    if params.n_heads % ranks or params.kv_heads % ranks:
+        yield (
+            f"{path}: {params.n_heads} heads and {params.kv_heads} key heads; "
+            f"Meta's code cannot divide them among {ranks} shards"
+        )
     yield from _find_other_sizes(params, dimensions)
     yield from _find_uneven(catalog)
 
