@@ -17,7 +17,8 @@ import distconv
 from distconv.errors import InputError
 from distconv.moving.progress import SilentProgress
 from distconv.moving.worker import Job, write_file
-from distconv.output.proof import read_headers
+from distconv.output.structure import read_headers
+from distconv.output.targets import TRANSFORMERS
 from distconv.storage.local import LocalStorage
 from distconv.verbs import verify as verification
 from distconv.verbs.checkpoint import decide, plan_conversion, read_checkpoint
@@ -100,7 +101,9 @@ def assert_converts(source: Path, output: Path, expected: Tensors) -> None:
     assert_equal(output, expected)
     stored_bytes = sum(path.stat().st_size for path in source.glob("*.pth"))
     assert sum(receipt.bytes_read for receipt in receipts) <= 1.1 * stored_bytes
-    headers, findings = read_headers(storage, str(output), [chunk.name for chunk in plan.files])
+    headers, findings = read_headers(
+        storage, str(output), TRANSFORMERS, [file.name for file in plan.files]
+    )
     assert findings + verification.compare_tensors(storage, loaded, headers, SilentProgress()) == []
 
 
@@ -155,7 +158,9 @@ def test_verifying_against_the_source_reads_it_once(
     monkeypatch.setattr(verification, "_BAND_BYTES", 1 << 13)
     storage = CountedStorage()
     loaded = read_checkpoint(LocalStorage(), str(source))
-    headers, findings = read_headers(LocalStorage(), str(tmp_path / "out"), ["model.safetensors"])
+    headers, findings = read_headers(
+        LocalStorage(), str(tmp_path / "out"), TRANSFORMERS, ["model.safetensors"]
+    )
     assert findings + verification.compare_tensors(storage, loaded, headers, SilentProgress()) == []
     size_bytes = read_bytes(distconv.plan(source).plan)
     assert sum(storage.sizes_bytes) <= 1.1 * 2 * size_bytes  # of INPUT and of OUTPUT

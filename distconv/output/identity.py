@@ -16,6 +16,7 @@ from typing import Self
 from distconv.errors import InputError
 from distconv.families.choose import Choice
 from distconv.formats.meta.catalog import TensorView
+from distconv.output.targets import TRANSFORMERS, Target
 from distconv.planning.plan import Plan
 from distconv.storage.base import Storage, opened, read_small
 from distconv.storage.pinning import describe_change
@@ -26,17 +27,17 @@ _LIBRARIES = ("tokenizers",)
 
 
 def make_identity(
-    source: Mapping[str, object], choice: Choice, plan: Plan, version: str, target: Mapping[str, object]
+    source: Mapping[str, object], choice: Choice, plan: Plan, version: str, target: Target, shards: int | None
 ) -> dict[str, object]:
     """Say what is converted and how: two conversions of one identity make the same files.
 
-    It names no host, worker, place or time of running. ``target`` says what distinguishes this kind of
-    output, ``source`` is what ``Source.describe`` gives.
+    It names no host, worker, place or time of running. ``source`` is what ``Source.describe`` gives.
     """
     heads = (literal.content for file in plan.files for literal in file.literals)
     return {
         "distconv": version,
-        **target,
+        # What older versions wrote names no target.
+        **({} if target is TRANSFORMERS else {"to": target.name, "shards": shards}),
         "family": choice.family.name,
         "instruct": choice.instruct,
         "dtype": plan.dtype.name,

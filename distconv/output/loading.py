@@ -3,7 +3,7 @@
 Source: what ``from_pretrained`` of models and tokenizers of transformers 4.45 to 5.23 looks for in
 a local folder. It takes ``model.safetensors`` before an index, and either before
 ``pytorch_model.bin``; an adapter beside the model is put into it; engines that serve models take
-whatever weights they find.
+whatever weights they find. Meta's code loads every ``*.pth``.
 """
 
 import hashlib
@@ -11,9 +11,16 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from distconv.errors import InputError, OutputError
-from distconv.formats.safetensors.written import read_object
-from distconv.output.finalise import CONFIG_NAME, JOURNAL_NAME, RECEIPT_NAME, is_legal, is_model_file
+from distconv.formats.written import read_object
 from distconv.output.receipt import read_receipt
+from distconv.output.targets import (
+    JOURNAL_NAME,
+    RECEIPT_NAME,
+    TARGETS,
+    TRANSFORMERS,
+    Target,
+    is_legal,
+)
 from distconv.storage.base import Entry, Storage, join, read_small
 
 SMALL_FILE_BYTES = 64 << 20
@@ -22,17 +29,6 @@ SMALL_FILE_BYTES = 64 << 20
 _WEIGHTS = re.compile(
     r".*\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack)(\.index\.json)?|adapter_config\.json", re.IGNORECASE
 )
-_SETTINGS = re.compile(
-    r"(config|generation_config|quantize_config|.*quant_config|(pre)?processor_config)\.json"
-    r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|tekken|chat_template)\.json"
-    r"|.*\.model|merges\.txt|chat_template\.jinja"
-)
-_FOLDERS = frozenset({"additional_chat_templates"})
-_KEYS = {
-    CONFIG_NAME: ("transformers_weights", "quantization_config", "auto_map"),
-    "tokenizer_config.json": ("fast_tokenizer_files", "auto_map"),
-}
-"""What would lead a loader elsewhere; no conversion writes it."""
 
 
 def holds_weights(entry: Entry) -> bool:
@@ -40,21 +36,19 @@ def holds_weights(entry: Entry) -> bool:
     return not entry.is_folder and _WEIGHTS.fullmatch(entry.name) is not None
 
 
-def holds_settings(entry: Entry) -> bool:
-    """Whether a name is one that says how a model, or its tokenizer, is to be made."""
-    if entry.is_folder:
-        return entry.name in _FOLDERS
-    return _SETTINGS.fullmatch(entry.name) is not None
+def holds_settings(entry: Entry, target: Target) -> bool:
+    """Whether a name is one that says how a target's model, or its tokenizer, is to be made."""
+    return re.fullmatch(target.folders if entry.is_folder else target.settings, entry.name) is not None
 
 
-def is_loaded(entry: Entry) -> bool:
-    """Whether a loader may read what has this name."""
-    return holds_weights(entry) or holds_settings(entry)
+def is_loaded(entry: Entry, target: Target) -> bool:
+    """Whether a target's loader may read what has this name."""
+    return holds_weights(entry) or holds_settings(entry, target)
 
 
-def find_detours(storage: Storage, output: str) -> Iterator[str]:
+def find_detours(storage: Storage, output: str, target: Target) -> Iterator[str]:
     """Tell of what config and tokenizer config name that would be loaded in place of the model."""
-    for name, keys in _KEYS.items():
+    for name, keys in target.detours.items():
         path = join(output, name)
         if storage.find(path) is not None:
             try:
@@ -80,6 +74,7 @@ def find_obstacles(
     source_digests: Collection[str],
     *,
     overwrite: bool,
+    target: Target = TRANSFORMERS,
 ) -> Iterator[str]:
     """Tell of all in OUTPUT that a conversion may not replace, and with which it would not be whole.
 
@@ -88,6 +83,7 @@ def find_obstacles(
     """
     written = {*chunks, *files, RECEIPT_NAME, JOURNAL_NAME}
     recorded = read_recorded(storage, output)
+    replaced = find_replaced(storage, output, target)
     for entry in storage.list_folder(output):
         path = join(output, entry.name)
         if entry.name in written:
@@ -97,9 +93,9 @@ def find_obstacles(
                 storage, path, {recorded.get(entry.name), hashlib.sha256(files[entry.name]).hexdigest()}
             ):
                 yield f"{path}: not the one that belongs to this model; move it away"
-        elif overwrite and is_model_file(entry.name) and not entry.is_folder:
+        elif overwrite and not entry.is_folder and any(old.is_model_file(entry.name) for old in replaced):
             continue
-        elif is_loaded(entry) and not is_copy(storage, output, entry, source_digests):
+        elif is_loaded(entry, target) and not is_copy(storage, output, entry, target, source_digests):
             yield f"{path}: not of this model, and may be loaded in its place; move it away"
 
 
@@ -113,6 +109,26 @@ def read_recorded(storage: Storage, output: str) -> Mapping[str, str]:
         return {}
 
 
+def find_replaced(storage: Storage, output: str, target: Target) -> tuple[Target, ...]:
+    """Give the targets whose files ``--overwrite`` removes: the new one, and that of the conversion in OUTPUT."""
+    return target, *(found for found in _find_recorded(storage, output) if found is not target)
+
+
+def _find_recorded(storage: Storage, output: str) -> Iterator[Target]:
+    """Give the targets that journal and receipt name; those of older versions name none."""
+    for name in (JOURNAL_NAME, RECEIPT_NAME):
+        path = join(output, name)
+        if storage.find(path) is None:
+            continue
+        try:
+            identity = read_object(storage, path).get("conversion")
+        except (OutputError, FileNotFoundError):
+            continue
+        word = identity.get("to", TRANSFORMERS.name) if isinstance(identity, dict) else None
+        if isinstance(word, str) and word in TARGETS:
+            yield TARGETS[word]
+
+
 def find_legal(storage: Storage, output: str) -> frozenset[str]:
     """Give the names of the licence's texts that came with the model which OUTPUT's receipt records."""
     recorded = read_recorded(storage, output)
@@ -120,9 +136,11 @@ def find_legal(storage: Storage, output: str) -> frozenset[str]:
     return frozenset(name for name in found if _is_one_of(storage, join(output, name), {recorded[name]}))
 
 
-def is_copy(storage: Storage, output: str, entry: Entry, source_digests: Collection[str]) -> bool:
+def is_copy(
+    storage: Storage, output: str, entry: Entry, target: Target, source_digests: Collection[str]
+) -> bool:
     """Whether a file is a copy of one of INPUT's small ones, as a tokenizer.model for other programs is."""
-    return holds_settings(entry) and _is_one_of(storage, join(output, entry.name), source_digests)
+    return holds_settings(entry, target) and _is_one_of(storage, join(output, entry.name), source_digests)
 
 
 def _is_one_of(storage: Storage, path: str, digests: Collection[str | None]) -> bool:

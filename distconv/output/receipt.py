@@ -7,15 +7,14 @@ but to a file that a conversion writes.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from distconv.errors import InputError, OutputError
 from distconv.formats.plain_json import LIMIT_BYTES
-from distconv.formats.safetensors.chunks import INDEX_NAME, chunk_name
 from distconv.moving.digests import ALGORITHM
-from distconv.output.finalise import CONFIG_NAME, is_sidecar
+from distconv.output.targets import TARGETS, TRANSFORMERS, Target
+from distconv.output.values import WrongValueError, check, check_digest, show, take
 from distconv.sidecars.config import to_json
 from distconv.storage.base import Storage, read_small
 
@@ -26,12 +25,18 @@ _WORD = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class RecordedChunk:
-    """One chunk as it was written; digests in hex, those of ``tensors`` by name."""
+    """One file of weights as it was written; digests in hex, those of ``tensors`` by name."""
 
     name: str
     size_bytes: int
-    digest: str
+    digest: str | None
+    """Of the whole file; None where several workers wrote parts of it."""
     tensors: Mapping[str, str]
+
+    def to_row(self) -> dict[str, object]:
+        """Give it as receipt and journal have it."""
+        whole = {} if self.digest is None else {ALGORITHM: self.digest}
+        return {"name": self.name, "size_bytes": self.size_bytes, **whole, "tensors": dict(self.tensors)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,15 @@ class RecordedSource:
 class Conversion:
     """What was converted, and how."""
 
+    target: Target
+    shards: int | None
+    """Model-parallel ranks of Meta's; None for another target."""
     version: str
     family: str
     instruct: bool
     dtype: str
-    max_shard_size: int
+    max_shard_size: int | None
+    """In bytes; None where files are as many as was asked for."""
     sources: tuple[RecordedSource, ...]
 
 
@@ -67,6 +76,22 @@ class ModelReceipt:
     files: Mapping[str, str]
     """SHA-256 in hex of every file beside the chunks, by name."""
     content: bytes
+
+
+def make_receipt(
+    identity: Mapping[str, object],
+    chunks: Iterable[Mapping[str, object]],
+    files: Mapping[str, str],
+    libraries: Mapping[str, str],
+) -> bytes:
+    """Make a receipt of what was converted, rows of the files of weights, and the others' SHA-256 in hex."""
+    content: dict[str, object] = {
+        "conversion": identity,
+        "chunks": list(chunks),
+        "files": dict(files),
+        "libraries": dict(libraries),
+    }
+    return to_json(content | {"sha256": digest_receipt(content)})
 
 
 def digest_receipt(content: Mapping[str, object]) -> str:
@@ -94,97 +119,81 @@ def read_receipt(storage: Storage, path: str) -> ModelReceipt:
         raise OutputError(f"{path}: damaged or changed, its own digest differs")
     try:
         return _make_receipt(found, content)
-    except _Wrong as wrong:
+    except WrongValueError as wrong:
         raise OutputError(f"{path}: not a receipt of a finished conversion: {wrong}") from None
 
 
-class _Wrong(ValueError):
-    """A value is not what a conversion writes there."""
-
-
-_T = TypeVar("_T")
-
-
-def _take(row: Mapping[str, object], key: str, kind: type[_T], where: str) -> _T:
-    """Give a value of exactly this type: True is no number."""
-    value = row.get(key)
-    if type(value) is not kind:
-        raise _Wrong(f"{key} of {where} is {_show(value)}, expected {_KINDS[kind]}")
-    # mypy does not take the comparison above for what it is.
-    assert isinstance(value, kind)  # noqa: S101
-    return value
-
-
-_KINDS: Mapping[type, str] = {
-    str: "text", int: "a whole number", bool: "true or false", list: "a list", dict: "an object",
-}  # fmt: skip
-
-
-def _show(value: object) -> str:
-    """Show a value in a message, briefly and as ASCII."""
-    if isinstance(value, (dict, list)):
-        return _KINDS[type(value)]
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
-
-
 def _make_receipt(found: Mapping[str, object], content: bytes) -> ModelReceipt:
-    identity = _take(found, "conversion", dict, "the receipt")
-    rows = _take(found, "chunks", list, "the receipt")
-    chunks = tuple(_make_chunk(row, number, len(rows)) for number, row in enumerate(rows, 1))
-    files = _take(found, "files", dict, "the receipt")
-    for name in files:
-        _check(is_sidecar(name), f"it names {_show(name)}, which no conversion writes")
-        _check_digest(_take(files, name, str, "the files"), _SHA256, name)
-    marks = {CONFIG_NAME, INDEX_NAME} if len(chunks) > 1 else {CONFIG_NAME}
-    _check(
-        marks == files.keys() & {CONFIG_NAME, INDEX_NAME}, f"its files are not those of {len(chunks)} chunks"
+    identity = take(found, "conversion", dict, "the receipt")
+    target = _take_target(identity)
+    rows = take(found, "chunks", list, "the receipt")
+    names = target.name_files(len(rows))
+    chunks = tuple(
+        _make_chunk(row, number, name, target)
+        for number, (row, name) in enumerate(zip(rows, names, strict=True), 1)
     )
-    return ModelReceipt(_make_conversion(identity), identity, chunks, files, content)
+    files = take(found, "files", dict, "the receipt")
+    for name in files:
+        check(target.is_sidecar(name), f"it names {show(name)}, which no conversion writes")
+        check_digest(take(files, name, str, "the files"), _SHA256, name)
+    check(
+        set(target.list_marks(len(rows))) == files.keys() & set(target.marks),
+        f"its files are not those of {len(chunks)} {target.noun}s",
+    )
+    return ModelReceipt(_make_conversion(identity, target, len(rows)), identity, chunks, files, content)
 
 
-def _make_chunk(row: object, number: int, count: int) -> RecordedChunk:
-    name = chunk_name(number, count)
+def _take_target(identity: Mapping[str, object]) -> Target:
+    """Give the target; receipts of older versions name none, and knew one only."""
+    if "to" not in identity:
+        return TRANSFORMERS
+    name = take(identity, "to", str, "the conversion")
+    check(name in TARGETS, f"to of the conversion is {show(name)}, expected one of {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def _make_chunk(row: object, number: int, name: str, target: Target) -> RecordedChunk:
     if not isinstance(row, dict) or row.get("name") != name:
-        raise _Wrong(f"chunk {number} is not {name}")
-    tensors = _take(row, "tensors", dict, name)
+        raise WrongValueError(f"{target.noun} {number} is not {name}")
+    tensors = take(row, "tensors", dict, name)
     for tensor in tensors:
-        _check_digest(_take(tensors, tensor, str, name), _XXH3, name)
-    digest = _take(row, ALGORITHM, str, name)
-    _check_digest(digest, _XXH3, name)
-    return RecordedChunk(name, _take(row, "size_bytes", int, name), digest, tensors)
+        check_digest(take(tensors, tensor, str, name), _XXH3, name)
+    digest = None
+    if target.whole_digest or ALGORITHM in row:
+        digest = take(row, ALGORITHM, str, name)
+        check_digest(digest, _XXH3, name)
+    return RecordedChunk(name, take(row, "size_bytes", int, name), digest, tensors)
 
 
-def _make_conversion(identity: Mapping[str, object]) -> Conversion:
+def _make_conversion(identity: Mapping[str, object], target: Target, count: int) -> Conversion:
     where = "the conversion"
-    sources = _take(identity, "source", dict, where)
-    words = {key: _take(identity, key, str, where) for key in ("distconv", "family", "dtype")}
+    sources = take(identity, "source", dict, where)
+    words = {key: take(identity, key, str, where) for key in ("distconv", "family", "dtype")}
     for key, word in words.items():
-        _check(_WORD.fullmatch(word) is not None, f"{key} of {where} is {_show(word)}")
+        check(_WORD.fullmatch(word) is not None, f"{key} of {where} is {show(word)}")
+    shards = limit = None
+    if target is TRANSFORMERS:
+        limit = take(identity, "max_shard_size", int, where)
+    else:
+        shards = take(identity, "shards", int, where)
+        check(shards == count, f"shards of {where} is {show(shards)}, it has {count} {target.noun}s")
     return Conversion(
+        target=target,
+        shards=shards,
         version=words["distconv"],
         family=words["family"],
-        instruct=_take(identity, "instruct", bool, where),
+        instruct=take(identity, "instruct", bool, where),
         dtype=words["dtype"],
-        max_shard_size=_take(identity, "max_shard_size", int, where),
+        max_shard_size=limit,
         sources=tuple(_make_source(name, sources) for name in sources),
     )
 
 
 def _make_source(name: str, sources: Mapping[str, object]) -> RecordedSource:
-    row = _take(sources, name, dict, "the source")
+    row = take(sources, name, dict, "the source")
     if "sha256" in row:
-        digest, size_bytes = _take(row, "sha256", str, name), None
+        digest, size_bytes = take(row, "sha256", str, name), None
     else:
-        digest, size_bytes = _take(row, "headers_sha256", str, name), _take(row, "size_bytes", int, name)
-    _check_digest(digest, _SHA256, name)
+        digest, size_bytes = take(row, "headers_sha256", str, name), take(row, "size_bytes", int, name)
+    check_digest(digest, _SHA256, name)
     return RecordedSource(name, digest, size_bytes)
-
-
-def _check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise _Wrong(otherwise)
-
-
-def _check_digest(digest: str, pattern: re.Pattern[str], where: str) -> None:
-    _check(pattern.fullmatch(digest) is not None, f"{_show(digest)} of {_show(where)} is no digest")

@@ -18,19 +18,12 @@ from distconv.humanize import format_size
 from distconv.moving.digests import ALGORITHM, ChunkDigests
 from distconv.moving.progress import Progress
 from distconv.moving.worker import Receipt, is_finished
-from distconv.output.finalise import (
-    JOURNAL_NAME,
-    RECEIPT_NAME,
-    clear_folder,
-    clear_marks,
-    is_model_file,
-    is_partial,
-    write_files,
-)
+from distconv.output.finalise import clear_folder, clear_marks, write_files
 from distconv.output.identity import Source, find_libraries
 from distconv.output.loading import find_legal
 from distconv.output.ownership import Ownership, is_owned, is_owner_file, owned
-from distconv.output.receipt import digest_receipt, read_receipt
+from distconv.output.receipt import RecordedChunk, make_receipt, read_receipt
+from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, Target, is_partial
 from distconv.planning.plan import Plan
 from distconv.sidecars.config import to_json
 from distconv.storage.base import Storage, join, read_small
@@ -229,24 +222,17 @@ class Folder:
         self.owner.write(self._storage, JOURNAL_NAME, to_json(content))
 
     def _make_receipt(self, files: Mapping[str, bytes]) -> bytes:
-        content: dict[str, object] = {
-            "conversion": self._identity,
-            "chunks": self._chunk_rows(),
-            "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-            "libraries": find_libraries(),
-        }
-        return to_json(content | {"sha256": digest_receipt(content)})
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        return make_receipt(self._identity, self._chunk_rows(), digests, find_libraries())
 
     def _chunk_rows(self) -> list[dict[str, object]]:
         return [
-            {
-                "name": name,
-                "size_bytes": chunk.size_bytes,
-                ALGORITHM: digests.file,
-                "tensors": {
-                    tensor.name: digest for tensor, digest in zip(chunk.tensors, digests.tensors, strict=True)
-                },
-            }
+            RecordedChunk(
+                name,
+                chunk.size_bytes,
+                digests.file,
+                {tensor.name: digest for tensor, digest in zip(chunk.tensors, digests.tensors, strict=True)},
+            ).to_row()
             for name, chunk in self._chunks.items()
             if (digests := self._digests.get(name)) is not None
         ]
@@ -261,6 +247,7 @@ def taken(
     identity: dict[str, object],
     progress: Progress,
     find_obstacles: Callable[[], Iterable[str]],
+    target: Target,
     *,
     overwrite: bool,
 ) -> Iterator[Folder]:
@@ -269,15 +256,15 @@ def taken(
     OutputError, with nothing touched, where it holds something else, has too little room, or
     is another conversion's that still runs. ``find_obstacles`` tells of what must be moved away.
     """
-    _check(storage, output, plan, identity, find_obstacles, overwrite=overwrite)
+    _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
     storage.make_folder(output)
     with owned(storage, output, progress.note, is_partial) as owner:
-        found = _check(storage, output, plan, identity, find_obstacles, overwrite=overwrite)
+        found = _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
         if overwrite:
-            clear_folder(storage, owner, find_legal(storage, output))
+            clear_folder(storage, owner, find_legal(storage, output), target)
         else:
             # What misses a chunk must not look whole while it is mended.
-            clear_marks(storage, owner)
+            clear_marks(storage, owner, (target,))
         recorded = {} if overwrite else _find_recorded(storage, output, found.digests, plan)
         folder = Folder(storage, owner, source, plan, identity, recorded)
         try:
@@ -305,6 +292,7 @@ def _check(
     plan: Plan,
     identity: dict[str, object],
     find_obstacles: Callable[[], Iterable[str]],
+    target: Target,
     *,
     overwrite: bool,
 ) -> _Found:
@@ -323,7 +311,7 @@ def _check(
         for chunk in plan.files
         if overwrite or not is_finished(storage, join(output, chunk.name), chunk)
     )
-    removed = [size for name, size in found.entries.items() if overwrite and is_model_file(name)]
+    removed = [size for name, size in found.entries.items() if overwrite and target.is_model_file(name)]
     room_bytes = free_bytes + found.left_bytes + sum(removed)
     if needed_bytes > room_bytes:
         raise OutputError(

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
+CONFIG_NAME = "config.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Rope:

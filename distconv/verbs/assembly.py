@@ -7,11 +7,18 @@ from distconv.errors import DistconvError, InputError
 from distconv.families.llama import Family
 from distconv.formats.meta.params import RopeScaling
 from distconv.formats.safetensors.chunks import make_index_file
-from distconv.output.finalise import CONFIG_NAME
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.planning.plan import Plan
 from distconv.sidecars.chat import CHAT_TEMPLATES
-from distconv.sidecars.config import ModelShape, Rope, TokenIds, make_config, make_generation_config, to_json
+from distconv.sidecars.config import (
+    CONFIG_NAME,
+    ModelShape,
+    Rope,
+    TokenIds,
+    make_config,
+    make_generation_config,
+    to_json,
+)
 from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files
 from distconv.storage.base import Storage, read_small
 from distconv.verbs.checkpoint import Checkpoint

@@ -15,11 +15,11 @@ from distconv.families.rules import Match
 from distconv.families.translate import MetaTensor
 from distconv.formats.meta.catalog import TensorView
 from distconv.formats.meta.shards import shard_name
-from distconv.formats.safetensors.written import Written
+from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType
 from distconv.moving.progress import Progress
 from distconv.moving.worker import Sources
-from distconv.output.proof import Finding, Headers
+from distconv.output.findings import Finding
 from distconv.storage.base import Reader, Storage, opened, read_range
 from distconv.verbs.verify import BAND_BYTES, cast_rows, distinct_parts, join_shapes, read_whole_rows
 

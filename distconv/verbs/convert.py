@@ -197,7 +197,9 @@ def _convert(
 ) -> tuple[ConversionReport, tuple[Receipt, ...]]:
     """Make what is planned, unless it is there already."""
     plan = prepared.plan
-    identity = make_identity(prepared.source, prepared.choice, plan, VERSION, prepared.target)
+    identity = make_identity(
+        prepared.source, prepared.choice, plan, VERSION, prepared.target, prepared.shards
+    )
     examined, damaged = None, frozenset[str]()
     if not options.overwrite and is_recorded(storage, options.output, identity):
         examined, damaged = examine(storage, options.output, prepared, watch, verify=options.verify)
@@ -241,9 +243,13 @@ def _make(
     """Take OUTPUT, move all that is not there yet, and make the folder whole."""
     plan, output = prepared.plan, options.output
     names = [file.name for file in plan.files]
-    obstacles = partial(find_obstacles, storage, output, names, prepared.files, source.digests)
+    obstacles = partial(
+        find_obstacles, storage, output, names, prepared.files, source.digests, target=prepared.target
+    )
     look = partial(obstacles, overwrite=options.overwrite)
-    with taken(storage, output, source, plan, identity, watch, look, overwrite=options.overwrite) as folder:
+    with taken(
+        storage, output, source, plan, identity, watch, look, prepared.target, overwrite=options.overwrite
+    ) as folder:
         folder.remove(damaged)
         receipts = _move_all(storage, source, options, plan, folder, watch)
         _check_chunks(storage, output, plan)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 from distconv.errors import ConversionError, OutputError
 from distconv.moving.progress import Progress
 from distconv.moving.worker import is_finished
-from distconv.output.proof import Depth, Finding, prove, read_headers
+from distconv.output.findings import Depth, Finding
+from distconv.output.proof import prove
+from distconv.output.structure import read_headers
 from distconv.storage.base import Storage, join
 from distconv.verbs.prepared import Prepared
 
@@ -65,5 +67,6 @@ def compare_all(
 
 def _compare(storage: Storage, output: str, prepared: Prepared, progress: Progress) -> list[Finding]:
     progress.note("verifying every tensor against the source")
-    headers, findings = read_headers(storage, output, [file.name for file in prepared.plan.files])
+    names = [file.name for file in prepared.plan.files]
+    headers, findings = read_headers(storage, output, prepared.target, names)
     return findings + prepared.compare(storage, headers, progress)

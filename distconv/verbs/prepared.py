@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from distconv.families.choose import Choice
 from distconv.moving.progress import Progress
-from distconv.output.proof import Finding, Headers
+from distconv.formats.written import Headers
+from distconv.output.findings import Finding
+from distconv.output.targets import Target
 from distconv.planning.plan import Plan
 from distconv.storage.base import Storage
 
@@ -20,8 +22,10 @@ class Prepared:
     """What stands beside the weights, in the order of writing: the mark is the last one."""
     source: Mapping[str, object]
     """What describes INPUT's files."""
-    target: Mapping[str, object]
-    """What of the conversion's identity is this way's own."""
+    target: Target
+    """The format of OUTPUT."""
+    shards: int | None
+    """How many of Meta's there will be; None for another format."""
     notes: tuple[str, ...]
     compare: Callable[[Storage, Headers, Progress], list[Finding]]
     """List every tensor of OUTPUT that is missing, foreign, or differs from INPUT's."""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from distconv.errors import ConversionError, DistconvError, OutputError, UsageError
 from distconv.families.llama import FAMILIES
 from distconv.moving.progress import Progress, SilentProgress
-from distconv.output.finalise import RECEIPT_NAME
+from distconv.output.findings import Depth
 from distconv.output.loading import SMALL_FILE_BYTES
-from distconv.output.proof import Depth, prove
+from distconv.output.proof import prove
 from distconv.output.receipt import ModelReceipt, read_receipt
+from distconv.output.targets import RECEIPT_NAME
 from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.local import LocalStorage
 from distconv.storage.pinning import make_stamp

@@ -7,6 +7,7 @@ from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import find_transformers_files, is_transformers
 from distconv.moving.compare import equal_targets, target_of_view
 from distconv.output.identity import InputFiles, Source
+from distconv.output.targets import TRANSFORMERS
 from distconv.planning.plan import describe_large_tensors
 from distconv.storage.base import Storage
 from distconv.verbs.assembly import make_files
@@ -82,7 +83,8 @@ def _prepare_transformers(
         plan=plan,
         files=make_files(storage, checkpoint, plan),
         source=source.describe(checkpoint.catalog.all_views),
-        target={},
+        target=TRANSFORMERS,
+        shards=None,
         notes=(*checkpoint.notes, *decided, *describe_large_tensors(plan)),
         compare=lambda storage, headers, progress: compare_tensors(storage, checkpoint, headers, progress),
     )

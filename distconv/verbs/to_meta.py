@@ -15,6 +15,7 @@ from distconv.formats.plain_json import parse_object
 from distconv.layout.dtypes import DTYPES
 from distconv.moving.compare import equal_targets, target_of_view
 from distconv.output.identity import Source
+from distconv.output.targets import META
 from distconv.planning.plan import Plan, make_shard_plan
 from distconv.sidecars.meta_params import make_params
 from distconv.storage.base import Storage, read_small
@@ -52,7 +53,8 @@ def prepare_reshard(storage: Storage, source: Source, checkpoint: Checkpoint, op
         plan=plan,
         files=files,
         source=source.describe(checkpoint.catalog.all_views),
-        target={"to": "meta", "shards": ranks},
+        target=META,
+        shards=ranks,
         notes=(*checkpoint.notes, *decided),
         compare=lambda storage, headers, progress: compare_shards(
             storage, expected, ranks, headers, progress
@@ -85,7 +87,8 @@ def prepare_back(storage: Storage, source: Source, model: TransformersModel, opt
         plan=plan,
         files=files,
         source=source.describe(model.catalog.tensors.values()),
-        target={"to": "meta", "shards": ranks},
+        target=META,
+        shards=ranks,
         notes=model.notes,
         compare=lambda storage, headers, progress: compare_shards(storage, expected, ranks, headers, progress),
     )

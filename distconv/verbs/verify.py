@@ -17,14 +17,15 @@ from distconv.families.llama import EMBEDDING, FAMILIES, OUTPUT
 from distconv.families.operations import ROTARY
 from distconv.families.rules import Match
 from distconv.formats.meta.catalog import TensorView
-from distconv.formats.safetensors.written import Written
+from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType, extent_elements
 from distconv.moving.pieces import Piece
 from distconv.moving.progress import Progress, SilentProgress
 from distconv.moving.worker import Sources
-from distconv.output.finalise import RECEIPT_NAME
-from distconv.output.proof import Depth, Finding, Headers, prove
+from distconv.output.findings import Depth, Finding
+from distconv.output.proof import prove
 from distconv.output.receipt import read_receipt
+from distconv.output.targets import RECEIPT_NAME
 from distconv.storage.base import PathLike, Storage, join, opened, read_range
 from distconv.storage.local import LocalStorage
 from distconv.verbs.checkpoint import Checkpoint, read_checkpoint

@@ -1,32 +1,19 @@
-"""What the files of a model folder say they hold: index, chunk headers, JSON objects."""
+"""What a Transformers folder says it holds: its index, and the headers of its chunks."""
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import TypeGuard
 
 from distconv.errors import InputError, OutputError
 from distconv.formats.plain_json import LIMIT_BYTES
-from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME
+from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME, file_order, make_header, make_index
 from distconv.formats.state import LIMIT_TENSORS
+from distconv.formats.written import Headers, Written, read_object
 from distconv.layout.dtypes import DTYPES, DType
 from distconv.storage.base import Storage, join, opened, read_range, read_small
 
 _DTYPES_BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
-
-
-def read_object(storage: Storage, path: str) -> dict[str, object]:
-    """Read a file that holds a JSON object; OutputError where it does not."""
-    try:
-        found = json.loads(read_small(storage, path, LIMIT_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise OutputError(f"{path}: not JSON ({error})") from None
-    except InputError as error:
-        raise OutputError(str(error)) from None
-    if not isinstance(found, dict):
-        raise OutputError(f"{path}: expected a JSON object")
-    return found
 
 
 def list_chunks(storage: Storage, output: str) -> tuple[str, ...]:
@@ -56,21 +43,6 @@ def _is_plain(name: object) -> bool:
 
 _NAME_LENGTH = 255
 """No file system has longer names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A tensor as OUTPUT's header names it."""
-
-    path: str
-    offset_bytes: int
-    dtype: DType
-    shape: tuple[int, ...]
-
-    @property
-    def elements(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
 
 
 def read_header(storage: Storage, path: str) -> dict[str, Written]:
@@ -132,3 +104,34 @@ def _are_sizes(found: object) -> TypeGuard[list[int]]:
 
 _DIMENSIONS = 64
 _SIZE_LIMIT = 1 << 63
+
+
+def find_odd_form(storage: Storage, path: str, tensors: Mapping[str, Written]) -> str | None:
+    """Make a chunk's header again of what it says; tell where the file begins otherwise."""
+    order = file_order((name, written.dtype) for name, written in tensors.items())
+    expected, _offsets = make_header([(name, tensors[name].dtype, tensors[name].shape) for name in order])
+    with opened(storage, path) as reader:
+        if reader.size_bytes >= len(expected) and read_range(reader, 0, len(expected)) == expected:
+            return None
+    return f"{path}: its header is not in the one form that its tensors have"
+
+
+def find_wrong_index(storage: Storage, output: str, headers: Headers) -> Iterator[str]:
+    """Make the index again of all chunks' headers, and tell where there is another one."""
+    path = join(output, INDEX_NAME)
+    if storage.find(path) is None:
+        return
+    weight_map = {tensor: name for name, tensors in headers.items() for tensor in tensors}
+    written = [entry for tensors in headers.values() for entry in tensors.values()]
+    index = make_index(
+        weight_map,
+        sum(entry.elements for entry in written),
+        sum(entry.elements * entry.dtype.size_bytes for entry in written),
+    )
+    try:
+        found = read_small(storage, path, LIMIT_BYTES)
+    except InputError as error:
+        yield str(error)
+        return
+    if found != index:
+        yield f"{path}: does not say what the chunks hold"

@@ -1,0 +1,50 @@
+"""What files that a conversion wrote say they hold: tensors, and JSON objects."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from distconv.errors import InputError, OutputError
+from distconv.formats.plain_json import LIMIT_BYTES
+from distconv.layout.dtypes import DType
+from distconv.storage.base import Storage, read_small
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A tensor as the header of OUTPUT's file names it; its elements lie in a row."""
+
+    path: str
+    offset_bytes: int
+    dtype: DType
+    shape: tuple[int, ...]
+    crc32: int | None = None
+    """Of its bytes, as the file itself says; None where the format has none."""
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def end_bytes(self) -> int:
+        """Where in the file its data ends."""
+        return self.offset_bytes + self.elements * self.dtype.size_bytes
+
+
+Headers = Mapping[str, Mapping[str, Written]]
+"""By the file's name and the tensor's."""
+
+
+def read_object(storage: Storage, path: str) -> dict[str, object]:
+    """Read a file that holds a JSON object; OutputError where it does not."""
+    try:
+        found = json.loads(read_small(storage, path, LIMIT_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise OutputError(f"{path}: not JSON ({error})") from None
+    except InputError as error:
+        raise OutputError(str(error)) from None
+    if not isinstance(found, dict):
+        raise OutputError(f"{path}: expected a JSON object")
+    return found
