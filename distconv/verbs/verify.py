@@ -15,8 +15,8 @@ from distconv.errors import OutputError
 from distconv.families.llama import EMBEDDING, FAMILIES, OUTPUT
 from distconv.families.operations import ROTARY
 from distconv.families.rules import Match
-from distconv.formats.meta.catalog import TensorView
 from distconv.formats.safetensors.written import Written
+from distconv.formats.views import TensorView
 from distconv.layout.dtypes import DType, extent_elements
 from distconv.moving.pieces import Piece
 from distconv.moving.progress import Progress, SilentProgress
