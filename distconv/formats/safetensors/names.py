@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from distconv.errors import InputError
+from distconv.formats.marks import LIMIT_NAME_CHARACTERS
 from distconv.formats.meta.names import Names, read_names
 
 _BODY = "model"
@@ -34,8 +35,13 @@ def find_transformers_names(path: str, names: Iterable[str]) -> Names:
     """Find the name in ``LlamaForCausalLM`` of each tensor of a file.
 
     Names that are none of that model's stay as they are, but for wrappers. Rotary buffers are left
-    aside. InputError for adapters and quantised weights.
+    aside. InputError for adapters, quantised weights, and names of more than 1,024
+    characters.
     """
+    names = list(names)
+    longest = max(map(len, names), default=0)
+    if longest > LIMIT_NAME_CHARACTERS:
+        raise InputError(f"{path}: a tensor whose name has {longest:,} characters; refused as unsafe")
     found = read_names(names)
     kept: dict[str, str] = {}
     stripped: Counter[str] = Counter()
