@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 from distconv.errors import InputError
 from distconv.formats.marks import TensorMark
@@ -35,11 +36,35 @@ class FileTensors:
     """Where everything that the file holds lies, by its own names."""
 
 
+LIMIT_TENSORS_OF_ALL = 1 << 18
+"""Of all files: a 405B in 16 shards has 18,192, and an optimizer three times as many beside them."""
+
+
 def read_headers(storage: Storage, paths: Sequence[str], find_names: FindNames) -> tuple[FileTensors, ...]:
-    """Read the headers of all files; what is wrong in any of them is reported at once as an InputError."""
+    """Read the headers of all files; what is wrong in any of them is reported at once as an InputError.
+
+    What is read is kept, so that no further file is read once there are too many tensors in all.
+    """
+    total = 0
+    counting = Lock()
+
+    def read(path: str) -> FileTensors | InputError | None:
+        nonlocal total
+        if total > LIMIT_TENSORS_OF_ALL:
+            return None
+        outcome = _try_read_file(storage, path, find_names)
+        if isinstance(outcome, FileTensors):
+            with counting:
+                total += len(outcome.regions)
+        return outcome
+
     with ThreadPoolExecutor(min(_OPENERS, len(paths))) as pool:
-        outcomes = list(pool.map(lambda path: _try_read_file(storage, path, find_names), paths))
+        outcomes = list(pool.map(read, paths))
     findings = [str(outcome) for outcome in outcomes if isinstance(outcome, InputError)]
+    if total > LIMIT_TENSORS_OF_ALL:
+        findings.append(
+            f"{paths[0]} and {len(paths) - 1:,} more: more than {LIMIT_TENSORS_OF_ALL:,} tensors; refused as unsafe"
+        )
     if findings:
         raise InputError.of(findings)
     return tuple(outcome for outcome in outcomes if isinstance(outcome, FileTensors))

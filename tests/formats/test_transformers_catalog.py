@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file, save_model
 
 from distconv.errors import InputError
 from distconv.formats import headers
-from distconv.formats.safetensors import catalog as catalogs
 from distconv.formats.safetensors import index as indexes
 from tests.formats.folders import (
     Tensors,
@@ -293,10 +292,17 @@ def test_files_without_a_model_are_refused(tmp_path: Path) -> None:
         read_catalog(tmp_path)
 
 
-def test_more_tensors_than_any_model_has_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogs, "LIMIT_TENSORS", 5)
-    with pytest.raises(InputError, match="more than 5 tensors; refused as unsafe"):
+def test_more_tensors_than_any_model_has_are_refused_before_all_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    real = headers.opened
+    monkeypatch.setattr(headers, "opened", lambda *where: (opened.append(where), real(*where))[1])
+    monkeypatch.setattr(headers, "_OPENERS", 1)
+    monkeypatch.setattr(headers, "LIMIT_TENSORS_OF_ALL", 5)
+    with pytest.raises(InputError, match=r"and \d+ more: more than 5 tensors; refused as unsafe"):
         read_catalog(folder)
+    assert 0 < len(opened) < len(list(folder.glob("*.safetensors")))
 
 
 def test_names_longer_than_any_have_are_refused(tmp_path: Path) -> None:

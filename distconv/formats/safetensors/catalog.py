@@ -8,7 +8,6 @@ from distconv.formats.headers import FileTensors, describe_files, name_files, re
 from distconv.formats.safetensors.folder import TransformersFiles
 from distconv.formats.safetensors.index import check_index
 from distconv.formats.safetensors.names import find_transformers_names, is_bare
-from distconv.formats.state import LIMIT_TENSORS
 from distconv.formats.views import TensorView
 from distconv.storage.base import Storage
 
@@ -36,8 +35,6 @@ def read_transformers_catalog(storage: Storage, files: TransformersFiles) -> Tra
     everything that is wrong with the headers, or else with everything that does not fit together.
     """
     found = read_headers(storage, files.weights, find_transformers_names)
-    if sum(len(file.regions) for file in found) > LIMIT_TENSORS:
-        raise InputError(f"{files.folder}: more than {LIMIT_TENSORS:,} tensors; refused as unsafe")
     findings = [] if files.index is None else list(check_index(files.index, found))
     findings += _find_twins(found)
     if findings:
