@@ -101,9 +101,7 @@ def assert_converts(source: Path, output: Path, expected: Tensors) -> None:
     assert_equal(output, expected)
     stored_bytes = sum(path.stat().st_size for path in source.glob("*.pth"))
     assert sum(receipt.bytes_read for receipt in receipts) <= 1.1 * stored_bytes
-    headers, findings = read_headers(
-        storage, str(output), TRANSFORMERS, [file.name for file in plan.files]
-    )
+    headers, findings = read_headers(storage, str(output), TRANSFORMERS, [file.name for file in plan.files])
     assert findings + verification.compare_tensors(storage, loaded, headers, SilentProgress()) == []
 
 

@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import as_strided
 from distconv.families.cuts import COLUMNS, KEY_HEADS, QUERY_HEADS, ROWS, Cut
 from distconv.families.cuts import REPLICATED as WHOLE
 from distconv.families.operations import ROTARY, SAME, Operation
-from distconv.formats.meta.catalog import TensorView
+from distconv.formats.views import TensorView
 from distconv.layout.copies import Copy
 from distconv.layout.dtypes import STORABLE, DType, extent_elements
 from distconv.layout.files import OutputTensor

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from distconv.formats.meta.catalog import TensorView
+from distconv.formats.views import TensorView
 from distconv.layout.tensors import Tensor, cut, join, view_tensor
 
 

@@ -9,8 +9,9 @@ from types import MappingProxyType
 from distconv.errors import InputError
 from distconv.families.cuts import COLUMNS, ROWS, Cut
 from distconv.families.operations import Operation
-from distconv.formats.meta.catalog import Catalog, TensorView
+from distconv.formats.meta.catalog import Catalog
 from distconv.formats.meta.params import Params
+from distconv.formats.views import TensorView
 from distconv.layout.dtypes import STORABLE
 
 

@@ -1,6 +1,6 @@
 """Whether two tensors of INPUT hold the same bytes: what metadata alone cannot always tell."""
 
-from distconv.formats.meta.catalog import TensorView
+from distconv.formats.views import TensorView
 from distconv.layout.files import OutputTensor
 from distconv.layout.tensors import view_tensor
 from distconv.moving.devices import HostDevice

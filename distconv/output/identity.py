@@ -15,7 +15,7 @@ from typing import Self
 
 from distconv.errors import InputError
 from distconv.families.choose import Choice
-from distconv.formats.meta.catalog import TensorView
+from distconv.formats.views import TensorView
 from distconv.output.targets import TRANSFORMERS, Target
 from distconv.planning.plan import Plan
 from distconv.storage.base import Storage, opened, read_small

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from distconv.errors import InputError, Stopped
 from distconv.families.llama import CUTS, RULES
 from distconv.families.rules import Dimensions, match_rules, read_dimensions
-from distconv.formats.meta.catalog import Catalog, Shard, TensorView
+from distconv.formats.meta.catalog import Catalog, Shard
 from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.params import Params, read_params
+from distconv.formats.views import TensorView
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.regions import Region

@@ -76,7 +76,7 @@ def _read_record(storage: Storage, path: str) -> tuple[object, dict[str, ChunkDi
     try:
         content = json.loads(read_small(storage, path, LIMIT_BYTES))
         digests = {
-            chunk["name"]: ChunkDigests(chunk[ALGORITHM], tuple(chunk["tensors"].values()))
+            chunk["name"]: ChunkDigests(chunk.get(ALGORITHM), tuple(chunk["tensors"].values()))
             for chunk in content["chunks"]
         }
         return content["conversion"], digests

@@ -11,10 +11,11 @@ from distconv.families.evidence import Facts
 from distconv.families.llama import CUTS, EMBEDDING, IGNORED, OUTPUT, RULES
 from distconv.families.rules import Dimensions, Match, describe_foreign_tensors, match_rules, read_dimensions
 from distconv.families.translate import Decisions, make_targets
-from distconv.formats.meta.catalog import Catalog, TensorView, read_catalog
+from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.files import SourceFiles, find_files
 from distconv.formats.meta.layouts import ShardFiles
 from distconv.formats.meta.params import Params, read_params
+from distconv.formats.views import TensorView
 from distconv.layout.dtypes import DTYPES
 from distconv.layout.files import OutputTensor
 from distconv.planning.plan import Plan, make_plan

@@ -13,8 +13,8 @@ from distconv.families.cuts import ROWS, Cut
 from distconv.families.operations import ROTARY, SAME, Operation
 from distconv.families.rules import Match
 from distconv.families.translate import MetaTensor
-from distconv.formats.meta.catalog import TensorView
 from distconv.formats.meta.shards import shard_name
+from distconv.formats.views import TensorView
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType
 from distconv.moving.progress import Progress

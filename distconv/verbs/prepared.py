@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from distconv.families.choose import Choice
-from distconv.moving.progress import Progress
 from distconv.formats.written import Headers
+from distconv.moving.progress import Progress
 from distconv.output.findings import Finding
 from distconv.output.targets import Target
 from distconv.planning.plan import Plan

@@ -77,9 +77,7 @@ def prepare_back(storage: Storage, source: Source, model: TransformersModel, opt
     files[PARAMS_NAME] = make_params(model.config, rows=model.rows, shards=ranks)
     operations = {source: rule.operation for source, (_target, rule) in expand_rules(RULES, shape.layers)}
     expected = [
-        expect_view(
-            model.catalog.tensors[whole.source], whole, operations[whole.tensor.name], shape.head_dim
-        )
+        expect_view(model.catalog.tensors[whole.source], whole, operations[whole.tensor.name], shape.head_dim)
         for whole in wholes
     ]
     return Prepared(
@@ -90,7 +88,9 @@ def prepare_back(storage: Storage, source: Source, model: TransformersModel, opt
         target=META,
         shards=ranks,
         notes=model.notes,
-        compare=lambda storage, headers, progress: compare_shards(storage, expected, ranks, headers, progress),
+        compare=lambda storage, headers, progress: compare_shards(
+            storage, expected, ranks, headers, progress
+        ),
     )
 
 

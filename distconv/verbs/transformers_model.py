@@ -87,7 +87,9 @@ def read_model(
     findings = list(_check_tensors(catalog, _measure(config), files, tied=config.tied))
     if findings:
         more = len(findings) - _MOST_FINDINGS
-        raise InputError.of(findings[:_MOST_FINDINGS] + ([f"… and {more} more like these"] if more > 0 else []))
+        raise InputError.of(
+            findings[:_MOST_FINDINGS] + ([f"… and {more} more like these"] if more > 0 else [])
+        )
     rows, trimmed = decide_rows(files.config, config.shape.vocab_size, made)
     notes = (*files.notes, *catalog.notes, *config.notes, *made.notes, *([trimmed] if trimmed else []))
     return TransformersModel(files, catalog, config, made, rows, notes)
@@ -102,7 +104,9 @@ def _check_tensors(
     catalog: TransformersCatalog, sizes: Dimensions, files: TransformersFiles, *, tied: bool
 ) -> Iterator[str]:
     """Tell of tensors that are missing, unknown, or not of the shape that config.json gives."""
-    wanted: Mapping[str, Rule] = {target: rule for _source, (target, rule) in expand_rules(RULES, sizes.layers)}
+    wanted: Mapping[str, Rule] = {
+        target: rule for _source, (target, rule) in expand_rules(RULES, sizes.layers)
+    }
     name = posixpath.basename(files.config)
     for target in sorted(catalog.tensors.keys() - wanted.keys()):
         yield f"{catalog.tensors[target].region.path}: {catalog.stored_name(target)} is no tensor of a {sizes.layers}-layer Llama"

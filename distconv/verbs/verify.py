@@ -16,7 +16,7 @@ from distconv.families.cuts import Cut
 from distconv.families.llama import EMBEDDING, FAMILIES, OUTPUT
 from distconv.families.operations import ROTARY
 from distconv.families.rules import Match
-from distconv.formats.meta.catalog import TensorView
+from distconv.formats.views import TensorView
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType, extent_elements
 from distconv.moving.pieces import Piece

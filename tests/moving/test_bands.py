@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distconv.formats.meta.catalog import TensorView
+from distconv.formats.views import TensorView
 from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import BFLOAT16, FLOAT32, FLOAT64, contiguous_strides
 from distconv.layout.files import OutputTensor

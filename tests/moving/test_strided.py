@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distconv.formats.meta.archive import read_archive
-from distconv.formats.meta.catalog import TensorView
+from distconv.formats.views import TensorView
 from distconv.layout.dtypes import DTYPES, DType
 from distconv.layout.files import OutputTensor
 from distconv.moving.devices import Device, Finish, HostDevice, TorchDevice

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distconv.formats.meta.catalog import TensorView
+from distconv.formats.views import TensorView
 from distconv.layout.copies import Copy, cut_copy
 from distconv.layout.dtypes import BFLOAT16, FLOAT32, contiguous_strides
 from distconv.layout.regions import Region

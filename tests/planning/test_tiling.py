@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from distconv.errors import ConversionError, InputError
 from distconv.families.rules import Match
 from distconv.families.translate import Decisions, make_targets
-from distconv.formats.meta.catalog import TensorView
+from distconv.formats.views import TensorView
 from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import BFLOAT16
 from distconv.layout.files import File, Literal, OutputTensor

@@ -27,8 +27,8 @@ _WEIGHTS = re.compile(r".*\.(pth|pt|bin|ckpt|safetensors)")
 
 PARAMS_NAME = "params.json"
 TOKENIZER_NAME = "tokenizer.model"
+CONFIG_NAME = "config.json"
 _ORIGINAL = "original"
-_CONFIG_NAME = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +74,15 @@ def find_files(
         chosen = _choose(storage, source, candidates)
     folder = chosen.folder
     shards = make_shards(storage, chosen)
-    parent = _parent(storage, folder)
+    parent = find_parent(storage, folder)
     near = (folder, parent, join(folder, _ORIGINAL), join(parent, _ORIGINAL))
     found_params, notes = _find_params(storage, chosen, near, params)
     if tokenizer is None:
         tokenizer = _first(storage, near, TOKENIZER_NAME)
     else:
         tokenizer = _take_given(storage, tokenizer, TOKENIZER_NAME, "the tokenizer")
-    notes += _note_adapters(storage, folder)
-    legal, legal_notes = _find_legal(storage, *near[:2])
+    notes += note_adapters(storage, folder)
+    legal, legal_notes = find_legal(storage, *near[:2])
     return SourceFiles(folder, shards, found_params, tokenizer, legal, (*notes, *legal_notes))
 
 
@@ -132,13 +132,14 @@ def find_tokenizer(storage: Storage, source: str) -> str:
     entry = storage.find(source)
     if entry is not None and not entry.is_folder:
         return source
-    found = _first(storage, (source, join(source, "original"), _parent(storage, source)), TOKENIZER_NAME)
+    found = _first(storage, (source, join(source, "original"), find_parent(storage, source)), TOKENIZER_NAME)
     if found is None:
         raise InputError(f"{source}: no {TOKENIZER_NAME} here, in original/ or in the parent folder")
     return found
 
 
-def _parent(storage: Storage, folder: str) -> str:
+def find_parent(storage: Storage, folder: str) -> str:
+    """Give the folder above, links resolved."""
     return posixpath.dirname(storage.real_path(folder))
 
 
@@ -150,7 +151,7 @@ def _first(storage: Storage, folders: Iterable[str], name: str) -> str | None:
     return None
 
 
-def _find_legal(storage: Storage, folder: str, parent: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def find_legal(storage: Storage, folder: str, parent: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Find the model's licence and policy; and notes on those nearby that may be somebody else's.
 
     What lies beside the shards is the model's, and so is what lies beside ``original/``. Any other
@@ -208,7 +209,7 @@ def _choose(storage: Storage, source: str, candidates: list[Candidate]) -> Candi
     """Take the only candidate; several are only named."""
     if not candidates:
         raise InputError(
-            f"{source}: no consolidated.*.pth here or in original/; {_what_else(storage, source)}"
+            f"{source}: no consolidated.*.pth here or in original/; {describe_folder(storage, source)}"
         )
     if len(candidates) == 1:
         return candidates[0]
@@ -225,12 +226,12 @@ def _refuse_transformers(storage: Storage, candidates: list[Candidate]) -> None:
     """A folder with a config.json, no params.json and weights called as Transformers calls them is its own."""
     for found in candidates:
         beside = {entry.name for entry in storage.list_folder(found.folder)}
-        if not found.layout.shared or _CONFIG_NAME not in beside or PARAMS_NAME in beside:
+        if not found.layout.shared or CONFIG_NAME not in beside or PARAMS_NAME in beside:
             return
     if candidates:
         raise InputError(
             f"{candidates[0].folder}: no consolidated.*.pth here or in original/; it holds {candidates[0].name} "
-            f"and {_CONFIG_NAME}: already in Transformers' format, which needs no conversion; "
+            f"and {CONFIG_NAME}: already in Transformers' format, which needs no conversion; "
             "if its tensors are Meta's, give --params"
         )
 
@@ -250,11 +251,11 @@ def _whole_of_rank(storage: Storage, part: Candidate) -> Candidate:
     rank = posixpath.basename(storage.real_path(part.folder))
     if part.layout.kind != "parts" or not is_rank_name(rank):
         return part
-    ranks = list_candidates(storage, _parent(storage, part.folder))
+    ranks = list_candidates(storage, find_parent(storage, part.folder))
     return next((found for found in ranks if rank in found.names), part)
 
 
-def _note_adapters(storage: Storage, folder: str) -> tuple[str, ...]:
+def note_adapters(storage: Storage, folder: str) -> tuple[str, ...]:
     """Say that adapters beside a model are not used: it is taken as merged."""
     found = [entry.name for entry in storage.list_folder(folder) if _ADAPTER.fullmatch(entry.name)]
     if not found:
@@ -266,13 +267,15 @@ def _note_adapters(storage: Storage, folder: str) -> tuple[str, ...]:
     return (note,)
 
 
-def _what_else(storage: Storage, folder: str) -> str:
+def describe_folder(storage: Storage, folder: str) -> str:
+    """Say what a folder holds that is not what was looked for, as the end of a sentence."""
     names = [entry.name for entry in storage.list_folder(folder)]
     if not names:
         return "the folder is empty"
+    adapters = [name for name in names if _ADAPTER.fullmatch(name)]
     weights = [name for name in names if _WEIGHTS.fullmatch(name)]
-    if weights and all(_ADAPTER.fullmatch(name) for name in weights):
-        return f"it holds a LoRA adapter without its model ({', '.join(weights[:4])}); merge it into the model first"
+    if adapters and not set(weights) - set(adapters):
+        return f"it holds a LoRA adapter without its model ({', '.join(adapters[:4])}); merge it into the model first"
     if weights:
         return f"it holds {', '.join(weights[:8])}; if one of these is the model, give the file's path"
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""

@@ -81,19 +81,24 @@ def list_candidates(storage: Storage, folder: str) -> list[Candidate]:
     entries = storage.list_folder(folder)
     files = [entry.name for entry in entries if not entry.is_folder]
     _refuse_quantized(folder, files)
-    sets: dict[tuple[int, str], list[str]] = {}
-    for name in files:
-        kind = _find_layout(name)
-        if kind is not None:
-            sets.setdefault((kind, _collective_name(_LAYOUTS[kind], name)), []).append(name)
-    found = [
-        Candidate(together, folder, _LAYOUTS[kind], tuple(names))
-        for (kind, together), names in sorted(sets.items())
-    ]
+    found = group_names(folder, files)
     ranks = tuple(entry.name for entry in entries if _is_rank_folder(entry))
     if ranks:
         found.append(Candidate("consolidated.*/", folder, _RANK_FOLDERS, ranks))
     return found
+
+
+def group_names(folder: str, names: Iterable[str]) -> list[Candidate]:
+    """Put the names of files together that would make a model; others are left out."""
+    sets: dict[tuple[int, str], list[str]] = {}
+    for name in names:
+        kind = _find_layout(name)
+        if kind is not None:
+            sets.setdefault((kind, _collective_name(_LAYOUTS[kind], name)), []).append(name)
+    return [
+        Candidate(together, folder, _LAYOUTS[kind], tuple(members))
+        for (kind, together), members in sorted(sets.items())
+    ]
 
 
 _RANK_FOLDERS = _Layout("ranks", _RANK_FOLDER)

@@ -8,6 +8,7 @@ from typing import TypeGuard
 from distconv.errors import InputError, OutputError
 from distconv.formats.plain_json import LIMIT_BYTES
 from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME, file_order, make_header, make_index
+from distconv.formats.safetensors.index import is_plain_name
 from distconv.formats.state import LIMIT_TENSORS
 from distconv.formats.written import Headers, Written, read_object
 from distconv.layout.dtypes import DTYPES, DType
@@ -27,22 +28,12 @@ def list_chunks(storage: Storage, output: str) -> tuple[str, ...]:
         if not isinstance(weight_map, dict):
             raise OutputError(f"{path}: no weight_map")
         for name in weight_map.values():
-            if not _is_plain(name):
+            if not is_plain_name(name):
                 raise OutputError(f"{path}: names {ascii(name)[:80]}, expected a file in this folder")
         return tuple(sorted(set(weight_map.values())))
     if storage.find(join(output, SINGLE_NAME)) is not None:
         return (SINGLE_NAME,)
     raise OutputError(f"{output}: neither {INDEX_NAME} nor {SINGLE_NAME}; the conversion is not finished")
-
-
-def _is_plain(name: object) -> bool:
-    if not isinstance(name, str) or not 0 < len(name) <= _NAME_LENGTH:
-        return False
-    return name.isascii() and name.isprintable() and not {"/", "\\"} & set(name)
-
-
-_NAME_LENGTH = 255
-"""No file system has longer names."""
 
 
 def read_header(storage: Storage, path: str) -> dict[str, Written]:

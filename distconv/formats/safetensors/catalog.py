@@ -1,0 +1,68 @@
+"""What tensors a Transformers folder holds, and where: read from headers alone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from distconv.errors import InputError
+from distconv.formats.headers import FileTensors, describe_files, name_files, read_headers
+from distconv.formats.safetensors.folder import TransformersFiles
+from distconv.formats.safetensors.index import check_index
+from distconv.formats.safetensors.names import find_transformers_names, is_bare
+from distconv.formats.views import TensorView
+from distconv.storage.base import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersCatalog:
+    """All tensors of a model by the names that ``LlamaForCausalLM`` has; notes say how they were read."""
+
+    tensors: Mapping[str, TensorView]
+    size_bytes: int
+    """Size of all files of weights."""
+    stored: Mapping[str, str] = field(default_factory=dict)
+    """The files' own names, where they differ."""
+    notes: tuple[str, ...] = ()
+
+    def stored_name(self, name: str) -> str:
+        """Give a tensor's name as its file has it, for messages."""
+        return self.stored.get(name, name)
+
+
+def read_transformers_catalog(storage: Storage, files: TransformersFiles) -> TransformersCatalog:
+    """Read all headers, and compare them with the index where there is one.
+
+    Tensors that are none of Llama's are kept, under their own names. Raises one InputError with
+    everything that is wrong with the headers, or else with everything that does not fit together.
+    """
+    found = read_headers(storage, files.weights, find_transformers_names)
+    findings = [] if files.index is None else list(check_index(files.index, found))
+    findings += _find_twins(found)
+    if findings:
+        raise InputError.of(findings)
+    tensors = {name: view for file in found for name, view in file.tensors.items()}
+    if not tensors:
+        raise InputError(f"{name_files(found)}: no model in it, expected the tensors of LlamaForCausalLM")
+    stored = {name: own for file in found for name, own in file.stored.items()}
+    notes = (*describe_files(found), *_note_bare(found, stored))
+    return TransformersCatalog(tensors, sum(file.size_bytes for file in found), stored, notes)
+
+
+def _find_twins(files: Sequence[FileTensors]) -> Iterator[str]:
+    """Find tensors that are in two files: which of the two was meant, nothing tells."""
+    homes: dict[str, str] = {}
+    twins: dict[tuple[str, str], list[str]] = {}
+    for file in files:
+        for name in file.tensors:
+            home = homes.setdefault(name, file.path)
+            if home != file.path:
+                twins.setdefault((home, file.path), []).append(name)
+    for (first, second), names in twins.items():
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        yield f"{second}: {names[0]:.80}{more} also in {first}; keep the files of one model only"
+
+
+def _note_bare(files: Sequence[FileTensors], stored: Mapping[str, str]) -> tuple[str, ...]:
+    bare = sum(is_bare(own, name) for name, own in stored.items())
+    if not bare:
+        return ()
+    return (f"{name_files(files)}: 'model.' put before the names of {bare:,} tensors, saved from LlamaModel",)

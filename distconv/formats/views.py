@@ -1,0 +1,18 @@
+"""A tensor as a view of bytes in a file, whatever the file's format."""
+
+from dataclasses import dataclass
+
+from distconv.layout.dtypes import DType
+from distconv.layout.regions import Region
+
+
+@dataclass(frozen=True, slots=True)
+class TensorView:
+    """A tensor in a file: a strided view of a storage; offset, shape, strides in elements."""
+
+    name: str
+    region: Region
+    dtype: DType
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
