@@ -68,7 +68,9 @@ def _read(reader: Reader) -> dict[str, tuple[TensorMark, Region]]:
         raise InputError(f"more than {LIMIT_TENSORS:,} tensors in one file; refused as unsafe")
     found = {name: _make_tensor(reader.path, start, name, entry) for name, entry in entries.items()}
     if not found:
-        raise InputError("a safetensors file without a tensor, expected the tensors of a model")
+        raise InputError(
+            "a safetensors file without a tensor, expected a torch checkpoint or the tensors of a model"
+        )
     _check_tiles(found, start, reader.size_bytes)
     if isinstance(metadata, dict):
         for name, kept in metadata.items():
