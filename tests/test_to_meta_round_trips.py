@@ -1,0 +1,170 @@
+"""There and back: Transformers' format to Meta's layout, from one number of shards to another, and back again."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from llama_models.checkpoint import map_mp_rank, reshard_mp
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
+
+import distconv
+from tests.checkpoints import Spec
+from tests.faults import digest_folder
+from tests.test_to_meta import load
+from tests.transformers_models import ModelSpec, write_model
+
+Tokenizers = Callable[[ModelSpec], Path]
+MODELS = [
+    ModelSpec("llama-2", heads=8, kv_heads=4),
+    ModelSpec("llama-2", heads=8, kv_heads=8, dtype=torch.float16, files="index"),
+    ModelSpec("code-llama", heads=8, kv_heads=2, dtype=torch.float32),
+    ModelSpec("llama-3", heads=8, kv_heads=4, norm_dtype=torch.float32),
+    ModelSpec("llama-3.1", heads=8, kv_heads=2, files="index"),
+    ModelSpec("llama-3.2", heads=8, kv_heads=8, tied=True),
+    ModelSpec("llama-3.2", heads=8, kv_heads=4, tied=True, files="bin-index"),
+]
+CHUNK_BYTES = 20_000
+"""Of a model that lies in several files."""
+
+
+@pytest.fixture(scope="module")
+def write(
+    tmp_path_factory: pytest.TempPathFactory, sentencepiece_file: Path, tiktoken_file: Path
+) -> Callable[[ModelSpec], Path]:
+    """Give a function that writes a model once and gives its folder, to be read only."""
+    written: dict[ModelSpec, Path] = {}
+
+    def make(spec: ModelSpec) -> Path:
+        if spec not in written:
+            written[spec] = tmp_path_factory.mktemp("model") / "model"
+            write_model(written[spec], spec, sentencepiece_file if spec.by_columns else tiktoken_file)
+        return written[spec]
+
+    return make
+
+
+def name_of(spec: object) -> str:
+    """Name a case."""
+    return f"{spec.family}-{spec.kv_heads}-{spec.files}" if isinstance(spec, ModelSpec) else str(spec)
+
+
+def saved_again(source: Path, spec: ModelSpec, place: Path) -> dict[str, str]:
+    """Give the digests of what Transformers writes of a model that it has loaded."""
+    size = CHUNK_BYTES if "index" in spec.files else 1_000_000_000
+    model = LlamaForCausalLM.from_pretrained(source, dtype="auto")
+    state = {name: tensor for file in source.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    for name, parameter in model.named_parameters():
+        # Transformers gives all tensors one type when it loads them.
+        parameter.data = state[name] if name in state else parameter.data
+    model.save_pretrained(place, max_shard_size=size)
+    return weights_of(place)
+
+
+def weights_of(folder: Path) -> dict[str, str]:
+    """Give the digests of a folder's weights and of their index."""
+    return {name: digest for name, digest in digest_folder(folder).items() if "safetensors" in name}
+
+
+def values_of(folder: Path) -> Iterator[tuple[str, object]]:
+    """Give what config.json says of the model; how it was saved is not of it."""
+    for key, value in json.loads((folder / "config.json").read_text()).items():
+        if key not in {"transformers_version", "torch_dtype", "rope_scaling", "rope_theta", "dtype"}:
+            yield key, value
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4, 8])
+@pytest.mark.parametrize("spec", MODELS, ids=name_of)
+def test_there_and_back_gives_the_files_that_transformers_writes(
+    spec: ModelSpec, shards: int, write: Callable[[ModelSpec], Path], tmp_path: Path
+) -> None:
+    source = write(spec)
+    distconv.convert(source, tmp_path / "meta", to="meta", shards=shards)
+    size = CHUNK_BYTES if "index" in spec.files else None
+    distconv.convert(tmp_path / "meta", tmp_path / "back", family=spec.family, max_shard_size=size)
+    # A model that was never loaded is cut into files in another order of its tensors.
+    expected = weights_of(source) if spec.files == "single" else saved_again(source, spec, tmp_path / "again")
+    assert weights_of(tmp_path / "back") == expected
+    found, said = dict(values_of(tmp_path / "back")), dict(values_of(source))
+    assert {key: found.get(key) for key in said} == said
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4, 8])
+@pytest.mark.parametrize("family", ["llama-1", "llama-2", "code-llama", "llama-3", "llama-3.1", "llama-3.2"])
+def test_meta_s_layout_there_and_back_gives_every_tensor_and_every_value_of_params(
+    family: str, shards: int, checkpoint: Callable[[Spec], Path], tmp_path: Path
+) -> None:
+    spec = Spec(
+        family,
+        heads=8,
+        kv_heads=None if family == "llama-1" else 8,
+        shards=shards,
+        equal_norms=True,
+        tied=family == "llama-3.2",
+    )
+    source = checkpoint(spec)
+    distconv.convert(source, tmp_path / "hf", family=family)
+    distconv.convert(tmp_path / "hf", tmp_path / "meta", to="meta", shards=shards, family=family)
+    for before, after in zip(load(source), load(tmp_path / "meta"), strict=True):
+        before.pop("rope.freqs", None)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+        shared = after["output.weight"].data_ptr() == after["tok_embeddings.weight"].data_ptr()
+        assert shared == spec.tied
+    assert (tmp_path / "meta/tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
+    before, after = (json.loads((folder / "params.json").read_text()) for folder in (source, tmp_path / "meta"))
+    different = {key for key in before | after if before.get(key) != after.get(key)}
+    # The size of feed-forward layers may be said by another pair, and key heads that are all heads by nothing.
+    assert different <= {"multiple_of", "ffn_dim_multiplier", "n_kv_heads"}
+    assert ffn_dim_of(after) == spec.ffn_dim
+    assert after.get("n_kv_heads", 8) == 8
+
+
+def ffn_dim_of(params: dict[str, object]) -> int:
+    """Give the rows of w1 that Meta's formula makes of params.json."""
+    sizes = {name: params[name] for name in ("dim", "multiple_of", "ffn_dim_multiplier") if name in params}
+    return Spec(**sizes).ffn_dim  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("between", [1, 2, 4, 8])
+@pytest.mark.parametrize("first", [1, 2, 4, 8])
+@pytest.mark.parametrize("spec", [MODELS[0], MODELS[4], MODELS[6]], ids=name_of)
+def test_from_one_number_of_shards_to_another_and_back_gives_the_same_bytes(
+    spec: ModelSpec, first: int, between: int, write: Callable[[ModelSpec], Path], tmp_path: Path
+) -> None:
+    distconv.convert(write(spec), tmp_path / "first", to="meta", shards=first)
+    distconv.convert(tmp_path / "first", tmp_path / "between", to="meta", shards=between)
+    distconv.convert(write(spec), tmp_path / "direct", to="meta", shards=between)
+    distconv.convert(tmp_path / "between", tmp_path / "back", to="meta", shards=first)
+    assert shards_of(tmp_path / "between") == shards_of(tmp_path / "direct")
+    assert shards_of(tmp_path / "back") == shards_of(tmp_path / "first")
+
+
+def shards_of(folder: Path) -> dict[str, str]:
+    """Give the digests of a folder's shards."""
+    return {name: digest for name, digest in digest_folder(folder).items() if name.endswith(".pth")}
+
+
+# Where an old shard has several key heads and there are more ranks than heads, Meta's repeats the wrong ones.
+@pytest.mark.parametrize(
+    ("before", "after"), [(1, 2), (1, 4), (2, 4), (4, 8), (8, 16), (2, 1), (4, 1), (4, 2)]
+)
+def test_meta_s_own_resharding_gives_the_same_tensors(
+    before: int, after: int, write: Callable[[ModelSpec], Path], tmp_path: Path
+) -> None:
+    spec = ModelSpec("llama-3.1", heads=16, kv_heads=max(4, before), ffn_dim=192)
+    distconv.convert(write(spec), tmp_path / "before", to="meta", shards=before)
+    distconv.convert(tmp_path / "before", tmp_path / "after", to="meta", shards=after)
+    old = load(tmp_path / "before")
+    for rank, found in enumerate(load(tmp_path / "after")):
+        pieces = max(after // before, 1)
+        expected = reshard_mp(
+            [old[number] for number in map_mp_rank(before, after, rank)],
+            size=pieces,
+            rank=rank % pieces,
+            repeat_qk_qv=max(after // spec.kv_heads, 1),
+        )
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
