@@ -9,11 +9,9 @@ import pytest
 import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 import distconv
 from tests.checkpoints import Spec, Tensors
-from tests.faults import digest_folder
 from tests.test_to_meta import load, save, split
 from tests.transformers_models import ModelSpec, to_meta, write_model
 
@@ -22,12 +20,6 @@ FAMILIES = ("llama-2", "code-llama", "llama-3", "llama-3.1", "llama-3.2")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # A sentencepiece vocabulary has 320 tokens here, Llama 3's 576; both are cut by rows at the output.
 SHARDS = {True: (1, 2, 4, 5, 8), False: (1, 2, 3, 4, 6, 8)}
-
-
-@pytest.fixture(scope="session")
-def tokenizer_of(sentencepiece_file: Path, tiktoken_file: Path) -> Tokenizers:
-    """Give a function from a model to the file that Meta's code has beside it."""
-    return lambda spec: sentencepiece_file if spec.by_columns else tiktoken_file
 
 
 @st.composite

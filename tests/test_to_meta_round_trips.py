@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 from llama_models.checkpoint import map_mp_rank, reshard_mp
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
@@ -14,8 +16,10 @@ import distconv
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
 from tests.test_to_meta import load
-from tests.transformers_models import ModelSpec, write_model
+from tests.test_to_meta_from_transformers import cases
+from tests.transformers_models import ModelSpec, name_of, write_model
 
+Write = Callable[[ModelSpec], Path]
 Tokenizers = Callable[[ModelSpec], Path]
 MODELS = [
     ModelSpec("llama-2", heads=8, kv_heads=4),
@@ -30,35 +34,16 @@ CHUNK_BYTES = 20_000
 """Of a model that lies in several files."""
 
 
-@pytest.fixture(scope="module")
-def write(
-    tmp_path_factory: pytest.TempPathFactory, sentencepiece_file: Path, tiktoken_file: Path
-) -> Callable[[ModelSpec], Path]:
-    """Give a function that writes a model once and gives its folder, to be read only."""
-    written: dict[ModelSpec, Path] = {}
-
-    def make(spec: ModelSpec) -> Path:
-        if spec not in written:
-            written[spec] = tmp_path_factory.mktemp("model") / "model"
-            write_model(written[spec], spec, sentencepiece_file if spec.by_columns else tiktoken_file)
-        return written[spec]
-
-    return make
-
-
-def name_of(spec: object) -> str:
-    """Name a case."""
-    return f"{spec.family}-{spec.kv_heads}-{spec.files}" if isinstance(spec, ModelSpec) else str(spec)
-
-
 def saved_again(source: Path, spec: ModelSpec, place: Path) -> dict[str, str]:
     """Give the digests of what Transformers writes of a model that it has loaded."""
     size = CHUNK_BYTES if "index" in spec.files else 1_000_000_000
     model = LlamaForCausalLM.from_pretrained(source, dtype="auto")
-    state = {name: tensor for file in source.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    state = {
+        name: tensor for file in source.glob("*.safetensors") for name, tensor in load_file(file).items()
+    }
     for name, parameter in model.named_parameters():
         # Transformers gives all tensors one type when it loads them.
-        parameter.data = state[name] if name in state else parameter.data
+        parameter.data = state.get(name, parameter.data)
     model.save_pretrained(place, max_shard_size=size)
     return weights_of(place)
 
@@ -78,9 +63,9 @@ def values_of(folder: Path) -> Iterator[tuple[str, object]]:
 @pytest.mark.parametrize("shards", [1, 2, 4, 8])
 @pytest.mark.parametrize("spec", MODELS, ids=name_of)
 def test_there_and_back_gives_the_files_that_transformers_writes(
-    spec: ModelSpec, shards: int, write: Callable[[ModelSpec], Path], tmp_path: Path
+    spec: ModelSpec, shards: int, transformers_model: Write, tmp_path: Path
 ) -> None:
-    source = write(spec)
+    source = transformers_model(spec)
     distconv.convert(source, tmp_path / "meta", to="meta", shards=shards)
     size = CHUNK_BYTES if "index" in spec.files else None
     distconv.convert(tmp_path / "meta", tmp_path / "back", family=spec.family, max_shard_size=size)
@@ -114,7 +99,9 @@ def test_meta_s_layout_there_and_back_gives_every_tensor_and_every_value_of_para
         shared = after["output.weight"].data_ptr() == after["tok_embeddings.weight"].data_ptr()
         assert shared == spec.tied
     assert (tmp_path / "meta/tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
-    before, after = (json.loads((folder / "params.json").read_text()) for folder in (source, tmp_path / "meta"))
+    before, after = (
+        json.loads((folder / "params.json").read_text()) for folder in (source, tmp_path / "meta")
+    )
     different = {key for key in before | after if before.get(key) != after.get(key)}
     # The size of feed-forward layers may be said by another pair, and key heads that are all heads by nothing.
     assert different <= {"multiple_of", "ffn_dim_multiplier", "n_kv_heads"}
@@ -128,18 +115,32 @@ def ffn_dim_of(params: dict[str, object]) -> int:
     return Spec(**sizes).ffn_dim  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("between", [1, 2, 4, 8])
-@pytest.mark.parametrize("first", [1, 2, 4, 8])
-@pytest.mark.parametrize("spec", [MODELS[0], MODELS[4], MODELS[6]], ids=name_of)
+@settings(max_examples=15)
+@given(data=st.data(), case=cases())
 def test_from_one_number_of_shards_to_another_and_back_gives_the_same_bytes(
-    spec: ModelSpec, first: int, between: int, write: Callable[[ModelSpec], Path], tmp_path: Path
+    data: st.DataObject,
+    case: tuple[ModelSpec, int],
+    tokenizer_of: Tokenizers,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    distconv.convert(write(spec), tmp_path / "first", to="meta", shards=first)
-    distconv.convert(tmp_path / "first", tmp_path / "between", to="meta", shards=between)
-    distconv.convert(write(spec), tmp_path / "direct", to="meta", shards=between)
-    distconv.convert(tmp_path / "between", tmp_path / "back", to="meta", shards=first)
-    assert shards_of(tmp_path / "between") == shards_of(tmp_path / "direct")
-    assert shards_of(tmp_path / "back") == shards_of(tmp_path / "first")
+    spec, first = case
+    between = data.draw(st.sampled_from([number for number in range(1, 13) if divides(number, spec)]))
+    event(f"{first} to {between}")
+    place = tmp_path_factory.mktemp("case")
+    write_model(place / "model", spec, tokenizer_of(spec))
+    distconv.convert(place / "model", place / "first", to="meta", shards=first)
+    distconv.convert(place / "first", place / "between", to="meta", shards=between, family=spec.family)
+    distconv.convert(place / "model", place / "direct", to="meta", shards=between)
+    distconv.convert(place / "between", place / "back", to="meta", shards=first, family=spec.family)
+    assert shards_of(place / "between") == shards_of(place / "direct")
+    assert shards_of(place / "back") == shards_of(place / "first")
+
+
+def divides(shards: int, spec: ModelSpec) -> bool:
+    """Whether Meta's code can cut a model into so many parts."""
+    sizes = (spec.heads, spec.ffn_dim, spec.tokens, *([spec.dim] if spec.by_columns else []))
+    keys = spec.kv_heads % shards == 0 or shards % spec.kv_heads == 0
+    return keys and all(size % shards == 0 for size in sizes)
 
 
 def shards_of(folder: Path) -> dict[str, str]:
@@ -152,10 +153,10 @@ def shards_of(folder: Path) -> dict[str, str]:
     ("before", "after"), [(1, 2), (1, 4), (2, 4), (4, 8), (8, 16), (2, 1), (4, 1), (4, 2)]
 )
 def test_meta_s_own_resharding_gives_the_same_tensors(
-    before: int, after: int, write: Callable[[ModelSpec], Path], tmp_path: Path
+    before: int, after: int, transformers_model: Write, tmp_path: Path
 ) -> None:
     spec = ModelSpec("llama-3.1", heads=16, kv_heads=max(4, before), ffn_dim=192)
-    distconv.convert(write(spec), tmp_path / "before", to="meta", shards=before)
+    distconv.convert(transformers_model(spec), tmp_path / "before", to="meta", shards=before)
     distconv.convert(tmp_path / "before", tmp_path / "after", to="meta", shards=after)
     old = load(tmp_path / "before")
     for rank, found in enumerate(load(tmp_path / "after")):

@@ -69,6 +69,14 @@ class ModelSpec:
         return _THETAS.get(self.family, 5e5)
 
 
+def name_of(value: object) -> str:
+    """Name a case of a test by what its model is, or by its number."""
+    if not isinstance(value, ModelSpec):
+        return str(value)
+    tied = "-tied" if value.tied else ""
+    return f"{value.family}-{value.kv_heads}-of-{value.heads}-{value.files}{tied}"
+
+
 def make_config(spec: ModelSpec) -> LlamaConfig:
     """Give the configuration, as Transformers 5 has it."""
     rope: dict[str, object] = {"rope_type": "default", "rope_theta": spec.theta}
