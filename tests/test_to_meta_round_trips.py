@@ -76,6 +76,18 @@ def test_there_and_back_gives_the_files_that_transformers_writes(
     assert {key: found.get(key) for key in said} == said
 
 
+@pytest.mark.parametrize(("kv_heads", "shards"), [(8, 24), (2, 12), (1, 8), (1, 3), (4, 4)])
+def test_key_heads_are_as_many_as_they_were_however_often_the_shards_have_each(
+    kv_heads: int, shards: int, transformers_model: Write, tmp_path: Path
+) -> None:
+    source = transformers_model(ModelSpec("llama-3", heads=24, kv_heads=kv_heads, head_dim=4, ffn_dim=240))
+    distconv.convert(source, tmp_path / "meta", to="meta", shards=shards)
+    assert json.loads((tmp_path / "meta/params.json").read_text())["n_kv_heads"] == max(kv_heads, shards)
+    distconv.convert(tmp_path / "meta", tmp_path / "back")
+    assert weights_of(tmp_path / "back") == weights_of(source)
+    assert json.loads((tmp_path / "back/config.json").read_text())["num_key_value_heads"] == kv_heads
+
+
 @pytest.mark.parametrize("shards", [1, 2, 4, 8])
 @pytest.mark.parametrize("family", ["llama-1", "llama-2", "code-llama", "llama-3", "llama-3.1", "llama-3.2"])
 def test_meta_s_layout_there_and_back_gives_every_tensor_and_every_value_of_params(
