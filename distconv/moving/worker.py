@@ -194,7 +194,7 @@ def write_file(job: Job, file: File, advance: Callable[[int], None], stopped: Ca
         writer = job.storage.begin(path, file.size_bytes)
     try:
         with Sources(job.storage, spans) as sources:
-            hasher = ChunkHasher(file.head if file.seal is None else None)
+            hasher = ChunkHasher(_whole_head(file))
             write_literals(file.literals, writer, advance)
             checksums, became_infinite = _write_tensors(job, file, writer, sources, hasher, advance, stopped)
             if file.seal is not None:
@@ -217,8 +217,15 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
             job.sight.owner.check(job.storage)
         writer = job.storage.open_attempt(join(job.output, part.file), job.attempts[part.file])
     try:
+        recorded = job.recorded.get(part.name)
+        if recorded is not None:
+            with spans.during(DIGEST, part.size_bytes):
+                found = read_digests(job.storage, job.attempts[part.file], part, advance, stopped)
+            if found == recorded:
+                return Receipt(part.name, found, 0, 0, kept=True, work=spans.finish())
+            advance(-part.size_bytes)
         with Sources(job.storage, spans) as sources:
-            hasher = ChunkHasher(None)
+            hasher = ChunkHasher(_whole_head(part))
             checksums, became_infinite = _write_tensors(job, part, writer, sources, hasher, advance, stopped)
         with spans.during(WRITE, 0):
             writer.finish()
@@ -341,14 +348,14 @@ def is_finished(storage: Storage, path: str, chunk: File) -> bool:
 
 
 def read_digests(
-    storage: Storage, path: str, chunk: File, advance: Callable[[int], None], stopped: Callable[[], bool]
+    storage: Storage, path: str, unit: Unit, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> ChunkDigests:
-    """Digest a chunk that is there, telling of bytes as they are read."""
-    hasher = ChunkHasher(chunk.head if chunk.seal is None else None)
+    """Digest a file, or a part of one, that is there, telling of bytes as they are read."""
+    hasher = ChunkHasher(_whole_head(unit))
     memory = make_buffer(_READ_BYTES)
-    advance(chunk.size_bytes - sum(tensor.size_bytes for tensor in chunk.tensors))
+    advance(unit.size_bytes - sum(tensor.size_bytes for tensor in unit.tensors))
     with opened(storage, path) as reader:
-        for tensor, first in zip(chunk.tensors, chunk.offsets_bytes, strict=True):
+        for tensor, first in zip(unit.tensors, unit.offsets_bytes, strict=True):
             for start in range(first, first + tensor.size_bytes, _READ_BYTES):
                 if stopped():
                     raise Interrupted("stopped")
@@ -358,6 +365,11 @@ def read_digests(
                 advance(len(content))
             hasher.end_tensor()
     return hasher.finish()
+
+
+def _whole_head(unit: Unit) -> bytes | None:
+    """Give what stands before the tensors where nothing stands between or behind them."""
+    return None if isinstance(unit, Part) or unit.seal is not None else unit.head
 
 
 _READ_BYTES = 4 << 20

@@ -15,9 +15,11 @@ from distconv.moving.progress import Progress, SilentProgress, Stopwatch
 from distconv.moving.shared import SharedFiles
 from distconv.moving.trace import Pictures, summarise
 from distconv.moving.worker import Job, Receipt, Sight, is_finished
+from distconv.output.folder import Folder
 from distconv.output.identity import InputFiles, Source, make_identity
 from distconv.output.loading import find_obstacles
-from distconv.output.resuming import Folder, is_recorded, taken
+from distconv.output.resuming import take_output
+from distconv.output.state import is_recorded
 from distconv.planning.plan import Plan
 from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.local import LocalStorage
@@ -247,7 +249,7 @@ def _make(
         find_obstacles, storage, output, names, prepared.files, source.digests, target=prepared.target
     )
     look = partial(obstacles, overwrite=options.overwrite)
-    with taken(
+    with take_output(
         storage, output, source, plan, identity, watch, look, prepared.target, overwrite=options.overwrite
     ) as folder:
         folder.remove(damaged)
@@ -274,12 +276,19 @@ def _move_all(
         for unit in ((file,) if file.name in folder.recorded else split_file(file, plan.chunk_limit_bytes))
     ]
     inline = not (options.cluster.workers or options.cluster.address or _has_several_gpus(options.device))
-    with SharedFiles(storage, options.output, plan.files, units) as shared:
+    with SharedFiles(storage, options.output, plan.files, units, folder.unfinished) as shared:
+        folder.go_on(shared.unfinished)
         job = Job(
-            storage, options.output, options.device, recorded=folder.recorded, attempts=shared.attempts,
+            storage, options.output, options.device, recorded=folder.recorded | shared.recorded, attempts=shared.attempts,
             traced=bool(options.trace or options.report), sight=Sight(source.sizes, folder.owner),
         )  # fmt: skip
-        return _move(job, units, None if inline else options.cluster, watch, shared.keep(job, folder.keep))
+        return _move(
+            job,
+            units,
+            None if inline else options.cluster,
+            watch,
+            shared.hear(job, folder.keep, folder.keep_part),
+        )
 
 
 def _move(
