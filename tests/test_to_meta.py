@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,6 +111,10 @@ def test_shards_are_byte_for_byte_what_torch_saves_of_each_ranks_part(
             assert archive.testzip() is None
     params = json.loads((output / "params.json").read_text())
     assert params["n_kv_heads"] == max(4, after)
+    listed = subprocess.run(
+        ["md5sum", "--check", "--strict", "checklist.chk"], cwd=output, capture_output=True, check=True
+    )
+    assert len(listed.stdout.splitlines()) == after + 2
     assert (output / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
 
 

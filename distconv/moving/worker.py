@@ -18,10 +18,10 @@ from distconv.layout.regions import Region
 from distconv.moving.bands import Block, make_blocks
 from distconv.moving.devices import Device, Finish, open_device
 from distconv.moving.digests import ChunkDigests, ChunkHasher
-from distconv.moving.memory import make_buffer
 from distconv.moving.pieces import Piece
 from distconv.moving.spans import DIGEST, GATHER, READ, WRITE, Spans, Work
 from distconv.storage.base import PartWriter, Reader, Storage, Writer, join, opened, read_range
+from distconv.storage.blocks import read_blocks
 
 
 class Owner(Protocol):
@@ -352,15 +352,10 @@ def read_digests(
 ) -> ChunkDigests:
     """Digest a file, or a part of one, that is there, telling of bytes as they are read."""
     hasher = ChunkHasher(_whole_head(unit))
-    memory = make_buffer(_READ_BYTES)
     advance(unit.size_bytes - sum(tensor.size_bytes for tensor in unit.tensors))
     with opened(storage, path) as reader:
         for tensor, first in zip(unit.tensors, unit.offsets_bytes, strict=True):
-            for start in range(first, first + tensor.size_bytes, _READ_BYTES):
-                if stopped():
-                    raise Interrupted("stopped")
-                content = memory[: min(_READ_BYTES, first + tensor.size_bytes - start)]
-                reader.read_into(start, content)
+            for content in read_blocks(reader, first, first + tensor.size_bytes, stopped):
                 hasher.update(content)
                 advance(len(content))
             hasher.end_tensor()
@@ -370,6 +365,3 @@ def read_digests(
 def _whole_head(unit: Unit) -> bytes | None:
     """Give what stands before the tensors where nothing stands between or behind them."""
     return None if isinstance(unit, Part) or unit.seal is not None else unit.head
-
-
-_READ_BYTES = 4 << 20

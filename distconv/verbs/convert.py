@@ -15,6 +15,7 @@ from distconv.moving.progress import Progress, SilentProgress, Stopwatch
 from distconv.moving.shared import SharedFiles
 from distconv.moving.trace import Pictures, summarise
 from distconv.moving.worker import Job, Receipt, Sight, is_finished
+from distconv.output.checklist import make_output_checklist
 from distconv.output.folder import Folder
 from distconv.output.identity import InputFiles, Source, make_identity
 from distconv.output.loading import find_obstacles
@@ -262,8 +263,18 @@ def _make(
             compare_all(storage, output, prepared, watch, folder.remove)
         if strangers := tuple(obstacles(overwrite=False)):
             raise ConversionError("\n".join(strangers))
-        folder.finish(prepared.files)
+        folder.finish(_complete(storage, output, prepared, names, watch))
     return moved
+
+
+def _complete(
+    storage: Storage, output: str, prepared: Prepared, names: Sequence[str], progress: Progress
+) -> Mapping[str, bytes]:
+    """Add to the files beside the weights what is made of all others, before the mark."""
+    if prepared.target.checklist is None:
+        return prepared.files
+    checklist = make_output_checklist(storage, output, names, prepared.files, progress)
+    return {prepared.target.checklist: checklist, **prepared.files}
 
 
 def _move_all(

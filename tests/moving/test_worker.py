@@ -21,13 +21,13 @@ from distconv.layout.dtypes import DType
 from distconv.layout.files import File
 from distconv.moving import worker
 from distconv.moving.devices import Finish, HostDevice
-from distconv.moving.memory import HUGE_PAGE_BYTES
 from distconv.moving.pieces import Piece
 from distconv.moving.worker import Job, Receipt, Sight, write_file
 from distconv.output.ownership import owned
 from distconv.planning.plan import Plan
 from distconv.storage.base import Buffer
 from distconv.storage.local import LocalReader, LocalStorage, LocalWriter
+from distconv.storage.memory import HUGE_PAGE_BYTES
 from distconv.verbs.checkpoint import decide, plan_conversion, read_checkpoint
 from distconv.verbs.plan import read_bytes
 from tests import reference
