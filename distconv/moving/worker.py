@@ -42,7 +42,7 @@ class Owner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Preconditions:
     """How to tell, on another host, that INPUT and OUTPUT are the ones that are meant."""
 
     sources: Mapping[str, int] = field(default_factory=dict)
@@ -90,14 +90,14 @@ class Job:
     """Files that are written in parts, and what they are open as: see ``Storage.open_attempt``."""
     traced: bool = False
     """Whether receipts tell of each read, gather and write."""
-    sight: Sight = field(default_factory=Sight)
+    preconditions: Preconditions = field(default_factory=Preconditions)
     """What a worker must see before it may begin."""
 
     def commit(self, writer: Writer, *, replace: bool = False) -> bool:
         """Commit a file of OUTPUT; OutputError where that is another conversion's by now."""
-        if self.sight.owner is None:
+        if self.preconditions.owner is None:
             return writer.commit(replace=replace)
-        return self.sight.owner.commit(self.storage, writer, replace=replace)
+        return self.preconditions.owner.commit(self.storage, writer, replace=replace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +213,8 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
     """Write a part of a file that somebody else commits; what was written is durable at the end."""
     spans = Spans(kept=job.traced)
     with spans.during(WRITE, 0):
-        if job.sight.owner is not None:
-            job.sight.owner.check(job.storage)
+        if job.preconditions.owner is not None:
+            job.preconditions.owner.check(job.storage)
         writer = job.storage.open_attempt(join(job.output, part.file), job.attempts[part.file])
     try:
         recorded = job.recorded.get(part.name)

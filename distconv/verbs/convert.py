@@ -13,8 +13,8 @@ from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
 from distconv.moving.progress import Progress, SilentProgress, Stopwatch
 from distconv.moving.shared import SharedFiles
-from distconv.moving.trace import Pictures, summarise
-from distconv.moving.worker import Job, Receipt, Sight, is_finished
+from distconv.moving.trace import RunCharts, summarise
+from distconv.moving.worker import Job, Preconditions, Receipt, is_finished
 from distconv.output.checklist import make_output_checklist
 from distconv.output.folder import Folder
 from distconv.output.identity import InputFiles, Source, make_identity
@@ -163,7 +163,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
             options, source=os.path.abspath(options.source), output=os.path.abspath(options.output)
         )
     watch = Stopwatch(progress)
-    pictures = Pictures(options.output, options.trace, options.report)
+    charts = RunCharts(options.output, options.trace, options.report)
     storage: Storage = LocalStorage()
     files = find_input(storage, options)
     with Source(storage, files) as source:
@@ -181,7 +181,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
             storage, source, replace(options, device=device), prepared, watch, started
         )
         count = format_count(len(prepared.plan.files), "chunk")
-        pictures.write(storage, receipts, f"{prepared.choice.family.title}, {count}")
+        charts.write(storage, receipts, f"{prepared.choice.family.title}, {count}")
         return report
 
 
@@ -291,7 +291,7 @@ def _move_all(
         folder.go_on(shared.unfinished)
         job = Job(
             storage, options.output, options.device, recorded=folder.recorded | shared.recorded, attempts=shared.attempts,
-            traced=bool(options.trace or options.report), sight=Sight(source.sizes, folder.owner),
+            traced=bool(options.trace or options.report), preconditions=Preconditions(source.sizes, folder.owner),
         )  # fmt: skip
         return _move(
             job,
