@@ -11,7 +11,7 @@ from distconv.moving.worker import is_finished
 from distconv.output.finalise import clear_folder, clear_marks
 from distconv.output.folder import Folder
 from distconv.output.identity import Source
-from distconv.output.loading import find_legal
+from distconv.output.loading import find_legal, find_replaced
 from distconv.output.ownership import owned
 from distconv.output.state import Found, find_attempts, look_at_output
 from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, Target, is_partial
@@ -100,7 +100,10 @@ def _check(
         for chunk in plan.files
         if overwrite or not is_finished(storage, join(output, chunk.name), chunk)
     )
-    removed = [size for name, size in found.entries.items() if overwrite and target.is_model_file(name)]
+    replaced = find_replaced(storage, output, target) if overwrite else ()
+    removed = [
+        size for name, size in found.entries.items() if any(old.is_model_file(name) for old in replaced)
+    ]
     room_bytes = free_bytes + found.left_bytes + sum(removed)
     if needed_bytes > room_bytes:
         raise OutputError(
