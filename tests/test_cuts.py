@@ -153,7 +153,7 @@ def test_verifying_against_the_source_reads_it_once(
     """However its storages are strided, and in bands much smaller than its tensors."""
     source = checkpoint(make_spec(8, 12, 12, 16, layout))
     distconv.convert(source, tmp_path / "out")
-    monkeypatch.setattr(verification, "_BAND_BYTES", 1 << 13)
+    monkeypatch.setattr(verification, "BAND_BYTES", 1 << 13)
     storage = CountedStorage()
     loaded = read_checkpoint(LocalStorage(), str(source))
     headers, findings = read_headers(

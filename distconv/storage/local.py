@@ -105,18 +105,23 @@ class LocalPartWriter:
 class LocalWriter(LocalPartWriter):
     """A local file under a name of its own, linked to its final name by the commit."""
 
-    def __init__(self, path: str, size_bytes: int) -> None:
-        """Create the file at its size."""
+    def __init__(self, path: str, size_bytes: int, found: str | None = None) -> None:
+        """Create the file at its size, or give one that was found a name of our own."""
         self.attempt = make_attempt(path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        super().__init__(path, os.open(self.attempt, flags, 0o666))
         self._size_bytes = size_bytes
-        try:
-            with _naming(path):
-                reserve(self._descriptor, size_bytes)
-        except BaseException:
-            self.abort()
-            raise
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        if found is not None:
+            os.rename(found, self.attempt)
+        else:
+            flags |= os.O_CREAT | os.O_EXCL
+        super().__init__(path, os.open(self.attempt, flags, 0o666))
+        if found is None:
+            try:
+                with _naming(path):
+                    reserve(self._descriptor, size_bytes)
+            except BaseException:
+                self.abort()
+                raise
 
     def commit(self, *, replace: bool = False) -> bool:
         """Make the file durable and give it its name."""
@@ -211,6 +216,16 @@ class LocalStorage:
     def open_attempt(self, path: str, attempt: str) -> LocalPartWriter:
         """Open a file that was begun."""
         return LocalPartWriter(path, os.open(attempt, os.O_WRONLY | os.O_CLOEXEC))
+
+    def take_attempt(self, path: str, attempt: str, size_bytes: int) -> LocalWriter | None:
+        """Make somebody's unfinished write ours, with all that is in it."""
+        entry = self.find(attempt)
+        if entry is None or entry.size_bytes != size_bytes:
+            return None
+        try:
+            return LocalWriter(path, size_bytes, attempt)
+        except FileNotFoundError:
+            return None
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""

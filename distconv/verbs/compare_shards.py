@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distconv.families.cuts import ROWS, Cut
+from distconv.families.llama import EMBEDDING, OUTPUT
 from distconv.families.operations import ROTARY, SAME, Operation
 from distconv.families.rules import Match
 from distconv.families.translate import MetaTensor
@@ -104,7 +105,11 @@ def _find_strangers(
         held = headers.get(name, {})
         for tensor in sorted(wanted - held.keys()):
             yield Finding(f"{tensor} is missing in {name}", name)
-        for tensor in sorted(held.keys() - wanted):
+        # The output is in nobody's way where it is the embedding: as one it is compared.
+        shared = {
+            tensor for tensor, written in held.items() if (tensor, written.shares) == (OUTPUT, EMBEDDING)
+        }
+        for tensor in sorted(held.keys() - wanted - shared):
             yield Finding(f"{tensor} in {held[tensor].path}: not a tensor of the source", name)
 
 

@@ -21,13 +21,13 @@ from distconv.layout.dtypes import DType
 from distconv.layout.files import File
 from distconv.moving import worker
 from distconv.moving.devices import Finish, HostDevice
-from distconv.moving.memory import HUGE_PAGE_BYTES
 from distconv.moving.pieces import Piece
-from distconv.moving.worker import Job, Receipt, Sight, write_file
+from distconv.moving.worker import Job, Preconditions, Receipt, write_file
 from distconv.output.ownership import owned
 from distconv.planning.plan import Plan
 from distconv.storage.base import Buffer
 from distconv.storage.local import LocalReader, LocalStorage, LocalWriter
+from distconv.storage.memory import HUGE_PAGE_BYTES
 from distconv.verbs.checkpoint import decide, plan_conversion, read_checkpoint
 from distconv.verbs.plan import read_bytes
 from tests import reference
@@ -121,7 +121,7 @@ def test_each_byte_of_a_plain_checkpoint_is_read_and_written_once(
 def test_digests_are_those_of_the_file_and_of_each_tensors_bytes_in_it(
     checkpoint: Write, output: Path, block_bytes: int
 ) -> None:
-    chunk = max(plan_folder(checkpoint(SPEC)).chunks, key=lambda chunk: len(chunk.tensors))
+    chunk = max(plan_folder(checkpoint(SPEC)).files, key=lambda chunk: len(chunk.tensors))
     made = run_chunk(output, chunk, block_bytes=block_bytes)
     content = (output / chunk.name).read_bytes()
     assert made.digests.file == xxhash.xxh3_128_hexdigest(content)
@@ -137,7 +137,7 @@ def test_digests_are_those_of_the_file_and_of_each_tensors_bytes_in_it(
 
 
 def test_all_bytes_of_a_chunk_are_told(checkpoint: Write, output: Path) -> None:
-    for chunk in plan_folder(checkpoint(SPEC)).chunks:
+    for chunk in plan_folder(checkpoint(SPEC)).files:
         told: list[int] = []
         receipt = run_chunk(output, chunk, told.append)
         assert sum(told) == chunk.size_bytes == receipt.bytes_written
@@ -146,7 +146,7 @@ def test_all_bytes_of_a_chunk_are_told(checkpoint: Write, output: Path) -> None:
 
 
 def test_a_finished_chunk_is_kept_and_its_bytes_are_told(checkpoint: Write, output: Path) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     made = run_chunk(output, chunk)
     before = (output / chunk.name).stat()
     told: list[int] = []
@@ -160,7 +160,7 @@ def test_a_finished_chunk_is_kept_and_its_bytes_are_told(checkpoint: Write, outp
 
 
 def test_a_stop_while_a_finished_chunk_is_read_leaves_it_as_it_is(checkpoint: Write, output: Path) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     made = run_chunk(output, chunk)
     before = (output / chunk.name).stat()
     told: list[int] = []
@@ -187,7 +187,7 @@ class LateStorage(LocalStorage):
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_recorded_chunk_that_is_gone_is_made_again(checkpoint: Write, output: Path, late: bool) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     made = run_chunk(output, chunk)
     path = output / chunk.name
     whole = path.read_bytes()
@@ -234,7 +234,7 @@ def test_however_many_blocks_are_on_their_way_each_is_written_once_and_in_order(
 def test_a_chunk_that_nobody_recorded_is_not_read_before_it_is_made_again(
     checkpoint: Write, output: Path
 ) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     run_chunk(output, chunk)
     told: list[int] = []
     assert not run_chunk(output, chunk, told.append).kept
@@ -266,7 +266,7 @@ def change_header(content: bytes) -> bytes:
 def test_a_chunk_of_another_size_or_header_is_made_again(
     checkpoint: Write, output: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     made = run_chunk(output, chunk)
     path = output / chunk.name
     whole = path.read_bytes()
@@ -281,7 +281,7 @@ def test_a_chunk_of_another_size_or_header_is_made_again(
 def test_of_two_attempts_at_one_chunk_the_first_to_end_is_committed_once(
     checkpoint: Write, output: Path
 ) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     committed: list[int] = []
     made: list[Receipt] = []
 
@@ -306,7 +306,7 @@ def flip_last_bit(content: bytes) -> bytes:
 def test_a_chunk_whose_data_is_not_what_was_recorded_is_made_again(
     checkpoint: Write, output: Path, is_recorded: bool
 ) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     made = run_chunk(output, chunk)
     path = output / chunk.name
     whole = path.read_bytes()
@@ -324,7 +324,7 @@ def test_a_receipt_vouches_for_what_stands_there_whoever_was_first(
     checkpoint: Write, output: Path, change: Callable[[bytes], bytes]
 ) -> None:
     """As where an attempt that was taken for dead, or anybody else, has published meanwhile."""
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     whole = run_chunk(output, chunk)
     path = output / chunk.name
     content = path.read_bytes()
@@ -349,7 +349,7 @@ def test_an_attempt_that_was_overtaken_and_then_stops_leaves_the_whole_file(
     checkpoint: Write, output: Path
 ) -> None:
     """As of a worker that was taken for dead, and wakes up when its chunk has been made by another."""
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     made: list[Receipt] = []
     with pytest.raises(Interrupted):
         run_chunk(
@@ -369,7 +369,7 @@ def test_a_source_that_is_cut_short_before_it_is_opened_is_bad_input(copied: Pat
 
 
 def test_a_source_that_shrinks_while_it_is_read_is_bad_input(copied: Path, output: Path) -> None:
-    chunk = plan_folder(copied).chunks[0]
+    chunk = plan_folder(copied).files[0]
     told: list[int] = []
 
     def shrink(size_bytes: int) -> None:
@@ -385,7 +385,7 @@ def test_a_source_that_shrinks_while_it_is_read_is_bad_input(copied: Path, outpu
 
 
 def test_a_source_that_is_gone_is_an_error_of_its_own(copied: Path, output: Path) -> None:
-    chunk = plan_folder(copied).chunks[0]
+    chunk = plan_folder(copied).files[0]
     for path in copied.glob("*.pth"):
         path.unlink()
     with pytest.raises(FileNotFoundError):
@@ -423,7 +423,7 @@ def test_a_damaged_local_header_in_the_zip_is_found(
 
 @pytest.mark.parametrize("blocks", [0, 1, 7])
 def test_a_stop_mid_way_leaves_no_file(checkpoint: Write, output: Path, blocks: int) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     answers: Iterator[bool] = iter([False] * blocks + [True])
     told: list[int] = []
     with pytest.raises(Interrupted):
@@ -433,7 +433,7 @@ def test_a_stop_mid_way_leaves_no_file(checkpoint: Write, output: Path, blocks: 
 
 
 def test_what_telling_raises_leaves_no_file(checkpoint: Write, output: Path) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
 
     def interrupt(_size_bytes: int) -> None:
         raise KeyboardInterrupt
@@ -482,7 +482,7 @@ class CountingStorage(LocalStorage):
 def test_a_chunk_takes_a_name_that_is_free_and_replaces_only_what_is_not_the_same(
     checkpoint: Write, output: Path, damage: Callable[[bytes], bytes] | None, commits: list[bool]
 ) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     path = output / chunk.name
     if damage is not None:
         run_chunk(output, chunk)
@@ -538,43 +538,47 @@ def test_a_worker_names_the_source_that_it_does_not_see(tmp_path: Path) -> None:
     first.write_bytes(b"abc")
     second.write_bytes(b"")
     sizes = {str(first): 3, str(second): 0}
-    assert Sight(sizes).find_missing_source(LocalStorage()) is None
-    assert Sight().find_missing_source(LocalStorage()) is None
+    assert Preconditions(sizes).find_missing_source(LocalStorage()) is None
+    assert Preconditions().find_missing_source(LocalStorage()) is None
     for size_bytes in (2, 4):
-        missing = Sight(sizes | {str(first): size_bytes}).find_missing_source(LocalStorage())
+        missing = Preconditions(sizes | {str(first): size_bytes}).find_missing_source(LocalStorage())
         assert missing == f"{first} has 3 bytes, expected {size_bytes}"
     second.unlink()
-    assert Sight(sizes).find_missing_source(LocalStorage()) == f"{second} is not there"
+    assert Preconditions(sizes).find_missing_source(LocalStorage()) == f"{second} is not there"
     second.symlink_to(second)
-    assert "Too many levels of symbolic links" in (Sight(sizes).find_missing_source(LocalStorage()) or "")
+    assert "Too many levels of symbolic links" in (
+        Preconditions(sizes).find_missing_source(LocalStorage()) or ""
+    )
 
 
 def test_a_worker_tells_output_from_a_folder_of_the_same_name(tmp_path: Path) -> None:
     storage = LocalStorage()
-    assert Sight().find_other_output(storage) is None
+    assert Preconditions().find_other_output(storage) is None
     with owned(storage, str(tmp_path), print) as mine:
-        assert Sight(owner=mine).find_other_output(storage) is None
+        assert Preconditions(owner=mine).find_other_output(storage) is None
         other = replace(mine, token="another's")
         words = f"{mine.path} is not there, or another conversion's"
-        assert Sight(owner=other).find_other_output(storage) == words
-    assert Sight(owner=mine).find_other_output(storage) == words
+        assert Preconditions(owner=other).find_other_output(storage) == words
+    assert Preconditions(owner=mine).find_other_output(storage) == words
 
 
 def test_a_chunk_is_committed_by_who_owns_the_folder_alone(checkpoint: Write, output: Path) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     storage = LocalStorage()
     with owned(storage, str(output), print) as mine:
-        job = Job(storage, str(output), "cpu", sight=Sight(owner=replace(mine, token="another's")))
+        job = Job(
+            storage, str(output), "cpu", preconditions=Preconditions(owner=replace(mine, token="another's"))
+        )
         with pytest.raises(OutputError, match="took it over"):
             write_file(job, chunk, lambda _size_bytes: None, lambda: False)
         assert [path.name for path in output.iterdir()] == [Path(mine.path).name]
-        mended = replace(job, sight=Sight(owner=mine))
+        mended = replace(job, preconditions=Preconditions(owner=mine))
         assert not write_file(mended, chunk, lambda _size_bytes: None, lambda: False).kept
     assert [path.name for path in output.iterdir()] == [chunk.name]
 
 
 def test_a_disk_that_fills_up_leaves_no_file(checkpoint: Write, output: Path) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     job = Job(WritingStorage(FullWriter), str(output), "cpu")
     with pytest.raises(OSError, match="No space left on device"):
         write_file(job, chunk, lambda _size_bytes: None, lambda: False)

@@ -16,9 +16,9 @@ from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
 from distconv.storage.local import LocalStorage
 from distconv.verbs.tokenizer import convert_tokenizer
 from tests.checkpoints import Spec
-from tests.target.strings import make_strings
-from tests.target.test_pieces import mix, train
-from tests.target.test_tokenizer import PEER_SCRIPT, write_tokenizer
+from tests.sidecars.strings import make_strings
+from tests.sidecars.test_pieces import mix, train
+from tests.sidecars.test_tokenizer import PEER_SCRIPT, write_tokenizer
 
 Write = Callable[[Spec], Path]
 CONFIG_SCRIPT = Path(__file__).parent / "peer_config.py"

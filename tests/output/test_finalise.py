@@ -12,13 +12,10 @@ import distconv
 from distconv.output.finalise import (
     clear_folder,
     clear_marks,
-    is_legal,
-    is_model_file,
-    is_partial,
-    is_sidecar,
     write_files,
 )
 from distconv.output.ownership import owned
+from distconv.output.targets import TRANSFORMERS, is_legal, is_partial
 from distconv.storage.fencing import LocalRemoval, make_attempt
 from distconv.storage.local import LocalStorage, LocalWriter
 from tests.checkpoints import Spec
@@ -106,20 +103,24 @@ def test_all_that_a_conversion_writes_is_known_by_its_name(
     distconv.convert(source, tmp_path / "out", max_shard_size=limit)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     beside = set(json.loads((tmp_path / "out/distconv.json").read_text())["files"])
-    assert {name for name in names if is_sidecar(name)} == beside
-    assert {name for name in names if not is_model_file(name)} == {name for name in names if is_legal(name)}
+    assert {name for name in names if TRANSFORMERS.is_sidecar(name)} == beside
+    assert {name for name in names if not TRANSFORMERS.is_model_file(name)} == {
+        name for name in names if is_legal(name)
+    }
     assert all(is_partial(os.path.basename(make_attempt(str(tmp_path / name)))) for name in names)
     assert not any(map(is_partial, names))
 
 
 def test_what_is_not_written_by_a_conversion_is_nobodys_business() -> None:
     for name in STRANGERS:
-        assert not any(known(name) for known in (is_sidecar, is_legal, is_model_file)), name
+        assert not any(
+            known(name) for known in (TRANSFORMERS.is_sidecar, is_legal, TRANSFORMERS.is_model_file)
+        ), name
     for name in ("README.md", "my-model.safetensors", "model-1-of-2.safetensors", "MY_LICENSE"):
         assert not is_partial(os.path.basename(make_attempt(name)))
     for name in OTHER_TOOLS:
-        assert is_model_file(name)
-        assert not is_sidecar(name)
+        assert TRANSFORMERS.is_model_file(name)
+        assert not TRANSFORMERS.is_sidecar(name)
     attempt = os.path.basename(make_attempt("config.json"))
     assert is_partial(attempt)
     for other in (attempt[1:], attempt + "s", "x" + attempt, attempt.replace("-", "_"), attempt + "\n"):

@@ -19,7 +19,7 @@ from distconv.sidecars.pieces import PieceVocabulary, make_piece_merges
 from distconv.sidecars.ranks import RankVocabulary, make_special_tokens
 from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files, read_vocabulary
 from distconv.storage.local import LocalStorage
-from tests.target.strings import make_strings
+from tests.sidecars.strings import make_strings
 
 PEER_SCRIPT = Path(__file__).parent / "peer_tokenizer.py"
 CONTROL, USER_DEFINED = 3, 4

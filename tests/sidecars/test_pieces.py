@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from distconv.errors import InputError
 from distconv.sidecars.pieces import PieceVocabulary, make_piece_tokenizer, make_piece_vocabulary
-from tests.target.strings import make_strings
-from tests.target.test_tokenizer import CONTROL, USER_DEFINED, add_piece, read, write_tokenizer
+from tests.sidecars.strings import make_strings
+from tests.sidecars.test_tokenizer import CONTROL, USER_DEFINED, add_piece, read, write_tokenizer
 
 NORMAL, UNUSED = 1, 5
 

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from distconv.sidecars.chat import CHAT_TEMPLATES
 from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files, read_vocabulary
 from distconv.storage.local import LocalStorage
-from tests.target.conftest import packaged_file
-from tests.target.test_tokenizer import CONTROL, add_piece
+from tests.sidecars.conftest import packaged_file
+from tests.sidecars.test_tokenizer import CONTROL, add_piece
 
 Message = dict[str, str]
 Conversation = list[Message]
