@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
@@ -197,15 +197,10 @@ def decide_replication(checkpoint: Checkpoint, equal_views: EqualViews | None) -
     return times, (f"each key head is stored {often}; {heads // times} are written",)
 
 
-def _find_prime_factors(number: int) -> Iterator[int]:
+def _find_prime_factors(number: int) -> tuple[int, ...]:
     """Give the primes that divide a number, each once."""
-    factor = 2
-    while number > 1:
-        if number % factor == 0:
-            yield factor
-        while number % factor == 0:
-            number //= factor
-        factor += 1
+    dividing = [factor for factor in range(2, number + 1) if number % factor == 0]
+    return tuple(factor for factor in dividing if all(factor % less for less in dividing if less < factor))
 
 
 def plan_conversion(
