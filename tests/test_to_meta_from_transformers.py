@@ -103,6 +103,7 @@ def check_case(spec: ModelSpec, shards: int, tokenizer: Path, place: Path) -> No
     assert_params(place / "out", spec, shards)
     assert (place / "out/tokenizer.model").read_bytes() == tokenizer.read_bytes()
     assert any("rows of vocabulary are padding" in note for note in report.notes) == bool(spec.padding)
+    assert distconv.verify(place / "out", against=place / "model").ok
 
 
 @settings(max_examples=40)

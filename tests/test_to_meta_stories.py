@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,15 @@ def tell(folder: Path, story: str) -> str:
     count = len(tokenizer(story)["input_ids"])
     told = model.generate(**given, max_new_tokens=count, do_sample=False)
     return str(tokenizer.decode(told[0], skip_special_tokens=True))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Let torch wait for no second thread: matrices are too small, and on a busy machine that takes long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def one_line(text: str) -> str:
