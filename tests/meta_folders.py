@@ -43,7 +43,9 @@ def write_records(folder: Path, ranks: list[Tensors]) -> None:
     rows = []
     for number, rank in enumerate(ranks):
         path = folder / f"consolidated.{number:02d}.pth"
-        tensors = {name: xxh3_128(data_of(part)).hexdigest() for name, part in rank.items()}
+        # Of two names of one storage the first is recorded.
+        own = {part.data_ptr(): name for name, part in reversed(rank.items())}.values()
+        tensors = {name: xxh3_128(data_of(rank[name])).hexdigest() for name in own}
         rows.append(RecordedChunk(path.name, path.stat().st_size, None, tensors).to_row())
     files = {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()

@@ -14,7 +14,7 @@ import pytest
 
 import distconv
 from distconv.errors import ConversionError, InputError, OutputError
-from distconv.output import resuming
+from distconv.output import folder
 from distconv.storage.local import LocalStorage, LocalWriter
 from distconv.storage.pinning import Pins
 from distconv.verbs import check as checking
@@ -193,7 +193,7 @@ def test_an_input_that_is_away_for_a_while_costs_nothing_that_was_made(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, away = tmp_path / "out", tmp_path / "away"
-    monkeypatch.setattr(resuming, "JOURNAL_SECONDS", 0.01)
+    monkeypatch.setattr(folder, "JOURNAL_SECONDS", 0.01)
     act_before(monkeypatch, "tokenizer.json", lambda: source.rename(away) and None)
     with pytest.raises((InputError, OSError)):
         convert(source, output)
@@ -210,7 +210,7 @@ def test_the_journal_is_never_far_behind_what_is_finished(
 ) -> None:
     """Also where one large chunk follows another for hours, and nobody comes to tell of one."""
     output = tmp_path / "out"
-    monkeypatch.setattr(resuming, "JOURNAL_SECONDS", 0.01)
+    monkeypatch.setattr(folder, "JOURNAL_SECONDS", 0.01)
     seen: list[set[str]] = []
 
     def wait() -> None:
@@ -291,7 +291,7 @@ def test_a_library_that_writes_otherwise_makes_the_files_beside_the_chunks_anew(
     monkeypatch.setattr(
         sources, "make_files", lambda *given: {**make_files(*given), "tokenizer.json": b"other"}
     )
-    monkeypatch.setattr(resuming, "find_libraries", lambda: {"tokenizers": "99"})
+    monkeypatch.setattr(folder, "find_libraries", lambda: {"tokenizers": "99"})
     report = convert(source, output)
     assert (report.already_done, report.kept_chunks) == (False, report.chunks)
     assert json.loads((output / "distconv.json").read_text())["libraries"] == {"tokenizers": "99"}

@@ -5,7 +5,7 @@ import mmap
 import numpy as np
 import pytest
 
-from distconv.moving.memory import HUGE_PAGE_BYTES, make_buffer
+from distconv.storage.memory import HUGE_PAGE_BYTES, make_buffer
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import distconv
-from distconv.errors import OutputError, UsageError
+from distconv.errors import DistconvError, OutputError, UsageError
+from distconv.moving import shared, worker
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder
 
@@ -109,6 +111,10 @@ def test_shards_are_byte_for_byte_what_torch_saves_of_each_ranks_part(
             assert archive.testzip() is None
     params = json.loads((output / "params.json").read_text())
     assert params["n_kv_heads"] == max(4, after)
+    listed = subprocess.run(
+        ["md5sum", "--check", "--strict", "checklist.chk"], cwd=output, capture_output=True, check=True
+    )
+    assert len(listed.stdout.splitlines()) == after + 2
     assert (output / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
 
 
@@ -196,3 +202,70 @@ def test_a_folder_with_one_number_of_shards_is_not_gone_on_with_for_another(
         distconv.convert(sources["llama-2", 1], tmp_path / "out", to="meta", shards=4)
     report = distconv.convert(sources["llama-2", 1], tmp_path / "out", to="meta", shards=2)
     assert report.already_done
+
+
+def test_what_is_durable_of_an_unfinished_shard_is_gone_on_with(
+    sources: dict[tuple[str, int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = sources["llama-3.1", 2], tmp_path / "out"
+    distconv.convert(source, tmp_path / "expected", to="meta", shards=1, max_shard_size=PART_BYTES)
+    write, done = worker._write_part, []
+
+    def stop_half_way(*arguments: object) -> object:
+        if len(done) == 4:
+            raise InterruptedAtError
+        done.append(1)
+        return write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(worker, "_write_part", stop_half_way)
+    with pytest.raises(DistconvError):
+        distconv.convert(source, output, to="meta", shards=1, max_shard_size=PART_BYTES)
+    monkeypatch.undo()
+    assert not (output / "params.json").exists()
+    (unfinished,) = json.loads((output / ".distconv.journal").read_text())["unfinished"].values()
+    assert (output / unfinished["attempt"]).stat().st_size == (
+        tmp_path / "expected/consolidated.00.pth"
+    ).stat().st_size
+    report = distconv.convert(source, output, to="meta", shards=1, max_shard_size=PART_BYTES)
+    assert report.kept_chunks == len(unfinished["parts"]) >= 1
+    assert digest_folder(output) == digest_folder(tmp_path / "expected")
+
+
+class InterruptedAtError(DistconvError):
+    """An end that does not pass."""
+
+
+@pytest.mark.parametrize("damage", ["data", "size", "name", "gone"])
+def test_a_part_that_was_damaged_or_is_not_there_is_written_again(
+    sources: dict[tuple[str, int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    source, output = sources["llama-3.1", 2], tmp_path / "out"
+    distconv.convert(source, tmp_path / "expected", to="meta", shards=1, max_shard_size=PART_BYTES)
+
+    def give_up(*_arguments: object) -> None:
+        raise InterruptedAtError
+
+    monkeypatch.setattr(shared, "_finish", give_up)
+    with pytest.raises(DistconvError):
+        distconv.convert(source, output, to="meta", shards=1, max_shard_size=PART_BYTES)
+    monkeypatch.undo()
+    journal = output / ".distconv.journal"
+    content = json.loads(journal.read_text())
+    (unfinished,) = content["unfinished"].values()
+    partial = output / unfinished["attempt"]
+    if damage == "data":
+        with partial.open("r+b") as file:
+            file.seek(partial.stat().st_size // 2)
+            file.write(b"damage")
+    elif damage == "size":
+        with partial.open("r+b") as file:
+            file.truncate(1000)
+    elif damage == "gone":
+        partial.unlink()
+    else:
+        unfinished["attempt"] = "params.json"
+        (output / "params.json").write_text("{}")
+        journal.write_text(json.dumps(content))
+    report = distconv.convert(source, output, to="meta", shards=1, max_shard_size=PART_BYTES)
+    assert (report.kept_chunks > 0) == (damage == "data")
+    assert digest_folder(output) == digest_folder(tmp_path / "expected")

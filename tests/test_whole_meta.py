@@ -22,6 +22,7 @@ from distconv.output.findings import Depth
 from distconv.output.proof import prove
 from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec, Tensors, rezip
+from tests.faults import digest_folder
 from tests.meta_folders import data_of, read_ranks, write_meta_folder, write_records, write_shards
 from tests.test_malformed_output import look, mutations, write_signed
 from tests.test_whole import flip, put, sign
@@ -81,9 +82,7 @@ def test_a_finished_folder_is_whole_at_every_depth_with_a_receipt_and_without(
     assert any("CRC32s of its own records" in note for note in report.notes)
 
 
-def test_two_names_of_one_storage_are_one_record_and_both_have_digests(
-    checkpoint: Write, tmp_path: Path
-) -> None:
+def test_two_names_of_one_storage_are_one_record(checkpoint: Write, tmp_path: Path) -> None:
     (rank,) = read_ranks(checkpoint(Spec("llama-3.2", heads=8, kv_heads=4, shards=1)))
     rank["output.weight"] = rank["tok_embeddings.weight"].detach()
     output = tmp_path / "out"
@@ -93,7 +92,10 @@ def test_two_names_of_one_storage_are_one_record_and_both_have_digests(
     assert find(output, Depth.DATA) == []
     flip(output / "consolidated.00.pth", place_of(output / "consolidated.00.pth", rank["output.weight"]))
     (words,) = find(output, Depth.DATA)
-    assert "tok_embeddings.weight, output.weight" in words
+    assert "the data of tok_embeddings.weight differs" in words
+    (output / "distconv.json").unlink()
+    (words,) = find(output, Depth.DATA)
+    assert "the data of tok_embeddings.weight, output.weight differs from its CRC32" in words
 
 
 def place_of(path: Path, tensor: torch.Tensor) -> int:
@@ -409,3 +411,44 @@ def test_params_that_say_nonsense_are_findings(model: Path, data: st.DataObject)
         assert any("params.json" in words for words in found)
     finally:
         path.write_bytes(content)
+
+
+CONVERTED = [
+    (Spec("llama-2", heads=8, kv_heads=4, shards=2), 1),
+    (Spec("llama-3.1", heads=8, kv_heads=4, shards=2), 8),
+    (Spec("llama-3.2", heads=8, kv_heads=4, tied=True), 1),
+    (Spec("llama-3.2", heads=8, kv_heads=4, tied=True), 2),
+]
+
+
+@pytest.mark.parametrize(("spec", "shards"), CONVERTED, ids=str)
+def test_what_a_conversion_writes_is_whole_and_what_is_damaged_is_made_again(
+    checkpoint: Write, tmp_path: Path, spec: Spec, shards: int
+) -> None:
+    source, output = checkpoint(spec), tmp_path / "out"
+    distconv.convert(source, output, to="meta", shards=shards)
+    assert [find(output, depth) for depth in Depth] == [[], [], []]
+    before = digest_folder(output)
+    last = output / f"consolidated.{shards - 1:02d}.pth"
+    for place, verify in ((last.stat().st_size // 2, True), (20, False), (-30, False)):
+        flip(last, place)
+        assert find(output)
+        assert not distconv.convert(source, output, to="meta", shards=shards, verify=verify).already_done
+        assert digest_folder(output) == before
+    (output / "other.pth").write_bytes(b"")
+    with pytest.raises(OutputError, match=r"other\.pth: not of this model"):
+        distconv.convert(source, output, to="meta", shards=shards)
+
+
+def test_a_model_of_one_target_takes_the_place_of_one_of_the_other_only_when_asked(
+    checkpoint: Write, tmp_path: Path
+) -> None:
+    source, output = checkpoint(SPEC), tmp_path / "out"
+    for first, second in (({"to": "meta", "shards": 2}, {}), ({}, {"to": "meta", "shards": 2})):
+        distconv.convert(source, output, **first, overwrite=True)  # type: ignore[arg-type]
+        with pytest.raises(OutputError, match="holds another conversion"):
+            distconv.convert(source, output, **second)  # type: ignore[arg-type]
+        assert distconv.verify(output).ok
+        distconv.convert(source, output, **second, overwrite=True)  # type: ignore[arg-type]
+        assert distconv.verify(output).ok
+        assert bool(list(output.glob("*.pth"))) != bool(list(output.glob("*.safetensors")))

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from distconv.downloads.crew import Task, run_tasks
 from distconv.downloads.evidence import Look, compare_shard, look_at_shard
 from distconv.downloads.link import ANEW
 from distconv.downloads.partial import PartialFile, Range
 from distconv.downloads.patience import Patience
 from distconv.downloads.server import PassingError, Remote, Server
+from distconv.downloads.threads import Task, run_tasks
 from distconv.errors import InputError, Interrupted
 from distconv.formats.meta.checklist import Listed
 from distconv.moving.progress import Progress

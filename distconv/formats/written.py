@@ -21,6 +21,8 @@ class Written:
     shape: tuple[int, ...]
     crc32: int | None = None
     """Of its bytes, as the file itself says; None where the format has none."""
+    shares: str | None = None
+    """The earlier tensor of the file whose data this is as well; receipts record that one only."""
 
     @property
     def elements(self) -> int:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from distconv.layout.dtypes import DType
-from distconv.moving.memory import make_buffer
 from distconv.moving.pieces import Piece
+from distconv.storage.memory import make_buffer
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,6 @@
 """Files that several workers write: begun before them, sealed and committed after the last part."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Self
@@ -12,47 +12,93 @@ from distconv.moving.worker import Job, Receipt, publish, write_literals
 from distconv.storage.base import Storage, Writer, join
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenPart:
+    """A part that is durable in a file which is not committed yet."""
+
+    digests: ChunkDigests
+    checksums: tuple[int, ...]
+    """CRC32 of each tensor's data."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedFile:
+    """A file that an earlier run began: what it is open as, and its parts that are durable, by number."""
+
+    attempt: str
+    parts: Mapping[int, WrittenPart]
+
+
+KeepPart = Callable[[Part, str, WrittenPart], None]
+"""Is told of each part, and what its file is open as, once it is durable."""
+
+
 @dataclass(slots=True)
 class _Begun:
     """One file, and what is known of its parts by their numbers."""
 
     file: File
     writer: Writer
-    parts: dict[int, Receipt] = field(default_factory=dict)
+    left: Mapping[int, WrittenPart]
+    parts: dict[int, WrittenPart] = field(default_factory=dict)
 
 
 class SharedFiles:
-    """The files of which parts are units; every one that is not committed is removed at the end."""
+    """The files of which parts are units.
 
-    def __init__(self, storage: Storage, output: str, files: Sequence[File], units: Sequence[Unit]) -> None:
-        """Begin each file that has parts, at its full size: a full disk shows before anything is moved."""
+    At the end those stay of which a part is durable, so that another run may go on with them.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        output: str,
+        files: Sequence[File],
+        units: Sequence[Unit],
+        unfinished: Mapping[str, UnfinishedFile],
+    ) -> None:
+        """Begin each file that has parts, or go on with it, at its full size: a full disk shows at once."""
         self._parts = {unit.name: unit for unit in units if isinstance(unit, Part)}
         shared = {part.file for part in self._parts.values()}
         self._begun: dict[str, _Begun] = {}
         with ExitStack() as stack:
             for file in files:
                 if file.name in shared:
-                    writer = storage.begin(join(output, file.name), file.size_bytes)
-                    stack.callback(writer.abort)
-                    write_literals(file.literals, writer)
-                    self._begun[file.name] = _Begun(file, writer)
-            self._aborts = stack.pop_all()
+                    begun = _begin(storage, join(output, file.name), file, unfinished.get(file.name))
+                    self._begun[file.name] = begun
+                    stack.callback(_leave, begun)
+                    write_literals(file.literals, begun.writer)
+            self._ends = stack.pop_all()
+
+    @property
+    def unfinished(self) -> dict[str, UnfinishedFile]:
+        """The files as they are open now, with the parts that an earlier run wrote."""
+        return {name: UnfinishedFile(begun.writer.attempt, begun.left) for name, begun in self._begun.items()}
 
     @property
     def attempts(self) -> dict[str, str]:
         """What the files are open as, for ``Job``."""
         return {name: begun.writer.attempt for name, begun in self._begun.items()}
 
+    @property
+    def recorded(self) -> dict[str, ChunkDigests]:
+        """Digests of parts that an earlier run wrote, for ``Job``."""
+        return {
+            part.name: begun.left[part.number].digests
+            for part in self._parts.values()
+            if part.number in (begun := self._begun[part.file]).left
+        }
+
     def __enter__(self) -> Self:
         """Use it in a ``with`` block."""
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        """Remove what was not committed."""
-        self._aborts.close()
+        """Let go of all files."""
+        self._ends.close()
 
-    def keep(self, job: Job, keep: Keep) -> Callable[[Receipt], None]:
-        """Give what a run tells its receipts: ``keep`` hears of whole files only."""
+    def hear(self, job: Job, keep: Keep, keep_part: KeepPart) -> Keep:
+        """Give whom a run tells its receipts: ``keep`` hears of whole files only."""
 
         def hear(receipt: Receipt) -> None:
             part = self._parts.get(receipt.chunk)
@@ -60,18 +106,39 @@ class SharedFiles:
                 keep(receipt)
                 return
             begun = self._begun[part.file]
-            begun.parts[part.number] = receipt
+            checksums = begun.left[part.number].checksums if receipt.kept else receipt.checksums
+            written = WrittenPart(receipt.digests, checksums)
+            begun.parts[part.number] = written
+            keep_part(part, begun.writer.attempt, written)
             if len(begun.parts) == part.count:
-                keep(self._finish(job, begun))
+                keep(_finish(job, begun))
 
         return hear
 
-    def _finish(self, job: Job, begun: _Begun) -> Receipt:
-        """Seal and commit a file whose parts are all there."""
-        parts = [begun.parts[number] for number in sorted(begun.parts)]
+
+def _begin(storage: Storage, path: str, file: File, left: UnfinishedFile | None) -> _Begun:
+    if left is not None:
+        writer = storage.take_attempt(path, left.attempt, file.size_bytes)
+        if writer is not None:
+            return _Begun(file, writer, left.parts)
+    return _Begun(file, storage.begin(path, file.size_bytes), {})
+
+
+def _leave(begun: _Begun) -> None:
+    """Close a file, and remove it where nothing of it is durable; once it is committed there is none."""
+    if begun.parts or begun.left:
+        begun.writer.close()
+    else:
+        begun.writer.abort()
+
+
+def _finish(job: Job, begun: _Begun) -> Receipt:
+    """Seal and commit a file whose parts are all there."""
+    parts = [begun.parts[number] for number in sorted(begun.parts)]
+    if begun.file.seal is not None:
         checksums = [checksum for part in parts for checksum in part.checksums]
-        if begun.file.seal is not None:
-            write_literals(begun.file.seal.make(checksums), begun.writer)
-        digests = ChunkDigests(None, tuple(digest for part in parts for digest in part.digests.tensors))
-        publish(job, begun.file, begun.writer, digests, lambda: False)
-        return Receipt(begun.file.name, digests, 0, begun.file.size_bytes)
+        write_literals(begun.file.seal.make(checksums), begun.writer)
+    digests = ChunkDigests(None, tuple(digest for part in parts for digest in part.digests.tensors))
+    publish(job, begun.file, begun.writer, digests, lambda: False)
+    begun.writer.abort()
+    return Receipt(begun.file.name, digests, 0, begun.file.size_bytes)

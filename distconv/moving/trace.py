@@ -42,7 +42,7 @@ def summarise(receipts: Sequence[Receipt]) -> dict[str, object]:
     }
 
 
-class Pictures:
+class RunCharts:
     """The files that a person asked for to see how a run went."""
 
     def __init__(self, output: str, trace: PathLike | None, report: PathLike | None) -> None:

@@ -18,10 +18,10 @@ from distconv.layout.regions import Region
 from distconv.moving.bands import Block, make_blocks
 from distconv.moving.devices import Device, Finish, open_device
 from distconv.moving.digests import ChunkDigests, ChunkHasher
-from distconv.moving.memory import make_buffer
 from distconv.moving.pieces import Piece
 from distconv.moving.spans import DIGEST, GATHER, READ, WRITE, Spans, Work
 from distconv.storage.base import PartWriter, Reader, Storage, Writer, join, opened, read_range
+from distconv.storage.blocks import read_blocks
 
 
 class Owner(Protocol):
@@ -42,7 +42,7 @@ class Owner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Preconditions:
     """How to tell, on another host, that INPUT and OUTPUT are the ones that are meant."""
 
     sources: Mapping[str, int] = field(default_factory=dict)
@@ -90,14 +90,14 @@ class Job:
     """Files that are written in parts, and what they are open as: see ``Storage.open_attempt``."""
     traced: bool = False
     """Whether receipts tell of each read, gather and write."""
-    sight: Sight = field(default_factory=Sight)
+    preconditions: Preconditions = field(default_factory=Preconditions)
     """What a worker must see before it may begin."""
 
     def commit(self, writer: Writer, *, replace: bool = False) -> bool:
         """Commit a file of OUTPUT; OutputError where that is another conversion's by now."""
-        if self.sight.owner is None:
+        if self.preconditions.owner is None:
             return writer.commit(replace=replace)
-        return self.sight.owner.commit(self.storage, writer, replace=replace)
+        return self.preconditions.owner.commit(self.storage, writer, replace=replace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ def write_file(job: Job, file: File, advance: Callable[[int], None], stopped: Ca
         writer = job.storage.begin(path, file.size_bytes)
     try:
         with Sources(job.storage, spans) as sources:
-            hasher = ChunkHasher(file.head if file.seal is None else None)
+            hasher = ChunkHasher(_whole_head(file))
             write_literals(file.literals, writer, advance)
             checksums, became_infinite = _write_tensors(job, file, writer, sources, hasher, advance, stopped)
             if file.seal is not None:
@@ -213,12 +213,19 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
     """Write a part of a file that somebody else commits; what was written is durable at the end."""
     spans = Spans(kept=job.traced)
     with spans.during(WRITE, 0):
-        if job.sight.owner is not None:
-            job.sight.owner.check(job.storage)
+        if job.preconditions.owner is not None:
+            job.preconditions.owner.check(job.storage)
         writer = job.storage.open_attempt(join(job.output, part.file), job.attempts[part.file])
     try:
+        recorded = job.recorded.get(part.name)
+        if recorded is not None:
+            with spans.during(DIGEST, part.size_bytes):
+                found = read_digests(job.storage, job.attempts[part.file], part, advance, stopped)
+            if found == recorded:
+                return Receipt(part.name, found, 0, 0, kept=True, work=spans.finish())
+            advance(-part.size_bytes)
         with Sources(job.storage, spans) as sources:
-            hasher = ChunkHasher(None)
+            hasher = ChunkHasher(_whole_head(part))
             checksums, became_infinite = _write_tensors(job, part, writer, sources, hasher, advance, stopped)
         with spans.during(WRITE, 0):
             writer.finish()
@@ -341,23 +348,20 @@ def is_finished(storage: Storage, path: str, chunk: File) -> bool:
 
 
 def read_digests(
-    storage: Storage, path: str, chunk: File, advance: Callable[[int], None], stopped: Callable[[], bool]
+    storage: Storage, path: str, unit: Unit, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> ChunkDigests:
-    """Digest a chunk that is there, telling of bytes as they are read."""
-    hasher = ChunkHasher(chunk.head if chunk.seal is None else None)
-    memory = make_buffer(_READ_BYTES)
-    advance(chunk.size_bytes - sum(tensor.size_bytes for tensor in chunk.tensors))
+    """Digest a file, or a part of one, that is there, telling of bytes as they are read."""
+    hasher = ChunkHasher(_whole_head(unit))
+    advance(unit.size_bytes - sum(tensor.size_bytes for tensor in unit.tensors))
     with opened(storage, path) as reader:
-        for tensor, first in zip(chunk.tensors, chunk.offsets_bytes, strict=True):
-            for start in range(first, first + tensor.size_bytes, _READ_BYTES):
-                if stopped():
-                    raise Interrupted("stopped")
-                content = memory[: min(_READ_BYTES, first + tensor.size_bytes - start)]
-                reader.read_into(start, content)
+        for tensor, first in zip(unit.tensors, unit.offsets_bytes, strict=True):
+            for content in read_blocks(reader, first, first + tensor.size_bytes, stopped):
                 hasher.update(content)
                 advance(len(content))
             hasher.end_tensor()
     return hasher.finish()
 
 
-_READ_BYTES = 4 << 20
+def _whole_head(unit: Unit) -> bytes | None:
+    """Give what stands before the tensors where nothing stands between or behind them."""
+    return None if isinstance(unit, Part) or unit.seal is not None else unit.head

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 
 from xxhash import xxh3_128
 
-from distconv.errors import InputError, Interrupted
+from distconv.errors import InputError
 from distconv.formats.meta.checklist import parse_checklist
 from distconv.formats.meta.checksums import update_crc32
 from distconv.formats.written import Headers, Written
-from distconv.moving.memory import make_buffer
 from distconv.moving.progress import Progress
 from distconv.output.findings import Finding
 from distconv.output.receipt import ModelReceipt, RecordedChunk
 from distconv.output.targets import CHECKLIST_NAME, RECEIPT_NAME, Target
 from distconv.storage.base import Storage, join, opened, read_small
+from distconv.storage.blocks import read_blocks
 
-_READ_BYTES = 4 << 20
 _LANES = 4
 _CHECKLIST_BYTES = 1 << 20
 
@@ -119,7 +118,8 @@ def _compare(
     read = _read(storage, task, advance, stopped)
     if task.recorded is not None:
         digests = task.recorded.tensors
-        damaged = [name for name, digest in read.digests.items() if digest != digests.get(name)]
+        own = {name: digest for name, digest in read.digests.items() if task.tensors[name].shares is None}
+        damaged = [name for name, digest in own.items() if digest != digests.get(name)]
         if damaged:
             words = f"the data of {', '.join(damaged)} differs from its digest in {RECEIPT_NAME}"
             return Finding(f"{task.path}: {words}", task.name)
@@ -137,7 +137,7 @@ def _compare(
 def _read(
     storage: Storage, task: _Task, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> _Read:
-    whole, md5, memory = xxh3_128(), hashlib.md5(usedforsecurity=False), make_buffer(_READ_BYTES)
+    whole, md5 = xxh3_128(), hashlib.md5(usedforsecurity=False)
     has_whole = task.recorded is not None and task.recorded.digest is not None
     digests: dict[str, str] = {}
     checksums: dict[str, int] = {}
@@ -145,11 +145,7 @@ def _read(
         for first, end, names in _list_runs(task.tensors, reader.size_bytes):
             digest, checksum = xxh3_128(), 0
             sums = [name for name in names if task.tensors[name].crc32 is not None]
-            for start in range(first, end, _READ_BYTES):
-                if stopped():
-                    raise Interrupted("stopped")
-                content = memory[: min(_READ_BYTES, end - start)]
-                reader.read_into(start, content)
+            for content in read_blocks(reader, first, end, stopped):
                 if has_whole:
                     whole.update(content)
                 if task.md5 is not None:

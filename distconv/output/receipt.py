@@ -61,7 +61,7 @@ class Conversion:
     instruct: bool
     dtype: str
     max_shard_size: int | None
-    """In bytes; None where files are as many as was asked for."""
+    """In bytes; for another target of the parts that one worker writes at a time."""
     sources: tuple[RecordedSource, ...]
 
 
@@ -159,7 +159,7 @@ def _make_chunk(row: object, number: int, name: str, target: Target) -> Recorded
     for tensor in tensors:
         check_digest(take(tensors, tensor, str, name), _XXH3, name)
     digest = None
-    if target.whole_digest or ALGORITHM in row:
+    if target.whole_digest or row.get(ALGORITHM) is not None:
         digest = take(row, ALGORITHM, str, name)
         check_digest(digest, _XXH3, name)
     return RecordedChunk(name, take(row, "size_bytes", int, name), digest, tensors)
@@ -172,9 +172,9 @@ def _make_conversion(identity: Mapping[str, object], target: Target, count: int)
     for key, word in words.items():
         check(_WORD.fullmatch(word) is not None, f"{key} of {where} is {show(word)}")
     shards = limit = None
-    if target is TRANSFORMERS:
+    if target is TRANSFORMERS or identity.get("max_shard_size") is not None:
         limit = take(identity, "max_shard_size", int, where)
-    else:
+    if target is not TRANSFORMERS:
         shards = take(identity, "shards", int, where)
         check(shards == count, f"shards of {where} is {show(shards)}, it has {count} {target.noun}s")
     return Conversion(

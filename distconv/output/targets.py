@@ -54,6 +54,8 @@ class Target:
     """Give the files of weights that a folder has by its own account; OutputError where it is not finished."""
     has_checksums: bool
     """Whether files of weights have checksums of their own data."""
+    checklist: str | None
+    """Name of the file with the MD5 of all others, which is made after them, if there is one."""
     has_index: bool
     """Whether that account is a file."""
     read_header: Callable[[Storage, str], Mapping[str, Written]] = field(compare=False)
@@ -99,6 +101,7 @@ TRANSFORMERS = Target(
     },
     list_files=safetensors.list_chunks,
     has_checksums=False,
+    checklist=None,
     has_index=True,
     read_header=safetensors.read_header,
     find_odd_form=safetensors.find_odd_form,
@@ -122,6 +125,7 @@ META = Target(
     detours={},
     list_files=meta.list_shards,
     has_checksums=True,
+    checklist=CHECKLIST_NAME,
     has_index=False,
     read_header=meta.read_shard,
     find_odd_form=meta.find_odd_form,

@@ -113,6 +113,12 @@ class Storage(Protocol):
     def open_attempt(self, path: str, attempt: str) -> PartWriter:
         """Open a file that was begun; FileNotFoundError where it was aborted, committed or dropped."""
 
+    def take_attempt(self, path: str, attempt: str, size_bytes: int) -> Writer | None:
+        """Make somebody's unfinished write ours, with all that is in it; its maker can commit it no more.
+
+        None where it is not there, or not of this size.
+        """
+
     def remove(self, path: str) -> None:
         """Remove a file whose name nobody else uses; one that is not there is no error."""
 

@@ -13,11 +13,14 @@ from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
 from distconv.moving.progress import Progress, SilentProgress, Stopwatch
 from distconv.moving.shared import SharedFiles
-from distconv.moving.trace import Pictures, summarise
-from distconv.moving.worker import Job, Receipt, Sight, is_finished
+from distconv.moving.trace import RunCharts, summarise
+from distconv.moving.worker import Job, Preconditions, Receipt, is_finished
+from distconv.output.checklist import make_output_checklist
+from distconv.output.folder import Folder
 from distconv.output.identity import InputFiles, Source, make_identity
 from distconv.output.loading import find_obstacles
-from distconv.output.resuming import Folder, is_recorded, taken
+from distconv.output.resuming import take_output
+from distconv.output.state import is_recorded
 from distconv.planning.plan import Plan
 from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.local import LocalStorage
@@ -160,7 +163,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
             options, source=os.path.abspath(options.source), output=os.path.abspath(options.output)
         )
     watch = Stopwatch(progress)
-    pictures = Pictures(options.output, options.trace, options.report)
+    charts = RunCharts(options.output, options.trace, options.report)
     storage: Storage = LocalStorage()
     files = find_input(storage, options)
     with Source(storage, files) as source:
@@ -178,7 +181,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
             storage, source, replace(options, device=device), prepared, watch, started
         )
         count = format_count(len(prepared.plan.files), "chunk")
-        pictures.write(storage, receipts, f"{prepared.choice.family.title}, {count}")
+        charts.write(storage, receipts, f"{prepared.choice.family.title}, {count}")
         return report
 
 
@@ -247,7 +250,7 @@ def _make(
         find_obstacles, storage, output, names, prepared.files, source.digests, target=prepared.target
     )
     look = partial(obstacles, overwrite=options.overwrite)
-    with taken(
+    with take_output(
         storage, output, source, plan, identity, watch, look, prepared.target, overwrite=options.overwrite
     ) as folder:
         folder.remove(damaged)
@@ -260,8 +263,18 @@ def _make(
             compare_all(storage, output, prepared, watch, folder.remove)
         if strangers := tuple(obstacles(overwrite=False)):
             raise ConversionError("\n".join(strangers))
-        folder.finish(prepared.files)
+        folder.finish(_complete(storage, output, prepared, names, watch))
     return moved
+
+
+def _complete(
+    storage: Storage, output: str, prepared: Prepared, names: Sequence[str], progress: Progress
+) -> Mapping[str, bytes]:
+    """Add to the files beside the weights what is made of all others, before the mark."""
+    if prepared.target.checklist is None:
+        return prepared.files
+    checklist = make_output_checklist(storage, output, names, prepared.files, progress)
+    return {prepared.target.checklist: checklist, **prepared.files}
 
 
 def _move_all(
@@ -274,12 +287,19 @@ def _move_all(
         for unit in ((file,) if file.name in folder.recorded else split_file(file, plan.chunk_limit_bytes))
     ]
     inline = not (options.cluster.workers or options.cluster.address or _has_several_gpus(options.device))
-    with SharedFiles(storage, options.output, plan.files, units) as shared:
+    with SharedFiles(storage, options.output, plan.files, units, folder.unfinished) as shared:
+        folder.go_on(shared.unfinished)
         job = Job(
-            storage, options.output, options.device, recorded=folder.recorded, attempts=shared.attempts,
-            traced=bool(options.trace or options.report), sight=Sight(source.sizes, folder.owner),
+            storage, options.output, options.device, recorded=folder.recorded | shared.recorded, attempts=shared.attempts,
+            traced=bool(options.trace or options.report), preconditions=Preconditions(source.sizes, folder.owner),
         )  # fmt: skip
-        return _move(job, units, None if inline else options.cluster, watch, shared.keep(job, folder.keep))
+        return _move(
+            job,
+            units,
+            None if inline else options.cluster,
+            watch,
+            shared.hear(job, folder.keep, folder.keep_part),
+        )
 
 
 def _move(

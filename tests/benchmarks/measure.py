@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from distconv.moving.memory import HUGE_PAGE_BYTES, make_buffer
+from distconv.storage.memory import HUGE_PAGE_BYTES, make_buffer
 
 SAMPLE_SECONDS = 0.1
 """To walk through all threads of Ray's processes takes time from what is measured."""

@@ -21,13 +21,13 @@ from distconv.layout.dtypes import DType
 from distconv.layout.files import File
 from distconv.moving import worker
 from distconv.moving.devices import Finish, HostDevice
-from distconv.moving.memory import HUGE_PAGE_BYTES
 from distconv.moving.pieces import Piece
-from distconv.moving.worker import Job, Receipt, Sight, write_file
+from distconv.moving.worker import Job, Preconditions, Receipt, write_file
 from distconv.output.ownership import owned
 from distconv.planning.plan import Plan
 from distconv.storage.base import Buffer
 from distconv.storage.local import LocalReader, LocalStorage, LocalWriter
+from distconv.storage.memory import HUGE_PAGE_BYTES
 from distconv.verbs.checkpoint import decide, plan_conversion, read_checkpoint
 from distconv.verbs.plan import read_bytes
 from tests import reference
@@ -538,37 +538,41 @@ def test_a_worker_names_the_source_that_it_does_not_see(tmp_path: Path) -> None:
     first.write_bytes(b"abc")
     second.write_bytes(b"")
     sizes = {str(first): 3, str(second): 0}
-    assert Sight(sizes).find_missing_source(LocalStorage()) is None
-    assert Sight().find_missing_source(LocalStorage()) is None
+    assert Preconditions(sizes).find_missing_source(LocalStorage()) is None
+    assert Preconditions().find_missing_source(LocalStorage()) is None
     for size_bytes in (2, 4):
-        missing = Sight(sizes | {str(first): size_bytes}).find_missing_source(LocalStorage())
+        missing = Preconditions(sizes | {str(first): size_bytes}).find_missing_source(LocalStorage())
         assert missing == f"{first} has 3 bytes, expected {size_bytes}"
     second.unlink()
-    assert Sight(sizes).find_missing_source(LocalStorage()) == f"{second} is not there"
+    assert Preconditions(sizes).find_missing_source(LocalStorage()) == f"{second} is not there"
     second.symlink_to(second)
-    assert "Too many levels of symbolic links" in (Sight(sizes).find_missing_source(LocalStorage()) or "")
+    assert "Too many levels of symbolic links" in (
+        Preconditions(sizes).find_missing_source(LocalStorage()) or ""
+    )
 
 
 def test_a_worker_tells_output_from_a_folder_of_the_same_name(tmp_path: Path) -> None:
     storage = LocalStorage()
-    assert Sight().find_other_output(storage) is None
+    assert Preconditions().find_other_output(storage) is None
     with owned(storage, str(tmp_path), print) as mine:
-        assert Sight(owner=mine).find_other_output(storage) is None
+        assert Preconditions(owner=mine).find_other_output(storage) is None
         other = replace(mine, token="another's")
         words = f"{mine.path} is not there, or another conversion's"
-        assert Sight(owner=other).find_other_output(storage) == words
-    assert Sight(owner=mine).find_other_output(storage) == words
+        assert Preconditions(owner=other).find_other_output(storage) == words
+    assert Preconditions(owner=mine).find_other_output(storage) == words
 
 
 def test_a_chunk_is_committed_by_who_owns_the_folder_alone(checkpoint: Write, output: Path) -> None:
     chunk = plan_folder(checkpoint(SPEC)).chunks[0]
     storage = LocalStorage()
     with owned(storage, str(output), print) as mine:
-        job = Job(storage, str(output), "cpu", sight=Sight(owner=replace(mine, token="another's")))
+        job = Job(
+            storage, str(output), "cpu", preconditions=Preconditions(owner=replace(mine, token="another's"))
+        )
         with pytest.raises(OutputError, match="took it over"):
             write_file(job, chunk, lambda _size_bytes: None, lambda: False)
         assert [path.name for path in output.iterdir()] == [Path(mine.path).name]
-        mended = replace(job, sight=Sight(owner=mine))
+        mended = replace(job, preconditions=Preconditions(owner=mine))
         assert not write_file(mended, chunk, lambda _size_bytes: None, lambda: False).kept
     assert [path.name for path in output.iterdir()] == [chunk.name]
 

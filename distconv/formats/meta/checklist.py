@@ -7,16 +7,17 @@ Meta's downloads; a name may begin with ``./``, and an asterisk may mark it as b
 import hashlib
 import posixpath
 import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.formats.content import describe_content
 from distconv.formats.meta.archive import locate_data
+from distconv.formats.meta.checksums import update_crc32
 from distconv.formats.meta.files import SourceFiles
 from distconv.layout.regions import Region
-from distconv.storage.base import Reader, Storage, join, opened, read_small
+from distconv.storage.base import Storage, join, opened, read_small
+from distconv.storage.blocks import read_blocks
 
 CHECKLIST_NAMES = ("checklist.chk", "tokenizer_checklist.chk")
 _LINE = re.compile(r"([0-9a-fA-F]{32})[ \t]+\*?(\S.{0,1023})")
@@ -68,9 +69,6 @@ def parse_checklist(path: str, folder: str, content: bytes) -> Iterator[Listed]:
         yield Listed(join(folder, name), match[1].lower(), path)
 
 
-_BLOCK_BYTES = 4 << 20
-
-
 def compare_md5(
     storage: Storage, listed: Listed, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> str | None:
@@ -95,25 +93,12 @@ def compare_crc32(
     """Read a shard's records and say how each that differs does from what the zip's directory gives."""
     with opened(storage, path) as reader:
         for record in records:
-            found = 0
-            for block in read_blocks(reader, locate_data(reader, record), record.size_bytes, stopped):
-                found = zlib.crc32(block, found)
+            found, first = 0, locate_data(reader, record)
+            for block in read_blocks(reader, first, first + record.size_bytes, stopped):
+                found = update_crc32(found, block)
                 advance(len(block))
             if found != record.crc32:
                 yield (
                     f"{path}: CRC32 {found:08x} of the record at byte {record.offset_bytes:,}, "
                     f"its header gives {record.crc32:08x}; download the file again"
                 )
-
-
-def read_blocks(
-    reader: Reader, start: int, size_bytes: int, stopped: Callable[[], bool]
-) -> Iterator[memoryview]:
-    """Give a range block by block, each in place of the last; it ends early when stopped."""
-    buffer = memoryview(bytearray(min(_BLOCK_BYTES, size_bytes)))
-    for offset in range(start, start + size_bytes, _BLOCK_BYTES):
-        if stopped():
-            return
-        block = buffer[: min(_BLOCK_BYTES, start + size_bytes - offset)]
-        reader.read_into(offset, block)
-        yield block

@@ -2,7 +2,7 @@
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 
 from distconv.errors import InputError, OutputError
@@ -59,8 +59,18 @@ def read_shard(storage: Storage, path: str) -> dict[str, Written]:
         raise OutputError(
             f"{path}: not in the one form that its tensors have: {odd[0]:.80} is part of a record"
         )
+    owners: dict[Region, str] = {}
+    for name, (_mark, region) in found.items():
+        owners.setdefault(region, name)
     return {
-        name: Written(path, starts[region], mark.dtype, mark.shape, region.crc32)
+        name: Written(
+            path,
+            starts[region],
+            mark.dtype,
+            mark.shape,
+            region.crc32,
+            None if owners[region] == name else owners[region],
+        )
         for name, (mark, region) in found.items()
     }
 
@@ -76,25 +86,17 @@ def find_odd_form(storage: Storage, path: str, tensors: Mapping[str, Written]) -
     """Lay the archive out again from its tensors and their CRC32s; tell where anything but their data differs."""
     words = f"{path}: its archive is not in the one form that its tensors have"
     stem = posixpath.basename(path).removesuffix(".pth")
+    entries = [TensorEntry(name, found.dtype, found.shape, found.shares) for name, found in tensors.items()]
     try:
-        layout = lay_out_archive(stem, tuple(_list_entries(tensors)))
+        layout = lay_out_archive(stem, entries)
     except InputError as error:
         return f"{words}: {error}"
-    checksums = {written.offset_bytes: written.crc32 or 0 for written in tensors.values()}
-    sealed = layout.seal(list(checksums.values()))
+    sealed = layout.seal([found.crc32 or 0 for found in tensors.values() if found.shares is None])
     with opened(storage, path) as reader:
         if reader.size_bytes != layout.size_bytes:
             return f"{words}: {reader.size_bytes:,} bytes, expected {layout.size_bytes:,}"
         at = _find_difference(reader, (*layout.literals, *sealed))
     return None if at is None else f"{words}: byte {at:,} differs"
-
-
-def _list_entries(tensors: Mapping[str, Written]) -> Iterator[TensorEntry]:
-    """Describe the tensors to the writer; those at one place share a record."""
-    owners: dict[int, str] = {}
-    for name, written in tensors.items():
-        owner = owners.setdefault(written.offset_bytes, name)
-        yield TensorEntry(name, written.dtype, written.shape, None if owner == name else owner)
 
 
 def _find_difference(reader: Reader, expected: Iterable[tuple[int, bytes]]) -> int | None:

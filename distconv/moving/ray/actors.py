@@ -29,7 +29,7 @@ STOP_SECONDS = 3.0
 GPU_WORKER_THREADS = "4"
 """Ray gives a worker on a CPU slot one thread, which is right, and one without a slot too."""
 
-SIGHT_SECONDS = 5.0
+VISIBLE_SECONDS = 5.0
 """How long a network share may take to show files that were made on another host."""
 
 NODE_LABEL = "ray.io/node-id"
@@ -47,7 +47,7 @@ class Place:
 
     host: str
     node: str
-    blindness: str | None
+    unmet: str | None
 
 
 class Worker:
@@ -69,16 +69,16 @@ class Worker:
     def place(self) -> Place:
         """Answer, once the worker is up, where that is."""
         node: str = ray.get_runtime_context().get_node_id()
-        return Place(socket.gethostname(), node, self._find_blindness())
+        return Place(socket.gethostname(), node, self._find_unmet())
 
-    def _find_blindness(self) -> str | None:
-        sight, storage = self._job.sight, self._job.storage
-        if (missing := sight.find_missing_source(storage)) is not None:
+    def _find_unmet(self) -> str | None:
+        preconditions, storage = self._job.preconditions, self._job.storage
+        if (missing := preconditions.find_missing_source(storage)) is not None:
             return missing
         # A network share may take a moment to show what is new.
-        deadline = time.monotonic() + SIGHT_SECONDS
-        while (other := sight.find_other_output(storage)) is not None and time.monotonic() < deadline:
-            time.sleep(SIGHT_SECONDS / 5)
+        deadline = time.monotonic() + VISIBLE_SECONDS
+        while (other := preconditions.find_other_output(storage)) is not None and time.monotonic() < deadline:
+            time.sleep(VISIBLE_SECONDS / 5)
         return other
 
     @ray.method(num_returns="streaming")

@@ -102,7 +102,7 @@ class _Run:
         self._progress = progress
         self._job, self._convert, self._keep = job, convert, keep
         self._needs = needs
-        self._blind: dict[str, str] = {}
+        self._left_out: dict[str, str] = {}
         sizes_bytes = {chunk.name: chunk.size_bytes for chunk in chunks}
         self._scheduler = Scheduler(sizes_bytes, limits, time.monotonic())
         self._members: dict[int, _Member] = {}
@@ -138,7 +138,7 @@ class _Run:
 
     def _start_worker(self) -> None:
         self._started += 1
-        actor = start_worker(self._job, self._convert, self._needs, self._blind)
+        actor = start_worker(self._job, self._convert, self._needs, self._left_out)
         self._members[self._started] = _Member(f"worker {self._started}", actor, actor.place.remote())
 
     def _wait(self) -> list[int]:
@@ -167,7 +167,7 @@ class _Run:
             return
         now = time.monotonic()
         match event:
-            case Place(blindness=str()):
+            case Place(unmet=str()):
                 self._leave_out(number, member, event)
             case Place():
                 member.waiting, member.place = None, event
@@ -188,16 +188,14 @@ class _Run:
         ray.kill(member.actor)
         nodes = find_nodes(self._needs)
         name = f"{place.host} ({nodes.get(place.node, 'gone')})"
-        if place.node not in self._blind:
-            self._blind[place.node] = f"{name}: {place.blindness}"
-            self._progress.note(
-                f"node {name} is left out, it does not see INPUT or OUTPUT: {place.blindness}"
-            )
-        if not nodes.keys() - self._blind.keys():
+        if place.node not in self._left_out:
+            self._left_out[place.node] = f"{name}: {place.unmet}"
+            self._progress.note(f"node {name} is left out, it does not see INPUT or OUTPUT: {place.unmet}")
+        if not nodes.keys() - self._left_out.keys():
             words = (
                 "no node of the Ray cluster sees INPUT and OUTPUT; put them on storage that every node has"
             )
-            raise ConversionError("\n".join((words, *self._blind.values())))
+            raise ConversionError("\n".join((words, *self._left_out.values())))
         self._start_worker()
 
     def _begin(self) -> None:

@@ -15,12 +15,12 @@ def run_tasks(tasks: Sequence[Task], threads: int, stop: threading.Event) -> Non
     inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
     outbox: queue.SimpleQueue[list[Task] | BaseException] = queue.SimpleQueue()
     # Daemons: one that waits for a dead server must not keep the process from ending.
-    crew = [
+    started = [
         threading.Thread(target=_work, args=(inbox, outbox, stop), daemon=True, name=f"connection {number}")
         for number in range(threads)
     ]
     try:
-        for thread in crew:
+        for thread in started:
             thread.start()
         left = 0
         following = list(tasks)
@@ -36,9 +36,9 @@ def run_tasks(tasks: Sequence[Task], threads: int, stop: threading.Event) -> Non
             following, left = outcome, left - 1
     finally:
         stop.set()
-        for _thread in crew:
+        for _thread in started:
             inbox.put(None)
-        _join(crew)
+        _join(started)
 
 
 def _work(
@@ -54,9 +54,9 @@ def _work(
             outbox.put(error)
 
 
-def _join(crew: Sequence[threading.Thread]) -> None:
+def _join(threads: Sequence[threading.Thread]) -> None:
     """Give threads a moment to write down how far they came."""
     deadline = time.monotonic() + _JOIN_SECONDS
-    for thread in crew:
+    for thread in threads:
         if thread.ident is not None:
             thread.join(max(0.0, deadline - time.monotonic()))

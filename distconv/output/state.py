@@ -1,0 +1,106 @@
+"""What stands in OUTPUT, by its own journal or receipt."""
+
+import json
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from distconv.errors import InputError, OutputError
+from distconv.formats.plain_json import LIMIT_BYTES
+from distconv.moving.digests import ALGORITHM, ChunkDigests
+from distconv.moving.shared import UnfinishedFile
+from distconv.output.ownership import is_owned, is_owner_file
+from distconv.output.receipt import read_receipt
+from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, is_partial
+from distconv.output.unfinished import read_unfinished
+from distconv.storage.base import Storage, join, read_small
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What stands in OUTPUT before a conversion."""
+
+    entries: Mapping[str, int]
+    """Sizes in bytes of all files and folders but owners' and what was never finished."""
+    left_bytes: int
+    """Of files that were never finished."""
+    conversion: object
+    """Identity of the conversion that was there; None where nothing tells."""
+    digests: Mapping[str, ChunkDigests]
+    unfinished: Mapping[str, UnfinishedFile]
+    """Files that were being written in parts, with those that are durable."""
+
+
+def look_at_output(storage: Storage, output: str) -> Found:
+    """Look at OUTPUT, and read what its journal or receipt says; OutputError where it is a file."""
+    entry = storage.find(output)
+    if entry is not None and not entry.is_folder:
+        raise OutputError(f"{output}: a file, expected a folder")
+    listed = storage.list_folder(output)
+    entries = {
+        found.name: found.size_bytes
+        for found in listed
+        if not is_owner_file(found.name) and not is_partial(found.name)
+    }
+    left_bytes = sum(found.size_bytes for found in listed if is_partial(found.name))
+    # The journal counts more: it stands until the very end.
+    for name in (JOURNAL_NAME, RECEIPT_NAME):
+        if name in entries:
+            try:
+                return Found(entries, left_bytes, *_read_record(storage, join(output, name)))
+            except FileNotFoundError:
+                # Who had the folder has just made it whole.
+                if name in storage.list_names(output):
+                    raise
+                return look_at_output(storage, output)
+    return Found(entries, left_bytes, None, {}, {})
+
+
+def _read_record(
+    storage: Storage, path: str
+) -> tuple[object, dict[str, ChunkDigests], dict[str, UnfinishedFile]]:
+    """Read a journal or a receipt; a damaged one tells nothing."""
+    try:
+        content = json.loads(read_small(storage, path, LIMIT_BYTES))
+        digests = {
+            chunk["name"]: ChunkDigests(chunk.get(ALGORITHM), tuple(chunk["tensors"].values()))
+            for chunk in content["chunks"]
+        }
+        return (
+            content["conversion"],
+            digests,
+            read_unfinished(content.get("unfinished"), posixpath.dirname(path)),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, InputError):
+        return None, {}, {}
+
+
+def is_recorded(storage: Storage, output: str, identity: dict[str, object]) -> bool:
+    """Whether OUTPUT has the receipt of this very conversion, and is nobody's any more; only looks."""
+    # Its owner is about to finish, or was killed as it did.
+    if is_owned(storage, output):
+        return False
+    path = join(output, RECEIPT_NAME)
+    if storage.find(path) is None:
+        return False
+    try:
+        return read_receipt(storage, path).identity == identity
+    except (OutputError, FileNotFoundError):
+        return False
+
+
+def find_attempts(storage: Storage, output: str, identity: dict[str, object]) -> frozenset[str]:
+    """Name the unfinished files that this very conversion may go on with.
+
+    Whoever may still write into them writes the same bytes.
+    """
+    path = join(output, JOURNAL_NAME)
+    if storage.find(path) is None:
+        return frozenset()
+    try:
+        conversion, _digests, unfinished = _read_record(storage, path)
+    except FileNotFoundError:
+        return frozenset()
+    if conversion != identity:
+        return frozenset()
+    return frozenset(posixpath.basename(file.attempt) for file in unfinished.values())

@@ -1,0 +1,55 @@
+"""Parts of unfinished files as the journal has them."""
+
+import posixpath
+from collections.abc import Mapping
+
+from distconv.moving.digests import ChunkDigests
+from distconv.moving.shared import UnfinishedFile, WrittenPart
+from distconv.output.targets import is_partial
+from distconv.storage.base import join
+
+
+def make_unfinished(files: Mapping[str, tuple[str, Mapping[int, WrittenPart]]]) -> dict[str, object]:
+    """Give, by file, what it is open as, without its folder, and its durable parts."""
+    return {
+        name: {
+            "attempt": posixpath.basename(attempt),
+            "parts": {
+                str(number): {"tensors": list(part.digests.tensors), "crc32": list(part.checksums)}
+                for number, part in sorted(parts.items())
+            },
+        }
+        for name, (attempt, parts) in files.items()
+    }
+
+
+def read_unfinished(found: object, output: str) -> dict[str, UnfinishedFile]:
+    """Read what ``make_unfinished`` gave; nothing of what is not in its form."""
+    if not isinstance(found, dict):
+        return {}
+    files = ((name, _read_file(entry, output)) for name, entry in found.items())
+    return {name: file for name, file in files if file is not None}
+
+
+def _read_file(entry: object, output: str) -> UnfinishedFile | None:
+    if not isinstance(entry, dict):
+        return None
+    attempt, parts = entry.get("attempt"), entry.get("parts")
+    if not isinstance(attempt, str) or not is_partial(attempt) or not isinstance(parts, dict):
+        return None
+    read = {int(number): _read_part(part) for number, part in parts.items() if number.isdecimal()}
+    known = {number: part for number, part in read.items() if part is not None}
+    return UnfinishedFile(join(output, attempt), known)
+
+
+def _read_part(part: object) -> WrittenPart | None:
+    if not isinstance(part, dict):
+        return None
+    tensors, checksums = part.get("tensors"), part.get("crc32")
+    if not isinstance(tensors, list) or not isinstance(checksums, list) or len(tensors) != len(checksums):
+        return None
+    if not all(isinstance(digest, str) for digest in tensors):
+        return None
+    if not all(type(checksum) is int and 0 <= checksum < 1 << 32 for checksum in checksums):
+        return None
+    return WrittenPart(ChunkDigests(None, tuple(tensors)), tuple(checksums))
