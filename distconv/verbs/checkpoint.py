@@ -1,7 +1,6 @@
 """What a checkpoint is and what its conversion would be: the verbs that move no data."""
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,8 +19,7 @@ from distconv.layout.dtypes import DTYPES
 from distconv.layout.files import OutputTensor
 from distconv.planning.plan import Plan, make_plan
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
-from distconv.storage.base import PathLike, Storage
-from distconv.storage.local import LocalStorage
+from distconv.storage.base import Storage
 from distconv.verbs.remarks import note_buffers, note_copies, note_differences, note_params
 
 
@@ -197,22 +195,3 @@ def plan_conversion(
     wanted = None if dtype == "auto" else DTYPES[dtype]
     targets = make_targets(checkpoint.matches, checkpoint.dimensions.head_dim, decisions, wanted)
     return make_plan(targets, decisions, max_shard_size)
-
-
-def open_checkpoint(
-    source: PathLike,
-    family: str | None,
-    *,
-    instruct: bool,
-    tokenizer: PathLike | None,
-    params: PathLike | None,
-) -> Checkpoint:
-    """Read a checkpoint of this machine, see ``read_checkpoint``."""
-    return read_checkpoint(
-        LocalStorage(),
-        os.fspath(source),
-        family=family,
-        instruct=instruct,
-        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
-        params_path=None if params is None else os.fspath(params),
-    )

@@ -9,15 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-<<<<<<< HEAD
 from distconv.families.operations import ROTARY
-=======
-from distconv.families.cuts import ROWS, Cut
-from distconv.families.llama import EMBEDDING, OUTPUT
-from distconv.families.operations import ROTARY, SAME, Operation
-from distconv.families.rules import Match
-from distconv.families.translate import MetaTensor
->>>>>>> main
 from distconv.formats.meta.shards import shard_name
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType
@@ -78,17 +70,8 @@ def _find_strangers(
             continue
         held = headers[name]
         for tensor in sorted(wanted - held.keys()):
-<<<<<<< HEAD
             yield Finding(f"{tensor}: missing in {name}", name)
         for tensor in sorted(held.keys() - wanted):
-=======
-            yield Finding(f"{tensor} is missing in {name}", name)
-        # The output is in nobody's way where it is the embedding: as one it is compared.
-        shared = {
-            tensor for tensor, written in held.items() if (tensor, written.shares) == (OUTPUT, EMBEDDING)
-        }
-        for tensor in sorted(held.keys() - wanted - shared):
->>>>>>> main
             yield Finding(f"{tensor} in {held[tensor].path}: not a tensor of the source", name)
 
 

@@ -11,7 +11,7 @@ from distconv.moving.progress import Progress, SilentProgress
 from distconv.output.findings import Depth, Finding
 from distconv.output.proof import prove
 from distconv.output.receipt import Conversion, read_receipt
-from distconv.output.targets import RECEIPT_NAME, TRANSFORMERS, tell_target
+from distconv.output.targets import RECEIPT_NAME, TRANSFORMERS, Target, tell_target
 from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.local import LocalStorage
 from distconv.verbs.compare_chunks import compare_chunks
@@ -116,7 +116,7 @@ def _read_source(storage: Storage, options: Options) -> Compare | None:
     recorded = _find_conversion(storage, options.output)
     if options.family is None and recorded is not None and recorded.family in FAMILIES:
         options = replace(options, family=recorded.family)
-    target = tell_target(storage, options.output) if recorded is None else recorded.target
+    target = find_target(storage, options.output)
     if target is TRANSFORMERS:
         if is_transformers_model(storage, options):
             raise InputError(
@@ -134,6 +134,12 @@ def _expect(storage: Storage, options: Options) -> list[Expected]:
     if is_transformers_model(storage, options):
         return expect_model(open_transformers(storage, options))
     return expect_checkpoint(open_meta(storage, options))
+
+
+def find_target(storage: Storage, output: str) -> Target:
+    """Tell the format of OUTPUT by its receipt, and without a good one by names."""
+    recorded = _find_conversion(storage, output)
+    return tell_target(storage, output) if recorded is None else recorded.target
 
 
 def _find_conversion(storage: Storage, output: str) -> Conversion | None:
