@@ -66,7 +66,7 @@ def test_what_is_written_becomes_safe_from_time_to_time(
 def test_a_chunk_tells_of_no_more_than_what_is_soon_safe(
     checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder
 ) -> None:
-    chunk = max(plan_folder(checkpoint(SPEC)).chunks, key=lambda chunk: chunk.size_bytes)
+    chunk = max(plan_folder(checkpoint(SPEC)).files, key=lambda chunk: chunk.size_bytes)
     monkeypatch.setattr(local, "FLUSH_BYTES", 10_000)
     unsafe: list[int] = []
 

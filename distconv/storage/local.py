@@ -105,40 +105,23 @@ class LocalPartWriter:
 class LocalWriter(LocalPartWriter):
     """A local file under a name of its own, linked to its final name by the commit."""
 
-    def __init__(self, path: str, size_bytes: int, attempt: str, descriptor: int) -> None:
-        """Take the open file."""
-        super().__init__(path, descriptor)
-        self.attempt = attempt
+    def __init__(self, path: str, size_bytes: int, found: str | None = None) -> None:
+        """Create the file at its size, or give one that was found a name of our own."""
+        self.attempt = make_attempt(path)
         self._size_bytes = size_bytes
-
-    @classmethod
-    def begin(cls, path: str, size_bytes: int) -> "LocalWriter":
-        """Create the file at its size."""
-        attempt = make_attempt(path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        made = cls(path, size_bytes, attempt, os.open(attempt, flags, 0o666))
-        try:
-            with _naming(path):
-                reserve(made._descriptor, size_bytes)
-        except BaseException:
-            made.abort()
-            raise
-        return made
-
-    @classmethod
-    def take(cls, path: str, size_bytes: int, found: str) -> "LocalWriter | None":
-        """Give somebody's file a name of our own; None where there is none of this size."""
-        attempt = make_attempt(path)
-        try:
-            os.rename(found, attempt)
-            descriptor = os.open(attempt, os.O_WRONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        taken = cls(path, size_bytes, attempt, descriptor)
-        if os.fstat(descriptor).st_size != size_bytes:
-            taken.abort()
-            return None
-        return taken
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        if found is not None:
+            os.rename(found, self.attempt)
+        else:
+            flags |= os.O_CREAT | os.O_EXCL
+        super().__init__(path, os.open(self.attempt, flags, 0o666))
+        if found is None:
+            try:
+                with _naming(path):
+                    reserve(self._descriptor, size_bytes)
+            except BaseException:
+                self.abort()
+                raise
 
     def commit(self, *, replace: bool = False) -> bool:
         """Make the file durable and give it its name."""
@@ -228,7 +211,7 @@ class LocalStorage:
 
     def begin(self, path: str, size_bytes: int) -> LocalWriter:
         """Begin a file of exactly this size, its space reserved where that can be."""
-        return LocalWriter.begin(path, size_bytes)
+        return LocalWriter(path, size_bytes)
 
     def open_attempt(self, path: str, attempt: str) -> LocalPartWriter:
         """Open a file that was begun."""
@@ -236,7 +219,13 @@ class LocalStorage:
 
     def take_attempt(self, path: str, attempt: str, size_bytes: int) -> LocalWriter | None:
         """Make somebody's unfinished write ours, with all that is in it."""
-        return LocalWriter.take(path, size_bytes, attempt)
+        entry = self.find(attempt)
+        if entry is None or entry.size_bytes != size_bytes:
+            return None
+        try:
+            return LocalWriter(path, size_bytes, attempt)
+        except FileNotFoundError:
+            return None
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""

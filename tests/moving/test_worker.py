@@ -121,7 +121,7 @@ def test_each_byte_of_a_plain_checkpoint_is_read_and_written_once(
 def test_digests_are_those_of_the_file_and_of_each_tensors_bytes_in_it(
     checkpoint: Write, output: Path, block_bytes: int
 ) -> None:
-    chunk = max(plan_folder(checkpoint(SPEC)).chunks, key=lambda chunk: len(chunk.tensors))
+    chunk = max(plan_folder(checkpoint(SPEC)).files, key=lambda chunk: len(chunk.tensors))
     made = run_chunk(output, chunk, block_bytes=block_bytes)
     content = (output / chunk.name).read_bytes()
     assert made.digests.file == xxhash.xxh3_128_hexdigest(content)
@@ -137,7 +137,7 @@ def test_digests_are_those_of_the_file_and_of_each_tensors_bytes_in_it(
 
 
 def test_all_bytes_of_a_chunk_are_told(checkpoint: Write, output: Path) -> None:
-    for chunk in plan_folder(checkpoint(SPEC)).chunks:
+    for chunk in plan_folder(checkpoint(SPEC)).files:
         told: list[int] = []
         receipt = run_chunk(output, chunk, told.append)
         assert sum(told) == chunk.size_bytes == receipt.bytes_written
@@ -146,7 +146,7 @@ def test_all_bytes_of_a_chunk_are_told(checkpoint: Write, output: Path) -> None:
 
 
 def test_a_finished_chunk_is_kept_and_its_bytes_are_told(checkpoint: Write, output: Path) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     made = run_chunk(output, chunk)
     before = (output / chunk.name).stat()
     told: list[int] = []
@@ -160,7 +160,7 @@ def test_a_finished_chunk_is_kept_and_its_bytes_are_told(checkpoint: Write, outp
 
 
 def test_a_stop_while_a_finished_chunk_is_read_leaves_it_as_it_is(checkpoint: Write, output: Path) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     made = run_chunk(output, chunk)
     before = (output / chunk.name).stat()
     told: list[int] = []
@@ -187,7 +187,7 @@ class LateStorage(LocalStorage):
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_recorded_chunk_that_is_gone_is_made_again(checkpoint: Write, output: Path, late: bool) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     made = run_chunk(output, chunk)
     path = output / chunk.name
     whole = path.read_bytes()
@@ -234,7 +234,7 @@ def test_however_many_blocks_are_on_their_way_each_is_written_once_and_in_order(
 def test_a_chunk_that_nobody_recorded_is_not_read_before_it_is_made_again(
     checkpoint: Write, output: Path
 ) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     run_chunk(output, chunk)
     told: list[int] = []
     assert not run_chunk(output, chunk, told.append).kept
@@ -266,7 +266,7 @@ def change_header(content: bytes) -> bytes:
 def test_a_chunk_of_another_size_or_header_is_made_again(
     checkpoint: Write, output: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     made = run_chunk(output, chunk)
     path = output / chunk.name
     whole = path.read_bytes()
@@ -281,7 +281,7 @@ def test_a_chunk_of_another_size_or_header_is_made_again(
 def test_of_two_attempts_at_one_chunk_the_first_to_end_is_committed_once(
     checkpoint: Write, output: Path
 ) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     committed: list[int] = []
     made: list[Receipt] = []
 
@@ -306,7 +306,7 @@ def flip_last_bit(content: bytes) -> bytes:
 def test_a_chunk_whose_data_is_not_what_was_recorded_is_made_again(
     checkpoint: Write, output: Path, is_recorded: bool
 ) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     made = run_chunk(output, chunk)
     path = output / chunk.name
     whole = path.read_bytes()
@@ -324,7 +324,7 @@ def test_a_receipt_vouches_for_what_stands_there_whoever_was_first(
     checkpoint: Write, output: Path, change: Callable[[bytes], bytes]
 ) -> None:
     """As where an attempt that was taken for dead, or anybody else, has published meanwhile."""
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     whole = run_chunk(output, chunk)
     path = output / chunk.name
     content = path.read_bytes()
@@ -349,7 +349,7 @@ def test_an_attempt_that_was_overtaken_and_then_stops_leaves_the_whole_file(
     checkpoint: Write, output: Path
 ) -> None:
     """As of a worker that was taken for dead, and wakes up when its chunk has been made by another."""
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     made: list[Receipt] = []
     with pytest.raises(Interrupted):
         run_chunk(
@@ -369,7 +369,7 @@ def test_a_source_that_is_cut_short_before_it_is_opened_is_bad_input(copied: Pat
 
 
 def test_a_source_that_shrinks_while_it_is_read_is_bad_input(copied: Path, output: Path) -> None:
-    chunk = plan_folder(copied).chunks[0]
+    chunk = plan_folder(copied).files[0]
     told: list[int] = []
 
     def shrink(size_bytes: int) -> None:
@@ -385,7 +385,7 @@ def test_a_source_that_shrinks_while_it_is_read_is_bad_input(copied: Path, outpu
 
 
 def test_a_source_that_is_gone_is_an_error_of_its_own(copied: Path, output: Path) -> None:
-    chunk = plan_folder(copied).chunks[0]
+    chunk = plan_folder(copied).files[0]
     for path in copied.glob("*.pth"):
         path.unlink()
     with pytest.raises(FileNotFoundError):
@@ -423,7 +423,7 @@ def test_a_damaged_local_header_in_the_zip_is_found(
 
 @pytest.mark.parametrize("blocks", [0, 1, 7])
 def test_a_stop_mid_way_leaves_no_file(checkpoint: Write, output: Path, blocks: int) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     answers: Iterator[bool] = iter([False] * blocks + [True])
     told: list[int] = []
     with pytest.raises(Interrupted):
@@ -433,7 +433,7 @@ def test_a_stop_mid_way_leaves_no_file(checkpoint: Write, output: Path, blocks: 
 
 
 def test_what_telling_raises_leaves_no_file(checkpoint: Write, output: Path) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
 
     def interrupt(_size_bytes: int) -> None:
         raise KeyboardInterrupt
@@ -482,7 +482,7 @@ class CountingStorage(LocalStorage):
 def test_a_chunk_takes_a_name_that_is_free_and_replaces_only_what_is_not_the_same(
     checkpoint: Write, output: Path, damage: Callable[[bytes], bytes] | None, commits: list[bool]
 ) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     path = output / chunk.name
     if damage is not None:
         run_chunk(output, chunk)
@@ -563,7 +563,7 @@ def test_a_worker_tells_output_from_a_folder_of_the_same_name(tmp_path: Path) ->
 
 
 def test_a_chunk_is_committed_by_who_owns_the_folder_alone(checkpoint: Write, output: Path) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     storage = LocalStorage()
     with owned(storage, str(output), print) as mine:
         job = Job(
@@ -578,7 +578,7 @@ def test_a_chunk_is_committed_by_who_owns_the_folder_alone(checkpoint: Write, ou
 
 
 def test_a_disk_that_fills_up_leaves_no_file(checkpoint: Write, output: Path) -> None:
-    chunk = plan_folder(checkpoint(SPEC)).chunks[0]
+    chunk = plan_folder(checkpoint(SPEC)).files[0]
     job = Job(WritingStorage(FullWriter), str(output), "cpu")
     with pytest.raises(OSError, match="No space left on device"):
         write_file(job, chunk, lambda _size_bytes: None, lambda: False)
