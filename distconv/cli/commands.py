@@ -111,9 +111,9 @@ def convert(
 ) -> None:  # fmt: skip
     """Convert INPUT, a checkpoint of Meta's, into the Transformers folder OUTPUT.
 
-    With --to meta, OUTPUT is for Meta's code: consolidated.*.pth for the model-parallel size that
-    --shards gives, params.json and tokenizer.model. INPUT is then a Transformers folder, or a checkpoint
-    of Meta's of any size.
+    With --to meta, OUTPUT is for Meta's code: as many consolidated.*.pth as --shards says,
+    params.json and tokenizer.model. INPUT is then a Transformers folder, or a checkpoint of Meta's
+    in any number of shards.
 
     The same command run again goes on where an interrupted one stopped. Of a finished OUTPUT it looks at
     all but the weights' data, with --verify at that as well, and mends what is damaged. Runs in this process,
@@ -153,11 +153,12 @@ def _hint_for_transformers(output: str) -> str:
 
 def _hint_for_meta(output: str, shards: int) -> str:
     """Say how the examples of Meta's repositories (llama, llama3) load it: a process for each shard."""
-    folder = shlex.quote(escape(output))
+    folder, tokenizer = (
+        shlex.quote(escape(path)) for path in (output, os.path.join(output, "tokenizer.model"))
+    )
     return (
         f"\ntorchrun --nproc_per_node {shards} example_text_completion.py \\\n"
-        f"    --ckpt_dir {folder} \\\n"
-        f"    --tokenizer_path {shlex.quote(escape(os.path.join(output, 'tokenizer.model')))}"
+        f"    --ckpt_dir {folder} --tokenizer_path {tokenizer}"
     )
 
 

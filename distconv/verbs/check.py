@@ -112,11 +112,12 @@ def check(
     back = is_transformers_model(storage, options)
     work = _look_at_model(storage, options) if back else _look_at_checkpoint(storage, options)
     tasks, findings = work.tasks, list(work.findings)
-    progress.begin(sum(task.size_bytes for task in tasks), len(tasks), "files")
-    try:
-        findings += _run(storage, tasks, progress)
-    finally:
-        progress.end()
+    if tasks:
+        progress.begin(sum(task.size_bytes for task in tasks), len(tasks), "files")
+        try:
+            findings += _run(storage, tasks, progress)
+        finally:
+            progress.end()
     return CheckReport(
         source=options.source,
         by_md5=sum(task.listed is not None for task in tasks),

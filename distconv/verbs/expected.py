@@ -58,7 +58,7 @@ class Expected:
         if self.cut.heads != "key" or not sizes:
             return self
         # One damaged part says nothing of the others.
-        usual = max(sizes, key=sizes.count)
+        usual = max(sizes, key=lambda size: (sizes.count(size), size))
         copies = count_copies(self.views, usual * ranks)
         return replace(self, rows=self.rows // copies, copies=copies)
 
