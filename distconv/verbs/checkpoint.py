@@ -64,15 +64,7 @@ def read_checkpoint(
         raise InputError(f"{files.folder}: {foreign}")
     dimensions = read_dimensions(catalog, params, RULES)
     vocabulary = None if files.tokenizer is None else read_vocabulary(storage, files.tokenizer)
-    facts = Facts(
-        params=params,
-        dimensions=dimensions,
-        dtype=catalog.views(EMBEDDING)[0].dtype,
-        tokenizer=None if vocabulary is None else vocabulary.kind,
-        folder=files.folder,
-        tied_storage=share_storage(catalog),
-        tokenizer_size=None if vocabulary is None else vocabulary.size,
-    )
+    facts = _make_facts(files.folder, params, dimensions, catalog, vocabulary)
     choice = choose_family(facts, family, instruct=instruct)
     optional = frozenset({OUTPUT}) if choice.may_tie else frozenset()
     matches = match_rules(RULES, CUTS, IGNORED, catalog, dimensions, optional, _ABSENCE)
@@ -86,6 +78,20 @@ def read_checkpoint(
         *note_params(params, choice),
     )
     return Checkpoint(files, params, catalog, dimensions, vocabulary, choice, matches, notes)
+
+
+def _make_facts(
+    folder: str, params: Params, dimensions: Dimensions, catalog: Catalog, vocabulary: Vocabulary | None
+) -> Facts:
+    return Facts(
+        params=params,
+        dimensions=dimensions,
+        dtype=catalog.views(EMBEDDING)[0].dtype,
+        tokenizer=None if vocabulary is None else vocabulary.kind,
+        folder=folder,
+        tied_storage=share_storage(catalog),
+        tokenizer_size=None if vocabulary is None else vocabulary.size,
+    )
 
 
 _ABSENCE = {OUTPUT: 'where the output is the embedding, let params.json say "weight_tying": true'}

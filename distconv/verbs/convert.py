@@ -139,12 +139,10 @@ def convert(
 ) -> ConversionReport:
     """Convert the checkpoint in ``source`` into a folder ``output``.
 
-    ``to`` is "transformers", or "meta" with so many model-parallel ``shards``. ``tokenizer`` and
-    ``params`` are files that lie elsewhere. ``max_shard_size`` is in bytes. Runs in this process
-    unless ``workers``, ``address`` or several GPUs ask for Ray; there each worker takes
+    ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that
+    lie elsewhere. ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or several GPUs ask for Ray; there each worker takes
     ``gpus_per_worker`` of a GPU (or a CPU slot) and ``worker_resources``. ``trace`` is a file for a
-    Chrome trace, ``report`` one for a PNG. Raises InputError, UsageError, OutputError (nothing that
-    looks like a model is left), ConversionError (the same call again goes on where it stopped).
+    Chrome trace, ``report`` one for a PNG. Raises InputError, UsageError, OutputError, ConversionError.
     """
     options = Options(
         source=os.fspath(source), output=os.fspath(output), to=to, shards=shards, dtype=dtype,
