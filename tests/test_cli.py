@@ -698,9 +698,11 @@ def test_colours_are_for_terminals_and_not_where_they_are_unwanted(checkpoint, t
     assert "\x1b[" in on_terminal("inspect", str(tmp_path / "nowhere"))
     for arguments in (("inspect", source), ("plan", source), ("inspect", str(tmp_path / "nowhere"))):
         assert "\x1b[3" not in on_terminal(*arguments, NO_COLOR="1")
-    rows = [line for line in on_terminal("plan", source, NO_COLOR="1").splitlines() if ".safetensors" in line]
-    assert rows
-    assert all(len(line) <= 80 for line in rows)
+    for way, name in (((), ".safetensors"), (("--to", "meta", "--shards", "2"), "consolidated.")):
+        shown = on_terminal("plan", source, *way, NO_COLOR="1").splitlines()
+        rows = [line for line in shown if name in line]
+        assert rows
+        assert all(len(line) <= 80 for line in rows)
 
 
 def test_every_command_has_help_with_an_example(run) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,19 @@ from distconv.errors import InputError
 from distconv.families import cuts
 from distconv.families.operations import Rotary
 from distconv.layout.tensors import Tensor
-from tests.checkpoints import Spec, Tensors
+from distconv.moving.progress import SilentProgress
+from distconv.output.structure import read_headers
+from distconv.output.targets import META
+from distconv.storage.local import LocalStorage
+from distconv.verbs import rows
+from distconv.verbs.checkpoint import read_checkpoint
+from distconv.verbs.compare_shards import compare_shards
+from distconv.verbs.expected import expect_checkpoint
+from distconv.verbs.plan import read_bytes
+from tests.checkpoints import Layout, Spec, Tensors, write_checkpoint
 from tests.formats.shards import fresh
+from tests.moving.test_strided import CountedStorage
+from tests.test_cuts import specs
 
 Write = Callable[[Spec], Path]
 LLAMA_2 = Spec("llama-2", dim=64, heads=8, kv_heads=4, layers=2, equal_norms=True)
@@ -295,15 +307,14 @@ def test_tensors_that_are_missing_foreign_or_of_another_shape_are_found(
     write(output, 1, shard | {"layers.1.extra.weight": torch.ones(2)})
     assert f"layers.1.extra.weight in {path}: not a tensor of the source" in differences(output, source)
     write(output, 1, shard | {name: shard[name][:-1].clone()})
-    rows = shard[name].shape[0]
-    words = f"{name} in {path}: shape ({rows - 1}, 64), expected ({rows}, 64)"
+    height = shard[name].shape[0]
+    words = f"{name} in {path}: shape ({height - 1}, 64), expected ({height}, 64)"
     assert words in differences(output, source)
     kept, wk = shard | {}, "layers.0.attention.wk.weight"
     kept[wk] = shard[wk][: LLAMA_2.head_dim // 2].clone()
     write(output, 1, kept)
-    rows = shard[wk].shape[0]
     (found,) = (words for words in differences(output, source) if f"{wk} in {path}: shape" in words)
-    assert found == f"{wk} in {path}: shape (4, 64), expected ({rows}, 64)"
+    assert found == f"{wk} in {path}: shape (4, 64), expected ({shard[wk].shape[0]}, 64)"
 
 
 def test_a_shard_that_is_gone_or_no_archive_is_named_once(shards: Shards, tmp_path: Path) -> None:
@@ -396,3 +407,73 @@ def test_a_folder_that_lacks_its_receipt_is_told_by_its_names(shards: Shards) ->
     assert report.lines() == (
         f"{output}: all {report.tensors} tensors are whole and equal to {source} (structure, and every tensor compared)",
     )
+
+
+@settings(max_examples=25)
+@given(spec=specs(), data=st.data())
+def test_wherever_the_shards_of_input_cut_others_are_found_equal_and_a_flipped_bit_is_not(
+    spec: Spec, data: st.DataObject
+) -> None:
+    """Through heads as well, each key head once or several times, whatever the strides."""
+    with tempfile.TemporaryDirectory() as place:
+        source, output = write_checkpoint(Path(place, "in"), spec), Path(place, "out")
+        found = distconv.inspect(source).to_json()["for_meta"]
+        assert isinstance(found, dict)
+        count = data.draw(st.sampled_from([n for n in found["shards"] if n <= 16]))
+        distconv.convert(source, output, to="meta", shards=count)
+        (output / "distconv.json").unlink()
+        (output / "checklist.chk").unlink()
+        assert differences(output, source) == ()
+        rank = data.draw(st.integers(0, count - 1))
+        shard = read(output, rank)
+        name = data.draw(st.sampled_from(sorted(name for name in shard if "attention.w" in name)))
+        flip(shard[name], data.draw(st.integers(0, shard[name].numel() - 1)))
+        write(output, rank, shard)
+        (words,) = differences(output, source)
+        assert words.startswith(f"{name} in {output / f'consolidated.{rank:02d}.pth'}: row ")
+
+
+@pytest.mark.parametrize("layout", ["separate", "packed", "transposed"])
+def test_shards_are_compared_in_bands_and_input_is_read_once(
+    checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Layout
+) -> None:
+    source, output = checkpoint(dataclasses.replace(LLAMA_31, shards=4, layout=layout)), tmp_path / "out"
+    distconv.convert(source, output, to="meta", shards=2)
+    monkeypatch.setattr(rows, "BAND_BYTES", 1 << 12)
+    storage, names = CountedStorage(), ["consolidated.00.pth", "consolidated.01.pth"]
+    expected = expect_checkpoint(read_checkpoint(LocalStorage(), str(source)))
+    headers, findings = read_headers(LocalStorage(), str(output), META, names)
+    assert findings + compare_shards(storage, expected, 2, headers, SilentProgress()) == []
+    read_twice = read_bytes(distconv.plan(source, to="meta", shards=2).plan) * 2
+    assert sum(storage.sizes_bytes) <= 1.1 * read_twice  # of INPUT and of OUTPUT
+    assert max(storage.sizes_bytes) <= 1 << 13
+
+
+def test_a_comparison_tells_how_far_it_is(shards: Shards) -> None:
+    source, output = shards(LLAMA_2, "transformers", 4)
+    told = Told()
+    assert distconv.verify(output, against=source, progress=told).ok
+    assert told.totals[-1] == told.advanced[-1]
+    assert told.done[-1] == told.units[-1]
+
+
+class Told(SilentProgress):
+    """Remembers what was begun, and how much of it was told of since."""
+
+    def __init__(self) -> None:
+        self.totals: list[int] = []
+        self.units: list[int] = []
+        self.advanced: list[int] = []
+        self.done: list[int] = []
+
+    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
+        self.totals.append(total_bytes)
+        self.units.append(units)
+        self.advanced.append(0)
+        self.done.append(0)
+
+    def advance(self, size_bytes: int, worker: str = "") -> None:
+        self.advanced[-1] += size_bytes
+
+    def unit_done(self, name: str) -> None:
+        self.done[-1] += 1
