@@ -8,22 +8,17 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from distconv.errors import InputError
-from distconv.formats.meta.catalog import Catalog, read_catalog
-from distconv.formats.meta.checklist import Listed, compare_crc32, compare_md5, read_checklists
-from distconv.formats.meta.files import CONFIG_NAME, SourceFiles, find_files
-from distconv.formats.safetensors.catalog import read_transformers_catalog
-from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
+from distconv.formats.meta.checklist import compare_crc32, compare_md5
 from distconv.humanize import format_count
-from distconv.layout.regions import Region
 from distconv.moving.progress import Progress, SilentProgress
-from distconv.output.targets import RECEIPT_NAME
-from distconv.storage.base import PathLike, Storage, join
+from distconv.storage.base import PathLike, Storage
 from distconv.storage.local import LocalStorage
+from distconv.verbs.checkable import Task, look_at_checkpoint, look_at_model
 from distconv.verbs.options import Options
-from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
+from distconv.verbs.sources import is_transformers_model
 
 _FILES_AT_ONCE = 16
 
@@ -68,26 +63,6 @@ class CheckReport:
         return (f"{self.source}: {checked}, {format_count(len(self.findings), 'finding')}", *self.findings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """One file to be read whole, or record by record."""
-
-    path: str
-    size_bytes: int
-    listed: Listed | None
-    records: tuple[Region, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What is to be read, and what headers and names alone tell."""
-
-    tasks: Sequence[_Task]
-    findings: Sequence[str]
-    notes: Sequence[str]
-    by_headers: int = 0
-
-
 def check(
     source: PathLike,
     *,
@@ -110,7 +85,7 @@ def check(
         params=None if params is None else os.fspath(params),
     )  # fmt: skip
     back = is_transformers_model(storage, options)
-    work = _look_at_model(storage, options) if back else _look_at_checkpoint(storage, options)
+    work = look_at_model(storage, options) if back else look_at_checkpoint(storage, options)
     tasks, findings = work.tasks, list(work.findings)
     if tasks:
         progress.begin(sum(task.size_bytes for task in tasks), len(tasks), "files")
@@ -129,101 +104,11 @@ def check(
     )
 
 
-def _look_at_checkpoint(storage: Storage, options: Options) -> _Work:
-    files = find_files(storage, options.source, options.tokenizer, options.params)
-    findings: list[str] = []
-    try:
-        open_meta(storage, options)
-    except InputError as error:
-        findings += str(error).splitlines()
-    tasks, notes, wrong = _make_tasks(storage, files)
-    return _Work(tasks, [*findings, *wrong], notes)
-
-
-def _look_at_model(storage: Storage, options: Options) -> _Work:
-    """Hold index, headers and config.json against each other; only what torch saved has checksums."""
-    files = find_transformers_files(storage, options.source)
-    findings: list[str] = []
-    try:
-        open_transformers(storage, options)
-    except InputError as error:
-        findings += str(error).splitlines()
-    tasks, bare = [], []
-    for path in files.weights:
-        records = _find_records(storage, replace(files, weights=(path,), index=None))
-        if records is None:
-            continue
-        if records:
-            tasks.append(_Task(path, sum(record.size_bytes for record in records), None, records))
-        else:
-            bare.append(path)
-    notes = [_note_bare(storage, files.folder, bare)] if bare else []
-    return _Work(tasks, findings, notes, len(bare))
-
-
-def _find_records(storage: Storage, files: TransformersFiles) -> tuple[Region, ...] | None:
-    """Give the records of one file that have checksums; None where it cannot be read, which has been told."""
-    try:
-        tensors = read_transformers_catalog(storage, files).tensors
-    except InputError:
-        return None
-    records = dict.fromkeys(view.region for view in tensors.values())
-    return tuple(record for record in records if record.crc32)
-
-
-def _note_bare(storage: Storage, folder: str, paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
-    words = f"{paths[0]}{more}: no checksums are in it, so that only headers, index and {CONFIG_NAME} were compared"
-    if storage.find(join(folder, RECEIPT_NAME)) is None:
-        return words
-    return f"{words}; distconv verify {folder} compares its data with the digests in {RECEIPT_NAME}"
-
-
-def _make_tasks(storage: Storage, files: SourceFiles) -> tuple[list[_Task], list[str], list[str]]:
-    """Decide how each file is checked; also notes, and findings about the checklists."""
-    listed, wrong = read_checklists(storage, files)
-    findings = list(wrong)
-    tasks = []
-    for entry in listed:
-        found = storage.find(entry.path)
-        if found is None:
-            findings.append(f"{entry.path}: missing, though {entry.checklist} lists it")
-        else:
-            tasks.append(_Task(entry.path, found.size_bytes, entry))
-    names = {entry.path for entry in listed}
-    unlisted = [path for shard in files.shards for path in shard.paths if path not in names]
-    notes = []
-    for path, catalog in ((path, _try_catalog(storage, files, path)) for path in unlisted):
-        records = _records_with_checksum(catalog, path)
-        if records:
-            tasks.append(_Task(path, sum(record.size_bytes for record in records), None, records))
-        elif catalog is not None:
-            notes.append(f"{path}: no checklist names it and no checksums are in it; nothing to compare with")
-    return tasks, notes, findings
-
-
-def _try_catalog(storage: Storage, files: SourceFiles, path: str) -> Catalog | None:
-    """Read one file's catalog; what is wrong with it has been found already."""
-    shard = next(shard for shard in files.shards if path in shard.paths)
-    try:
-        return read_catalog(storage, (shard,))
-    except InputError:
-        return None
-
-
-def _records_with_checksum(catalog: Catalog | None, path: str) -> tuple[Region, ...]:
-    if catalog is None:
-        return ()
-    views = (view for shard in catalog for view in shard.tensors.values())
-    records = dict.fromkeys(view.region for view in views)
-    return tuple(record for record in records if record.path == path and record.crc32)
-
-
-def _run(storage: Storage, tasks: Sequence[_Task], progress: Progress) -> list[str]:
+def _run(storage: Storage, tasks: Sequence[Task], progress: Progress) -> list[str]:
     """Check many files at once; an interruption stops all of them."""
     stop = threading.Event()
 
-    def run(task: _Task) -> list[str]:
+    def run(task: Task) -> list[str]:
         try:
             found = list(_check_file(storage, task, progress.advance, stop))
         except InputError as error:
@@ -240,7 +125,7 @@ def _run(storage: Storage, tasks: Sequence[_Task], progress: Progress) -> list[s
 
 
 def _check_file(
-    storage: Storage, task: _Task, advance: Callable[[int], None], stop: threading.Event
+    storage: Storage, task: Task, advance: Callable[[int], None], stop: threading.Event
 ) -> Iterator[str]:
     if task.listed is None:
         yield from compare_crc32(storage, task.path, task.records, advance, stop.is_set)
