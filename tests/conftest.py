@@ -13,6 +13,7 @@ import pytest
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
 from tests.last_words import LastWords
 from tests.meta_model import MetaCode, start_meta_code
+from tests.transformers_models import ModelSpec, write_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +63,28 @@ def checkpoint(
             tokenizer = sentencepiece_file if spec.by_columns else tiktoken_file
             folder = tmp_path_factory.mktemp("checkpoint") / "model"
             written[spec] = write_checkpoint(folder, spec, tokenizer)
+        return written[spec]
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of(sentencepiece_file: Path, tiktoken_file: Path) -> Callable[[ModelSpec], Path]:
+    """Give a function from a model to the tokenizer that Meta's code has for it."""
+    return lambda spec: sentencepiece_file if spec.by_columns else tiktoken_file
+
+
+@pytest.fixture(scope="session")
+def transformers_model(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer_of: Callable[[ModelSpec], Path]
+) -> Callable[[ModelSpec], Path]:
+    """Give a function that lets Transformers save a model once and gives its folder, to be read only."""
+    written: dict[ModelSpec, Path] = {}
+
+    def write(spec: ModelSpec) -> Path:
+        if spec not in written:
+            written[spec] = tmp_path_factory.mktemp("transformers") / "model"
+            write_model(written[spec], spec, tokenizer_of(spec))
         return written[spec]
 
     return write

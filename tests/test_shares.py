@@ -19,7 +19,7 @@ from tests.mounts import bound_twice, shared_twice, why_no_bindfs, why_no_sshfs
 from tests.torture import SPEC
 
 HOLD = (
-    "import sys, time; from distconv import ownership; from distconv.storage.local import LocalStorage\n"
+    "import sys, time; from distconv.output import ownership; from distconv.storage.local import LocalStorage\n"
     "ownership.BEAT_SECONDS = float(sys.argv[2])\n"
     "with ownership.owned(LocalStorage(), sys.argv[1], print):\n"
     "    print('owned', flush=True); sys.stdin.read()\n"

@@ -120,16 +120,22 @@ def is_disproved(left: TensorView, right: TensorView) -> bool:
     return whole and left.strides == right.strides and left.region.crc32 != right.region.crc32
 
 
-def kv_pairs(checkpoint: Checkpoint, apart: int) -> tuple[tuple[TensorView, TensorView], ...]:
-    """Pairs of ranks that may hold one key head twice, so far from each other; none but where each has one head.
+def kv_pairs(checkpoint: Checkpoint, apart: int, copies: int) -> tuple[tuple[TensorView, TensorView], ...]:
+    """Pairs of ranks that are equal where ``copies``, so far from each other, hold one key head.
 
-    The 405B in 16 parts is so, and whatever was cut into more parts than it has key heads.
+    None but where each rank has one head: the 405B in 16 parts is so, and whatever was cut into
+    more parts than it has key heads.
     """
     heads, rows = checkpoint.dimensions.kv_heads, checkpoint.dimensions.head_dim
     keys = [match.views for match in checkpoint.matches if match.cut.heads == "key"]
-    if heads % (2 * apart) or any(view.shape[0] != rows for views in keys for view in views):
+    if heads % (copies * apart) or any(view.shape[0] != rows for views in keys for view in views):
         return ()
-    return tuple((views[rank], views[rank + apart]) for views in keys for rank in range(0, heads, 2 * apart))
+    return tuple(
+        (views[rank], views[rank + apart * copy])
+        for views in keys
+        for rank in range(0, heads, copies * apart)
+        for copy in range(1, copies)
+    )
 
 
 _DOUBLED = 16
@@ -175,23 +181,30 @@ _UNTIED = "embedding and output differ: lm_head.weight is kept, and the config i
 def decide_replication(checkpoint: Checkpoint, equal_views: EqualViews | None) -> tuple[int, tuple[str, ...]]:
     """Decide how often key heads are stored; without the comparison what is published is assumed."""
     heads, times = checkpoint.dimensions.kv_heads, 1
-    published = heads == _DOUBLED and bool(kv_pairs(checkpoint, 1))
-    while pairs := kv_pairs(checkpoint, times):
-        if any(is_disproved(*pair) for pair in pairs):
-            break
-        if equal_views is None:
-            if published:
-                return 2, (
-                    f"each key head is taken as stored twice ({heads // 2} are written), as published; convert compares them",
-                )
-            return 1, ()
-        if not all(equal_views(*pair) for pair in pairs):
-            break
-        times *= 2
+    published = heads == _DOUBLED and bool(kv_pairs(checkpoint, 1, 2))
+    for factor in _find_prime_factors(heads):
+        while pairs := kv_pairs(checkpoint, times, factor):
+            if any(is_disproved(*pair) for pair in pairs):
+                break
+            if equal_views is None:
+                if published:
+                    return 2, (
+                        f"each key head is taken as stored twice ({heads // 2} are written), as published; convert compares them",
+                    )
+                return 1, ()
+            if not all(equal_views(*pair) for pair in pairs):
+                break
+            times *= factor
     if times == 1:
         return 1, (f"all {heads} key heads are kept: they are not stored in pairs",) if published else ()
     often = "twice" if times == 2 else f"{times} times"
     return times, (f"each key head is stored {often}; {heads // times} are written",)
+
+
+def _find_prime_factors(number: int) -> tuple[int, ...]:
+    """Give the primes that divide a number, each once."""
+    dividing = [factor for factor in range(2, number + 1) if number % factor == 0]
+    return tuple(factor for factor in dividing if all(factor % less for less in dividing if less < factor))
 
 
 def plan_conversion(
