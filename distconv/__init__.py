@@ -1,4 +1,4 @@
-"""Convert Meta's original Llama checkpoints to Transformers folders.
+"""Convert Llama models between Meta's original checkpoints and Transformers folders.
 
 The verbs are those of the command line. They are imported when they are first used: planning
 on a laptop needs none of what moving bytes needs.

@@ -29,7 +29,7 @@ LOST = 3
 """The exit code of who owned OUTPUT and was robbed of it."""
 
 
-def start(source: Path, output: Path, *, patience: float, overwrite: bool = False) -> int:
+def start(source: Path, output: Path, *, patience: float, **options: object) -> int:
     """Convert in a process of its own; gives its id. Its exit code is the command line's, or LOST."""
     process = os.fork()
     if process:
@@ -40,7 +40,7 @@ def start(source: Path, output: Path, *, patience: float, overwrite: bool = Fals
         holders._machine = lambda: machine
         ownership.BEAT_SECONDS, ownership.PATIENCE_SECONDS = BEAT_SECONDS, patience
         ownership._WATCH_SECONDS = BEAT_SECONDS / 2
-        distconv.convert(source, output, max_shard_size=CHUNK_BYTES, overwrite=overwrite)
+        distconv.convert(source, output, max_shard_size=CHUNK_BYTES, **options)  # type: ignore[arg-type]
         code = 0
     except DistconvError as error:
         code = LOST if "took it over" in str(error) else error.exit_code
@@ -68,10 +68,10 @@ def wait_for_owner(process: int, output: Path) -> None:
         time.sleep(0.002)
 
 
-def undisturbed(source: Path, place: Path) -> tuple[dict[str, str], float]:
+def undisturbed(source: Path, place: Path, **options: object) -> tuple[dict[str, str], float]:
     """Give what a conversion makes, and the seconds that it takes."""
     began = time.monotonic()
-    assert end(start(source, place, patience=1.0)) == 0
+    assert end(start(source, place, patience=1.0, **options)) == 0
     seconds = time.monotonic() - began
     found = digest_folder(place)
     shutil.rmtree(place)
@@ -79,14 +79,19 @@ def undisturbed(source: Path, place: Path) -> tuple[dict[str, str], float]:
 
 
 def contest_output(
-    source: Path, place: Path, rounds: int, seed: int, seen: tuple[Path, Path] | None = None
+    source: Path,
+    place: Path,
+    rounds: int,
+    seed: int,
+    seen: tuple[Path, Path] | None = None,
+    **options: object,
 ) -> Counter[str]:
     """Stop a conversion, or two in turn, let a successor finish, and let them go on; gives their ends.
 
     ``seen`` are two paths of one folder for OUTPUT, which conversions take in turn.
     """
     chance = random.Random(seed)
-    expected, seconds = undisturbed(source, place / "expected")
+    expected, seconds = undisturbed(source, place / "expected", **options)
     first, second = seen or (place, place)
     ends: Counter[str] = Counter()
     for number in range(rounds):
@@ -96,14 +101,14 @@ def contest_output(
         processes = []
         for output in victims:
             overwrite = chance.random() < 0.3
-            processes.append(start(source, output, patience=0.5, overwrite=overwrite))
+            processes.append(start(source, output, patience=0.5, overwrite=overwrite, **options))
             # Most stops fall while it owns OUTPUT, some before or after.
             if chance.random() < OWNING_SHARE:
                 wait_for_owner(processes[-1], output)
             time.sleep(chance.uniform(0, 0.3) * seconds)
             os.kill(processes[-1], signal.SIGSTOP)
         try:
-            code = end(start(source, outputs[len(victims)], patience=0.5))
+            code = end(start(source, outputs[len(victims)], patience=0.5, **options))
             assert code == 0, f"{name}: the successor ended with {code}"
             assert digest_folder(outputs[0]) == expected, f"{name}: of the successor"
         finally:

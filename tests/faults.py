@@ -107,7 +107,7 @@ def read_recorded(folder: Path) -> set[str]:
 
 
 def looks_whole(folder: Path) -> bool:
-    """Whether Transformers would try to load it."""
+    """Whether Transformers, or Meta's code, would try to load it."""
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     marks = {"model.safetensors.index.json", "model.safetensors"}
-    return "config.json" in names and bool(marks & names)
+    return "params.json" in names or ("config.json" in names and bool(marks & names))

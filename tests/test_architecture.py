@@ -104,6 +104,18 @@ def test_a_module_answers_one_question_in_fewer_than_400_lines(module: str, path
     assert lines[0].startswith(('"""', 'r"""')), module
 
 
+@pytest.mark.parametrize(("module", "path"), MODULES, ids=[module for module, _path in MODULES])
+def test_a_function_fits_on_a_screen(module: str, path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 40, f"{module}.{node.name}"
+
+
+def test_most_modules_are_short() -> None:
+    lengths = sorted(len(path.read_text(encoding="utf-8").splitlines()) for _module, path in MODULES)
+    assert lengths[len(lengths) // 2] <= 130
+
+
 @pytest.mark.parametrize(
     "asked",
     [

@@ -1,11 +1,13 @@
 """INPUT's own checksums: Meta's checklists, and what zip archives record."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import distconv
 from distconv.errors import InputError
@@ -126,3 +128,60 @@ def test_the_command_exits_with_2_and_names_what_is_wrong(
         main(["check", str(folder), "--json"])
     assert exited.value.code == 2
     assert '"ok": false' in capsys.readouterr().out
+
+
+@pytest.fixture
+def model(folder: Path, tmp_path: Path) -> Path:
+    """Give a Transformers folder in several files, to be damaged."""
+    distconv.convert(folder, tmp_path / "model", max_shard_size=100_000)
+    return tmp_path / "model"
+
+
+def test_of_a_transformers_folder_headers_are_compared_and_what_was_not_is_said(model: Path) -> None:
+    files = sorted(model.glob("*.safetensors"))
+    report = distconv.check(model)
+    assert report.ok
+    assert (report.by_md5, report.by_crc32, report.by_headers) == (0, 0, len(files))
+    assert report.lines() == (
+        f"{model}: 0 files by MD5, 0 by CRC32, {len(files)} by headers alone, all as they should be",
+    )
+    (note,) = report.notes
+    assert "no checksums are in it" in note
+    assert f"distconv verify {model} compares its data" in note
+    (model / "distconv.json").unlink()
+    assert "distconv verify" not in distconv.check(model).notes[0]
+
+
+def test_a_transformers_folder_whose_index_and_files_differ_is_found(model: Path) -> None:
+    path = model / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    homes = list(index["weight_map"].values())
+    name = next(name for name, home in index["weight_map"].items() if homes.count(home) > 1)
+    index["weight_map"][name] = next(home for home in homes if home != index["weight_map"][name])
+    path.write_text(json.dumps(index))
+    (finding,) = distconv.check(model).findings
+    assert finding.startswith(f"{path}: names model-")
+    assert name in finding
+
+
+def test_a_transformers_folder_whose_config_says_other_sizes_is_found(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"intermediate_size": 8}))
+    assert any("config.json gives" in finding for finding in distconv.check(model).findings)
+
+
+def test_what_torch_saved_for_transformers_is_compared_by_its_own_checksums(model: Path) -> None:
+    tensors = {}
+    for file in model.glob("*.safetensors"):
+        tensors |= load_file(file)
+        file.unlink()
+    (model / "model.safetensors.index.json").unlink()
+    torch.save(tensors, model / "pytorch_model.bin")
+    report = distconv.check(model)
+    assert (report.ok, report.by_crc32, report.by_headers, report.notes) == (True, 1, 0, ())
+    flip(model / "pytorch_model.bin", (model / "pytorch_model.bin").stat().st_size // 2)
+    (finding,) = distconv.check(model).findings
+    assert finding.startswith(f"{model / 'pytorch_model.bin'}: CRC32 ")
+    with pytest.raises(InputError, match="CRC32"):
+        distconv.convert(model, model.parent / "out", to="meta", check=True)
+    assert not (model.parent / "out").exists()

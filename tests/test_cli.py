@@ -188,6 +188,136 @@ def test_plan_and_inspect_are_readable(run: Run, checkpoint: Write) -> None:
     assert "chunks of at most 50.0 kB" in out
 
 
+def test_the_way_back_is_told_in_metas_words(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    run("convert", checkpoint(SPEC), tmp_path / "hf")
+    arguments = ("convert", tmp_path / "hf", tmp_path / "my meta", "--to", "meta", "--shards", "4")
+    code, out, err = run(*arguments, "--verify", "--max-shard-size", "20kB")
+    assert code == 0
+    assert f"{tmp_path / 'my meta'}: Llama 2, bfloat16, 4 shards\n" in out
+    assert "chunk" not in out
+    assert "from_pretrained" not in out
+    assert "\ntorchrun --nproc_per_node 4 " in out
+    # What a shell makes of it is one folder.
+    assert f"--ckpt_dir '{tmp_path / 'my meta'}' " in out
+    assert "instruct" not in err
+    code, out, _err = run(*arguments, "--verify", "--max-shard-size", "20kB")
+    assert (code, "already done, 4 shards as planned" in out) == (0, True)
+    code, out, _err = run("verify", tmp_path / "my meta", "--against", tmp_path / "hf")
+    assert (code, f"whole and equal to {tmp_path / 'hf'}" in out) == (0, True)
+    file = tmp_path / "my meta/consolidated.02.pth"
+    content = bytearray(file.read_bytes())
+    content[content.index(torch.load(file)["norm.weight"].view(torch.uint8).numpy().tobytes())] ^= 1
+    file.write_bytes(content)
+    code, out, _err = run("verify", tmp_path / "my meta", "--against", checkpoint(SPEC))
+    assert code == 1
+    assert f"norm.weight in {file}: row 0, column 0 differs from norm.weight" in out
+
+
+def test_another_number_of_shards_needs_no_word_on_instruct(
+    run: Run, checkpoint: Write, tmp_path: Path
+) -> None:
+    code, out, err = run("convert", checkpoint(SPEC), tmp_path / "out", "--to", "meta")
+    assert code == 0
+    assert "Llama 2, bfloat16, 1 shard\n" in out
+    assert "instruct" not in out + err
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.pth")) == ["consolidated.00.pth"]
+
+
+def test_a_transformers_folder_without_a_word_on_the_way_is_pointed_to_it(
+    run: Run, checkpoint: Write, tmp_path: Path
+) -> None:
+    run("convert", checkpoint(SPEC), tmp_path / "hf")
+    for arguments in (("convert", tmp_path / "hf", tmp_path / "out"), ("plan", tmp_path / "hf")):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert "which needs no conversion; for Meta's code give --to meta" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("convert", "{hf}", "{out}", "--to", "meta", "--instruct"), "Meta's layout has neither"),
+        (("plan", "{in}", "--to", "meta", "--instruct"), "Meta's layout has neither"),
+        (("convert", "{in}", "{out}", "--shards", "2"), "it needs --to meta"),
+        (("plan", "{in}", "--shards", "2"), "it needs --to meta"),
+        (("convert", "{hf}", "{out}", "--to", "meta", "--shards", "0"), "not in the range"),
+        (("convert", "{hf}", "{out}", "--to", "meta", "--shards", "101"), "expected 1 to 100"),
+        (("plan", "{hf}", "--to", "meta", "--shards", "3"), "Meta's code cannot divide among them"),
+        (("convert", "{in}", "{out}", "--to", "gguf"), "'gguf' is not one of 'transformers', 'meta'"),
+        (("verify", "{hf}", "--against", "{hf}"), "give the checkpoint of Meta's that it was made from"),
+        (("verify", "{in}", "--generate", "Once"), "text is continued by Transformers"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_what_means_nothing_for_a_format_is_refused(
+    run: Run, checkpoint: Write, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    run("convert", checkpoint(SPEC), tmp_path / "hf")
+    names = {"in": checkpoint(SPEC), "hf": tmp_path / "hf", "out": tmp_path / "out"}
+    code, _out, err = run(*(argument.format_map(names) for argument in arguments))
+    assert code == 2
+    assert words in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_to_meta_has_a_row_for_each_part(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    run("convert", checkpoint(SPEC), tmp_path / "hf")
+    for source in (tmp_path / "hf", checkpoint(SPEC)):
+        arguments = ("plan", source, "--to", "meta", "--shards", "2", "--max-shard-size", "20kB")
+        code, out, err = run(*arguments)
+        assert code == 0
+        rows = [line for line in out.splitlines() if line.startswith("consolidated.")]
+        found = json.loads(run(*arguments, "--json")[1])
+        assert (found["to"], found["shards"]) == ("meta", 2)
+        assert [file["name"] for file in found["files"]] == ["consolidated.00.pth", "consolidated.01.pth"]
+        assert found["useful_workers"] == len(rows) == sum(len(file["parts"]) for file in found["files"])
+        assert len(rows) > 2
+        assert f"2 shards, written in {len(rows)} parts of at most 20.0 kB of tensors" in out
+        assert f"workers  up to {len(rows)}, each" in out
+        assert "chunk" not in out
+        assert "instruct" not in err
+        assert found["write_bytes"] == sum(file["size_bytes"] for file in found["files"])
+        output = tmp_path / f"from-{source.name}"
+        run("convert", source, output, *arguments[2:])
+        for file in found["files"]:
+            assert (output / file["name"]).stat().st_size == file["size_bytes"]
+
+
+def test_a_plan_to_transformers_has_a_row_for_each_file(run: Run, checkpoint: Write) -> None:
+    found = json.loads(run("plan", checkpoint(SPEC), "--max-shard-size", "50kB", "--json")[1])
+    assert (found["to"], found["shards"]) == ("transformers", None)
+    assert found["useful_workers"] == len(found["files"]) > 1
+    assert all(len(file["parts"]) == 1 for file in found["files"])
+
+
+def test_inspect_tells_of_a_transformers_folder_what_meta_would_have(
+    run: Run, checkpoint: Write, tmp_path: Path
+) -> None:
+    run("convert", checkpoint(SPEC), tmp_path / "hf", "--max-shard-size", "100kB")
+    code, out, err = run("inspect", tmp_path / "hf")
+    assert (code, err) == (0, "")
+    assert "family      Llama 2\n" in out
+    assert f"folder      {tmp_path / 'hf'}, in Transformers' format" in out
+    assert "for Meta    can be cut into 1, 2, 4 or 8 shards, with 320 rows of vocabulary" in out
+    found, meta = (
+        json.loads(run("inspect", source, "--json")[1]) for source in (tmp_path / "hf", checkpoint(SPEC))
+    )
+    same = ("family", "parameters", "dtypes", "dim", "layers", "heads", "kv_heads", "ffn_dim", "vocabulary")
+    assert {key: found[key] for key in same} == {key: meta[key] for key in same}
+    assert (found["format"], meta["format"]) == ("transformers", "meta")
+    assert found["for_meta"]["shards"] == meta["for_meta"]["shards"] == [1, 2, 4, 8]
+    run("convert", tmp_path / "hf", tmp_path / "back", "--to", "meta")
+    assert json.loads((tmp_path / "back/params.json").read_text()) == found["for_meta"]["params"]
+
+
+def test_inspect_names_exactly_the_numbers_of_shards_that_a_plan_takes(run: Run, checkpoint: Write) -> None:
+    spec = Spec("llama-3", dim=96, heads=12, kv_heads=6, multiple_of=12)
+    counts = json.loads(run("inspect", checkpoint(spec), "--json")[1])["for_meta"]["shards"]
+    taken = [n for n in range(1, 25) if run("plan", checkpoint(spec), "--to", "meta", "--shards", n)[0] == 0]
+    assert counts == taken
+
+
 def test_verify_finds_a_changed_byte_and_exits_with_1(run: Run, checkpoint: Write, tmp_path: Path) -> None:
     run("convert", checkpoint(SPEC), tmp_path / "out")
     assert run("verify", tmp_path / "out", "--against", checkpoint(SPEC))[0] == 0
@@ -568,9 +698,11 @@ def test_colours_are_for_terminals_and_not_where_they_are_unwanted(checkpoint, t
     assert "\x1b[" in on_terminal("inspect", str(tmp_path / "nowhere"))
     for arguments in (("inspect", source), ("plan", source), ("inspect", str(tmp_path / "nowhere"))):
         assert "\x1b[3" not in on_terminal(*arguments, NO_COLOR="1")
-    rows = [line for line in on_terminal("plan", source, NO_COLOR="1").splitlines() if ".safetensors" in line]
-    assert rows
-    assert all(len(line) <= 80 for line in rows)
+    for way, name in (((), ".safetensors"), (("--to", "meta", "--shards", "2"), "consolidated.")):
+        shown = on_terminal("plan", source, *way, NO_COLOR="1").splitlines()
+        rows = [line for line in shown if name in line]
+        assert rows
+        assert all(len(line) <= 80 for line in rows)
 
 
 def test_every_command_has_help_with_an_example(run) -> None:

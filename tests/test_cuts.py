@@ -20,8 +20,9 @@ from distconv.moving.worker import Job, write_file
 from distconv.output.structure import read_headers
 from distconv.output.targets import TRANSFORMERS
 from distconv.storage.local import LocalStorage
-from distconv.verbs import verify as verification
+from distconv.verbs import rows
 from distconv.verbs.checkpoint import decide, plan_conversion, read_checkpoint
+from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.plan import read_bytes
 from tests import reference
 from tests.checkpoints import Layout, Spec, Tensors, shapes, write_checkpoint
@@ -102,7 +103,7 @@ def assert_converts(source: Path, output: Path, expected: Tensors) -> None:
     stored_bytes = sum(path.stat().st_size for path in source.glob("*.pth"))
     assert sum(receipt.bytes_read for receipt in receipts) <= 1.1 * stored_bytes
     headers, findings = read_headers(storage, str(output), TRANSFORMERS, [file.name for file in plan.files])
-    assert findings + verification.compare_tensors(storage, loaded, headers, SilentProgress()) == []
+    assert findings + compare_chunks(storage, loaded, headers, SilentProgress()) == []
 
 
 CUTS = [
@@ -153,13 +154,13 @@ def test_verifying_against_the_source_reads_it_once(
     """However its storages are strided, and in bands much smaller than its tensors."""
     source = checkpoint(make_spec(8, 12, 12, 16, layout))
     distconv.convert(source, tmp_path / "out")
-    monkeypatch.setattr(verification, "BAND_BYTES", 1 << 13)
+    monkeypatch.setattr(rows, "BAND_BYTES", 1 << 13)
     storage = CountedStorage()
     loaded = read_checkpoint(LocalStorage(), str(source))
     headers, findings = read_headers(
         LocalStorage(), str(tmp_path / "out"), TRANSFORMERS, ["model.safetensors"]
     )
-    assert findings + verification.compare_tensors(storage, loaded, headers, SilentProgress()) == []
+    assert findings + compare_chunks(storage, loaded, headers, SilentProgress()) == []
     size_bytes = read_bytes(distconv.plan(source).plan)
     assert sum(storage.sizes_bytes) <= 1.1 * 2 * size_bytes  # of INPUT and of OUTPUT
     assert max(storage.sizes_bytes) <= 1 << 14

@@ -27,6 +27,8 @@ SPEC = Spec("llama-2", dim=512, heads=8, kv_heads=4, layers=6, multiple_of=256, 
 """Of about 50 MB: some tens of chunks, each some milliseconds."""
 CHUNKS = "1MB"
 MOVING_SHARE = 0.8
+TO_META = ("--to", "meta", "--shards", "2")
+"""Shards are written in parts, of which those that are recorded are gone on with."""
 
 
 def command(source: Path, output: Path, *options: str) -> list[str]:
@@ -39,7 +41,8 @@ def command(source: Path, output: Path, *options: str) -> list[str]:
 
 def stamps(output: Path) -> dict[str, tuple[int, int]]:
     """Tell chunks apart from ones that were written again."""
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.glob("*.safetensors")}
+    weights = [*output.glob("*.safetensors"), *output.glob("*.pth")]
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in weights}
 
 
 def recorded_stamps(output: Path) -> dict[str, tuple[int, int]]:
@@ -48,19 +51,19 @@ def recorded_stamps(output: Path) -> dict[str, tuple[int, int]]:
     return {name: found[name] for name in read_recorded(output)}
 
 
-def torture_inline(source: Path, place: Path, kills: int, seed: int) -> int:
+def torture_inline(source: Path, place: Path, kills: int, seed: int, *options: str) -> int:
     """Kill a conversion ``kills`` times, beginning anew when it ends; gives how often it ended."""
     chance = random.Random(seed)
-    reference = place / "reference"
+    reference = place / f"reference{len(options)}"
     started = time.monotonic()
-    subprocess.run(command(source, reference), check=True, capture_output=True)
+    subprocess.run(command(source, reference, *options), check=True, capture_output=True)
     whole_seconds = time.monotonic() - started
     expected = digest_folder(reference)
-    done, ended, output = 0, 0, place / "output-0"
+    done, ended, output = 0, 0, place / f"output{len(options)}-0"
     while done < kills:
         before = recorded_stamps(output)
         process = subprocess.Popen(
-            command(source, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(source, output, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         # Most kills fall while bytes move, some before anything of this run is in the folder.
         if chance.random() < MOVING_SHARE:
@@ -78,11 +81,11 @@ def torture_inline(source: Path, place: Path, kills: int, seed: int) -> int:
         if code == 0:
             check_equal(expected, output)
             ended += 1
-            output = place / f"output-{ended}"
+            output = place / f"output{len(options)}-{ended}"
         elif looks_whole(output):
             check_tensors(expected, output)
     before = recorded_stamps(output)
-    subprocess.run(command(source, output), check=True, capture_output=True)
+    subprocess.run(command(source, output, *options), check=True, capture_output=True)
     check_kept(before, output)
     check_equal(expected, output)
     return ended + 1
@@ -90,7 +93,7 @@ def torture_inline(source: Path, place: Path, kills: int, seed: int) -> int:
 
 def wait_until_moving(process: "subprocess.Popen[bytes]", output: Path) -> None:
     """Wait until the process writes a chunk, or has ended."""
-    while process.poll() is None and not list(output.glob(f".*.safetensors.*-{process.pid}-*")):
+    while process.poll() is None and not list(output.glob(f".*.[sp]*.*-{process.pid}-*.partial")):
         time.sleep(0.002)
 
 
@@ -120,19 +123,21 @@ def check_tensors(expected: dict[str, str], output: Path) -> None:
         raise AssertionError(message)
 
 
-def torture_ray(source: Path, place: Path, kills: int, seed: int) -> dict[str, int]:
+def torture_ray(source: Path, place: Path, kills: int, seed: int, *options: str) -> dict[str, int]:
     """Kill workers, raylets and drivers of conversions on Ray in turn; gives how many of each."""
     chance = random.Random(seed)
-    reference = place / "ray-reference"
-    subprocess.run(command(source, reference), check=True, capture_output=True)
+    reference = place / f"ray-reference{len(options)}"
+    subprocess.run(command(source, reference, *options), check=True, capture_output=True)
     expected = digest_folder(reference)
     done = dict.fromkeys(VICTIMS, 0)
-    number, output = 0, place / "ray-output-0"
+    number, output = 0, place / f"ray-output{len(options)}-0"
     while sum(done.values()) < kills:
         victim = min(done, key=lambda name: done[name])
         seen, before = stamps(output), recorded_stamps(output)
         process = subprocess.Popen(
-            command(source, output, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(source, output, "--workers", "2", *options),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         done[victim] += kill_one(process, output, victim, set(seen), chance)
         code = process.wait(RAY_SECONDS)
@@ -141,11 +146,11 @@ def torture_ray(source: Path, place: Path, kills: int, seed: int) -> dict[str, i
             check_equal(expected, output)
             shutil.rmtree(output)
             number += 1
-            output = place / f"ray-output-{number}"
+            output = place / f"ray-output{len(options)}-{number}"
         elif looks_whole(output):
             check_tensors(expected, output)
     before = recorded_stamps(output)
-    subprocess.run(command(source, output, "--workers", "2"), check=True, capture_output=True)
+    subprocess.run(command(source, output, "--workers", "2", *options), check=True, capture_output=True)
     check_kept(before, output)
     check_equal(expected, output)
     return done
@@ -161,7 +166,7 @@ def kill_one(
     """Wait until bytes move, then a moment, and kill; True where somebody was killed."""
     deadline = time.monotonic() + RAY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if output.exists() and (set(stamps(output)) - before or list(output.glob(".model*.partial"))):
+        if output.exists() and (set(stamps(output)) - before or list(output.glob(".[cm]o*.partial"))):
             break
         time.sleep(0.005)
     time.sleep(chance.uniform(0, 0.3))
@@ -214,6 +219,16 @@ def main(kills: int, ray_kills: int, stops: int, swaps: int, mounts: int, seed: 
         click.echo(f"inline: {kills} kills over {ended} conversions, each equal to the undisturbed run")
         killed = torture_ray(source, place, ray_kills, seed)
         click.echo(f"Ray: killed {killed}, each conversion went on to the same bytes")
+        ended = torture_inline(source, place, kills // 2, seed, *TO_META)
+        click.echo(
+            f"to Meta, inline: {kills // 2} kills over {ended} conversions, each equal to the undisturbed run"
+        )
+        killed = torture_ray(source, place, ray_kills // 3, seed, *TO_META)
+        click.echo(f"to Meta, Ray: killed {killed}, each conversion went on to the same bytes")
+        ends = contest_output(source, place, stops // 3, seed, to="meta", shards=2)
+        click.echo(
+            f"to Meta, OUTPUT: {stops // 3} rounds, stopped {dict(ends)}; all of the successor's bytes"
+        )
 
 
 def torture_mounts(source: Path, place: Path, rounds: int, seed: int) -> str:

@@ -1,5 +1,7 @@
 """The commands: their options, their help, and the verb that each runs."""
 
+import os
+import shlex
 import sys
 
 import click
@@ -12,10 +14,14 @@ from distconv.cli.options import (
     json_option,
     params_option,
     ray_address,
+    shards_option,
     size_option,
+    to_option,
     tokenizer_option,
 )
-from distconv.cli.screen import choose_progress, defuse, read_url, show
+from distconv.cli.screen import choose_progress, defuse, show
+from distconv.cli.transfers import download, push
+from distconv.errors import escape
 from distconv.version import VERSION
 
 
@@ -24,10 +30,12 @@ from distconv.version import VERSION
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(context: click.Context, *, debug: bool) -> None:
-    """Convert Meta's original Llama checkpoints to Transformers folders.
+    """Convert Llama models between Meta's original checkpoints and Transformers folders.
 
-    INPUT is a folder with consolidated.*.pth and params.json, or one that has them in original/,
-    or the file that holds the model (.pth, .pt, .bin or .safetensors).
+    INPUT is a checkpoint of Meta's: a folder with consolidated.*.pth and params.json, or one that
+    has them in original/, or the file that holds the model (.pth, .pt, .bin or .safetensors). It may
+    also be a Transformers folder, config.json beside its weights: for inspect and check, and with
+    --to meta for plan and convert.
 
     \b
     Examples:
@@ -38,6 +46,8 @@ def cli(context: click.Context, *, debug: bool) -> None:
       distconv convert Llama-2-7b llama-2-7b-hf
       distconv convert Meta-Llama-3.1-8B-Instruct out --instruct --verify
       distconv convert Llama-2-70b out --workers 8
+      distconv convert llama-2-7b-hf out --to meta
+      distconv convert Llama-2-70b out --to meta --shards 4
 
     \b
     Environment:
@@ -54,9 +64,11 @@ def cli(context: click.Context, *, debug: bool) -> None:
     context.obj = debug
 
 
-@cli.command(short_help="Convert INPUT into a Transformers folder.")
+@cli.command(short_help="Convert INPUT, to Transformers or to Meta's layout.")
 @click.argument("source", metavar="INPUT", type=Place())
 @click.argument("output", metavar="OUTPUT", type=Place())
+@to_option
+@shards_option
 @dtype_option
 @size_option
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -92,15 +104,19 @@ def cli(context: click.Context, *, debug: bool) -> None:
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")
 @json_option
 def convert(
-    *, source: str, output: str, dtype: str, max_shard_size: int | None, device: str, workers: int | None,
-    address: str | None, gpus_per_worker: float, worker_resources: tuple[tuple[str, float], ...],
+    *, source: str, output: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None,
+    device: str, workers: int | None, address: str | None, gpus_per_worker: float, worker_resources: tuple[tuple[str, float], ...],
     family: str | None, instruct: bool, tokenizer: str | None, params: str | None, check: bool, verify: bool,
     overwrite: bool, trace: str | None, report: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Convert INPUT into the Transformers folder OUTPUT.
+    """Convert INPUT, a checkpoint of Meta's, into the Transformers folder OUTPUT.
+
+    With --to meta, OUTPUT is for Meta's code: as many consolidated.*.pth as --shards says,
+    params.json and tokenizer.model. INPUT is then a Transformers folder, or a checkpoint of Meta's
+    in any number of shards.
 
     The same command run again goes on where an interrupted one stopped. Of a finished OUTPUT it looks at
-    all but the chunks' data, with --verify at that as well, and mends what is damaged. Runs in this process,
+    all but the weights' data, with --verify at that as well, and mends what is damaged. Runs in this process,
     or on Ray with --workers, --address, several GPUs, or inside a Ray job.
 
     \b
@@ -108,13 +124,15 @@ def convert(
       distconv convert Llama-2-7b llama-2-7b-hf
       distconv convert Llama-2-70b-chat out --instruct --check --verify
       distconv convert Llama-2-70b out --workers 8 --report run.png
+      distconv convert llama-2-7b-hf out --to meta
+      distconv convert Llama-2-70b out --to meta --shards 4
       ray job submit -- distconv convert /shared/Llama-2-70b /shared/out
     """  # noqa: D301
     from distconv.verbs.convert import convert as run
 
     with ray_address(address) as chosen:
         done = run(
-            source, output, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
+            source, output, to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
             address=chosen, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
             check=check, verify=verify, overwrite=overwrite, gpus_per_worker=gpus_per_worker,
             worker_resources=dict(worker_resources), trace=trace, report=report,
@@ -122,64 +140,26 @@ def convert(
         )  # fmt: skip
     show(done, as_json=as_json, notes_shown=True)
     if not as_json and not quiet:
-        click.echo(
-            "\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
-            f"model = AutoModelForCausalLM.from_pretrained({output!r})\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({output!r})"
-        )
+        click.echo(_hint_for_meta(output, done.chunks) if to == "meta" else _hint_for_transformers(output))
 
 
-@cli.command(short_help="Download models by the URL of Meta's e-mail.")
-@click.option(
-    "--models",
-    required=True,
-    metavar="NAME,...",
-    help="What to download, as 7B,13B-chat or Llama-3.1-8B-Instruct.",
-)
-@click.option(
-    "--to",
-    required=True,
-    type=Place(),
-    metavar="DIR",
-    help="Where the models' folders go.",
-)
-@click.option(
-    "--connections",
-    type=click.IntRange(1, 64),
-    metavar="N",
-    default=8,
-    show_default=True,
-    help="Requests at once.",
-)
-@click.option("--quiet", is_flag=True, help="No progress.")
-@json_option
-def download(*, models: str, to: str, connections: int, quiet: bool, as_json: bool) -> None:
-    """Download models by the URL of Meta's e-mail, and check them.
+def _hint_for_transformers(output: str) -> str:
+    return (
+        "\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"model = AutoModelForCausalLM.from_pretrained({output!r})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({output!r})"
+    )
 
-    The URL is asked for, or read from standard input or from the environment variable
-    DISTCONV_URL; it is a secret, so it is no option, and it is shown nowhere. The same command
-    run again goes on where an interrupted one stopped, also with a new URL, and completes files
-    that wget left cut. Every file that a checklist names is compared by MD5.
 
-    NAME is what Meta's scripts call a model (7B, 70B-chat, 34b-Instruct) or its full name
-    (Llama-2-7b, CodeLlama-7b, Meta-Llama-3-8B, Llama-3.1-405B-MP16); a wrong one lists them all.
-
-    \b
-    Examples:
-      distconv download --models 7B,13B-chat --to llama
-      distconv download --models Llama-3.1-8B-Instruct --to . < url.txt
-    """  # noqa: D301
-    from distconv.downloads.releases import find_release
-    from distconv.verbs.download import download as run
-
-    names = [name for name in models.split(",") if name.strip()]
-    # Before the URL is asked for.
-    if not names:
-        raise click.UsageError("--models names no model; give for instance 7B or Llama-3.1-8B-Instruct")
-    for name in names:
-        find_release(name)
-    report = run(names, to, read_url(), connections=connections, progress=choose_progress(quiet=quiet))
-    show(report, as_json=as_json)
+def _hint_for_meta(output: str, shards: int) -> str:
+    """Say how the examples of Meta's repositories (llama, llama3) load it: a process for each shard."""
+    folder, tokenizer = (
+        shlex.quote(escape(path)) for path in (output, os.path.join(output, "tokenizer.model"))
+    )
+    return (
+        f"\ntorchrun --nproc_per_node {shards} example_text_completion.py \\\n"
+        f"    --ckpt_dir {folder} --tokenizer_path {tokenizer}"
+    )
 
 
 @cli.command(short_help="Compare INPUT's files with their checksums.")
@@ -196,7 +176,9 @@ def check(
     """Compare INPUT's files with their checksums; exit code 2 where something is wrong.
 
     Files that checklist.chk names are compared by MD5, other shards by the CRC32 of their
-    records where these have one. Headers, shapes and params.json are checked as well.
+    records where these have one. Headers, shapes and params.json are checked as well. Of a
+    Transformers folder index, headers and config.json are held against each other; safetensors
+    have no checksums.
 
     \b
     Examples:
@@ -215,6 +197,8 @@ def check(
 
 @cli.command(short_help="Show what a conversion would do.")
 @click.argument("source", metavar="INPUT", type=Place())
+@to_option
+@shards_option
 @dtype_option
 @size_option
 @family_options
@@ -222,19 +206,24 @@ def check(
 @params_option
 @json_option
 def plan(
-    *, source: str, dtype: str, max_shard_size: int | None, family: str | None, instruct: bool,
-    tokenizer: str | None, params: str | None, as_json: bool,
+    *, source: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None, family: str | None,
+    instruct: bool, tokenizer: str | None, params: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what a conversion of INPUT would do, from its headers alone.
+
+    Each row is what one worker does at a time: a file, or with --to meta a part of a shard.
 
     \b
     Examples:
       distconv plan Llama-2-70b --max-shard-size 5GB
+      distconv plan llama-2-70b-hf --to meta --shards 8
     """  # noqa: D301
     from distconv.verbs.plan import plan as run
 
     report = run(
         source,
+        to=to,
+        shards=shards,
         dtype=dtype,
         max_shard_size=max_shard_size,
         family=family,
@@ -245,7 +234,7 @@ def plan(
     show(report, as_json=as_json)
 
 
-@cli.command(short_help="Tell what the checkpoint in INPUT is.")
+@cli.command(short_help="Tell what the model in INPUT is.")
 @click.argument("source", metavar="INPUT", type=Place())
 @family_options
 @tokenizer_option
@@ -260,11 +249,12 @@ def inspect(
     params: str | None,
     as_json: bool,
 ) -> None:
-    """Tell what the checkpoint in INPUT is, and how that is known.
+    """Tell what the model in INPUT is, how that is known, and how Meta's code could have it.
 
     \b
     Examples:
       distconv inspect Llama-2-7b
+      distconv inspect llama-2-7b-hf
       distconv inspect Llama-2-7b --json
     """  # noqa: D301
     from distconv.verbs.inspect import inspect as run
@@ -282,7 +272,7 @@ def inspect(
     "--against",
     type=Place(),
     metavar="INPUT",
-    help="Also compare every tensor with the checkpoint it was made from.",
+    help="Also compare every tensor with what it was made from.",
 )
 @family_options
 @tokenizer_option
@@ -295,20 +285,26 @@ def verify(
 ) -> None:  # fmt: skip
     """Check that OUTPUT is a whole model; exit code 1 where something is wrong.
 
-    Index, headers and sizes must be in their one form, every file must have the digest that
-    distconv.json records, a model made of config.json must take every tensor, and nothing else may
-    stand there that would be loaded with the model or in its place. With
-    --against, every tensor is also made again from INPUT and compared. --generate loads the model
-    over the GPUs there are, else the CPU, and prints 64 tokens, decoded greedily.
+    OUTPUT is a folder for Transformers or for Meta's code. Index, headers and sizes must be in their
+    one form, every file must have the digest that distconv.json records, a model made of config.json
+    or params.json must take every tensor, and nothing else may stand there that would be loaded with
+    the model or in its place. With --against, every tensor is also made again from INPUT and compared,
+    whichever of its formats INPUT has. --generate loads a Transformers folder over the GPUs there are,
+    else the CPU, and prints 64 tokens, decoded greedily.
 
     \b
     Examples:
       distconv verify llama-2-7b-hf
       distconv verify llama-2-7b-hf --against Llama-2-7b
+      distconv verify Llama-2-7b-again --against llama-2-7b-hf
       distconv verify llama-2-7b-hf --generate "The capital of France is"
     """  # noqa: D301
     from distconv.verbs.verify import verify as run
 
+    if text is not None:
+        from distconv.verbs.generate import refuse_meta
+
+        refuse_meta(output)
     progress = choose_progress(quiet=quiet)
     report = run(
         output, against=against, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
@@ -345,37 +341,6 @@ def tokenizer(
     show(report, as_json=as_json)
 
 
-@cli.command(short_help="Upload OUTPUT to the Hugging Face Hub.")
-@click.argument("output", metavar="OUTPUT", type=Place())
-@click.argument("repo", metavar="REPO")
-@click.option("--public", is_flag=True, help="Let everybody see it; Meta's licence says what may be shared.")
-@click.option(
-    "--verify/--no-verify",
-    default=True,
-    help="Whether the chunks' data is read and compared with its digests first.",
-)
-@click.option("--quiet", is_flag=True, help="No progress.")
-@json_option
-def push(*, output: str, repo: str, public: bool, verify: bool, quiet: bool, as_json: bool) -> None:
-    """Upload the finished OUTPUT to the Hugging Face Hub as REPO (USER/NAME), private by default.
-
-    OUTPUT must be whole: every file is compared with its digest, or all but the chunks by
-    --no-verify. Only what distconv.json names is sent, and a README.md; links are not followed.
-    The token is that of `hf auth login` or HF_TOKEN. A model card says what was converted, how,
-    and the digest of every file, unless there is a README.md already. The same command run again
-    goes on where an interrupted one stopped.
-
-    \b
-    Examples:
-      distconv push llama-2-7b-hf me/llama-2-7b
-    """  # noqa: D301
-    from distconv.verbs.push import push as run
-
-    silent = quiet or not sys.stderr.isatty()
-    progress = choose_progress(quiet=quiet)
-    show(run(output, repo, public=public, verify=verify, quiet=silent, progress=progress), as_json=as_json)
-
-
 @cli.command(short_help="Let a shell complete commands and options.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(*, shell: str) -> None:
@@ -392,3 +357,7 @@ def completion(*, shell: str) -> None:
     made = get_completion_class(shell)
     assert made is not None  # noqa: S101  the choices are click's own
     click.echo(made(cli, {}, "distconv", "_DISTCONV_COMPLETE").source())
+
+
+for command in (download, push):
+    cli.add_command(command)

@@ -82,7 +82,21 @@ dtype_option = click.option(
 size_option = click.option(
     "--max-shard-size",
     type=Size(),
-    help="Largest output file, as 5GB. [default: from the model's size, at most 5GB]",
+    help="Largest output file, as 5GB; of Meta's shards, the largest part that is written at a time. "
+    "[default: from the model's size, at most 5GB]",
+)
+to_option = click.option(
+    "--to",
+    type=click.Choice(["transformers", "meta"]),
+    default="transformers",
+    show_default=True,
+    help="The format of OUTPUT.",
+)
+shards_option = click.option(
+    "--shards",
+    type=click.IntRange(1),
+    metavar="P",
+    help="With --to meta: the model-parallel size, a consolidated.NN.pth each. [default: 1]",
 )
 
 

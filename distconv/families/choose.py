@@ -34,6 +34,8 @@ class Choice:
     assumptions: tuple[str, ...]
     may_tie: bool
     """Whether the output may be the embedding: it is in some families, and where params.json says so."""
+    variant: tuple[str, ...] = ()
+    """Those of the assumptions that are about what only chat models have."""
 
 
 def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = False) -> Choice:
@@ -47,17 +49,19 @@ def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = F
     told = _detect(facts)
     chosen = FAMILIES[told.name] if asked is None else asked
     check_family(facts, chosen, asked=asked is not None)
+    variant = tuple(_variant_assumption(chosen, facts, instruct=instruct))
     choice = Choice(
         chosen,
         instruct or chosen.guard,
         told.evidence if asked is None else ("--family says so",),
         (
             *(told.assumptions if asked is None else ()),
-            *_variant_assumption(chosen, facts, instruct=instruct),
+            *variant,
             *(_overruled(told, chosen) if asked is not None else ()),
             *_theta_assumption(chosen, facts.params),
         ),
         chosen.may_tie or facts.params.tied,
+        variant,
     )
     _check_ids(facts, choice)
     return choice

@@ -94,6 +94,14 @@ def cut_for_ranks(
     )
 
 
+def list_shard_counts(tensors: Sequence[MetaTensor], head_dim: int, most: int) -> Iterator[int]:
+    """Give all numbers of shards, up to the most, that Meta's code can divide a model among."""
+    alike = {(whole.cut, whole.tensor.shape): whole for whole in tensors}.values()
+    for ranks in range(1, most + 1):
+        if not any(words for whole in alike for words in _find_uneven(whole, ranks, head_dim)):
+            yield ranks
+
+
 def _find_uneven(whole: MetaTensor, ranks: int, head_dim: int) -> Iterator[str]:
     axis, heads = whole.cut.axis, whole.cut.heads
     if axis is None:

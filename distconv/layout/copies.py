@@ -64,7 +64,7 @@ class Copy:
     def shifted(self, axis: int, distance: int) -> "Copy":
         """Let it land so much further along an axis."""
         start = (*self.start[:axis], self.start[axis] + distance, *self.start[axis + 1 :])
-        return replace(self, start=start)
+        return Copy(self.region, self.source_offset, start, self.loops)
 
 
 def cut_copy(copy: Copy, axis: int, first: int, end: int) -> Iterator[Copy]:
@@ -91,16 +91,14 @@ def cut_copy(copy: Copy, axis: int, first: int, end: int) -> Iterator[Copy]:
         yield from cut_copy(copy.take(place, step, step + 1), axis, first, end)
 
 
-def with_gaps(copy: Copy) -> Copy:
-    """Say of each loop how much between its steps is not this copy's."""
-    gaps = [0] * len(copy.loops)
+def with_gaps(loops: tuple[Loop, ...]) -> tuple[Loop, ...]:
+    """Say of each loop how much between its steps is not read by the others of the copy."""
+    gaps = [0] * len(loops)
     covered = 1
-    for place in sorted(range(len(copy.loops)), key=lambda place: copy.loops[place].source_step):
-        loop = copy.loops[place]
-        gaps[place] = max(0, loop.source_step - covered)
-        covered += (loop.extent - 1) * loop.source_step
-    loops = (replace(loop, gap=gap) for loop, gap in zip(copy.loops, gaps, strict=True))
-    return replace(copy, loops=tuple(loops))
+    for place in sorted(range(len(loops)), key=lambda place: loops[place].source_step):
+        gaps[place] = max(0, loops[place].source_step - covered)
+        covered += (loops[place].extent - 1) * loops[place].source_step
+    return tuple(replace(loop, gap=gap) for loop, gap in zip(loops, gaps, strict=True))
 
 
 def _reach(loops: tuple[Loop, ...], axis: int) -> int:

@@ -8,6 +8,7 @@ Nothing is read; what lands where is arithmetic on coordinates.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from distconv.layout.copies import Copy, Loop, cut_copy, with_gaps
@@ -31,10 +32,18 @@ def view_tensor(
     """Take a strided view of a storage as a tensor; offset and strides in elements."""
     if 0 in shape:
         return Tensor(name, dtype, shape, ())
-    loops = tuple(
-        Loop(extent, stride, axis) for axis, (extent, stride) in enumerate(zip(shape, strides, strict=True))
+    return Tensor(name, dtype, shape, (Copy(region, offset, (0,) * len(shape), _make_loops(shape, strides)),))
+
+
+@lru_cache(maxsize=1024)
+def _make_loops(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[Loop, ...]:
+    """Give a loop for each axis of a view; the layers of a model have the same few forms."""
+    return with_gaps(
+        tuple(
+            Loop(extent, stride, axis)
+            for axis, (extent, stride) in enumerate(zip(shape, strides, strict=True))
+        )
     )
-    return Tensor(name, dtype, shape, (with_gaps(Copy(region, offset, (0,) * len(shape), loops)),))
 
 
 def join(tensors: Sequence[Tensor], axis: int) -> Tensor:
@@ -51,7 +60,7 @@ def join(tensors: Sequence[Tensor], axis: int) -> Tensor:
 def cut(tensor: Tensor, axis: int, first: int, end: int) -> Tensor:
     """Give the slab from ``first`` to before ``end`` along an axis."""
     copies = [
-        (copy if part is copy else with_gaps(part)).shifted(axis, -first)
+        (copy if part is copy else replace(part, loops=with_gaps(part.loops))).shifted(axis, -first)
         for copy in tensor.copies
         for part in cut_copy(copy, axis, first, end)
     ]

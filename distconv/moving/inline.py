@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from distconv.layout.files import Unit
@@ -69,14 +69,19 @@ def run_inline(
         receipts = _drive(chunks, running, outbox, progress, keep)
     finally:
         stop.set()
-        for lane in running.values():
-            lane.inbox.put(None)
-        deadline = time.monotonic() + STOP_SECONDS
-        for lane in running.values():
-            if lane.thread.ident is not None:
-                lane.thread.join(max(0.0, deadline - time.monotonic()))
+        _end_lanes(running.values())
         progress.end()
     return tuple(receipts[chunk.name] for chunk in chunks)
+
+
+def _end_lanes(lanes: Collection[_Lane]) -> None:
+    """Let lanes end, and wait for them all together."""
+    for lane in lanes:
+        lane.inbox.put(None)
+    deadline = time.monotonic() + STOP_SECONDS
+    for lane in lanes:
+        if lane.thread.ident is not None:
+            lane.thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _drive(

@@ -69,7 +69,8 @@ def check_data(
         return found
 
     tasks, findings = _make_tasks(storage, output, target, receipt, headers)
-    progress.begin(sum(task.size_bytes for task in tasks), len(tasks))
+    kind = "files" if {task.name for task in tasks} - headers.keys() else f"{target.noun}s"
+    progress.begin(sum(task.size_bytes for task in tasks), len(tasks), kind)
     try:
         with ThreadPoolExecutor(_LANES) as pool:
             try:

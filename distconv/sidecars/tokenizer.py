@@ -5,6 +5,8 @@ Transformers 4 and 5; the class ``LlamaTokenizer`` of 5.x would build a pipeline
 that gives other ids.
 """
 
+from collections.abc import Mapping
+
 from distconv.errors import InputError
 from distconv.formats.content import HEAD_BYTES, describe_content
 from distconv.formats.meta.files import TOKENIZER_NAME
@@ -45,6 +47,17 @@ def make_vocabulary(path: str, content: bytes) -> Vocabulary:
         raise InputError(f"{path}: {_describe(content)}, expected {_EXPECTED}") from None
 
 
+_COMMON: Mapping[str, object] = {
+    # What other readers than Transformers go by.
+    "add_bos_token": True,
+    "add_eos_token": False,
+    "clean_up_tokenization_spaces": False,
+    # 4.x would add token_type_ids, which no Llama takes.
+    "model_input_names": ["input_ids", "attention_mask"],
+    "tokenizer_class": "PreTrainedTokenizerFast",
+}
+
+
 def make_tokenizer_files(
     vocabulary: Vocabulary,
     *,
@@ -58,16 +71,7 @@ def make_tokenizer_files(
     ``special_tokens`` names the set behind a tiktoken file's ranks, None for sentencepiece;
     ``context`` is in tokens; ``instruct`` ends text where Llama 3's instruct models end a turn.
     """
-    config: dict[str, object] = {
-        # What other readers than Transformers go by.
-        "add_bos_token": True,
-        "add_eos_token": False,
-        "clean_up_tokenization_spaces": False,
-        # 4.x would add token_type_ids, which no Llama takes.
-        "model_input_names": ["input_ids", "attention_mask"],
-        "model_max_length": context,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
+    config: dict[str, object] = {**_COMMON, "model_max_length": context}
     if isinstance(vocabulary, PieceVocabulary):
         if special_tokens is not None:
             raise InputError(f"{vocabulary.path}: a sentencepiece model, expected a tiktoken file")

@@ -1,7 +1,6 @@
 """What a checkpoint is and what its conversion would be: the verbs that move no data."""
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,8 +19,7 @@ from distconv.layout.dtypes import DTYPES
 from distconv.layout.files import OutputTensor
 from distconv.planning.plan import Plan, make_plan
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
-from distconv.storage.base import PathLike, Storage
-from distconv.storage.local import LocalStorage
+from distconv.storage.base import Storage
 from distconv.verbs.remarks import note_buffers, note_copies, note_differences, note_params
 
 
@@ -66,15 +64,7 @@ def read_checkpoint(
         raise InputError(f"{files.folder}: {foreign}")
     dimensions = read_dimensions(catalog, params, RULES)
     vocabulary = None if files.tokenizer is None else read_vocabulary(storage, files.tokenizer)
-    facts = Facts(
-        params=params,
-        dimensions=dimensions,
-        dtype=catalog.views(EMBEDDING)[0].dtype,
-        tokenizer=None if vocabulary is None else vocabulary.kind,
-        folder=files.folder,
-        tied_storage=share_storage(catalog),
-        tokenizer_size=None if vocabulary is None else vocabulary.size,
-    )
+    facts = _make_facts(files.folder, params, dimensions, catalog, vocabulary)
     choice = choose_family(facts, family, instruct=instruct)
     optional = frozenset({OUTPUT}) if choice.may_tie else frozenset()
     matches = match_rules(RULES, CUTS, IGNORED, catalog, dimensions, optional, _ABSENCE)
@@ -88,6 +78,20 @@ def read_checkpoint(
         *note_params(params, choice),
     )
     return Checkpoint(files, params, catalog, dimensions, vocabulary, choice, matches, notes)
+
+
+def _make_facts(
+    folder: str, params: Params, dimensions: Dimensions, catalog: Catalog, vocabulary: Vocabulary | None
+) -> Facts:
+    return Facts(
+        params=params,
+        dimensions=dimensions,
+        dtype=catalog.views(EMBEDDING)[0].dtype,
+        tokenizer=None if vocabulary is None else vocabulary.kind,
+        folder=folder,
+        tied_storage=share_storage(catalog),
+        tokenizer_size=None if vocabulary is None else vocabulary.size,
+    )
 
 
 _ABSENCE = {OUTPUT: 'where the output is the embedding, let params.json say "weight_tying": true'}
@@ -210,22 +214,3 @@ def plan_conversion(
     wanted = None if dtype == "auto" else DTYPES[dtype]
     targets = make_targets(checkpoint.matches, checkpoint.dimensions.head_dim, decisions, wanted)
     return make_plan(targets, decisions, max_shard_size)
-
-
-def open_checkpoint(
-    source: PathLike,
-    family: str | None,
-    *,
-    instruct: bool,
-    tokenizer: PathLike | None,
-    params: PathLike | None,
-) -> Checkpoint:
-    """Read a checkpoint of this machine, see ``read_checkpoint``."""
-    return read_checkpoint(
-        LocalStorage(),
-        os.fspath(source),
-        family=family,
-        instruct=instruct,
-        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
-        params_path=None if params is None else os.fspath(params),
-    )

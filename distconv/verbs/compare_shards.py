@@ -5,71 +5,26 @@ should have of them is compared with what the shards' own headers say is where.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distconv.families.cuts import ROWS, Cut
-from distconv.families.llama import EMBEDDING, OUTPUT
-from distconv.families.operations import ROTARY, SAME, Operation
-from distconv.families.rules import Match
-from distconv.families.translate import MetaTensor
+from distconv.families.operations import ROTARY
 from distconv.formats.meta.shards import shard_name
-from distconv.formats.views import TensorView
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType
 from distconv.moving.progress import Progress
 from distconv.moving.worker import Sources
 from distconv.output.findings import Finding
-from distconv.storage.base import Reader, Storage, opened, read_range
-from distconv.verbs.verify import BAND_BYTES, cast_rows, distinct_parts, join_shapes, read_whole_rows
+from distconv.storage.base import Storage, opened, read_range
+from distconv.verbs.expected import Expected
+from distconv.verbs.rows import band_rows, cast_rows, choose_dtype, find_difference, read_whole_rows
 
 if TYPE_CHECKING:
-    from distconv.verbs.verify import Rows
+    from distconv.verbs.rows import Rows
 
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """A whole tensor as Meta's code has it: what INPUT holds of it, and how ranks share it.
-
-    ``rows`` is how many of INPUT's rows are kept; ``operation`` is what was applied to it in INPUT.
-    """
-
-    name: str
-    source: str
-    parts: tuple[tuple[TensorView, ...], ...]
-    """In order along the cut that INPUT has, each with others that hold the same."""
-    joined: Cut
-    operation: Operation
-    cut: Cut
-    rows: int
-    head_dim: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the whole."""
-        _rows, *others = join_shapes([part for part, *_twins in self.parts], self.joined.axis)
-        return (self.rows, *others)
-
-    @property
-    def stored(self) -> DType:
-        """The type that INPUT has it in."""
-        return self.parts[0][0].dtype
-
-
-def expect_match(match: Match, replication: int, whole: MetaTensor, head_dim: int) -> Expected:
-    """Expect a tensor of Meta's own shards."""
-    parts = tuple(distinct_parts(match, replication))
-    return Expected(
-        whole.tensor.name, match.source, parts, match.cut, SAME, whole.cut, whole.tensor.shape[0], head_dim
-    )
-
-
-def expect_view(view: TensorView, whole: MetaTensor, operation: Operation, head_dim: int) -> Expected:
-    """Expect a tensor that Transformers' files have whole."""
-    return Expected(
-        whole.tensor.name, view.name, ((view,),), ROWS, operation, whole.cut, whole.tensor.shape[0], head_dim
-    )
+Targets = Mapping[int, Written]
+"""One tensor's part in each rank that has it."""
 
 
 def compare_shards(
@@ -78,23 +33,31 @@ def compare_shards(
     """List every tensor of the shards that is missing, foreign, or differs from INPUT's."""
     names = [shard_name(rank) for rank in range(ranks)]
     findings = [*_find_strangers(expected, names, headers)]
-    progress.begin(
-        sum(written.elements * written.dtype.size_bytes for _n, _t, written in _all(headers)), ranks
-    )
+    found = {whole.name: _find_targets(whole.name, names, headers) for whole in expected}
+    sizes = (part.elements * part.dtype.size_bytes for targets in found.values() for part in targets.values())
+    progress.begin(sum(sizes), len(found), "tensors")
     try:
+        dtype = choose_dtype(
+            (whole.stored, part) for whole in expected for part in found[whole.name].values()
+        )
         with Sources(storage) as sources:
             for whole in expected:
-                targets = [headers.get(name, {}).get(whole.name) for name in names]
-                if all(target is not None for target in targets):
-                    found = [target for target in targets if target is not None]
-                    findings += _compare(storage, whole, found, sources, progress)
+                targets = found[whole.name]
+                counted = whole.as_in(tuple(targets.values()), ranks)
+                shared = _Shared(counted, ranks, dtype or whole.stored)
+                findings += _compare(storage, shared, targets, sources, progress)
+                progress.unit_done(whole.name)
     finally:
         progress.end()
     return findings
 
 
-def _all(headers: Headers) -> Iterator[tuple[str, str, Written]]:
-    return ((name, tensor, written) for name, found in headers.items() for tensor, written in found.items())
+def _find_targets(tensor: str, names: Sequence[str], headers: Headers) -> Targets:
+    return {
+        rank: headers[name][tensor]
+        for rank, name in enumerate(names)
+        if name in headers and tensor in headers[name]
+    }
 
 
 def _find_strangers(
@@ -102,14 +65,13 @@ def _find_strangers(
 ) -> Iterator[Finding]:
     wanted = {whole.name for whole in expected}
     for name in names:
-        held = headers.get(name, {})
+        if name not in headers:
+            yield Finding(f"{name}: missing or damaged, none of its tensors can be compared", name)
+            continue
+        held = headers[name]
         for tensor in sorted(wanted - held.keys()):
-            yield Finding(f"{tensor} is missing in {name}", name)
-        # The output is in nobody's way where it is the embedding: as one it is compared.
-        shared = {
-            tensor for tensor, written in held.items() if (tensor, written.shares) == (OUTPUT, EMBEDDING)
-        }
-        for tensor in sorted(held.keys() - wanted - shared):
+            yield Finding(f"{tensor}: missing in {name}", name)
+        for tensor in sorted(held.keys() - wanted):
             yield Finding(f"{tensor} in {held[tensor].path}: not a tensor of the source", name)
 
 
@@ -122,42 +84,59 @@ class _Slice:
     first_column: int
     end_column: int
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.end_row - self.first_row, self.end_column - self.first_column
 
-def _slice(whole: Expected, rank: int, ranks: int) -> _Slice:
-    rows, *others = whole.shape
-    columns = math.prod(others)
-    if whole.cut.axis == 1:
-        return _Slice(0, rows, rank * columns // ranks, (rank + 1) * columns // ranks)
-    if whole.cut.axis is None:
-        return _Slice(0, rows, 0, columns)
-    heads = rows // whole.head_dim
-    if whole.cut.heads == "key" and ranks > heads:
-        head = rank // (ranks // heads)
-        return _Slice(head * whole.head_dim, (head + 1) * whole.head_dim, 0, columns)
-    return _Slice(rank * rows // ranks, (rank + 1) * rows // ranks, 0, columns)
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """A whole tensor that so many ranks share, in a type of OUTPUT's."""
+
+    whole: Expected
+    ranks: int
+    dtype: DType
+
+    def slice(self, rank: int) -> _Slice:
+        """Give what a rank holds: even parts of rows or columns, or of heads one at least."""
+        whole, ranks = self.whole, self.ranks
+        rows, *others = whole.shape
+        columns = math.prod(others)
+        if whole.cut.axis is None:
+            return _Slice(0, rows, 0, columns)
+        if whole.cut.axis == 1:
+            return _Slice(0, rows, rank * columns // ranks, (rank + 1) * columns // ranks)
+        heads = rows // whole.head_dim
+        if whole.cut.heads == "key" and ranks > heads:
+            first = rank * heads // ranks * whole.head_dim
+            return _Slice(first, first + whole.head_dim, 0, columns)
+        return _Slice(rank * rows // ranks, (rank + 1) * rows // ranks, 0, columns)
+
+    def misfit(self, part: _Slice, target: Written) -> str | None:
+        """Tell where a rank's part is of another shape or type."""
+        shape = part.shape[: len(self.whole.shape)]
+        if target.shape != shape:
+            return f"{self.whole.name} in {target.path}: shape {target.shape}, expected {shape}"
+        if target.dtype != self.dtype:
+            return f"{self.whole.name} in {target.path}: stored as {target.dtype}, expected {self.dtype}"
+        return None
 
 
 def _compare(
-    storage: Storage, whole: Expected, targets: Sequence[Written], sources: Sources, progress: Progress
+    storage: Storage, shared: _Shared, targets: Targets, sources: Sources, progress: Progress
 ) -> Iterator[Finding]:
     """Go through the rows once, and compare each with every rank that holds some of it."""
-    slices = [_slice(whole, rank, len(targets)) for rank in range(len(targets))]
-    wrong: dict[int, str] = {}
-    for rank, (target, part) in enumerate(zip(targets, slices, strict=True)):
-        shape = (part.end_row - part.first_row, part.end_column - part.first_column)
-        if target.shape != shape[: len(whole.shape)]:
-            wrong[rank] = (
-                f"{whole.name} in {target.path}: shape {target.shape}, expected {shape[: len(whole.shape)]}"
-            )
-    for first, rows in _bands(whole, sources):
-        for rank, (target, part) in enumerate(zip(targets, slices, strict=True)):
+    slices = {rank: shared.slice(rank) for rank in targets}
+    misfits = {rank: shared.misfit(slices[rank], target) for rank, target in targets.items()}
+    wrong = {rank: words for rank, words in misfits.items() if words is not None}
+    for first, rows in _bands(shared.whole, sources):
+        for rank, part in slices.items():
             low, high = max(first, part.first_row), min(first + len(rows), part.end_row)
             if rank in wrong or low >= high:
                 continue
             wanted = rows[low - first : high - first, part.first_column : part.end_column]
-            with opened(storage, target.path) as reader:
-                words = _differ(whole, target, part, low, wanted, reader)
-            progress.advance(wanted.size * target.dtype.size_bytes)
+            words = _differ(storage, shared.whole, targets[rank], part, low, wanted)
+            progress.advance(wanted.size * shared.dtype.size_bytes)
             if words is not None:
                 wrong[rank] = words
     for rank, words in sorted(wrong.items()):
@@ -165,22 +144,20 @@ def _compare(
 
 
 def _differ(
-    whole: Expected, target: Written, part: _Slice, row: int, wanted: "Rows", reader: Reader
+    storage: Storage, whole: Expected, target: Written, part: _Slice, row: int, wanted: "Rows"
 ) -> str | None:
     """Compare rows from ``row`` on of the whole with a rank's; tell where they differ."""
     import numpy as np
 
-    row_bytes = (part.end_column - part.first_column) * target.dtype.size_bytes
-    start = target.offset_bytes + (row - part.first_row) * row_bytes
+    row_bytes = part.shape[1] * target.dtype.size_bytes
+    skipped = row - part.first_row
     expected = cast_rows(np.ascontiguousarray(wanted), whole.stored, target.dtype)
-    found = read_range(reader, start, len(expected))
-    if found == expected:
+    with opened(storage, target.path) as reader:
+        found = read_range(reader, target.offset_bytes + skipped * row_bytes, len(expected))
+    at = find_difference(expected, found, row_bytes, target.dtype)
+    if at is None:
         return None
-    at = next(i for i, (one, other) in enumerate(zip(expected, found, strict=True)) if one != other)
-    return (
-        f"{whole.name} in {target.path}: row {row - part.first_row + at // row_bytes}, column "
-        f"{at % row_bytes // target.dtype.size_bytes} differs from {whole.source}"
-    )
+    return f"{whole.name} in {target.path}: row {skipped + at[0]}, column {at[1]} differs from {whole.source}"
 
 
 def _bands(whole: Expected, sources: Sources) -> Iterator[tuple[int, "Rows"]]:
@@ -188,7 +165,7 @@ def _bands(whole: Expected, sources: Sources) -> Iterator[tuple[int, "Rows"]]:
     rows, *others = whole.shape
     columns = math.prod(others)
     head = whole.head_dim if whole.operation is ROTARY else 1
-    band = max(1, BAND_BYTES // max(1, columns * whole.stored.size_bytes * head)) * head
+    band = band_rows(columns, whole.stored, head)
     for first in range(0, rows, band):
         found = read_whole_rows(whole.joined, whole.parts, first, min(band, rows - first), sources)
         found = found.reshape(len(found), columns)

@@ -40,6 +40,8 @@ class ConversionReport:
     output: str
     family: str
     dtype: str
+    noun: str
+    """What a file of weights is called."""
     chunks: int
     kept_chunks: int
     bytes_read: int
@@ -90,11 +92,11 @@ class ConversionReport:
         """Give the same for people."""
         if self.already_done:
             hint = "" if self.verified else ", --verify reads it"
-            chunks = format_count(self.chunks, "chunk")
+            chunks = format_count(self.chunks, self.noun)
             return (f"{self.output}: already done, {chunks} as planned; looked at: {self.examined}{hint}",)
         rate = self.bytes_written / max(self.seconds_moving, 1e-9)
         found = [
-            f"{self.output}: {self.family}, {self.dtype}, {format_count(self.chunks, 'chunk')}",
+            f"{self.output}: {self.family}, {self.dtype}, {format_count(self.chunks, self.noun)}",
             (
                 f"wrote {format_size(self.bytes_written)} in {self.seconds_moving:.1f} s ({format_size(rate)}/s)"
             ),
@@ -103,7 +105,7 @@ class ConversionReport:
             ),
         ]
         if self.kept_chunks:
-            found.append(f"{format_count(self.kept_chunks, 'chunk')} of an earlier run kept")
+            found.append(f"{format_count(self.kept_chunks, self.noun)} of an earlier run kept")
         if self.became_infinite:
             found.append(f"{format_count(self.became_infinite, 'value')} became infinite in {self.dtype}")
         if self.verified:
@@ -137,12 +139,10 @@ def convert(
 ) -> ConversionReport:
     """Convert the checkpoint in ``source`` into a folder ``output``.
 
-    ``to`` is "transformers", or "meta" with so many model-parallel ``shards``. ``tokenizer`` and
-    ``params`` are files that lie elsewhere. ``max_shard_size`` is in bytes. Runs in this process
-    unless ``workers``, ``address`` or several GPUs ask for Ray; there each worker takes
+    ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that
+    lie elsewhere. ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or several GPUs ask for Ray; there each worker takes
     ``gpus_per_worker`` of a GPU (or a CPU slot) and ``worker_resources``. ``trace`` is a file for a
-    Chrome trace, ``report`` one for a PNG. Raises InputError, UsageError, OutputError (nothing that
-    looks like a model is left), ConversionError (the same call again goes on where it stopped).
+    Chrome trace, ``report`` one for a PNG. Raises InputError, UsageError, OutputError, ConversionError.
     """
     options = Options(
         source=os.fspath(source), output=os.fspath(output), to=to, shards=shards, dtype=dtype,
@@ -180,7 +180,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
         report, receipts = _convert(
             storage, source, replace(options, device=device), prepared, watch, started
         )
-        count = format_count(len(prepared.plan.files), "chunk")
+        count = format_count(len(prepared.plan.files), prepared.target.noun)
         charts.write(storage, receipts, f"{prepared.choice.family.title}, {count}")
         return report
 
@@ -215,6 +215,7 @@ def _convert(
         output=options.output,
         family=prepared.choice.family.title,
         dtype=plan.dtype.name,
+        noun=prepared.target.noun,
         chunks=len(plan.files),
         kept_chunks=len(plan.files) if examined is not None else sum(receipt.kept for receipt in receipts),
         bytes_read=sum(receipt.bytes_read for receipt in receipts),

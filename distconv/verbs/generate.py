@@ -4,9 +4,22 @@ import os
 from typing import Any
 
 from distconv.errors import UsageError
+from distconv.output.targets import META
 from distconv.storage.base import PathLike
+from distconv.storage.local import LocalStorage
+from distconv.verbs.verify import find_target
 
 TOKENS = 64
+
+
+def refuse_meta(output: PathLike) -> None:
+    """Refuse a folder for Meta's code, which Transformers does not load: UsageError."""
+    storage, path = LocalStorage(), os.fspath(output)
+    entry = storage.find(path)
+    if entry is not None and entry.is_folder and find_target(storage, path) is META:
+        raise UsageError(
+            f"{path}: for Meta's code, and text is continued by Transformers; convert it and give that folder"
+        )
 
 
 def generate(output: PathLike, text: str, tokens: int = TOKENS) -> str:
@@ -15,6 +28,7 @@ def generate(output: PathLike, text: str, tokens: int = TOKENS) -> str:
     A model with a chat template is given the text as a user's message. Decoding is greedy, so
     that the same model says the same again.
     """
+    refuse_meta(output)
     if not _is_text(text):
         raise UsageError(f"{text!a:.80}: not UTF-8 text, so no model can continue it")
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -1,87 +1,43 @@
-"""Tell what a checkpoint is; reads headers only."""
+"""Tell what a model is; reads headers only."""
 
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from distconv.families.translate import make_targets
-from distconv.humanize import format_size
+from distconv.families.rules import Dimensions
+from distconv.families.translate import MetaTensor, join_ranks, list_shard_counts, make_targets
+from distconv.humanize import format_count, format_size
 from distconv.layout.dtypes import STORABLE, DType
+from distconv.sidecars.meta_params import make_params
 from distconv.storage.base import PathLike
-from distconv.verbs.checkpoint import Checkpoint, decide, open_checkpoint
+from distconv.storage.local import LocalStorage
+from distconv.verbs.checkpoint import Checkpoint, decide
+from distconv.verbs.options import MOST_SHARDS, Options
+from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
 from distconv.verbs.tables import Table
+from distconv.verbs.transformers_model import TransformersModel
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a checkpoint is, and how that is known."""
+    """What a model is, and how that is known."""
 
-    checkpoint: Checkpoint
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was assumed, and what looks odd."""
-        return self.checkpoint.notes
+    found: Mapping[str, object]
+    """Plain values."""
+    rows: Sequence[tuple[str, str]]
+    """The same for people, each under its name."""
+    notes: tuple[str, ...]
+    """What was assumed, and what looks odd."""
 
     def to_json(self) -> dict[str, object]:
-        """Give the same as plain values."""
-        checkpoint = self.checkpoint
-        choice, sizes = checkpoint.choice, checkpoint.dimensions
-        return {
-            "family": choice.family.name,
-            "title": choice.family.title,
-            "instruct": choice.instruct,
-            "evidence": list(choice.evidence),
-            "assumptions": list(choice.assumptions),
-            "folder": checkpoint.files.folder,
-            "shards": [list(shard.paths) for shard in checkpoint.files.shards],
-            "tokenizer": checkpoint.files.tokenizer,
-            "tokenizer_kind": None if checkpoint.vocabulary is None else checkpoint.vocabulary.kind,
-            "size_bytes": checkpoint.catalog.size_bytes,
-            "parameters": count_parameters(checkpoint),
-            "dtypes": [dtype.name for dtype in stored_dtypes(checkpoint)],
-            "dim": sizes.dim,
-            "layers": sizes.layers,
-            "heads": sizes.heads,
-            "kv_heads": sizes.kv_heads,
-            "head_dim": sizes.head_dim,
-            "ffn_dim": sizes.ffn_dim,
-            "vocabulary": sizes.vocab,
-            "context": choice.family.context,
-        }
+        """Give it as plain values."""
+        return dict(self.found)
 
     def lines(self) -> tuple[Table, ...]:
         """Give the same for people."""
-        found = self.to_json()
-        checkpoint = self.checkpoint
-        rows = (
-            ("family", f"{found['title']}{' (instruct)' if found['instruct'] else ''}"),
-            ("known by", "; ".join(checkpoint.choice.evidence)),
-            ("folder", checkpoint.files.folder),
-            ("shards", f"{len(checkpoint.files.shards)} ({format_size(checkpoint.catalog.size_bytes)})"),
-            ("tokenizer", f"{checkpoint.files.tokenizer or 'none found'}"),
-            ("parameters", f"{count_parameters(checkpoint):,}"),
-            ("stored as", " and ".join(dtype.name for dtype in stored_dtypes(checkpoint))),
-            ("layers", f"{found['layers']}"),
-            ("dim", f"{found['dim']}, feed-forward {found['ffn_dim']}"),
-            ("heads", f"{found['heads']}, key heads {found['kv_heads']}, head size {found['head_dim']}"),
-            ("vocabulary", f"{found['vocabulary']:,}"),
-            ("context", f"{found['context']:,}"),
-        )
-        return (Table(("", ""), rows, (False, False)),)
-
-
-def count_parameters(checkpoint: Checkpoint) -> int:
-    """Count the elements of the whole model as it would be written."""
-    decisions, _notes = decide(checkpoint)
-    return sum(
-        target.elements
-        for target in make_targets(checkpoint.matches, checkpoint.dimensions.head_dim, decisions)
-    )
-
-
-def stored_dtypes(checkpoint: Checkpoint) -> tuple[DType, ...]:
-    """Give the types that the tensors are stored in, the widest first."""
-    found = {match.views[0].dtype for match in checkpoint.matches}
-    return tuple(sorted(found & set(STORABLE), key=lambda dtype: -dtype.rank))
+        return (Table(("", ""), self.rows, (False, False)),)
 
 
 def inspect(
@@ -92,5 +48,128 @@ def inspect(
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
 ) -> Inspection:
-    """Tell what a checkpoint is; reads headers only."""
-    return Inspection(open_checkpoint(source, family, instruct=instruct, tokenizer=tokenizer, params=params))
+    """Tell what a checkpoint of Meta's is, or a model in Transformers' format; reads headers only."""
+    storage = LocalStorage()
+    options = Options(
+        source=os.fspath(source), output="", family=family, instruct=instruct,
+        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+        params=None if params is None else os.fspath(params),
+    )  # fmt: skip
+    if is_transformers_model(storage, options):
+        return _inspect_model(open_transformers(storage, options))
+    return _inspect_checkpoint(open_meta(storage, options))
+
+
+def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
+    choice, files = checkpoint.choice, checkpoint.files
+    decisions, _notes = decide(checkpoint)
+    head_dim = checkpoint.dimensions.head_dim
+    parameters = sum(target.elements for target in make_targets(checkpoint.matches, head_dim, decisions))
+    dtypes = _sort_dtypes({match.views[0].dtype for match in checkpoint.matches})
+    counts = _count_shards(list(join_ranks(checkpoint.matches, decisions.kv_replication)), head_dim)
+    found = {
+        "format": "meta",
+        "family": choice.family.name,
+        "title": choice.family.title,
+        "instruct": choice.instruct,
+        "evidence": list(choice.evidence),
+        "assumptions": list(choice.assumptions),
+        "folder": files.folder,
+        "shards": [list(shard.paths) for shard in files.shards],
+        "tokenizer": files.tokenizer,
+        "tokenizer_kind": None if checkpoint.vocabulary is None else checkpoint.vocabulary.kind,
+        "size_bytes": checkpoint.catalog.size_bytes,
+        "parameters": parameters,
+        "dtypes": dtypes,
+        "tied": decisions.tied,
+        **_size_values(checkpoint.dimensions),
+        "context": choice.family.context,
+        "for_meta": {"shards": counts},
+    }
+    rows = [
+        ("family", f"{choice.family.title}{' (instruct)' if choice.instruct else ''}"),
+        ("known by", "; ".join(choice.evidence)),
+        ("folder", files.folder),
+        ("shards", f"{len(files.shards)} ({format_size(checkpoint.catalog.size_bytes)})"),
+        ("tokenizer", files.tokenizer or "none found"),
+        ("parameters", f"{parameters:,}"),
+        ("stored as", " and ".join(dtypes)),
+        *_size_rows(checkpoint.dimensions),
+        ("context", f"{choice.family.context:,}"),
+        ("for Meta", f"can be cut into {_list_counts(counts)}"),
+    ]
+    return Inspection(found, rows, checkpoint.notes)
+
+
+def _inspect_model(model: TransformersModel) -> Inspection:
+    config, files = model.config, model.files
+    views = model.catalog.tensors.values()
+    parameters = sum(math.prod(view.shape) for view in views)
+    dtypes = _sort_dtypes({view.dtype for view in views})
+    counts = _count_shards(list(model.whole_tensors()), config.shape.head_dim)
+    params = json.loads(make_params(config, rows=model.rows))
+    found = {
+        "format": "transformers",
+        "family": config.family.name,
+        "title": config.family.title,
+        "evidence": list(config.evidence),
+        "folder": files.folder,
+        "files": list(files.weights),
+        "tokenizer_kind": model.tokenizer.kind,
+        "size_bytes": model.catalog.size_bytes,
+        "parameters": parameters,
+        "dtypes": dtypes,
+        "tied": model.tied,
+        **_size_values(model.dimensions),
+        "context": config.context,
+        "for_meta": {"shards": counts, "vocabulary": model.rows, "params": params},
+    }
+    rows = [
+        ("family", config.family.title),
+        ("known by", "; ".join(config.evidence)),
+        ("folder", f"{files.folder}, in Transformers' format"),
+        ("weights", f"{format_count(len(files.weights), 'file')} ({format_size(model.catalog.size_bytes)})"),
+        ("tokenizer", f"{model.tokenizer.kind}, {model.tokenizer.size:,} tokens"),
+        ("parameters", f"{parameters:,}"),
+        ("stored as", f"{' and '.join(dtypes)}{', tied' if model.tied else ''}"),
+        *_size_rows(model.dimensions),
+        ("context", f"{config.context:,}"),
+        ("for Meta", f"can be cut into {_list_counts(counts)}, with {model.rows:,} rows of vocabulary"),
+        ("", f"params.json {json.dumps(params)}"),
+    ]
+    return Inspection(found, rows, model.notes)
+
+
+def _size_values(sizes: Dimensions) -> dict[str, object]:
+    return {
+        "dim": sizes.dim,
+        "layers": sizes.layers,
+        "heads": sizes.heads,
+        "kv_heads": sizes.kv_heads,
+        "head_dim": sizes.head_dim,
+        "ffn_dim": sizes.ffn_dim,
+        "vocabulary": sizes.vocab,
+    }
+
+
+def _size_rows(sizes: Dimensions) -> list[tuple[str, str]]:
+    return [
+        ("layers", f"{sizes.layers}"),
+        ("dim", f"{sizes.dim}, feed-forward {sizes.ffn_dim}"),
+        ("heads", f"{sizes.heads}, key heads {sizes.kv_heads}, head size {sizes.head_dim}"),
+        ("vocabulary", f"{sizes.vocab:,}"),
+    ]
+
+
+def _sort_dtypes(found: set[DType]) -> list[str]:
+    """Name the types that tensors are stored in, the widest first."""
+    return [dtype.name for dtype in sorted(found & set(STORABLE), key=lambda dtype: -dtype.rank)]
+
+
+def _count_shards(wholes: Sequence[MetaTensor], head_dim: int) -> list[int]:
+    return list(list_shard_counts(wholes, head_dim, MOST_SHARDS))
+
+
+def _list_counts(counts: Sequence[int]) -> str:
+    *others, last = map(str, counts)
+    return f"{', '.join(others)} or {last} shards" if others else f"{last} shard"

@@ -48,9 +48,14 @@ class Options:
             raise UsageError(f"max shard size {self.max_shard_size}: expected a positive number of bytes")
         if self.shards is not None and self.to != "meta":
             raise UsageError("--shards is the number of Meta's shards; it needs --to meta")
-        if self.shards is not None and not 1 <= self.shards <= _MOST_SHARDS:
-            raise UsageError(f"shards {self.shards}: expected 1 to {_MOST_SHARDS}")
+        if self.instruct and self.to == "meta":
+            raise UsageError(
+                "--instruct is about the stop tokens and the chat template of Transformers; Meta's layout has "
+                "neither, and --to meta needs no word of it: leave it out"
+            )
+        if self.shards is not None and not 1 <= self.shards <= MOST_SHARDS:
+            raise UsageError(f"shards {self.shards}: expected 1 to {MOST_SHARDS}")
 
 
-_MOST_SHARDS = 100
+MOST_SHARDS = 100
 """Meta's names have two digits."""

@@ -3,15 +3,18 @@
 import os
 from dataclasses import dataclass
 
+from distconv.families.choose import Choice
 from distconv.humanize import format_count, format_size
-from distconv.planning.plan import (
-    Plan,
-    describe_large_tensors,
-)
-from distconv.storage.base import PathLike
-from distconv.verbs.checkpoint import Checkpoint, decide, open_checkpoint, plan_conversion
+from distconv.layout.files import File, Part, Unit, describe_layers
+from distconv.output.targets import META, TRANSFORMERS, Target
+from distconv.planning.plan import Plan, describe_large_tensors
+from distconv.storage.base import PathLike, Storage
+from distconv.storage.local import LocalStorage
+from distconv.verbs.checkpoint import decide, decide_replication, plan_conversion
 from distconv.verbs.options import Options
+from distconv.verbs.sources import is_back, open_meta, open_transformers
 from distconv.verbs.tables import Table
+from distconv.verbs.to_meta import notes_for_meta, plan_back, plan_reshard
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,65 +22,89 @@ class PlanReport:
     """What a conversion would do."""
 
     plan: Plan
-    checkpoint: Checkpoint
+    target: Target
+    choice: Choice
+    sources: str
+    """What is read, counted, for people."""
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
         """Give the same as plain values; copies are counted, not listed."""
-        plan = self.plan
+        plan, units = self.plan, self.plan.units
         return {
-            "family": self.checkpoint.choice.family.name,
+            "to": self.target.name,
+            "shards": len(plan.files) if self.target is META else None,
+            "family": self.choice.family.name,
             "dtype": plan.dtype.name,
             "tied": plan.decisions.tied,
             "kv_replication": plan.decisions.kv_replication,
             "max_shard_size": plan.chunk_limit_bytes,
             "read_bytes": read_bytes(plan),
             "write_bytes": plan.size_bytes,
-            "largest_chunk_bytes": max(chunk.size_bytes for chunk in plan.files),
-            "useful_workers": len(plan.files),
+            "largest_unit_bytes": max(unit.size_bytes for unit in units),
+            "useful_workers": len(units),
             "memory_bytes_per_worker": _WORKER_MEMORY_BYTES,
-            "chunks": [
+            "files": [
                 {
-                    "name": chunk.name,
-                    "layers": chunk.layers,
-                    "tensors": len(chunk.tensors),
-                    "copies": sum(len(tensor.copies) for tensor in chunk.tensors),
-                    "size_bytes": chunk.size_bytes,
+                    "name": file.name,
+                    "size_bytes": file.size_bytes,
+                    "parts": [_describe(unit) for unit in units if _file_of(unit) == file.name],
                 }
-                for chunk in plan.files
+                for file in plan.files
             ],
         }
 
     def lines(self) -> tuple[str | Table, ...]:
         """Give the same for people."""
         plan = self.plan
-        table = Table(
-            ("chunk", "layers", "tensors", "MB"),
-            [
-                (chunk.name, chunk.layers, str(len(chunk.tensors)), f"{chunk.size_bytes / 1e6:,.1f}")
-                for chunk in plan.files
-            ],
-            (False, True, True, True),
-        )
-        larger = len(plan.large_tensors)
-        but = f", but for {larger}" if larger else ""
         return (
-            table,
+            self._table(),
             "",
-            f"family   {self.checkpoint.choice.family.title}, {plan.dtype}{', tied' if plan.decisions.tied else ''}",
+            f"family   {self.choice.family.title}, {plan.dtype}{', tied' if plan.decisions.tied else ''}",
+            f"reads    {format_size(read_bytes(plan))} from {self.sources}",
+            f"writes   {format_size(plan.size_bytes)} in {self._files()}",
             (
-                f"reads    {format_size(read_bytes(plan))} from "
-                f"{format_count(len(self.checkpoint.files.shards), 'shard')}"
-            ),
-            (
-                f"writes   {format_size(plan.size_bytes)} in {format_count(len(plan.files), 'chunk')} of at most "
-                f"{format_size(plan.chunk_limit_bytes)} of tensors{but}"
-            ),
-            (
-                f"workers  up to {len(plan.files)}, each with at most "
+                f"workers  up to {len(plan.units):,}, each with at most "
                 f"{_WORKER_MEMORY_BYTES / (1 << 20):,.0f} MiB of buffers"
             ),
         )
+
+    def _table(self) -> Table:
+        units = self.plan.units
+        in_parts = any(isinstance(unit, Part) for unit in units)
+        rows = [
+            (
+                _file_of(unit),
+                *([f"{unit.number} of {unit.count}" if isinstance(unit, Part) else ""] if in_parts else []),
+                describe_layers(tensor.name for tensor in unit.tensors),
+                str(len(unit.tensors)),
+                f"{unit.size_bytes / 1e6:,.1f}",
+            )
+            for unit in units
+        ]
+        headers = (self.target.noun, *(["part"] if in_parts else []), "layers", "tensors", "MB")
+        return Table(headers, rows, (False, *([True] if in_parts else []), True, True, True))
+
+    def _files(self) -> str:
+        plan = self.plan
+        files = format_count(len(plan.files), self.target.noun)
+        what = f", written in {format_count(len(plan.units), 'part')}" if self.target is META else ""
+        larger = len(plan.large_tensors)
+        but = f", but for {larger}" if larger else ""
+        return f"{files}{what} of at most {format_size(plan.chunk_limit_bytes)} of tensors{but}"
+
+
+def _describe(unit: Unit) -> dict[str, object]:
+    return {
+        "layers": describe_layers(tensor.name for tensor in unit.tensors),
+        "tensors": len(unit.tensors),
+        "copies": sum(len(tensor.copies) for tensor in unit.tensors),
+        "size_bytes": unit.size_bytes,
+    }
+
+
+def _file_of(unit: Unit) -> str:
+    return unit.name if isinstance(unit, File) else unit.file
 
 
 _WORKER_MEMORY_BYTES = 64 << 20
@@ -91,6 +118,8 @@ def read_bytes(plan: Plan) -> int:
 def plan(
     source: PathLike,
     *,
+    to: str = "transformers",
+    shards: int | None = None,
     dtype: str = "auto",
     max_shard_size: int | None = None,
     family: str | None = None,
@@ -98,9 +127,36 @@ def plan(
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
 ) -> PlanReport:
-    """Plan a conversion from headers alone; what only data can tell is assumed as published."""
-    Options(source=os.fspath(source), output="", dtype=dtype, max_shard_size=max_shard_size)
-    checkpoint = open_checkpoint(source, family, instruct=instruct, tokenizer=tokenizer, params=params)
-    decisions, notes = decide(checkpoint)
-    made = plan_conversion(checkpoint, decisions, dtype, max_shard_size)
-    return PlanReport(made, checkpoint, (*checkpoint.notes, *notes, *describe_large_tensors(made)))
+    """Plan a conversion from headers alone; what only data can tell is assumed as published.
+
+    Takes what ``convert`` takes, and raises the same UsageError and InputError.
+    """
+    options = Options(
+        source=os.fspath(source), output="", to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size,
+        family=family, instruct=instruct, tokenizer=None if tokenizer is None else os.fspath(tokenizer),
+        params=None if params is None else os.fspath(params),
+    )  # fmt: skip
+    storage = LocalStorage()
+    if is_back(storage, options):
+        return _plan_back(storage, options)
+    return _plan_checkpoint(storage, options)
+
+
+def _plan_back(storage: Storage, options: Options) -> PlanReport:
+    model = open_transformers(storage, options)
+    sources = format_count(len(model.files.weights), "file")
+    return PlanReport(plan_back(model, options), META, model.choice, sources, model.notes)
+
+
+def _plan_checkpoint(storage: Storage, options: Options) -> PlanReport:
+    checkpoint = open_meta(storage, options)
+    sources = format_count(len(checkpoint.files.shards), "shard")
+    if options.to == "meta":
+        replication, decided = decide_replication(checkpoint, None)
+        made = plan_reshard(checkpoint, replication, options)
+        notes = (*notes_for_meta(checkpoint), *decided)
+        return PlanReport(made, META, checkpoint.choice, sources, notes)
+    decisions, decided = decide(checkpoint)
+    made = plan_conversion(checkpoint, decisions, options.dtype, options.max_shard_size)
+    notes = (*checkpoint.notes, *decided, *describe_large_tensors(made))
+    return PlanReport(made, TRANSFORMERS, checkpoint.choice, sources, notes)

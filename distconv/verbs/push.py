@@ -4,6 +4,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,8 @@ def push(
     if proof.receipt is None or findings:
         raise OutputError("\n".join((f"{output_path}: not a whole model, and so not uploaded", *findings)))
     model = _Model(output_path, before, _read_files(output_path, proof.receipt), make_card(proof.receipt))
-    return _upload(model, repo, proof.examined, public=public, quiet=quiet)
+    with _without_bars(quiet=quiet):
+        return _upload(model, repo, proof.examined, public=public)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,20 +218,12 @@ def _escape(name: str) -> str:
     return "".join(sign if sign.isalnum() or sign in " ._-/" else f"&#{ord(sign)};" for sign in name)
 
 
-def _upload(model: _Model, repo: str, examined: str, *, public: bool, quiet: bool) -> PushReport:
+def _upload(model: _Model, repo: str, examined: str, *, public: bool) -> PushReport:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
 
     notes = []
     files = dict(model.files)
-    shown = not are_progress_bars_disabled()
-    if quiet:
-        disable_progress_bars()
     try:
         api = HfApi(library_name="distconv")
         place = api.create_repo(repo, private=not public, exist_ok=True)
@@ -254,10 +248,26 @@ def _upload(model: _Model, repo: str, examined: str, *, public: bool, quiet: boo
         raise ConversionError(
             f"{repo}: {type(error).__name__}: {first}; run the same command again to go on"
         ) from error
+    return PushReport(str(place), len(model.chunks) + len(files), private, examined, tuple(notes))
+
+
+@contextmanager
+def _without_bars(*, quiet: bool) -> Iterator[None]:
+    """Let the hub's library draw no bars for the block, where nothing is to be shown."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    shown = not are_progress_bars_disabled()
+    if quiet:
+        disable_progress_bars()
+    try:
+        yield
     finally:
         if quiet and shown:
             enable_progress_bars()
-    return PushReport(str(place), len(model.chunks) + len(files), private, examined, tuple(notes))
 
 
 def _send(api: "HfApi", repo_id: str, model: _Model, files: Mapping[str, bytes]) -> None:

@@ -12,16 +12,16 @@ from distconv.planning.plan import describe_large_tensors
 from distconv.storage.base import Storage
 from distconv.verbs.assembly import make_files
 from distconv.verbs.checkpoint import Checkpoint, decide, plan_conversion, read_checkpoint
+from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
 from distconv.verbs.to_meta import prepare_back, prepare_reshard
-from distconv.verbs.transformers_model import read_model
-from distconv.verbs.verify import compare_tensors
+from distconv.verbs.transformers_model import TransformersModel, read_model
 
 
 def find_input(storage: Storage, options: Options) -> InputFiles:
     """Find which files INPUT consists of; InputError where that is not one whole model."""
-    if _is_back(storage, options):
+    if is_back(storage, options):
         found = find_transformers_files(storage, options.source)
         small = (found.config, *found.small.values(), *found.legal)
         given = () if options.tokenizer is None else (find_tokenizer(storage, options.tokenizer),)
@@ -40,19 +40,24 @@ def find_input(storage: Storage, options: Options) -> InputFiles:
     )
 
 
-def _is_back(storage: Storage, options: Options) -> bool:
-    return options.to == "meta" and options.params is None and is_transformers(storage, options.source)
+def is_transformers_model(storage: Storage, options: Options) -> bool:
+    """Whether INPUT is in Transformers' format; --params says that its tensors are Meta's."""
+    return options.params is None and is_transformers(storage, options.source)
 
 
-def prepare(storage: Storage, source: Source, options: Options) -> Prepared:
-    """Read headers, decide what data alone can tell, plan, and make what stands beside the weights.
+def is_back(storage: Storage, options: Options) -> bool:
+    """Whether a model in Transformers' format is to be brought into Meta's."""
+    return options.to == "meta" and is_transformers_model(storage, options)
 
-    All that can fail without a byte moved fails here.
-    """
-    if _is_back(storage, options):
-        model = read_model(storage, options.source, family=options.family, tokenizer=options.tokenizer)
-        return prepare_back(storage, source, model, options)
-    checkpoint = read_checkpoint(
+
+def open_transformers(storage: Storage, options: Options) -> TransformersModel:
+    """Read the headers of a model in Transformers' format, see ``read_model``."""
+    return read_model(storage, options.source, family=options.family, tokenizer=options.tokenizer)
+
+
+def open_meta(storage: Storage, options: Options) -> Checkpoint:
+    """Read the headers of a checkpoint of Meta's, see ``read_checkpoint``."""
+    return read_checkpoint(
         storage,
         options.source,
         family=options.family,
@@ -60,6 +65,16 @@ def prepare(storage: Storage, source: Source, options: Options) -> Prepared:
         tokenizer=options.tokenizer,
         params_path=options.params,
     )
+
+
+def prepare(storage: Storage, source: Source, options: Options) -> Prepared:
+    """Read headers, decide what data alone can tell, plan, and make what stands beside the weights.
+
+    All that can fail without a byte moved fails here.
+    """
+    if is_back(storage, options):
+        return prepare_back(storage, source, open_transformers(storage, options), options)
+    checkpoint = open_meta(storage, options)
     if options.to == "meta":
         return prepare_reshard(storage, source, checkpoint, options)
     return _prepare_transformers(storage, source, checkpoint, options)
@@ -86,5 +101,5 @@ def _prepare_transformers(
         target=TRANSFORMERS,
         shards=None,
         notes=(*checkpoint.notes, *decided, *describe_large_tensors(plan)),
-        compare=lambda storage, headers, progress: compare_tensors(storage, checkpoint, headers, progress),
+        compare=lambda storage, headers, progress: compare_chunks(storage, checkpoint, headers, progress),
     )

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from distconv.families.cuts import ROWS
-from distconv.families.llama import EMBEDDING, OUTPUT, RULES
-from distconv.families.rules import expand_rules
+from distconv.families.llama import EMBEDDING, OUTPUT
 from distconv.families.translate import Decisions, MetaTensor, cut_for_ranks, join_ranks
 from distconv.formats.meta.files import PARAMS_NAME, TOKENIZER_NAME
 from distconv.formats.meta.params import Params
@@ -20,7 +19,8 @@ from distconv.planning.plan import Plan, make_shard_plan
 from distconv.sidecars.meta_params import make_params
 from distconv.storage.base import Storage, read_small
 from distconv.verbs.checkpoint import Checkpoint, decide_replication, share_storage
-from distconv.verbs.compare_shards import compare_shards, expect_match, expect_view
+from distconv.verbs.compare_shards import compare_shards
+from distconv.verbs.expected import expect_checkpoint, expect_model
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
 from distconv.verbs.transformers_model import TransformersModel
@@ -31,14 +31,9 @@ _SMALL_BYTES = 64 << 20
 def prepare_reshard(storage: Storage, source: Source, checkpoint: Checkpoint, options: Options) -> Prepared:
     """Plan a checkpoint of Meta's in another number of shards."""
     ranks = options.shards or 1
-    head_dim = checkpoint.dimensions.head_dim
     replication, decided = decide_replication(
         checkpoint, lambda left, right: equal_targets(storage, target_of_view(left), target_of_view(right))
     )
-    tied = share_storage(checkpoint.catalog)
-    matches = [match for match in checkpoint.matches if not (tied and match.source == OUTPUT)]
-    wholes = [_recut(whole, checkpoint) for whole in join_ranks(matches, replication)]
-    plan = plan_shards(wholes, ranks, head_dim, Decisions(tied, replication), options)
     heads = checkpoint.dimensions.kv_heads // replication
     files = {
         os.path.basename(path): read_small(storage, path, _SMALL_BYTES) for path in checkpoint.files.legal
@@ -46,43 +41,46 @@ def prepare_reshard(storage: Storage, source: Source, checkpoint: Checkpoint, op
     if checkpoint.files.tokenizer is not None:
         files[TOKENIZER_NAME] = read_small(storage, checkpoint.files.tokenizer, _SMALL_BYTES)
     files[PARAMS_NAME] = _adapt_params(storage, checkpoint.params, max(heads, ranks))
-    by_name = {whole.tensor.name: whole for whole in wholes}
-    expected = [expect_match(match, replication, by_name[match.source], head_dim) for match in matches]
+    expected = expect_checkpoint(checkpoint)
     return Prepared(
         choice=checkpoint.choice,
-        plan=plan,
+        plan=plan_reshard(checkpoint, replication, options),
         files=files,
         source=source.describe(checkpoint.catalog.all_views),
         target=META,
         shards=ranks,
-        notes=(*checkpoint.notes, *decided),
+        notes=(*notes_for_meta(checkpoint), *decided),
         compare=lambda storage, headers, progress: compare_shards(
             storage, expected, ranks, headers, progress
         ),
     )
 
 
+def plan_reshard(checkpoint: Checkpoint, replication: int, options: Options) -> Plan:
+    """Plan the shards of a checkpoint that has each key head so often."""
+    wholes = [_recut(whole, checkpoint) for whole in join_ranks(checkpoint.matches, replication)]
+    cuts = {whole.tensor.name: whole.cut for whole in wholes}
+    tied = share_storage(checkpoint.catalog) and cuts[EMBEDDING] == cuts[OUTPUT]
+    if tied:
+        wholes = [whole for whole in wholes if whole.tensor.name != OUTPUT]
+    return plan_shards(wholes, checkpoint.dimensions.head_dim, Decisions(tied, replication), options)
+
+
+def notes_for_meta(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Give the notes on a checkpoint that matter to Meta's code, which has no settings for chat."""
+    return tuple(note for note in checkpoint.notes if note not in checkpoint.choice.variant)
+
+
 def prepare_back(storage: Storage, source: Source, model: TransformersModel, options: Options) -> Prepared:
     """Plan Meta's shards of a model in Transformers' format."""
     ranks = options.shards or 1
-    shape, family = model.config.shape, model.config.family
-    wholes = list(model.whole_tensors())
-    if model.tied and family.embedding_cut is not ROWS:
-        embedding = next(whole for whole in wholes if whole.tensor.name == EMBEDDING)
-        wholes.append(replace(embedding, tensor=replace(embedding.tensor, name=OUTPUT), cut=ROWS))
-    shared = model.tied and family.embedding_cut is ROWS
-    plan = plan_shards(wholes, ranks, shape.head_dim, Decisions(shared, 1), options)
     files = {os.path.basename(path): read_small(storage, path, _SMALL_BYTES) for path in model.files.legal}
     files[TOKENIZER_NAME] = model.tokenizer.content
     files[PARAMS_NAME] = make_params(model.config, rows=model.rows, shards=ranks)
-    operations = {source: rule.operation for source, (_target, rule) in expand_rules(RULES, shape.layers)}
-    expected = [
-        expect_view(model.catalog.tensors[whole.source], whole, operations[whole.tensor.name], shape.head_dim)
-        for whole in wholes
-    ]
+    expected = expect_model(model)
     return Prepared(
         choice=model.choice,
-        plan=plan,
+        plan=plan_back(model, options),
         files=files,
         source=source.describe(model.catalog.tensors.values()),
         target=META,
@@ -94,12 +92,20 @@ def prepare_back(storage: Storage, source: Source, model: TransformersModel, opt
     )
 
 
-def plan_shards(
-    wholes: Sequence[MetaTensor], ranks: int, head_dim: int, decisions: Decisions, options: Options
-) -> Plan:
+def plan_back(model: TransformersModel, options: Options) -> Plan:
+    """Plan the shards of a model in Transformers' format."""
+    family, wholes = model.config.family, list(model.whole_tensors())
+    if model.tied and family.embedding_cut is not ROWS:
+        embedding = next(whole for whole in wholes if whole.tensor.name == EMBEDDING)
+        wholes.append(replace(embedding, tensor=replace(embedding.tensor, name=OUTPUT), cut=ROWS))
+    shared = model.tied and family.embedding_cut is ROWS
+    return plan_shards(wholes, model.config.shape.head_dim, Decisions(shared, 1), options)
+
+
+def plan_shards(wholes: Sequence[MetaTensor], head_dim: int, decisions: Decisions, options: Options) -> Plan:
     """Plan shards of whole tensors; where the output is the embedding, both names stand for one storage."""
     dtype = None if options.dtype == "auto" else DTYPES[options.dtype]
-    parts = cut_for_ranks(wholes, ranks, head_dim, dtype)
+    parts = cut_for_ranks(wholes, options.shards or 1, head_dim, dtype)
     shared = {OUTPUT: EMBEDDING} if decisions.tied else {}
     return make_shard_plan(parts, decisions, options.max_shard_size, shared)
 

@@ -109,7 +109,7 @@ def test_a_safetensors_file_is_read_in_the_same_way(checkpoint: Write, tmp_path:
 def test_a_safetensors_file_of_transformers_needs_no_conversion(tmp_path: Path) -> None:
     write_params(tmp_path, SPEC)
     save_file({"model.layers.0.mlp.up_proj.weight": torch.ones(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match="a checkpoint with Transformers' names; it needs no conversion"):
+    with pytest.raises(InputError, match="a checkpoint with Transformers' names, which needs no conversion"):
         plan(tmp_path)
 
 
@@ -144,7 +144,7 @@ def test_what_was_taken_off_and_left_aside_is_said(checkpoint: Write, tmp_path: 
         (lambda _state: {"_fsdp_wrapped_module._flat_param": torch.ones(9)}, "flat parameters of FSDP"),
         (lambda _state: {"layers.0.attn.q_proj.weight": torch.ones(2, 2)}, "torchtune"),
         (lambda _state: {"layers.0.attention.qkv_linear.wq.weight": torch.ones(2, 2)}, "torchtitan"),
-        (lambda _state: {"module.model.layers.0.self_attn.q_proj.weight": torch.ones(2, 2)}, "Transformers' names; it needs no conversion (it has module.model.layers.0"),
+        (lambda _state: {"module.model.layers.0.self_attn.q_proj.weight": torch.ones(2, 2)}, "Transformers' names, which needs no conversion; for Meta's code give its folder and --to meta (it has module.model.layers.0"),
         (lambda _state: {"model": {"model.embed_tokens.weight": torch.ones(2, 2)}}, "Transformers' names"),
     ],
 )  # fmt: skip

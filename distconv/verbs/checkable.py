@@ -1,0 +1,130 @@
+"""What of INPUT can be compared with checksums of its own, and what headers and names alone tell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from distconv.errors import InputError
+from distconv.formats.meta.catalog import Catalog, read_catalog
+from distconv.formats.meta.checklist import Listed, read_checklists
+from distconv.formats.meta.files import CONFIG_NAME, SourceFiles, find_files
+from distconv.formats.safetensors.catalog import read_transformers_catalog
+from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
+from distconv.layout.regions import Region
+from distconv.output.targets import RECEIPT_NAME
+from distconv.storage.base import Storage, join
+from distconv.verbs.options import Options
+from distconv.verbs.sources import open_meta, open_transformers
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One file to be read whole, or record by record."""
+
+    path: str
+    size_bytes: int
+    listed: Listed | None
+    records: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be read, and what headers and names alone tell."""
+
+    tasks: Sequence[Task]
+    findings: Sequence[str]
+    notes: Sequence[str]
+    by_headers: int = 0
+
+
+def look_at_checkpoint(storage: Storage, options: Options) -> Work:
+    """Read a checkpoint's headers and checklists; InputError where there is none."""
+    files = find_files(storage, options.source, options.tokenizer, options.params)
+    findings: list[str] = []
+    try:
+        open_meta(storage, options)
+    except InputError as error:
+        findings += str(error).splitlines()
+    tasks, notes, wrong = _make_tasks(storage, files)
+    return Work(tasks, [*findings, *wrong], notes)
+
+
+def look_at_model(storage: Storage, options: Options) -> Work:
+    """Hold index, headers and config.json against each other; only what torch saved has checksums.
+
+    InputError where the files are not those of one model.
+    """
+    files = find_transformers_files(storage, options.source)
+    findings: list[str] = []
+    try:
+        open_transformers(storage, options)
+    except InputError as error:
+        findings += str(error).splitlines()
+    tasks, bare = [], []
+    for path in files.weights:
+        records = _find_records(storage, replace(files, weights=(path,), index=None))
+        if records is None:
+            continue
+        if records:
+            tasks.append(Task(path, sum(record.size_bytes for record in records), None, records))
+        else:
+            bare.append(path)
+    notes = [_note_bare(storage, files.folder, bare)] if bare else []
+    return Work(tasks, findings, notes, len(bare))
+
+
+def _find_records(storage: Storage, files: TransformersFiles) -> tuple[Region, ...] | None:
+    """Give the records of one file that have checksums; None where it cannot be read, which has been told."""
+    try:
+        tensors = read_transformers_catalog(storage, files).tensors
+    except InputError:
+        return None
+    records = dict.fromkeys(view.region for view in tensors.values())
+    return tuple(record for record in records if record.crc32)
+
+
+def _note_bare(storage: Storage, folder: str, paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+    words = f"{paths[0]}{more}: no checksums are in it, so that only headers, index and {CONFIG_NAME} were compared"
+    if storage.find(join(folder, RECEIPT_NAME)) is None:
+        return words
+    return f"{words}; distconv verify {folder} compares its data with the digests in {RECEIPT_NAME}"
+
+
+def _make_tasks(storage: Storage, files: SourceFiles) -> tuple[list[Task], list[str], list[str]]:
+    """Decide how each file is checked; also notes, and findings about the checklists."""
+    listed, wrong = read_checklists(storage, files)
+    findings = list(wrong)
+    tasks = []
+    for entry in listed:
+        found = storage.find(entry.path)
+        if found is None:
+            findings.append(f"{entry.path}: missing, though {entry.checklist} lists it")
+        else:
+            tasks.append(Task(entry.path, found.size_bytes, entry))
+    names = {entry.path for entry in listed}
+    unlisted = [path for shard in files.shards for path in shard.paths if path not in names]
+    notes = []
+    for path, catalog in ((path, _try_catalog(storage, files, path)) for path in unlisted):
+        records = _records_with_checksum(catalog, path)
+        if records:
+            tasks.append(Task(path, sum(record.size_bytes for record in records), None, records))
+        elif catalog is not None:
+            notes.append(f"{path}: no checklist names it and no checksums are in it; nothing to compare with")
+    return tasks, notes, findings
+
+
+def _try_catalog(storage: Storage, files: SourceFiles, path: str) -> Catalog | None:
+    """Read one file's catalog; what is wrong with it has been found already."""
+    shard = next(shard for shard in files.shards if path in shard.paths)
+    try:
+        return read_catalog(storage, (shard,))
+    except InputError:
+        return None
+
+
+def _records_with_checksum(catalog: Catalog | None, path: str) -> tuple[Region, ...]:
+    if catalog is None:
+        return ()
+    views = (view for shard in catalog for view in shard.tensors.values())
+    records = dict.fromkeys(view.region for view in views)
+    return tuple(record for record in records if record.path == path and record.crc32)

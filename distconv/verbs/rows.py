@@ -1,0 +1,150 @@
+"""Rows of tensors as a comparison sees them: read whole from INPUT's parts, joined, cast.
+
+This is another path than the worker's, which copies by strides that the plan computed. Memory is
+bounded: a band of rows at a time.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from distconv.families.cuts import Cut
+from distconv.formats.views import TensorView
+from distconv.formats.written import Written
+from distconv.layout.dtypes import DType, extent_elements
+from distconv.moving.pieces import Piece
+from distconv.moving.worker import Sources
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Rows = npt.NDArray[np.unsignedinteger]
+
+BAND_BYTES = 16 << 20
+
+
+def band_rows(columns: int, stored: DType, head: int = 1) -> int:
+    """Give how many rows are read at once: whole heads of ``head`` rows each, one at least."""
+    return max(1, BAND_BYTES // max(1, columns * stored.size_bytes * head)) * head
+
+
+def join_shapes(views: Sequence[TensorView], axis: int | None) -> tuple[int, ...]:
+    """Give the shape that parts have together."""
+    shape = views[0].shape
+    if axis is None:
+        return shape
+    return (*shape[:axis], sum(view.shape[axis] for view in views), *shape[axis + 1 :])
+
+
+def count_copies(views: Sequence[TensorView], rows: int) -> int:
+    """Tell how often each key head is stored in INPUT's parts, where OUTPUT has so many rows of them in all.
+
+    Once, where the parts cannot be grouped so.
+    """
+    times, rest = divmod(sum(view.shape[0] for view in views), rows) if rows else (1, 0)
+    alike = len({view.shape for view in views}) == 1
+    return times if times > 1 and not rest and alike and len(views) % times == 0 else 1
+
+
+def group_copies(views: Sequence[TensorView], cut: Cut, copies: int) -> list[tuple[TensorView, ...]]:
+    """Give the parts that differ, in order, each with the others that should hold the same."""
+    if cut.axis is None:
+        return [(views[0],)]
+    return [tuple(views[first : first + copies]) for first in range(0, len(views), copies)]
+
+
+def read_whole_rows(
+    cut: Cut, parts: Sequence[tuple[TensorView, ...]], first: int, count: int, sources: Sources
+) -> "Rows":
+    """Read rows of the whole tensor, wherever in the shards they lie."""
+    import numpy as np
+
+    if cut.axis == 1:
+        return np.concatenate(
+            [read_rows(view, first, count, sources) for (view,) in parts if view.shape[1]], axis=1
+        )
+    found = []
+    begin = 0
+    for views in parts:
+        rows = views[0].shape[0]
+        low, high = max(first - begin, 0), min(first + count - begin, rows)
+        begin += rows
+        if low >= high:
+            continue
+        part, *twins = (read_rows(view, low, high - low, sources) for view in views)
+        # Written once though the copies differ: no row of it can be right.
+        found.append(part if all((part == twin).all() for twin in twins) else ~part)
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def read_rows(view: TensorView, first: int, count: int, sources: Sources) -> "Rows":
+    """Read some rows of a part, whatever its strides, and hardly more than them.
+
+    Where rows lie apart, or columns do, each is read by itself.
+    """
+    import numpy as np
+    from numpy.lib.stride_tricks import as_strided
+
+    unit = view.dtype.size_bytes
+    extents = (count, *view.shape[1:])
+    start = view.offset + first * view.strides[0]
+    apart = max(range(len(extents)), key=lambda axis: view.strides[axis])
+    if extent_elements(extents, view.strides) <= 2 * math.prod(extents):
+        ranges, along = 1, extents
+    else:
+        ranges, along = extents[apart], (*extents[:apart], 1, *extents[apart + 1 :])
+    found = []
+    for number in range(ranges):
+        piece = Piece(
+            view.region,
+            start + number * view.strides[apart],
+            extent_elements(along, view.strides),
+            along,
+            view.strides,
+            0,
+            along,
+        )
+        content = np.frombuffer(sources.read(piece, unit), dtype=f"u{unit}")
+        found.append(as_strided(content, along, [unit * stride for stride in view.strides]))
+    return np.ascontiguousarray(found[0] if len(found) == 1 else np.concatenate(found, axis=apart))
+
+
+def choose_dtype(pairs: Iterable[tuple[DType, Written]]) -> DType | None:
+    """Tell the type that tensors were cast to, by most of their elements; None where each has INPUT's own.
+
+    ``pairs`` are what INPUT has a tensor stored as, and what OUTPUT has of it.
+    """
+    kept, found = 0, Counter[DType]()
+    for stored, written in pairs:
+        found[written.dtype] += written.elements
+        kept += written.elements if written.dtype == stored else 0
+    if not found:
+        return None
+    dtype, cast = found.most_common(1)[0]
+    return dtype if cast > kept else None
+
+
+def cast_rows(rows: "Rows", stored: DType, dtype: DType) -> bytes:
+    """Give the bytes of rows in another type; any NaN becomes the quiet one with no payload."""
+    if stored == dtype:
+        return rows.tobytes()
+    import torch
+
+    block = torch.from_numpy(rows.view(f"i{stored.size_bytes}").reshape(-1)).view(getattr(torch, stored.name))
+    cast = block.to(getattr(torch, dtype.name))
+    # Zero over zero would carry a sign; torch's own constant is the quiet NaN of every type.
+    cast = torch.where(block.isnan(), torch.tensor(float("nan"), dtype=cast.dtype), cast)
+    return cast.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def find_difference(
+    expected: bytes, found: bytes | bytearray, row_bytes: int, dtype: DType
+) -> tuple[int, int] | None:
+    """Give the row and the column, in elements, of the first byte that differs."""
+    if expected == found:
+        return None
+    at = next(i for i, (one, other) in enumerate(zip(expected, found, strict=True)) if one != other)
+    row, column = divmod(at, row_bytes)
+    return row, column // dtype.size_bytes
