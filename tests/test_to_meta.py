@@ -269,3 +269,22 @@ def test_a_part_that_was_damaged_or_is_not_there_is_written_again(
     report = distconv.convert(source, output, to="meta", shards=1, max_shard_size=PART_BYTES)
     assert (report.kept_chunks > 0) == (damage == "data")
     assert digest_folder(output) == digest_folder(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_trainers_checkpoint_without_its_tied_output_gets_one(
+    tmp_path: Path, tiktoken_file: Path, shards: int
+) -> None:
+    source = write_checkpoint(tmp_path / "source", LLAMA_31, tiktoken_file)
+    path = source / "consolidated.00.pth"
+    state = torch.load(path)
+    del state["output.weight"]
+    torch.save(state, path)
+    params = json.loads((source / "params.json").read_text())
+    (source / "params.json").write_text(json.dumps(params | {"weight_tying": True}))
+    (source / "checklist.chk").unlink(missing_ok=True)
+    distconv.convert(source, tmp_path / "out", to="meta", shards=shards, verify=True)
+    found = load(tmp_path / "out")
+    whole = torch.cat([shard["output.weight"] for shard in found])
+    assert torch.equal(whole, state["tok_embeddings.weight"])
+    assert distconv.verify(tmp_path / "out", against=source).ok

@@ -54,7 +54,7 @@ def run_inline(
     # Or all lanes would wait for it at their first block.
     load_device(job.device)
     try:
-        progress.begin(sum(chunk.size_bytes for chunk in chunks), len(chunks))
+        progress.begin(sum(chunk.size_bytes for chunk in chunks), len(chunks), job.kind)
         for number in range(min(lanes, len(chunks))):
             inbox: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
             # A daemon: a lane that hangs in a dead file system must not keep the process from ending.

@@ -88,6 +88,8 @@ class Job:
     """Digests of files that an earlier run finished."""
     attempts: Mapping[str, str] = field(default_factory=dict)
     """Files that are written in parts, and what they are open as: see ``Storage.open_attempt``."""
+    kind: str = "chunks"
+    """What the units are called for people."""
     traced: bool = False
     """Whether receipts tell of each read, gather and write."""
     preconditions: Preconditions = field(default_factory=Preconditions)

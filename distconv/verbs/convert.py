@@ -42,6 +42,8 @@ class ConversionReport:
     dtype: str
     noun: str
     """What a file of weights is called."""
+    unit_noun: str
+    """What a worker does at a time is called."""
     chunks: int
     kept_chunks: int
     bytes_read: int
@@ -105,7 +107,7 @@ class ConversionReport:
             ),
         ]
         if self.kept_chunks:
-            found.append(f"{format_count(self.kept_chunks, self.noun)} of an earlier run kept")
+            found.append(f"{format_count(self.kept_chunks, self.unit_noun)} of an earlier run kept")
         if self.became_infinite:
             found.append(f"{format_count(self.became_infinite, 'value')} became infinite in {self.dtype}")
         if self.verified:
@@ -216,6 +218,7 @@ def _convert(
         family=prepared.choice.family.title,
         dtype=plan.dtype.name,
         noun=prepared.target.noun,
+        unit_noun=prepared.unit_noun,
         chunks=len(plan.files),
         kept_chunks=len(plan.files) if examined is not None else sum(receipt.kept for receipt in receipts),
         bytes_read=sum(receipt.bytes_read for receipt in receipts),
@@ -255,7 +258,7 @@ def _make(
         storage, output, source, plan, identity, watch, look, prepared.target, overwrite=options.overwrite
     ) as folder:
         folder.remove(damaged)
-        receipts = _move_all(storage, source, options, plan, folder, watch)
+        receipts = _move_all(storage, source, options, prepared, folder, watch)
         _check_chunks(storage, output, plan)
         moved = _Moved(
             receipts, watch.begun or time.monotonic(), watch.first, watch.ended or time.monotonic()
@@ -279,9 +282,10 @@ def _complete(
 
 
 def _move_all(
-    storage: Storage, source: Source, options: Options, plan: Plan, folder: Folder, watch: Stopwatch
+    storage: Storage, source: Source, options: Options, prepared: Prepared, folder: Folder, watch: Stopwatch
 ) -> tuple[Receipt, ...]:
     """Write all files; those that are too large for one worker in parts."""
+    plan = prepared.plan
     units = [
         unit
         for file in plan.files
@@ -292,7 +296,7 @@ def _move_all(
         folder.go_on(shared.unfinished)
         job = Job(
             storage, options.output, options.device, recorded=folder.recorded | shared.recorded, attempts=shared.attempts,
-            traced=bool(options.trace or options.report), preconditions=Preconditions(source.sizes, folder.owner),
+            kind=f"{prepared.unit_noun}s", traced=bool(options.trace or options.report), preconditions=Preconditions(source.sizes, folder.owner),
         )  # fmt: skip
         return _move(
             job,

@@ -60,7 +60,10 @@ def plan_reshard(checkpoint: Checkpoint, replication: int, options: Options) -> 
     """Plan the shards of a checkpoint that has each key head so often."""
     wholes = [_recut(whole, checkpoint) for whole in join_ranks(checkpoint.matches, replication)]
     cuts = {whole.tensor.name: whole.cut for whole in wholes}
-    tied = share_storage(checkpoint.catalog) and cuts[EMBEDDING] == cuts[OUTPUT]
+    if OUTPUT not in cuts:
+        # A trainer's, whose params.json says that they are tied: Meta's code wants both.
+        wholes.append(_make_output(wholes))
+    tied = cuts[EMBEDDING] == ROWS and (OUTPUT not in cuts or share_storage(checkpoint.catalog))
     if tied:
         wholes = [whole for whole in wholes if whole.tensor.name != OUTPUT]
     return plan_shards(wholes, checkpoint.dimensions.head_dim, Decisions(tied, replication), options)
@@ -96,10 +99,15 @@ def plan_back(model: TransformersModel, options: Options) -> Plan:
     """Plan the shards of a model in Transformers' format."""
     family, wholes = model.config.family, list(model.whole_tensors())
     if model.tied and family.embedding_cut is not ROWS:
-        embedding = next(whole for whole in wholes if whole.tensor.name == EMBEDDING)
-        wholes.append(replace(embedding, tensor=replace(embedding.tensor, name=OUTPUT), cut=ROWS))
+        wholes.append(_make_output(wholes))
     shared = model.tied and family.embedding_cut is ROWS
     return plan_shards(wholes, model.config.shape.head_dim, Decisions(shared, 1), options)
+
+
+def _make_output(wholes: Sequence[MetaTensor]) -> MetaTensor:
+    """Make the output of the embedding, which it is tied to."""
+    embedding = next(whole for whole in wholes if whole.tensor.name == EMBEDDING)
+    return replace(embedding, tensor=replace(embedding.tensor, name=OUTPUT), cut=ROWS)
 
 
 def plan_shards(wholes: Sequence[MetaTensor], head_dim: int, decisions: Decisions, options: Options) -> Plan:

@@ -202,7 +202,8 @@ class _Run:
         """Tell that bytes move from now on; starting up is over when the first worker is up."""
         if not self._begun:
             self._begun = True
-            self._progress.begin(sum(chunk.size_bytes for chunk in self._chunks.values()), len(self._chunks))
+            total_bytes = sum(chunk.size_bytes for chunk in self._chunks.values())
+            self._progress.begin(total_bytes, len(self._chunks), self._job.kind)
 
     def _end_unit(self, number: int, member: _Member, receipt: Receipt, now: float) -> None:
         """Keep what came of a unit."""
