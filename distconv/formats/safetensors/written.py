@@ -1,17 +1,14 @@
 """What a Transformers folder says it holds: its index, and the headers of its chunks."""
 
-import json
-import math
 from collections.abc import Iterator, Mapping
-from typing import TypeGuard
 
 from distconv.errors import InputError, OutputError
 from distconv.formats.plain_json import LIMIT_BYTES
 from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME, file_order, make_header, make_index
+from distconv.formats.safetensors.header import read_safetensors
 from distconv.formats.safetensors.index import is_plain_name
-from distconv.formats.state import LIMIT_TENSORS
 from distconv.formats.written import Headers, Written, read_object
-from distconv.layout.dtypes import DTYPES, DType
+from distconv.layout.dtypes import DTYPES
 from distconv.storage.base import Storage, join, opened, read_range, read_small
 
 _DTYPES_BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
@@ -43,58 +40,15 @@ def read_header(storage: Storage, path: str) -> dict[str, Written]:
     """
     try:
         with opened(storage, path) as reader:
-            size = int.from_bytes(read_range(reader, 0, 8), "little") if reader.size_bytes >= 8 else -1
-            if not 0 <= size <= reader.size_bytes - 8:
-                raise OutputError(f"{path}: no safetensors header")
-            if size > LIMIT_BYTES:
-                raise OutputError(f"{path}: a header of {size:,} bytes, expected at most {LIMIT_BYTES:,}")
-            text = bytes(read_range(reader, 8, size))
-            data_bytes = reader.size_bytes - 8 - size
+            found = read_safetensors(reader)
     except FileNotFoundError:
         raise OutputError(f"{path}: missing, though the index names it") from None
     except InputError as error:
         raise OutputError(str(error)) from None
-    try:
-        entries = json.loads(text)
-        entries.pop("__metadata__", None)
-        if len(entries) > LIMIT_TENSORS:
-            raise ValueError(f"more than {LIMIT_TENSORS:,} tensors")
-        spans = {name: _read_entry(name, entry) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise OutputError(f"{path}: damaged safetensors header ({type(error).__name__}: {error})") from None
-    end = max((end for _start, end, _dtype, _shape in spans.values()), default=0)
-    if end != data_bytes:
-        raise OutputError(f"{path}: {data_bytes:,} bytes of data, its header needs {end:,}")
     return {
-        name: Written(path, 8 + size + start, dtype, shape)
-        for name, (start, _end, dtype, shape) in spans.items()
+        name: Written(path, region.offset_bytes, mark.dtype, mark.shape)
+        for name, (mark, region) in found.items()
     }
-
-
-def _read_entry(name: str, entry: Mapping[str, object]) -> tuple[int, int, DType, tuple[int, ...]]:
-    """Give where a tensor's data begins and ends, behind the header, its type and its shape."""
-    dtype, shape, offsets = _DTYPES_BY_CODE[str(entry["dtype"])], entry["shape"], entry["data_offsets"]
-    if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
-        raise ValueError(f"{name!a}: shape and data_offsets are not lists of sizes")
-    start, end = offsets
-    if end - start != math.prod(shape) * dtype.size_bytes:
-        raise ValueError(f"{name!a}: {end - start:,} bytes are not those of its shape")
-    # A name that is no text cannot be written again.
-    name.encode()
-    return start, end, dtype, tuple(shape)
-
-
-def _are_sizes(found: object) -> TypeGuard[list[int]]:
-    """Whether a value is a list of numbers that a file's sizes can be."""
-    return (
-        isinstance(found, list)
-        and len(found) <= _DIMENSIONS
-        and all(type(size) is int and 0 <= size < _SIZE_LIMIT for size in found)
-    )
-
-
-_DIMENSIONS = 64
-_SIZE_LIMIT = 1 << 63
 
 
 def find_odd_form(storage: Storage, path: str, tensors: Mapping[str, Written]) -> str | None:
