@@ -150,6 +150,27 @@ def measure_pace(place: Path, source: Path, rounds: int) -> list[dict[str, objec
     return found
 
 
+def measure_ways(place: Path, source: Path, rounds: int) -> list[dict[str, object]]:
+    """Move the same model every way in turn, on the RAM disk; the first round is thrown away."""
+    back = place / "transformers"
+    subprocess.run([*inline(source, back)], check=True, stdout=subprocess.DEVNULL)
+    ways: dict[str, tuple[Path, list[str]]] = {
+        "Meta, 8 shards, to Transformers": (source, []),
+        "Transformers to Meta, 8 shards": (back, ["--to", "meta", "--shards", "8"]),
+        "Transformers to Meta, 1 shard": (back, ["--to", "meta", "--shards", "1"]),
+        "Meta, 8 shards to 4": (source, ["--to", "meta", "--shards", "4"]),
+    }
+    found = []
+    for number in range(rounds + 1):
+        for name, (origin, options) in ways.items():
+            target = place / "target"
+            measured = run([*inline(origin, target), *options])
+            shutil.rmtree(target)
+            if number:
+                found.append(make_row(f"distconv, {name}", number, measured))
+    return found
+
+
 @contextmanager
 def place_in(parent: Path, *, kept: bool) -> Iterator[Path]:
     """Have a folder for measuring; ``kept`` is for a RAM disk, whose files lie in memory that is kept."""
@@ -185,7 +206,10 @@ def describe_machine() -> dict[str, object]:
 @click.option("--ram", type=click.Path(path_type=Path), default="/dev/shm", show_default=True)
 @click.option("--disk", type=click.Path(path_type=Path), default=tempfile.gettempdir(), show_default=True)
 @click.option(
-    "--only", type=click.Choice(["ram", "disk", "growth", "pace"]), multiple=True, help="Measure only this."
+    "--only",
+    type=click.Choice(["ram", "disk", "growth", "pace", "ways"]),
+    multiple=True,
+    help="Measure only this.",
 )
 @click.option("--peer", is_flag=True, help="Also the known script (make peers first).")
 @click.option(
@@ -201,7 +225,7 @@ def main(
     """Measure distconv against copies of the same bytes, and print and draw what came out."""
     tokenizer = Path(find_spec("mistral_common").origin).parent / "data/tokenizer.model.v1"
     found: dict[str, object] = {"machine": describe_machine(), "layers": layers, "rounds": rounds}
-    wanted = only or ("ram", "disk", "growth", "pace")
+    wanted = only or ("ram", "disk", "growth", "pace", "ways")
     into.mkdir(exist_ok=True)
     for name, parent in (("ram", ram), ("disk", disk)):
         if name in wanted:
@@ -213,12 +237,17 @@ def main(
         with place_in(ram, kept=True) as place:
             source = write_noise(place / "source", llama_70b(layers), tokenizer)
             found["pace"] = measure_pace(place, source, rounds)
+    if "ways" in wanted:
+        with place_in(ram, kept=True) as place:
+            # INPUT twice and OUTPUT must fit.
+            source = write_noise(place / "source", llama_70b(min(layers, 2)), tokenizer)
+            found["ways"] = measure_ways(place, source, rounds)
     if "growth" in wanted:
         with place_in(ram, kept=True) as place:
             found["growth"] = measure_growth(place, tokenizer, rounds)
     (into / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
     print_tables(found)
-    if wanted != ("pace",):
+    if {"ram", "disk", "growth"} & set(wanted):
         write_picture(found, into / "bench.png")
 
 

@@ -38,8 +38,25 @@ def print_tables(found: dict[str, Any]) -> None:
             print_place(by_contestant(found[place]), found["input_bytes"])
     if "pace" in found:
         print_pace(found["pace"])
+    if "ways" in found:
+        print_ways(by_contestant(found["ways"]))
     if "growth" in found:
         print_growth(found["growth"])
+
+
+def print_ways(groups: dict[str, list[Row]]) -> None:
+    """Print how every way moves, against the first one's moving of the same round."""
+    first = next(iter(groups.values()))
+    click.echo(f"\n{'':<44}{'moving s':>10}{'pace':>7}{'finishing s':>13}{'anon MiB':>10}")
+    for name, rows in groups.items():
+        pace = median(
+            one["seconds_moving"] / row["seconds_moving"] for one, row in zip(first, rows, strict=True)
+        )
+        moving, finishing = (
+            median(row[f"seconds_{phase}"] for row in rows) for phase in ("moving", "finishing")
+        )
+        memory = median(row["peak_anonymous_bytes"] for row in rows) / 2**20
+        click.echo(f"{name:<44}{moving:>10.2f}{pace:>7.2f}{finishing:>13.2f}{memory:>10.0f}")
 
 
 def print_place(groups: dict[str, list[Row]], input_bytes: int) -> None:
