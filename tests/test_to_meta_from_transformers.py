@@ -1,6 +1,7 @@
 """Models that Transformers saved, in Meta's layout: byte for byte what torch.save writes of each rank's part."""
 
 import json
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +10,22 @@ import pytest
 import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 import distconv
 from tests.checkpoints import Spec, Tensors
 from tests.test_to_meta import load, save, split
-from tests.transformers_models import ModelSpec, to_meta, write_model
+from tests.transformers_models import (
+    ModelSpec,
+    make_old_config,
+    to_meta,
+    write_model,
+    write_tokenizer,
+)
 
 Tokenizers = Callable[[ModelSpec], Path]
 FAMILIES = ("llama-2", "code-llama", "llama-3", "llama-3.1", "llama-3.2")
+WRITER = Path(__file__).with_name("transformers_writer.py")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # A sentencepiece vocabulary has 320 tokens here, Llama 3's 576; both are cut by rows at the output.
 SHARDS = {True: (1, 2, 4, 5, 8), False: (1, 2, 3, 4, 6, 8)}
@@ -102,8 +111,47 @@ def check_case(spec: ModelSpec, shards: int, tokenizer: Path, place: Path) -> No
     assert_shards(place / "out", expect_shards(tensors, spec, shards), place / "saved")
     assert_params(place / "out", spec, shards)
     assert (place / "out/tokenizer.model").read_bytes() == tokenizer.read_bytes()
-    assert any("rows of vocabulary are padding" in note for note in report.notes) == bool(spec.padding)
+    expected = ["rows of vocabulary are padding"] * bool(spec.padding)
+    expected += ["rope is scaled by 32, as published"] * (spec.family == "llama-3.2")
+    assert len(report.notes) == len(expected)
+    assert all(any(words in note for note in report.notes) for words in expected)
     assert distconv.verify(place / "out", against=place / "model").ok
+
+
+OLD = [ModelSpec("llama-2"), ModelSpec("llama-3.1", padding=8), ModelSpec("llama-3.2", tied=True)]
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("version", ["4.47.1", "4.57.6"])
+def test_what_older_versions_of_transformers_saved_is_read_as_well(
+    version: str, peer_python: Callable[[str], Path], tokenizer_of: Tokenizers, tmp_path: Path
+) -> None:
+    cases = [(spec, safe, tmp_path / f"{spec.family}-{safe}") for spec in OLD for safe in (True, False)]
+    tasks = [
+        {"folder": str(place / "model"), "config": make_old_config(spec), "safe": safe, "dtype": "bfloat16"}
+        for spec, safe, place in cases
+    ]
+    command = [str(peer_python(f"transformers-{version}")), str(WRITER)]
+    lines = "".join(json.dumps(task) + "\n" for task in tasks)
+    ended = subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    for spec, safe, place in cases:
+        write_tokenizer(place / "model", spec, tokenizer_of(spec))
+        tensors: Tensors = {}
+        for file in (place / "model").glob("*.safetensors" if safe else "*.bin"):
+            tensors |= load_file(file) if safe else torch.load(file)
+        distconv.convert(place / "model", place / "out", to="meta", shards=4)
+        assert_tensors(place / "out", tensors, spec, 4)
+        assert_params(place / "out", spec, 4)
+
+
+def assert_tensors(output: Path, tensors: Tensors, spec: ModelSpec, shards: int) -> None:
+    """Compare all tensors, whichever of them share a storage: a tied output may be saved under both names."""
+    kept = {name: tensor for name, tensor in tensors.items() if not (spec.tied and name == "lm_head.weight")}
+    expected, found = expect_shards(kept, spec, shards), load(output)
+    for shard, parts in zip(found, expected, strict=True):
+        assert shard.keys() == parts.keys()
+        assert all(torch.equal(shard[name], part) for name, part in parts.items())
 
 
 @settings(max_examples=40)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import distconv
 from tests.meta_model import MetaCode, meta_logits
@@ -68,6 +70,18 @@ def test_shards_of_another_number_of_shards_compute_the_same(
     distconv.convert(tmp_path / "first", tmp_path / "meta", to="meta", shards=shards)
     found = meta_logits(meta_code, tmp_path / "meta", TOKENS, shards, columns=spec.by_columns)
     assert_same(found, expected_logits(source, spec))
+
+
+def test_an_output_that_is_stored_though_the_config_calls_it_tied_is_the_one_that_transformers_takes(
+    transformers_model: Write, meta_code: MetaCode, tmp_path: Path
+) -> None:
+    spec = make("llama-3", tied=True)
+    source = shutil.copytree(transformers_model(spec), tmp_path / "model")
+    state = load_file(source / "model.safetensors")
+    state["lm_head.weight"] = state["model.embed_tokens.weight"].flip(0).contiguous()
+    save_file(state, source / "model.safetensors", {"format": "pt"})
+    distconv.convert(source, tmp_path / "meta", to="meta", shards=2)
+    assert_same(meta_logits(meta_code, tmp_path / "meta", TOKENS, 2), expected_logits(source, spec))
 
 
 # Name of the checkpointer's model type and of the builder, with what sizes alone do not say.

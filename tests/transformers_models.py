@@ -4,6 +4,7 @@ Nothing here comes from distconv: models are made of a ``LlamaConfig`` with rand
 ``save_pretrained``, and their tensors are brought to Meta's order by reshape and transpose.
 """
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ _CONTEXTS = {"llama-2": 4096, "code-llama": 16384, "llama-3": 8192, "llama-3.1":
 _FACTORS = {"llama-3.1": 8.0, "llama-3.2": 32.0}
 _THETAS = {"llama-2": 1e4, "code-llama": 1e6}
 _CHUNK_BYTES = 20_000
+_SPECIAL = [f"<|reserved_special_token_{number}|>" for number in range(TIKTOKEN_SPECIALS - 5)]
+_SPECIAL[:0] = ["<|begin_of_text|>", "<|end_of_text|>"]
+_SPECIAL[6:6] = ["<|start_header_id|>", "<|end_header_id|>"]
+_SPECIAL[9:9] = ["<|eot_id|>"]
+"""As ``tokenizer.py`` of Meta's ``llama3`` repository has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,20 @@ def make_config(spec: ModelSpec) -> LlamaConfig:
     )
 
 
+def make_old_config(spec: ModelSpec) -> dict[str, object]:
+    """Give the arguments of a ``LlamaConfig`` of Transformers 4."""
+    values = make_config(spec).to_dict()
+    rope = values.pop("rope_parameters")
+    theta = rope.pop("rope_theta")
+    kept = {
+        key: values[key]
+        for key in values
+        if key.startswith(("num_", "hidden_size", "intermediate", "max_", "tie_"))
+    }
+    kept |= {key: values[key] for key in ("vocab_size", "rms_norm_eps", "bos_token_id", "eos_token_id")}
+    return kept | {"rope_theta": theta, "rope_scaling": rope if spec.family in _FACTORS else None}
+
+
 def make_model(spec: ModelSpec) -> LlamaForCausalLM:
     """Make a model with random weights, norms included."""
     torch.manual_seed(spec.seed)
@@ -155,12 +175,15 @@ def write_tokenizer(folder: Path, spec: ModelSpec, tokenizer: Path) -> None:
     """Put the tokenizer beside a model: sentencepiece's own file, or the table that Transformers makes of ranks."""
     if spec.by_columns:
         (folder / "tokenizer.model").write_bytes(tokenizer.read_bytes())
-        return
-    special = [f"<|reserved_special_token_{number}|>" for number in range(TIKTOKEN_SPECIALS)]
-    special[:2] = ["<|begin_of_text|>", "<|end_of_text|>"]
-    TikTokenConverter(vocab_file=str(tokenizer), extra_special_tokens=special).converted().save(
-        str(folder / "tokenizer.json")
-    )
+    else:
+        (folder / "tokenizer.json").write_text(_make_table(tokenizer), encoding="utf-8")
+
+
+@functools.cache
+def _make_table(tokenizer: Path) -> str:
+    """Give tokenizer.json."""
+    converter = TikTokenConverter(str(tokenizer), extra_special_tokens=_SPECIAL)
+    return str(converter.converted().to_str())
 
 
 def to_meta(tensors: Tensors, spec: ModelSpec) -> Tensors:
