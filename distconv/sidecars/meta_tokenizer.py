@@ -27,6 +27,8 @@ _ADVICE = f"put {TOKENIZER_NAME} of the base model beside it"
 _TABLE_NAME = "tokenizer.json"
 _LEGACY_NAME = "added_tokens.json"
 _MOST_SHOWN = 5
+_LATER_TOKENS = ("<|step_id|>", "<|image|>")
+"""Names that llama-models' ``Tokenizer`` has for tokens which Llama 3.1's files still call reserved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ def _find_patterns(node: object) -> Iterator[str]:
 def _note_renamed(path: str, ranks: RankVocabulary, added: Mapping[int, str]) -> Iterator[str]:
     """Name special tokens that Meta's code calls otherwise, whatever the folder says."""
     first = len(ranks.tokens)
-    known = {*make_special_tokens("llama-3"), *make_special_tokens("llama-3.1")}
+    known = {*make_special_tokens("llama-3"), *make_special_tokens("llama-3.1"), *_LATER_TOKENS}
     renamed = [
         text for number, text in sorted(added.items()) if first <= number < ranks.size and text not in known
     ]

@@ -23,7 +23,8 @@ def find_input(storage: Storage, options: Options) -> InputFiles:
     """Find which files INPUT consists of; InputError where that is not one whole model."""
     if is_back(storage, options):
         found = find_transformers_files(storage, options.source)
-        small = (found.config, *found.small.values(), *found.legal)
+        index = () if found.index is None else (found.index.path,)
+        small = (found.config, *index, *found.small.values(), *found.legal)
         given = () if options.tokenizer is None else (find_tokenizer(storage, options.tokenizer),)
         return InputFiles(
             found.folder,
