@@ -14,7 +14,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from distconv.formats.meta.shards import default_part_bytes
 from distconv.formats.safetensors.chunks import default_chunk_bytes, group_tensors
+from distconv.layout.files import group_runs
 from distconv.moving.executor import TICK_SECONDS, make_limits
 from distconv.moving.scheduler import Action, Assign, Finish, GiveUp, Replace, Scheduler
 from distconv.storage.local import FLUSH_BYTES
@@ -250,8 +252,8 @@ class Simulation:
                     self._finished = True
 
 
-def model_chunks(dim: int, layers: int, ffn: int, kv_heads: int, head_dim: int, vocab: int) -> dict[str, int]:
-    """Give the chunk sizes of a bf16 model's plan, in bytes: grouped as the planner groups them."""
+def tensor_sizes(dim: int, layers: int, ffn: int, kv_heads: int, head_dim: int, vocab: int) -> dict[str, int]:
+    """Give the sizes of a bf16 model's tensors, in bytes."""
     sizes = {
         "model.embed_tokens.weight": vocab * dim,
         "lm_head.weight": vocab * dim,
@@ -263,15 +265,34 @@ def model_chunks(dim: int, layers: int, ffn: int, kv_heads: int, head_dim: int, 
         sizes |= {here + f"self_attn.{name}_proj.weight": kv_heads * head_dim * dim for name in "kv"}
         sizes |= {here + f"mlp.{name}_proj.weight": ffn * dim for name in ("gate", "up", "down")}
         sizes |= {here + name: dim for name in ("input_layernorm.weight", "post_attention_layernorm.weight")}
-    sizes = {name: 2 * elements for name, elements in sizes.items()}
+    return {name: 2 * elements for name, elements in sizes.items()}
+
+
+def group_chunks(sizes: dict[str, int]) -> dict[str, int]:
+    """Give the sizes of a plan's chunks, grouped as the planner groups them."""
     groups = group_tensors(sizes, default_chunk_bytes(sum(sizes.values())))
     return {f"chunk{number}": sum(sizes[name] for name in group) for number, group in enumerate(groups)}
 
 
+def group_parts(sizes: dict[str, int], shards: int) -> dict[str, int]:
+    """Give the sizes of the parts in which Meta's shards are written, in the order of their tensors."""
+    limit, parts = default_part_bytes(sum(sizes.values())), [size // shards for size in sizes.values()]
+    return {
+        f"shard{shard} part{number}": sum(parts[run.start : run.stop])
+        for shard in range(shards)
+        for number, run in enumerate(group_runs(parts, limit))
+    }
+
+
+_70B = tensor_sizes(8192, 80, 28672, 8, 128, 32000)
+_405B = tensor_sizes(16384, 126, 53248, 8, 128, 128256)
 MODELS = {
-    "70B": model_chunks(8192, 80, 28672, 8, 128, 32000),
-    "405B": model_chunks(16384, 126, 53248, 8, 128, 128256),
+    "70B": group_chunks(_70B),
+    "405B": group_chunks(_405B),
+    "70B to 1": group_parts(_70B, 1),
+    "405B to 8": group_parts(_405B, 8),
 }
+"""To Transformers; and to Meta's layout, in shards of which each is written in parts."""
 CLUSTERS = {
     "even": Cluster(),
     "storage of 1 TB/s": Cluster(shared=1000.0),
@@ -323,13 +344,13 @@ def main() -> None:
 def print_rows(rows: Iterable[Row]) -> None:
     """Print seconds beside the two bounds."""
     print(
-        f"{'model':<6}{'cluster':<20}{'workers':>8}{'chunks each':>12}{'seconds':>9}"
+        f"{'model':<10}{'cluster':<20}{'workers':>8}{'chunks each':>12}{'seconds':>9}"
         f"{'bound':>8}{'ratio':>7}{'whole chunks':>14}{'ratio':>7}  limited by"
     )
     for model, name, done in rows:
         limits, whole = done.limits(), done.whole_chunks_bound()
         print(
-            f"{model:<6}{name:<20}{done.workers:>8}{len(done.sizes_bytes) / done.workers:>12.1f}{done.seconds:>9.1f}"
+            f"{model:<10}{name:<20}{done.workers:>8}{len(done.sizes_bytes) / done.workers:>12.1f}{done.seconds:>9.1f}"
             f"{done.bound():>8.1f}{done.seconds / done.bound():>7.2f}{whole:>14.1f}{done.seconds / whole:>7.2f}"
             f"  {max(limits, key=lambda limit: limits[limit])}"
         )
@@ -344,11 +365,11 @@ def run_troubles() -> Iterator[Row]:
 def print_troubles(rows: Iterable[Row]) -> None:
     """Print who was taken for dead, and for how long others said nothing."""
     print(
-        f"{'model':<6}{'cluster':<28}{'workers':>8}{'seconds':>9}{'bound':>8}{'longest silence':>17}{'lost':>6}"
+        f"{'model':<10}{'cluster':<28}{'workers':>8}{'seconds':>9}{'bound':>8}{'longest silence':>17}{'lost':>6}"
     )
     for model, name, done in rows:
         print(
-            f"{model:<6}{name:<28}{done.workers:>8}{done.seconds:>9.1f}{done.bound():>8.1f}"
+            f"{model:<10}{name:<28}{done.workers:>8}{done.seconds:>9.1f}{done.bound():>8.1f}"
             f"{done.longest_silence:>17.1f}{done.lost:>6}"
         )
 

@@ -83,7 +83,7 @@ size_option = click.option(
     "--max-shard-size",
     type=Size(),
     help="Largest output file, as 5GB; of Meta's shards, the largest part that is written at a time. "
-    "[default: from the model's size, at most 5GB]",
+    "[default: from the model's size, at most 5GB, of parts 1GB]",
 )
 to_option = click.option(
     "--to",

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from distconv.errors import ConversionError, InputError
@@ -143,21 +144,29 @@ def split_file(file: File, limit_bytes: int) -> tuple[Unit, ...]:
     """Split a sealed file into parts of at most so many bytes of tensors, larger tensors alone."""
     if file.seal is None:
         return (file,)
-    runs: list[list[int]] = []
-    size = 0
-    for place, tensor in enumerate(file.tensors):
-        if not runs or size + tensor.size_bytes > limit_bytes:
-            runs.append([])
-            size = 0
-        runs[-1].append(place)
-        size += tensor.size_bytes
+    runs = group_runs([tensor.size_bytes for tensor in file.tensors], limit_bytes)
     return tuple(
         Part(
-            file.name, number, len(runs), run[0],
-            file.tensors[run[0] : run[-1] + 1], file.offsets_bytes[run[0] : run[-1] + 1],
+            file.name,
+            number,
+            len(runs),
+            run.start,
+            file.tensors[run.start : run.stop],
+            file.offsets_bytes[run.start : run.stop],
         )
         for number, run in enumerate(runs, 1)
-    )  # fmt: skip
+    )
+
+
+def group_runs(sizes_bytes: Sequence[int], limit_bytes: int) -> tuple[range, ...]:
+    """Group neighbours into runs of at most so many bytes, larger ones alone."""
+    edges, held = [0], 0
+    for place, size in enumerate(sizes_bytes):
+        if held and held + size > limit_bytes:
+            edges.append(place)
+            held = 0
+        held += size
+    return tuple(range(first, end) for first, end in pairwise([*edges, len(sizes_bytes)]))
 
 
 def describe_layers(names: Iterable[str]) -> str:

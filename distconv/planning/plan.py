@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distconv.families.translate import Decisions
-from distconv.formats.meta.shards import lay_out_shard, shard_name
+from distconv.formats.meta.shards import default_part_bytes, lay_out_shard, shard_name
 from distconv.formats.safetensors.chunks import default_chunk_bytes, lay_out_chunks
 from distconv.humanize import format_size
 from distconv.layout.dtypes import DType
@@ -90,6 +90,6 @@ def make_shard_plan(
     Shards are written in parts of at most so many bytes of tensors.
     """
     total_bytes = sum(tensor.size_bytes for tensors in ranks for tensor in tensors)
-    limit = part_limit_bytes or default_chunk_bytes(total_bytes)
+    limit = part_limit_bytes or default_part_bytes(total_bytes)
     files = (lay_out_shard(shard_name(rank), tensors, shared) for rank, tensors in enumerate(ranks))
     return Plan(tuple(files), decisions, limit)

@@ -8,6 +8,19 @@ from distconv.formats.meta.archive_layout import ArchiveLayout, lay_out_archive
 from distconv.formats.meta.pickle_writer import TensorEntry
 from distconv.layout.files import File, Literal, OutputTensor
 
+LARGEST_PART_BYTES = 1_000_000_000
+SMALLEST_PART_BYTES = 256_000_000
+_PARTS_FOR_BALANCE = 256
+
+
+def default_part_bytes(total_bytes: int) -> int:
+    """Choose a part's size from the model's bytes alone.
+
+    Unlike chunks, parts cost no file, so that they may be many: workers end closer together, and an
+    interruption costs less. Each is made durable by itself, so that they should not be tiny.
+    """
+    return min(LARGEST_PART_BYTES, max(SMALLEST_PART_BYTES, total_bytes // _PARTS_FOR_BALANCE))
+
 
 def shard_name(rank: int) -> str:
     """Name the file of a rank, counted from 0."""
