@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from distconv.errors import DistconvError, InputError, OutputError
 from distconv.layout.files import Part
 from distconv.moving.digests import ChunkDigests
-from distconv.moving.shared import UnfinishedFile, WrittenPart
+from distconv.moving.shared import UnfinishedFile
 from distconv.moving.worker import Receipt
 from distconv.output.finalise import write_files
 from distconv.output.identity import Source, find_libraries
@@ -76,15 +76,15 @@ class Folder:
         if any(file.parts for file in unfinished.values()):
             self._write_journal()
 
-    def keep_part(self, part: Part, attempt: str, written: WrittenPart) -> None:
+    def keep_part(self, part: Part, attempt: str, digests: ChunkDigests) -> None:
         """Record a part that is durable in a file which is not finished."""
         if self._failure is not None:
             raise self._failure
         known, parts = self._unfinished.get(part.file, ("", {}))
         if known != attempt:
             self._unfinished[part.file] = (attempt, parts := {})
-        if parts.get(part.number) != written:
-            parts[part.number] = written
+        if parts.get(part.number) != digests:
+            parts[part.number] = digests
             self._pending = True
 
     def remove(self, names: Iterable[str]) -> None:
