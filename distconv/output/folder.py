@@ -5,6 +5,7 @@ digests of what is finished. When it is done the receipt takes the journal's pla
 """
 
 import hashlib
+import posixpath
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -71,10 +72,16 @@ class Folder:
             self._pending = True
 
     def go_on(self, unfinished: Mapping[str, UnfinishedFile]) -> None:
-        """Record what unfinished files are open as now, before anything is written into them."""
+        """Record what unfinished files are open as now, before anything is written into them.
+
+        What they were open as before is dropped after that: whenever this ends, a name that is recorded is there.
+        """
+        now = {posixpath.basename(file.attempt) for file in unfinished.values()}
+        dropped = {posixpath.basename(attempt) for attempt, _parts in self._unfinished.values()} - now
         self._unfinished = {name: (file.attempt, dict(file.parts)) for name, file in unfinished.items()}
         if any(file.parts for file in unfinished.values()):
             self._write_journal()
+        self.owner.sweep(self._storage, dropped.__contains__)
 
     def keep_part(self, part: Part, attempt: str, digests: ChunkDigests) -> None:
         """Record a part that is durable in a file which is not finished."""
