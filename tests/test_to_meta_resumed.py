@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import distconv
-from distconv.errors import ConversionError, DistconvError
+from distconv.errors import ConversionError, DistconvError, OutputError
 from distconv.moving import shared
 from distconv.output.folder import Folder
 from distconv.storage.local import LocalStorage
@@ -141,7 +141,7 @@ def test_parts_stay_when_a_conversion_ends_as_it_takes_them_over(
         interrupt(source, output, Folder, "go_on")
     monkeypatch.undo()
     report = convert(source, output)
-    assert report.kept_chunks == sum(len(found["parts"]) for found in before.values())
+    assert report.kept_parts == sum(len(found["parts"]) for found in before.values())
     assert digest_folder(output) == digest_folder(expected)
 
 
@@ -163,7 +163,7 @@ def test_parts_stay_when_another_shard_finds_no_room(source: Path, expected: Pat
         patch.setattr(LocalStorage, "begin", begin_small)
         with pytest.raises((OSError, ConversionError), match="No space"):
             convert(source, output)
-    assert convert(source, output).kept_chunks == len(kept["parts"])
+    assert convert(source, output).kept_parts == len(kept["parts"])
     assert digest_folder(output) == digest_folder(expected)
 
 
@@ -177,3 +177,24 @@ def test_what_a_link_leads_to_is_not_gone_on_with(source: Path, expected: Path, 
     convert(source, output)
     assert not any(elsewhere.read_bytes())
     assert digest_folder(output) == digest_folder(expected)
+
+
+def test_what_is_told_of_kept_work_counts_shards_and_parts_each_by_itself(
+    source: Path, moved: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", shutil.copytree(moved, tmp_path / "second")
+    parts = sum(
+        len(found["parts"]) for found in interrupt(source, first, shared, "_finish")["unfinished"].values()
+    )
+    assert f"{parts} parts of an earlier run kept" in convert(source, first).lines()
+    assert "2 shards of an earlier run kept" in convert(source, second).lines()
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_another_format_in_output_is_named_as_it_is_asked_for(
+    source: Path, tmp_path: Path, *, back: bool
+) -> None:
+    targets = ("meta", "transformers") if back else ("transformers", "meta")
+    distconv.convert(source, tmp_path / "out", to=targets[0])
+    with pytest.raises(OutputError, match=f"to was {targets[0]}, is {targets[1]}"):
+        distconv.convert(source, tmp_path / "out", to=targets[1])
