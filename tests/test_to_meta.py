@@ -227,7 +227,7 @@ def test_what_is_durable_of_an_unfinished_shard_is_gone_on_with(
         tmp_path / "expected/consolidated.00.pth"
     ).stat().st_size
     report = distconv.convert(source, output, to="meta", shards=1, max_shard_size=PART_BYTES)
-    assert report.kept_chunks == len(unfinished["parts"]) >= 1
+    assert report.kept_parts == len(unfinished["parts"]) >= 1
     assert digest_folder(output) == digest_folder(tmp_path / "expected")
 
 
@@ -267,7 +267,7 @@ def test_a_part_that_was_damaged_or_is_not_there_is_written_again(
         (output / "params.json").write_text("{}")
         journal.write_text(json.dumps(content))
     report = distconv.convert(source, output, to="meta", shards=1, max_shard_size=PART_BYTES)
-    assert (report.kept_chunks > 0) == (damage == "data")
+    assert (report.kept_parts > 0) == (damage == "data")
     assert digest_folder(output) == digest_folder(tmp_path / "expected")
 
 

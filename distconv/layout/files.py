@@ -140,6 +140,11 @@ Unit = File | Part
 """What one worker does at a time."""
 
 
+def name_units(units: Iterable[Unit]) -> str:
+    """Name units of work for people, in the plural."""
+    return "parts" if any(isinstance(unit, Part) or unit.seal is not None for unit in units) else "chunks"
+
+
 def split_file(file: File, limit_bytes: int) -> tuple[Unit, ...]:
     """Split a sealed file into parts of at most so many bytes of tensors, larger tensors alone."""
     if file.seal is None:

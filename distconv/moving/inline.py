@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from distconv.layout.files import Unit
+from distconv.layout.files import Unit, name_units
 from distconv.moving.devices import load_device
 from distconv.moving.executor import Convert, Keep, classify, forget
 from distconv.moving.progress import Progress
@@ -54,7 +54,7 @@ def run_inline(
     # Or all lanes would wait for it at their first block.
     load_device(job.device)
     try:
-        progress.begin(sum(chunk.size_bytes for chunk in chunks), len(chunks), job.kind)
+        progress.begin(sum(chunk.size_bytes for chunk in chunks), len(chunks), name_units(chunks))
         for number in range(min(lanes, len(chunks))):
             inbox: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
             # A daemon: a lane that hangs in a dead file system must not keep the process from ending.

@@ -13,24 +13,15 @@ from distconv.storage.base import Storage, Writer, join
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenPart:
-    """A part that is durable in a file which is not committed yet."""
-
-    digests: ChunkDigests
-    checksums: tuple[int, ...]
-    """CRC32 of each tensor's data."""
-
-
-@dataclass(frozen=True, slots=True)
 class UnfinishedFile:
-    """A file that an earlier run began: what it is open as, and its parts that are durable, by number."""
+    """A file that an earlier run began: what it is open as, and the digests of its durable parts, by number."""
 
     attempt: str
-    parts: Mapping[int, WrittenPart]
+    parts: Mapping[int, ChunkDigests]
 
 
-KeepPart = Callable[[Part, str, WrittenPart], None]
-"""Is told of each part, and what its file is open as, once it is durable."""
+KeepPart = Callable[[Part, str, ChunkDigests], None]
+"""Is told of each part, what its file is open as, and the part's digests, once it is durable."""
 
 
 @dataclass(slots=True)
@@ -39,8 +30,8 @@ class _Begun:
 
     file: File
     writer: Writer
-    left: Mapping[int, WrittenPart]
-    parts: dict[int, WrittenPart] = field(default_factory=dict)
+    left: Mapping[int, ChunkDigests]
+    parts: dict[int, Receipt] = field(default_factory=dict)
 
 
 class SharedFiles:
@@ -84,7 +75,7 @@ class SharedFiles:
     def recorded(self) -> dict[str, ChunkDigests]:
         """Digests of parts that an earlier run wrote, for ``Job``."""
         return {
-            part.name: begun.left[part.number].digests
+            part.name: begun.left[part.number]
             for part in self._parts.values()
             if part.number in (begun := self._begun[part.file]).left
         }
@@ -106,10 +97,8 @@ class SharedFiles:
                 keep(receipt)
                 return
             begun = self._begun[part.file]
-            checksums = begun.left[part.number].checksums if receipt.kept else receipt.checksums
-            written = WrittenPart(receipt.digests, checksums)
-            begun.parts[part.number] = written
-            keep_part(part, begun.writer.attempt, written)
+            begun.parts[part.number] = receipt
+            keep_part(part, begun.writer.attempt, receipt.digests)
             if len(begun.parts) == part.count:
                 keep(_finish(job, begun))
 

@@ -88,8 +88,6 @@ class Job:
     """Digests of files that an earlier run finished."""
     attempts: Mapping[str, str] = field(default_factory=dict)
     """Files that are written in parts, and what they are open as: see ``Storage.open_attempt``."""
-    kind: str = "chunks"
-    """What the units are called for people."""
     traced: bool = False
     """Whether receipts tell of each read, gather and write."""
     preconditions: Preconditions = field(default_factory=Preconditions)
@@ -181,16 +179,16 @@ def make_unit(job: Job, unit: Unit, advance: Callable[[int], None], stopped: Cal
 def write_file(job: Job, file: File, advance: Callable[[int], None], stopped: Callable[[], bool]) -> Receipt:
     """Write one file, unless it is there already: whatever is raised, no file is left.
 
-    It is there when a file has its size and head, and the digests that were recorded for it.
+    It is there when a file has all that is planned around its tensors, and the digests that were recorded for it.
     """
     spans = Spans(kept=job.traced)
     path = join(job.output, file.name)
     recorded = job.recorded.get(file.name)
     if recorded is not None and is_finished(job.storage, path, file):
         with spans.during(DIGEST, file.size_bytes):
-            found = read_digests(job.storage, path, file, advance, stopped)
-        if found == recorded:
-            return Receipt(file.name, found, 0, 0, kept=True, work=spans.finish())
+            kept = _is_same(job.storage, path, file, recorded, advance, stopped)
+        if kept:
+            return Receipt(file.name, recorded, 0, 0, kept=True, work=spans.finish())
         advance(-file.size_bytes)
     with spans.during(WRITE, 0):
         writer = job.storage.begin(path, file.size_bytes)
@@ -222,9 +220,9 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
         recorded = job.recorded.get(part.name)
         if recorded is not None:
             with spans.during(DIGEST, part.size_bytes):
-                found = read_digests(job.storage, job.attempts[part.file], part, advance, stopped)
+                found, checksums = read_digests(job.storage, job.attempts[part.file], part, advance, stopped)
             if found == recorded:
-                return Receipt(part.name, found, 0, 0, kept=True, work=spans.finish())
+                return Receipt(part.name, found, 0, 0, kept=True, checksums=checksums, work=spans.finish())
             advance(-part.size_bytes)
         with Sources(job.storage, spans) as sources:
             hasher = ChunkHasher(_whole_head(part))
@@ -260,7 +258,7 @@ def _write_tensors(
     """Write a unit's tensors; gives their CRC32s if a seal needs them, and how many elements became infinite."""
     spans = sources.spans
     device = open_device(job.device)
-    sealed = isinstance(unit, Part) or unit.seal is not None
+    sealed = _is_sealed(unit)
     checksums, became_infinite = [], 0
     for tensor, start in zip(unit.tensors, unit.offsets_bytes, strict=True):
         checksum = 0
@@ -288,8 +286,8 @@ def publish(
         return
     # An attempt of this run that was taken for dead made it; or it is damaged, or nobody recorded it.
     path = join(job.output, chunk.name)
-    if not is_finished(job.storage, path, chunk) or digests != read_digests(
-        job.storage, path, chunk, lambda _size_bytes: None, stopped
+    if not is_finished(job.storage, path, chunk) or not _is_same(
+        job.storage, path, chunk, digests, lambda _size_bytes: None, stopped
     ):
         job.commit(writer, replace=True)
 
@@ -349,19 +347,51 @@ def is_finished(storage: Storage, path: str, chunk: File) -> bool:
         return False
 
 
+def _is_same(
+    storage: Storage,
+    path: str,
+    file: File,
+    digests: ChunkDigests,
+    advance: Callable[[int], None],
+    stopped: Callable[[], bool],
+) -> bool:
+    """Whether a file that is there has these digests, and around its tensors what is planned of such data."""
+    found, checksums = read_digests(storage, path, file, advance, stopped)
+    if found != digests:
+        return False
+    sealed = () if file.seal is None else file.seal.make(checksums)
+    with opened(storage, path) as reader:
+        return all(
+            read_range(reader, literal.offset_bytes, len(literal.content)) == literal.content
+            for literal in (*file.literals, *sealed)
+        )
+
+
 def read_digests(
     storage: Storage, path: str, unit: Unit, advance: Callable[[int], None], stopped: Callable[[], bool]
-) -> ChunkDigests:
-    """Digest a file, or a part of one, that is there, telling of bytes as they are read."""
-    hasher = ChunkHasher(_whole_head(unit))
+) -> tuple[ChunkDigests, tuple[int, ...]]:
+    """Digest a file, or a part of one, that is there, telling of bytes as they are read.
+
+    Gives the CRC32s of its tensors too, where a seal is made of them.
+    """
+    hasher, checksums, sealed = ChunkHasher(_whole_head(unit)), [], _is_sealed(unit)
     advance(unit.size_bytes - sum(tensor.size_bytes for tensor in unit.tensors))
     with opened(storage, path) as reader:
         for tensor, first in zip(unit.tensors, unit.offsets_bytes, strict=True):
+            checksum = 0
             for content in read_blocks(reader, first, first + tensor.size_bytes, stopped):
                 hasher.update(content)
+                if sealed:
+                    checksum = update_crc32(checksum, content)
                 advance(len(content))
             hasher.end_tensor()
-    return hasher.finish()
+            checksums.append(checksum)
+    return hasher.finish(), tuple(checksums) if sealed else ()
+
+
+def _is_sealed(unit: Unit) -> bool:
+    """Whether something stands between or behind the tensors, which is made of their CRC32s."""
+    return isinstance(unit, Part) or unit.seal is not None
 
 
 def _whole_head(unit: Unit) -> bytes | None:

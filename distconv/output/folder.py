@@ -5,6 +5,7 @@ digests of what is finished. When it is done the receipt takes the journal's pla
 """
 
 import hashlib
+import posixpath
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from distconv.errors import DistconvError, InputError, OutputError
 from distconv.layout.files import Part
 from distconv.moving.digests import ChunkDigests
-from distconv.moving.shared import UnfinishedFile, WrittenPart
+from distconv.moving.shared import UnfinishedFile
 from distconv.moving.worker import Receipt
 from distconv.output.finalise import write_files
 from distconv.output.identity import Source, find_libraries
@@ -71,20 +72,26 @@ class Folder:
             self._pending = True
 
     def go_on(self, unfinished: Mapping[str, UnfinishedFile]) -> None:
-        """Record what unfinished files are open as now, before anything is written into them."""
+        """Record what unfinished files are open as now, before anything is written into them.
+
+        What they were open as before is dropped after that: whenever this ends, a name that is recorded is there.
+        """
+        now = {posixpath.basename(file.attempt) for file in unfinished.values()}
+        dropped = {posixpath.basename(attempt) for attempt, _parts in self._unfinished.values()} - now
         self._unfinished = {name: (file.attempt, dict(file.parts)) for name, file in unfinished.items()}
         if any(file.parts for file in unfinished.values()):
             self._write_journal()
+        self.owner.sweep(self._storage, dropped.__contains__)
 
-    def keep_part(self, part: Part, attempt: str, written: WrittenPart) -> None:
+    def keep_part(self, part: Part, attempt: str, digests: ChunkDigests) -> None:
         """Record a part that is durable in a file which is not finished."""
         if self._failure is not None:
             raise self._failure
         known, parts = self._unfinished.get(part.file, ("", {}))
         if known != attempt:
             self._unfinished[part.file] = (attempt, parts := {})
-        if parts.get(part.number) != written:
-            parts[part.number] = written
+        if parts.get(part.number) != digests:
+            parts[part.number] = digests
             self._pending = True
 
     def remove(self, names: Iterable[str]) -> None:

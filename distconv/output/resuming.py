@@ -13,11 +13,13 @@ from distconv.output.folder import Folder
 from distconv.output.identity import Source
 from distconv.output.loading import find_legal, find_replaced
 from distconv.output.ownership import owned
-from distconv.output.state import Found, find_attempts, look_at_output
-from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, Target, is_partial
+from distconv.output.state import Found, RecordedDigests, find_attempts, look_at_output
+from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TRANSFORMERS, Target, is_partial
 from distconv.planning.plan import Plan
 from distconv.storage.base import Storage, join
 
+_UNSAID = {"to": TRANSFORMERS.name}
+"""What a conversion's identity means where it does not say it."""
 _SMALL_FILES_BYTES = 32 << 20
 """Room for what stands beside the chunks: the largest tokenizer takes half of it."""
 
@@ -63,14 +65,14 @@ def take_output(
 
 
 def _find_recorded(
-    storage: Storage, output: str, digests: Mapping[str, ChunkDigests], plan: Plan
+    storage: Storage, output: str, digests: Mapping[str, RecordedDigests], plan: Plan
 ) -> dict[str, ChunkDigests]:
     """Give the digests of chunks that are recorded and there; what is there is compared with them later."""
     return {
         chunk.name: found
         for chunk in plan.files
-        if (found := digests.get(chunk.name)) is not None
-        and len(found.tensors) == len(chunk.tensors)
+        if (record := digests.get(chunk.name)) is not None
+        and (found := record.in_order(tensor.name for tensor in chunk.tensors)) is not None
         and is_finished(storage, join(output, chunk.name), chunk)
     }
 
@@ -121,16 +123,16 @@ def _difference(found: Found, identity: dict[str, object]) -> str:
         return f"an unreadable {JOURNAL_NAME if JOURNAL_NAME in found.entries else RECEIPT_NAME}"
     changes = [
         change
-        for key, now in identity.items()
+        for key, now in {**_UNSAID, **identity}.items()
         if found.conversion.get(key) != now and key != "plan_sha256"
-        for change in _describe(key, found.conversion.get(key), now)
+        for change in _describe(key, found.conversion.get(key, _UNSAID.get(key)), now)
     ]
     return f"another conversion ({'; '.join(changes) or 'another plan'})"
 
 
 def _describe(key: str, before: object, now: object) -> Iterator[str]:
     if not isinstance(before, dict) or not isinstance(now, dict):
-        yield f"{key} was {before}, is {now}"
+        yield f"{key} {'was not given' if before is None else f'was {before}'}, is {now}"
         return
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     yield f"changed since: {', '.join(changed[:4])}{', …' if len(changed) > 4 else ''}"

@@ -2,7 +2,7 @@
 
 import json
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError, OutputError
@@ -17,6 +17,21 @@ from distconv.storage.base import Storage, join, read_small
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedDigests:
+    """Digests of a finished file: of the whole, if there is one, and of its tensors by name."""
+
+    file: str | None
+    tensors: Mapping[str, str]
+
+    def in_order(self, names: Iterable[str]) -> ChunkDigests | None:
+        """Give them in the order of the file, which no record keeps; None where they are others' than these."""
+        names = tuple(names)
+        if self.tensors.keys() != set(names):
+            return None
+        return ChunkDigests(self.file, tuple(self.tensors[name] for name in names))
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What stands in OUTPUT before a conversion."""
 
@@ -26,7 +41,7 @@ class Found:
     """Of files that were never finished."""
     conversion: object
     """Identity of the conversion that was there; None where nothing tells."""
-    digests: Mapping[str, ChunkDigests]
+    digests: Mapping[str, RecordedDigests]
     unfinished: Mapping[str, UnfinishedFile]
     """Files that were being written in parts, with those that are durable."""
 
@@ -58,12 +73,12 @@ def look_at_output(storage: Storage, output: str) -> Found:
 
 def _read_record(
     storage: Storage, path: str
-) -> tuple[object, dict[str, ChunkDigests], dict[str, UnfinishedFile]]:
+) -> tuple[object, dict[str, RecordedDigests], dict[str, UnfinishedFile]]:
     """Read a journal or a receipt; a damaged one tells nothing."""
     try:
         content = json.loads(read_small(storage, path, LIMIT_BYTES))
         digests = {
-            chunk["name"]: ChunkDigests(chunk.get(ALGORITHM), tuple(chunk["tensors"].values()))
+            chunk["name"]: RecordedDigests(chunk.get(ALGORITHM), dict(chunk["tensors"].items()))
             for chunk in content["chunks"]
         }
         return (

@@ -4,19 +4,18 @@ import posixpath
 from collections.abc import Mapping
 
 from distconv.moving.digests import ChunkDigests
-from distconv.moving.shared import UnfinishedFile, WrittenPart
+from distconv.moving.shared import UnfinishedFile
 from distconv.output.targets import is_partial
 from distconv.storage.base import join
 
 
-def make_unfinished(files: Mapping[str, tuple[str, Mapping[int, WrittenPart]]]) -> dict[str, object]:
+def make_unfinished(files: Mapping[str, tuple[str, Mapping[int, ChunkDigests]]]) -> dict[str, object]:
     """Give, by file, what it is open as, without its folder, and its durable parts."""
     return {
         name: {
             "attempt": posixpath.basename(attempt),
             "parts": {
-                str(number): {"tensors": list(part.digests.tensors), "crc32": list(part.checksums)}
-                for number, part in sorted(parts.items())
+                str(number): {"tensors": list(digests.tensors)} for number, digests in sorted(parts.items())
             },
         }
         for name, (attempt, parts) in files.items()
@@ -42,14 +41,8 @@ def _read_file(entry: object, output: str) -> UnfinishedFile | None:
     return UnfinishedFile(join(output, attempt), known)
 
 
-def _read_part(part: object) -> WrittenPart | None:
-    if not isinstance(part, dict):
+def _read_part(part: object) -> ChunkDigests | None:
+    tensors = part.get("tensors") if isinstance(part, dict) else None
+    if not isinstance(tensors, list) or not all(isinstance(digest, str) for digest in tensors):
         return None
-    tensors, checksums = part.get("tensors"), part.get("crc32")
-    if not isinstance(tensors, list) or not isinstance(checksums, list) or len(tensors) != len(checksums):
-        return None
-    if not all(isinstance(digest, str) for digest in tensors):
-        return None
-    if not all(type(checksum) is int and 0 <= checksum < 1 << 32 for checksum in checksums):
-        return None
-    return WrittenPart(ChunkDigests(None, tuple(tensors)), tuple(checksums))
+    return ChunkDigests(None, tuple(tensors))

@@ -27,11 +27,6 @@ class Plan:
         return tuple(unit for file in self.files for unit in split_file(file, self.chunk_limit_bytes))
 
     @property
-    def in_parts(self) -> bool:
-        """Whether any file is written in several parts."""
-        return len(self.units) > len(self.files)
-
-    @property
     def tensors(self) -> tuple[OutputTensor, ...]:
         """All target tensors, file by file."""
         return tuple(tensor for file in self.files for tensor in file.tensors)

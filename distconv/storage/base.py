@@ -114,9 +114,10 @@ class Storage(Protocol):
         """Open a file that was begun; FileNotFoundError where it was aborted, committed or dropped."""
 
     def take_attempt(self, path: str, attempt: str, size_bytes: int) -> Writer | None:
-        """Make somebody's unfinished write ours, with all that is in it; its maker can commit it no more.
+        """Go on with somebody's unfinished write, with all that is in it, under a name of its own.
 
-        None where it is not there, or not of this size.
+        Its maker can commit it until ``attempt`` is dropped, and whoever knows that name go on with it as well:
+        it is dropped once the new one is recorded. None where it is not there, or not of this size.
         """
 
     def remove(self, path: str) -> None:

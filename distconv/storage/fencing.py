@@ -77,6 +77,16 @@ def publish_file(partial: str, path: str) -> bool:
     return True
 
 
+def add_name(path: str, name: str) -> None:
+    """Give a file another name; it keeps the first one where the file system has hard links."""
+    try:
+        os.link(path, name, follow_symlinks=False)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        os.rename(path, name)
+
+
 def create_file(path: str, content: bytes) -> bool:
     """Make a small file, durable; False where there is one already."""
     try:

@@ -12,6 +12,7 @@ from distconv.errors import ConversionError, InputError, OutputError
 from distconv.storage.base import Buffer, Entry, join
 from distconv.storage.fencing import (
     LocalRemoval,
+    add_name,
     create_file,
     drop_attempt,
     make_attempt,
@@ -106,12 +107,12 @@ class LocalWriter(LocalPartWriter):
     """A local file under a name of its own, linked to its final name by the commit."""
 
     def __init__(self, path: str, size_bytes: int, found: str | None = None) -> None:
-        """Create the file at its size, or give one that was found a name of our own."""
+        """Create the file at its size, or give one that was found a name of our own as well."""
         self.attempt = make_attempt(path)
         self._size_bytes = size_bytes
-        flags = os.O_WRONLY | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         if found is not None:
-            os.rename(found, self.attempt)
+            add_name(found, self.attempt)
         else:
             flags |= os.O_CREAT | os.O_EXCL
         super().__init__(path, os.open(self.attempt, flags, 0o666))
@@ -218,11 +219,12 @@ class LocalStorage:
         return LocalPartWriter(path, os.open(attempt, os.O_WRONLY | os.O_CLOEXEC))
 
     def take_attempt(self, path: str, attempt: str, size_bytes: int) -> LocalWriter | None:
-        """Make somebody's unfinished write ours, with all that is in it."""
-        entry = self.find(attempt)
-        if entry is None or entry.size_bytes != size_bytes:
-            return None
+        """Go on with somebody's unfinished write, under a name of our own."""
         try:
+            status = os.lstat(attempt)
+            # What a link leads to is somebody else's file.
+            if not stat.S_ISREG(status.st_mode) or status.st_size != size_bytes:
+                return None
             return LocalWriter(path, size_bytes, attempt)
         except FileNotFoundError:
             return None

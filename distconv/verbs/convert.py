@@ -42,10 +42,10 @@ class ConversionReport:
     dtype: str
     noun: str
     """What a file of weights is called."""
-    unit_noun: str
-    """What a worker does at a time is called."""
     chunks: int
     kept_chunks: int
+    kept_parts: int
+    """Of files of weights that an earlier run had not finished."""
     bytes_read: int
     bytes_written: int
     became_infinite: int
@@ -71,6 +71,7 @@ class ConversionReport:
             "dtype": self.dtype,
             "chunks": self.chunks,
             "kept_chunks": self.kept_chunks,
+            "kept_parts": self.kept_parts,
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
             "became_infinite": self.became_infinite,
@@ -106,8 +107,10 @@ class ConversionReport:
                 f"planning {self.seconds_planning:.1f} s, starting {self.seconds_starting:.1f} s, finishing {self.seconds_finishing:.1f} s"
             ),
         ]
-        if self.kept_chunks:
-            found.append(f"{format_count(self.kept_chunks, self.unit_noun)} of an earlier run kept")
+        counts = ((self.kept_chunks, self.noun), (self.kept_parts, "part"))
+        kept = " and ".join(format_count(count, noun) for count, noun in counts if count)
+        if kept:
+            found.append(f"{kept} of an earlier run kept")
         if self.became_infinite:
             found.append(f"{format_count(self.became_infinite, 'value')} became infinite in {self.dtype}")
         if self.verified:
@@ -213,14 +216,15 @@ def _convert(
     if examined is None:
         moved = _make(storage, source, options, prepared, identity, damaged, watch)
     receipts = moved.receipts
+    whole, parts = _count_kept(plan, receipts)
     report = ConversionReport(
         output=options.output,
         family=prepared.choice.family.title,
         dtype=plan.dtype.name,
         noun=prepared.target.noun,
-        unit_noun=prepared.unit_noun,
         chunks=len(plan.files),
-        kept_chunks=len(plan.files) if examined is not None else sum(receipt.kept for receipt in receipts),
+        kept_chunks=len(plan.files) if examined is not None else whole,
+        kept_parts=parts,
         bytes_read=sum(receipt.bytes_read for receipt in receipts),
         bytes_written=sum(receipt.bytes_written for receipt in receipts),
         became_infinite=sum(receipt.became_infinite for receipt in receipts),
@@ -236,6 +240,13 @@ def _convert(
         notes=prepared.notes,
     )
     return report, receipts
+
+
+def _count_kept(plan: Plan, receipts: Sequence[Receipt]) -> tuple[int, int]:
+    """Count what an earlier run had made: whole files, and parts of unfinished ones."""
+    kept = [receipt.chunk for receipt in receipts if receipt.kept]
+    whole = len({file.name for file in plan.files}.intersection(kept))
+    return whole, len(kept) - whole
 
 
 def _make(
@@ -296,7 +307,7 @@ def _move_all(
         folder.go_on(shared.unfinished)
         job = Job(
             storage, options.output, options.device, recorded=folder.recorded | shared.recorded, attempts=shared.attempts,
-            kind=f"{prepared.unit_noun}s", traced=bool(options.trace or options.report), preconditions=Preconditions(source.sizes, folder.owner),
+            traced=bool(options.trace or options.report), preconditions=Preconditions(source.sizes, folder.owner),
         )  # fmt: skip
         return _move(
             job,

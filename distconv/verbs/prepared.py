@@ -29,8 +29,3 @@ class Prepared:
     notes: tuple[str, ...]
     compare: Callable[[Storage, Headers, Progress], list[Finding]]
     """List every tensor of OUTPUT that is missing, foreign, or differs from INPUT's."""
-
-    @property
-    def unit_noun(self) -> str:
-        """What a worker does at a time, for people."""
-        return "part" if self.plan.in_parts else self.target.noun

@@ -9,7 +9,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from distconv.errors import ConversionError
-from distconv.layout.files import Unit
+from distconv.layout.files import Unit, name_units
 from distconv.moving.executor import (
     STALL_SECONDS,
     TICK_SECONDS,
@@ -202,8 +202,8 @@ class _Run:
         """Tell that bytes move from now on; starting up is over when the first worker is up."""
         if not self._begun:
             self._begun = True
-            total_bytes = sum(chunk.size_bytes for chunk in self._chunks.values())
-            self._progress.begin(total_bytes, len(self._chunks), self._job.kind)
+            chunks = self._chunks.values()
+            self._progress.begin(sum(chunk.size_bytes for chunk in chunks), len(chunks), name_units(chunks))
 
     def _end_unit(self, number: int, member: _Member, receipt: Receipt, now: float) -> None:
         """Keep what came of a unit."""
