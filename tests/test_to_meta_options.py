@@ -1,6 +1,7 @@
 """Types, proofs, what stood in OUTPUT before, and Ray, on the way to Meta's layout."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -197,3 +198,16 @@ def test_two_ray_workers_write_the_same_bytes(transformers_model: Write, tmp_pat
     distconv.convert(tmp_path / "inline", tmp_path / "again", to="meta", shards=2, workers=2)
     distconv.convert(source, tmp_path / "direct", to="meta", shards=2)
     assert shards_of(tmp_path / "again") == shards_of(tmp_path / "direct")
+
+
+def test_an_output_that_is_stored_though_config_ties_it_is_written_and_noted(
+    tokenizer_of: Tokenizers, tmp_path: Path
+) -> None:
+    source, spec = tmp_path / "source", ModelSpec("llama-3.1")
+    write_model(source, spec, tokenizer_of(spec))
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    report = distconv.convert(source, tmp_path / "out", to="meta", verify=True)
+    assert any("lm_head.weight is stored, which counts" in note for note in report.notes)
+    found = torch.load(tmp_path / "out/consolidated.00.pth", weights_only=True)
+    assert not torch.equal(found["output.weight"], found["tok_embeddings.weight"])

@@ -82,7 +82,8 @@ def _describe_foreign(fields: Fields) -> str | None:
     fields.taken |= {"model_type", "architectures", "quantization_config"}
     if kind != "llama":
         return f"model_type is {kind!r:.40}, expected 'llama'; Meta's layout is written for Llama only"
-    if fields.has("architectures") and built != ["LlamaForCausalLM"]:
+    # The older spelling is that of Transformers before 4.28.
+    if fields.has("architectures") and built not in (["LlamaForCausalLM"], ["LLaMAForCausalLM"]):
         return f"architectures is {built!r:.60}, expected ['LlamaForCausalLM']"
     if fields.has("quantization_config"):
         return "a quantized model (it has 'quantization_config'); convert the bf16 one instead"

@@ -20,6 +20,7 @@ from distconv.storage.base import Storage, join, read_small
 
 SMALL_FILE_BYTES = 64 << 20
 _MOST_FINDINGS = 20
+_OUTPUT_NAME = next(rule.target for rule in RULES if rule.source == OUTPUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class TransformersModel:
     @property
     def tied(self) -> bool:
         """Whether the output is the embedding, and not stored by itself."""
-        return next(rule.target for rule in RULES if rule.source == OUTPUT) not in self.catalog.tensors
+        return _OUTPUT_NAME not in self.catalog.tensors
 
 
 def _measure(config: MetaConfig) -> Dimensions:
@@ -91,8 +92,12 @@ def read_model(
             findings[:_MOST_FINDINGS] + ([f"… and {more} more like these"] if more > 0 else [])
         )
     rows, trimmed = decide_rows(files.config, config.shape.vocab_size, made)
-    notes = (*files.notes, *catalog.notes, *config.notes, *made.notes, *([trimmed] if trimmed else []))
-    return TransformersModel(files, catalog, config, made, rows, notes)
+    notes = [*files.notes, *catalog.notes, *config.notes, *made.notes, *([trimmed] if trimmed else [])]
+    if config.tied and _OUTPUT_NAME in catalog.tensors:
+        notes.append(
+            f"{files.config}: ties the output to the embedding, and {_OUTPUT_NAME} is stored, which counts"
+        )
+    return TransformersModel(files, catalog, config, made, rows, tuple(notes))
 
 
 def _given(storage: Storage, path: str) -> str:

@@ -191,6 +191,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         },
         {"sliding_window": 4096, "use_sliding_window": False},
         {"dtype": "bfloat16", "architectures": None},
+        {"architectures": ["LLaMAForCausalLM"]},
     ],
 )
 def test_what_is_not_used_says_nothing(change: dict[str, object]) -> None:
