@@ -177,3 +177,65 @@ def test_the_same_is_the_same_both_ways() -> None:
     tensor = store({}, numbered((3, 4)))
     assert SAME.apply(tensor, 2) is tensor
     assert SAME.invert(tensor, 2) is tensor
+
+
+def loops_that_go_on(tensor: Tensor) -> int:
+    """Count the loops that do nothing, or only what the loop after them along their axis could do as well."""
+    return sum(
+        outer.axis == inner.axis
+        and (
+            1 in (outer.extent, inner.extent)
+            or (outer.step, outer.source_step)
+            == (inner.extent * inner.step, inner.extent * inner.source_step)
+        )
+        for copy in tensor.copies
+        for outer, inner in pairwise(copy.loops)
+    )
+
+
+SIZE = st.integers(1, 4)
+
+
+@given(SIZE, SIZE, SIZE, st.integers(0, 2))
+def test_rows_laid_behind_each_other_take_no_more_loops_than_are_needed(
+    wide: int, narrow: int, columns: int, more: int
+) -> None:
+    contents: Contents = {}
+    stored = numbered((wide * narrow, columns + more))
+    whole = stored[:, :columns]
+    tensor = cut(store(contents, stored), 1, 0, columns)
+    digits = (Digit(wide, 1, columns), Digit(narrow, 0, 1))
+    found = regroup(tensor, 0, digits, (0, 1), (narrow, wide * columns))
+    expected = whole.reshape(wide, narrow, columns).transpose(1, 0, 2).reshape(narrow, -1)
+    np.testing.assert_array_equal(fill(found, contents), expected)
+    assert loops_that_go_on(found) == 0
+    digits = (Digit(wide, 1, narrow * columns), Digit(narrow, 1, columns))
+    found = regroup(tensor, 0, digits, (0, 1), (1, wide * narrow * columns))
+    np.testing.assert_array_equal(fill(found, contents), whole.reshape(1, -1))
+    assert loops_that_go_on(found) == 0
+
+
+@given(SIZE, SIZE, SIZE)
+def test_columns_laid_below_each_other_take_no_more_loops_than_are_needed(
+    rows: int, wide: int, narrow: int
+) -> None:
+    contents: Contents = {}
+    whole = numbered((rows, wide * narrow))
+    digits = (Digit(wide, 0, rows), Digit(narrow, 1, 1))
+    found = regroup(store(contents, whole), 1, digits, (0, 1), (wide * rows, narrow))
+    expected = whole.reshape(rows, wide, narrow).transpose(1, 0, 2).reshape(-1, narrow)
+    np.testing.assert_array_equal(fill(found, contents), expected)
+    assert loops_that_go_on(found) == 0
+
+
+@given(SIZE, st.sampled_from([2, 4, 6]), SIZE)
+def test_a_permutation_and_its_inverse_leave_the_loops_that_were_there(
+    heads: int, head_dim: int, columns: int
+) -> None:
+    tensor = store({}, numbered((heads * head_dim, columns)))
+    found = ROTARY.invert(ROTARY.apply(tensor, head_dim), head_dim)
+    (loops,) = (
+        [(loop.extent, loop.source_step, loop.axis, loop.step) for loop in copy.loops]
+        for copy in found.copies
+    )
+    assert loops == [(heads * head_dim, columns, 0, 1), (columns, 1, 1, 1)]
