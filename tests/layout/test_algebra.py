@@ -239,3 +239,31 @@ def test_a_permutation_and_its_inverse_leave_the_loops_that_were_there(
         for copy in found.copies
     )
     assert loops == [(heads * head_dim, columns, 0, 1), (columns, 1, 1, 1)]
+
+
+@st.composite
+def permutations(draw: st.DrawFn, size: int) -> tuple[list[int], list[int]]:
+    """Digits of the numbers below a size, by their radices, and their order afterwards."""
+    radices = []
+    while size > 1:
+        radices.append(draw(st.sampled_from([n for n in range(2, size + 1) if size % n == 0])))
+        size //= radices[-1]
+    return radices, list(draw(st.permutations(range(len(radices)))))
+
+
+@given(st.sampled_from([4, 6, 8, 12, 24]), st.integers(1, 2), st.data())
+def test_permutations_of_other_digits_after_each_other_are_what_numpy_transposes(
+    rows: int, columns: int, data: st.DataObject
+) -> None:
+    whole = numbered((rows, columns))
+    contents, tensor = data.draw(boxes(whole))
+    for _ in range(2):
+        radices, order = data.draw(permutations(rows))
+        steps = {
+            place: math.prod(radices[after] for after in order[at + 1 :]) for at, place in enumerate(order)
+        }
+        digits = tuple(Digit(radix, 0, steps[place]) for place, radix in enumerate(radices))
+        tensor = regroup(tensor, 0, digits, (0, 1), tensor.shape)
+        turned = whole.reshape(*radices, columns).transpose(*order, len(radices))
+        whole = turned.reshape(rows, columns)
+        np.testing.assert_array_equal(fill(tensor, contents), whole)

@@ -5,6 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distconv.families.operations import ROTARY
 from distconv.layout.copies import Copy
 from distconv.layout.dtypes import FLOAT32
 from distconv.layout.regions import Region
@@ -51,3 +52,14 @@ def test_the_gaps_of_a_copy_are_what_lies_between_its_elements(tensor: Tensor, d
         span = max(addresses) - min(addresses) + 1
         assert (copy.source_offset, copy.last_source) == (min(addresses), max(addresses))
         assert count_between(copy) == span - len(addresses)
+
+
+@given(st.integers(1, 3), st.sampled_from([2, 4, 6]), st.integers(1, 3), st.integers(0, 3))
+def test_the_gaps_of_whole_heads_that_are_permuted_are_those_between_their_rows(
+    heads: int, head_dim: int, columns: int, apart: int
+) -> None:
+    region = Region("shard", 0, 1 << 20, 0, zipped=False)
+    shape = (heads * head_dim, columns)
+    tensor = view_tensor("tensor", FLOAT32, region, 0, shape, (columns + apart, 1))
+    (copy,) = ROTARY.apply(tensor, head_dim).copies
+    assert count_between(copy) == apart * (heads * head_dim - 1)
