@@ -33,6 +33,13 @@ def test_units_go_out_largest_first() -> None:
     assert scheduler.done(1, 2.0) == (Finish(),)
 
 
+def test_units_of_one_size_go_out_as_they_were_given_whatever_their_names() -> None:
+    scheduler = Scheduler({"z": 1, "a": 1, "b": 3, "y": 2, "c": 2}, Limits(), 0.0)
+    assert [action for worker in range(5) for action in scheduler.idle(worker, 0.0)] == [
+        Assign(worker, unit, 1) for worker, unit in enumerate("bycza")
+    ]
+
+
 def test_no_units_are_finished_at_the_first_tick() -> None:
     assert Scheduler({}, Limits(), 0.0).tick(0.0) == (Finish(),)
 
