@@ -267,3 +267,16 @@ def test_permutations_of_other_digits_after_each_other_are_what_numpy_transposes
         turned = whole.reshape(*radices, columns).transpose(*order, len(radices))
         whole = turned.reshape(rows, columns)
         np.testing.assert_array_equal(fill(tensor, contents), whole)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3)])
+def test_a_view_without_elements_is_a_tensor_that_nothing_fills(shape: tuple[int, ...]) -> None:
+    found = view_tensor("empty", FLOAT32, Region("part", 0, 0, 0, zipped=False), 0, shape, (1,) * len(shape))
+    assert found == Tensor("empty", FLOAT32, shape, ())
+
+
+def test_what_is_made_of_a_tensor_has_its_name_and_type() -> None:
+    contents: Contents = {}
+    first, second = store(contents, numbered((4, 2))), store(contents, numbered((4, 2)))
+    for found in (first, join([first, second], 0), cut(first, 0, 1, 2), ROTARY.apply(first, 4)):
+        assert (found.name, found.dtype) == ("tensor", FLOAT32)
