@@ -25,8 +25,7 @@ ROOT = Path(__file__).parents[1]
 PLACE = ROOT / ".mutants"
 SETTINGS = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text(encoding="utf-8"))
 MARKS = "not slow and not peer and not gpu and not netns"
-MEMORY_BYTES = 12 << 30
-"""What a mutant that never ends may take; tests of large archives map 9 GB that they never touch."""
+GIB = 1 << 30
 
 
 def pytest_collection_finish() -> None:
@@ -57,9 +56,9 @@ def prepare(folder: Path, files: Sequence[str], tests: Sequence[str]) -> None:
     )
 
 
-def run(folder: Path, names: Sequence[str], processes: int) -> int:
-    """Run mutmut there, with all that tests start importing the changed package."""
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+def run(folder: Path, names: Sequence[str], processes: int, memory_bytes: int) -> int:
+    """Run mutmut there, with all that tests start importing the changed package; no process takes more memory."""
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     environment = os.environ | {"PYTHONPATH": str(folder / "mutants"), "OMP_NUM_THREADS": "1"}
     command = [Path(sys.executable).with_name("mutmut"), "run", "--max-children", str(processes), *names]
     return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
@@ -110,11 +109,12 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
     folder = PLACE / asked.room
-    prepare(folder, **SETTINGS["rooms"][asked.room])
+    room = SETTINGS["rooms"][asked.room]
+    prepare(folder, room["files"], room["tests"])
     names = list(asked.names)
     if asked.again:
         names += [mutant for _file, mutant, status in results(folder) if status not in ("killed", "timeout")]
-    code = run(folder, names, asked.processes)
+    code = run(folder, names, asked.processes, room.get("memory_gib", 6) * GIB)
     if not code:
         os.chdir(folder)  # where mutmut looks for the mutants
         tell(folder, asked.room)
