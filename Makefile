@@ -1,6 +1,7 @@
 # make demo   convert a small model on a local Ray, check it, load it
 # make bench  measure against cp: LAYERS=3, BENCH="--peer --rounds 5"
 # make torture  120 stops and successors, 60 changed inputs, 200 kills, 51 on Ray, a million mutated headers
+# make mutants ROOM=layout  changes a room's code in one place at a time, and lists what no test noticed
 # make test   what CI runs: lint, types, tests; with CI=true also the slow ones
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ MARKS := not gpu
 PEERS := peers
 endif
 
-.PHONY: demo test lint format peers bench torture clean
+.PHONY: demo test lint format peers bench torture mutants clean
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -39,6 +40,13 @@ torture: .venv/installed
 	$(BIN)/python -m tests.fuzz
 	$(BIN)/python -m tests.torture
 
+mutants: .venv/mutants
+	$(BIN)/python -m tests.mutants $(ROOM) $(MUTANTS)
+
+.venv/mutants: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	touch $@
+
 peers: $(patsubst tests/peers/%.txt,.peers/%/installed,$(wildcard tests/peers/*.txt))
 
 .peers/%/installed: tests/peers/%.txt
@@ -47,4 +55,4 @@ peers: $(patsubst tests/peers/%.txt,.peers/%/installed,$(wildcard tests/peers/*.
 	touch $@
 
 clean:
-	rm -rf .venv .peers build dist *.egg-info
+	rm -rf .venv .peers .mutants build dist *.egg-info

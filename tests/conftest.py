@@ -21,6 +21,16 @@ ROOT = Path(__file__).parents[1]
 hypothesis.settings.register_profile(
     "distconv", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
+# The same few examples each time, and the first failure is enough, for what runs once a mutant (tests/mutants.py).
+hypothesis.settings.register_profile(
+    "mutants",
+    hypothesis.settings.get_profile("distconv"),
+    derandomize=True,
+    database=None,
+    max_examples=25,
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+    report_multiple_bugs=False,
+)
 hypothesis.settings.load_profile("distconv")
 
 # On a busy machine Ray would end the process that waits for it, or workers for the memory of others.

@@ -177,3 +177,106 @@ def test_the_same_is_the_same_both_ways() -> None:
     tensor = store({}, numbered((3, 4)))
     assert SAME.apply(tensor, 2) is tensor
     assert SAME.invert(tensor, 2) is tensor
+
+
+def loops_that_go_on(tensor: Tensor) -> int:
+    """Count the loops that do nothing, or only what the loop after them along their axis could do as well."""
+    return sum(
+        outer.axis == inner.axis
+        and (
+            1 in (outer.extent, inner.extent)
+            or (outer.step, outer.source_step)
+            == (inner.extent * inner.step, inner.extent * inner.source_step)
+        )
+        for copy in tensor.copies
+        for outer, inner in pairwise(copy.loops)
+    )
+
+
+SIZE = st.integers(1, 4)
+
+
+@given(SIZE, SIZE, SIZE, st.integers(0, 2))
+def test_rows_laid_behind_each_other_take_no_more_loops_than_are_needed(
+    wide: int, narrow: int, columns: int, more: int
+) -> None:
+    contents: Contents = {}
+    stored = numbered((wide * narrow, columns + more))
+    whole = stored[:, :columns]
+    tensor = cut(store(contents, stored), 1, 0, columns)
+    digits = (Digit(wide, 1, columns), Digit(narrow, 0, 1))
+    found = regroup(tensor, 0, digits, (0, 1), (narrow, wide * columns))
+    expected = whole.reshape(wide, narrow, columns).transpose(1, 0, 2).reshape(narrow, -1)
+    np.testing.assert_array_equal(fill(found, contents), expected)
+    assert loops_that_go_on(found) == 0
+    digits = (Digit(wide, 1, narrow * columns), Digit(narrow, 1, columns))
+    found = regroup(tensor, 0, digits, (0, 1), (1, wide * narrow * columns))
+    np.testing.assert_array_equal(fill(found, contents), whole.reshape(1, -1))
+    assert loops_that_go_on(found) == 0
+
+
+@given(SIZE, SIZE, SIZE)
+def test_columns_laid_below_each_other_take_no_more_loops_than_are_needed(
+    rows: int, wide: int, narrow: int
+) -> None:
+    contents: Contents = {}
+    whole = numbered((rows, wide * narrow))
+    digits = (Digit(wide, 0, rows), Digit(narrow, 1, 1))
+    found = regroup(store(contents, whole), 1, digits, (0, 1), (wide * rows, narrow))
+    expected = whole.reshape(rows, wide, narrow).transpose(1, 0, 2).reshape(-1, narrow)
+    np.testing.assert_array_equal(fill(found, contents), expected)
+    assert loops_that_go_on(found) == 0
+
+
+@given(SIZE, st.sampled_from([2, 4, 6]), SIZE)
+def test_a_permutation_and_its_inverse_leave_the_loops_that_were_there(
+    heads: int, head_dim: int, columns: int
+) -> None:
+    tensor = store({}, numbered((heads * head_dim, columns)))
+    found = ROTARY.invert(ROTARY.apply(tensor, head_dim), head_dim)
+    (loops,) = (
+        [(loop.extent, loop.source_step, loop.axis, loop.step) for loop in copy.loops]
+        for copy in found.copies
+    )
+    assert loops == [(heads * head_dim, columns, 0, 1), (columns, 1, 1, 1)]
+
+
+@st.composite
+def permutations(draw: st.DrawFn, size: int) -> tuple[list[int], list[int]]:
+    """Digits of the numbers below a size, by their radices, and their order afterwards."""
+    radices = []
+    while size > 1:
+        radices.append(draw(st.sampled_from([n for n in range(2, size + 1) if size % n == 0])))
+        size //= radices[-1]
+    return radices, list(draw(st.permutations(range(len(radices)))))
+
+
+@given(st.sampled_from([4, 6, 8, 12, 24]), st.integers(1, 2), st.data())
+def test_permutations_of_other_digits_after_each_other_are_what_numpy_transposes(
+    rows: int, columns: int, data: st.DataObject
+) -> None:
+    whole = numbered((rows, columns))
+    contents, tensor = data.draw(boxes(whole))
+    for _ in range(2):
+        radices, order = data.draw(permutations(rows))
+        steps = {
+            place: math.prod(radices[after] for after in order[at + 1 :]) for at, place in enumerate(order)
+        }
+        digits = tuple(Digit(radix, 0, steps[place]) for place, radix in enumerate(radices))
+        tensor = regroup(tensor, 0, digits, (0, 1), tensor.shape)
+        turned = whole.reshape(*radices, columns).transpose(*order, len(radices))
+        whole = turned.reshape(rows, columns)
+        np.testing.assert_array_equal(fill(tensor, contents), whole)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3)])
+def test_a_view_without_elements_is_a_tensor_that_nothing_fills(shape: tuple[int, ...]) -> None:
+    found = view_tensor("empty", FLOAT32, Region("part", 0, 0, 0, zipped=False), 0, shape, (1,) * len(shape))
+    assert found == Tensor("empty", FLOAT32, shape, ())
+
+
+def test_what_is_made_of_a_tensor_has_its_name_and_type() -> None:
+    contents: Contents = {}
+    first, second = store(contents, numbered((4, 2))), store(contents, numbered((4, 2)))
+    for found in (first, join([first, second], 0), cut(first, 0, 1, 2), ROTARY.apply(first, 4)):
+        assert (found.name, found.dtype) == ("tensor", FLOAT32)

@@ -33,6 +33,13 @@ def test_units_go_out_largest_first() -> None:
     assert scheduler.done(1, 2.0) == (Finish(),)
 
 
+def test_units_of_one_size_go_out_as_they_were_given_whatever_their_names() -> None:
+    scheduler = Scheduler({"z": 1, "a": 1, "b": 3, "y": 2, "c": 2}, Limits(), 0.0)
+    assert [action for worker in range(5) for action in scheduler.idle(worker, 0.0)] == [
+        Assign(worker, unit, 1) for worker, unit in enumerate("bycza")
+    ]
+
+
 def test_no_units_are_finished_at_the_first_tick() -> None:
     assert Scheduler({}, Limits(), 0.0).tick(0.0) == (Finish(),)
 
@@ -93,6 +100,15 @@ def test_a_worker_that_says_nothing_is_taken_for_dead() -> None:
     scheduler.progress(1, 5.0)
     assert scheduler.tick(15.0) == ()
     assert scheduler.tick(15.1) == (Replace(1, "only", "nothing heard of it for 10 s"),)
+
+
+@pytest.mark.parametrize("idle", [0, 1, 2, 3])
+def test_silence_of_less_than_a_second_can_be_too_long_whoever_has_nothing_to_do(idle: int) -> None:
+    scheduler = Scheduler({"only": 1}, Limits(stall_seconds=0.25), 0.0)
+    for worker in range(1 + idle):
+        scheduler.idle(worker, 0.0)
+    assert scheduler.tick(0.25) == ()
+    assert scheduler.tick(0.375)[0] == Replace(0, "only", "nothing heard of it for 0 s")
 
 
 def with_busy(workers: int, **limits: float) -> Scheduler:
@@ -383,6 +399,18 @@ def test_a_slow_worker_waits_if_the_others_are_through_before_it_would_be() -> N
     assert scheduler.done(2, 3.5) == ()  # would need until 7, the other ends both units at 5
     assert scheduler.done(1, 4.0) == (Assign(1, "f", 1),)
     assert scheduler.done(1, 5.0) == (Finish(),)
+
+
+@pytest.mark.parametrize(("left", "waits"), [(6, True), (7, False)])
+def test_what_all_the_faster_workers_get_done_is_taken_together(left: int, waits: bool) -> None:
+    scheduler = Scheduler(dict.fromkeys(map(str, range(9 + left)), 10), Limits(), 0.0)
+    for worker in (1, 2, 3):
+        scheduler.idle(worker, 0.0)
+    for second in (1.0, 2.0, 3.0):
+        for worker in (1, 2):
+            scheduler.done(worker, second)
+    # It would need until 7; by then each of the others, busy until 4, ends three more.
+    assert scheduler.done(3, 3.5) == (() if waits else (Assign(3, "9", 1),))
 
 
 def test_who_will_be_busy_for_long_takes_nothing_off_what_others_get_done() -> None:

@@ -146,6 +146,7 @@ def test_a_copy_that_reads_one_element_more_than_is_stored_cannot_be_made(case: 
         {"source_offset": -1},
         {"start": (0,)},
         {"loops": (Loop(4, 6, 0), Loop(6, 1, 2))},
+        {"loops": (Loop(4, 6, 0), Loop(6, 1, 1), Loop(1, 1, 2))},
         {"loops": (Loop(4, 6, 0), Loop(6, -1, 1))},
         {"loops": (Loop(4, 6, 0), Loop(6, 1, 1), Loop(0, 1, 1))},
         {"loops": (Loop(2, 6, 0, 1), Loop(2, 12, 0, 2), Loop(6, 1, 1))},
