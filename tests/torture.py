@@ -166,7 +166,7 @@ def kill_one(
     """Wait until bytes move, then a moment, and kill; True where somebody was killed."""
     deadline = time.monotonic() + RAY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if output.exists() and (set(stamps(output)) - before or list(output.glob(".[cm]o*.partial"))):
+        if set(stamps(output)) - before or any(map(writes, find_processes(process.pid, VICTIMS["worker"]))):
             break
         time.sleep(0.005)
     time.sleep(chance.uniform(0, 0.3))
@@ -178,6 +178,13 @@ def kill_one(
     with contextlib.suppress(ProcessLookupError):
         os.kill(chance.choice(pids), signal.SIGKILL)
         return True
+    return False
+
+
+def writes(pid: int) -> bool:
+    """Whether a process has a file open that is not committed yet."""
+    with contextlib.suppress(OSError):
+        return any(".partial" in os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())
     return False
 
 
