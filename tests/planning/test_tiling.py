@@ -215,3 +215,31 @@ def test_a_chunk_with_a_hole_or_an_overlap_cannot_be_made() -> None:
     for offsets in ((4, 9), (4, 12), (0, 6)):
         with pytest.raises(ConversionError, match=r"chunk: (a|b) is planned at byte \d+, expected (4|10)"):
             File("chunk", (Literal(0, b"head"),), tensors, offsets)
+
+
+@pytest.mark.parametrize(
+    ("shape", "copy", "message"),
+    [
+        ((4,), Copy(RECORD, 0, (1,), (Loop(3, 1, 0),)), "element [0] is filled 0 times"),
+        ((4, 6), Copy(RECORD, 0, (1, 1), (Loop(3, 6, 0), Loop(5, 1, 1))), "element [0, 0] is filled 0 times"),
+        (
+            (4,), Copy(RECORD, 0, (-1,), (Loop(5, 1, 0),)),
+            "axis 0 has 4 places, the parts reach from -1 to 4",
+        ),
+        (
+            (1, 2_000), Copy(RECORD, 0, (0, 0), (Loop(1, 1, 0), Loop(2_001, 1, 1))),
+            "axis 1 has 2,000 places, the parts reach from 0 to 2,001",
+        ),
+        ((0, 2), Copy(RECORD, 0, (0, 0), ()), "it has no elements, and yet there are copies"),
+    ],
+)  # fmt: skip
+def test_where_a_shape_is_not_filled_is_said(shape: tuple[int, ...], copy: Copy, message: str) -> None:
+    assert find_untiled(shape, (copy,), 2) == message
+
+
+def test_a_loop_of_one_step_leads_nowhere_whatever_its_step() -> None:
+    for loops in (
+        (Loop(1, 9, 0), Loop(4, 6, 0), Loop(6, 1, 1)),
+        (Loop(4, 6, 0), Loop(6, 1, 1), Loop(1, 9, 1, 7)),
+    ):
+        assert find_untiled((4, 6), (Copy(RECORD, 0, (0, 0), loops),), 2) is None
