@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distconv.formats.views import TensorView
-from distconv.layout.tensors import Tensor, cut, join, view_tensor
+from distconv.layout.tensors import Tensor, cut, join
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Cut:
         Of key heads that are stored ``replication`` times the first is taken.
         """
         if self.axis is None:
-            return _take(views[0])
+            return views[0].whole()
         if self.heads == "key":
             views = views[::replication]
-        return join([_take(view) for view in views], self.axis)
+        return join([view.whole() for view in views], self.axis)
 
     def part(self, tensor: Tensor, rank: int, ranks: int, head_dim: int) -> Tensor:
         """Give a rank's part of a whole tensor; key heads that are fewer than ranks are in several parts."""
@@ -42,10 +42,6 @@ class Cut:
             first = rank * (size // head_dim) // ranks * head_dim
             return cut(tensor, 0, first, first + head_dim)
         return cut(tensor, self.axis, rank * size // ranks, (rank + 1) * size // ranks)
-
-
-def _take(view: TensorView) -> Tensor:
-    return view_tensor(view.name, view.dtype, view.region, view.offset, view.shape, view.strides)
 
 
 ROWS = Cut(0)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from distconv.layout.dtypes import DType
 from distconv.layout.regions import Region
+from distconv.layout.tensors import Tensor, view_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +17,7 @@ class TensorView:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+    def whole(self) -> Tensor:
+        """Take it as a whole tensor."""
+        return view_tensor(self.name, self.dtype, self.region, self.offset, self.shape, self.strides)

@@ -102,6 +102,16 @@ class File:
         return self.literals[0].content
 
     @property
+    def is_sealed(self) -> bool:
+        """Whether something stands between or behind the tensors, which is made of their CRC32s."""
+        return self.seal is not None
+
+    @property
+    def plain_head(self) -> bytes | None:
+        """What stands before the tensors where nothing stands between or behind them."""
+        return None if self.is_sealed else self.head
+
+    @property
     def size_bytes(self) -> int:
         """Size of the file."""
         return sum(size for _start, size, _what in self._runs())
@@ -124,6 +134,16 @@ class Part:
     """Which of the file's tensors is the first one."""
     tensors: tuple[OutputTensor, ...]
     offsets_bytes: tuple[int, ...]
+
+    @property
+    def is_sealed(self) -> bool:
+        """Only sealed files have parts."""
+        return True
+
+    @property
+    def plain_head(self) -> None:
+        """It has no head of its own."""
+        return
 
     @property
     def name(self) -> str:

@@ -2,7 +2,6 @@
 
 from distconv.formats.views import TensorView
 from distconv.layout.files import OutputTensor
-from distconv.layout.tensors import view_tensor
 from distconv.moving.devices import HostDevice
 from distconv.moving.worker import Sources, make_contents
 from distconv.storage.base import Storage
@@ -10,8 +9,7 @@ from distconv.storage.base import Storage
 
 def target_of_view(view: TensorView) -> OutputTensor:
     """Take one view as a whole tensor."""
-    tensor = view_tensor(view.name, view.dtype, view.region, view.offset, view.shape, view.strides)
-    return OutputTensor(view.name, view.name, view.shape, view.dtype, view.dtype, tensor.copies)
+    return OutputTensor(view.name, view.name, view.shape, view.dtype, view.dtype, view.whole().copies)
 
 
 def equal_targets(storage: Storage, left: OutputTensor, right: OutputTensor) -> bool:

@@ -194,7 +194,7 @@ def write_file(job: Job, file: File, advance: Callable[[int], None], stopped: Ca
         writer = job.storage.begin(path, file.size_bytes)
     try:
         with Sources(job.storage, spans) as sources:
-            hasher = ChunkHasher(_whole_head(file))
+            hasher = ChunkHasher(file.plain_head)
             write_literals(file.literals, writer, advance)
             checksums, became_infinite = _write_tensors(job, file, writer, sources, hasher, advance, stopped)
             if file.seal is not None:
@@ -225,7 +225,7 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
                 return Receipt(part.name, found, 0, 0, kept=True, checksums=checksums, work=spans.finish())
             advance(-part.size_bytes)
         with Sources(job.storage, spans) as sources:
-            hasher = ChunkHasher(_whole_head(part))
+            hasher = ChunkHasher(part.plain_head)
             checksums, became_infinite = _write_tensors(job, part, writer, sources, hasher, advance, stopped)
         with spans.during(WRITE, 0):
             writer.finish()
@@ -258,7 +258,7 @@ def _write_tensors(
     """Write a unit's tensors; gives their CRC32s if a seal needs them, and how many elements became infinite."""
     spans = sources.spans
     device = open_device(job.device)
-    sealed = _is_sealed(unit)
+    sealed = unit.is_sealed
     checksums, became_infinite = [], 0
     for tensor, start in zip(unit.tensors, unit.offsets_bytes, strict=True):
         checksum = 0
@@ -374,7 +374,7 @@ def read_digests(
 
     Gives the CRC32s of its tensors too, where a seal is made of them.
     """
-    hasher, checksums, sealed = ChunkHasher(_whole_head(unit)), [], _is_sealed(unit)
+    hasher, checksums, sealed = ChunkHasher(unit.plain_head), [], unit.is_sealed
     advance(unit.size_bytes - sum(tensor.size_bytes for tensor in unit.tensors))
     with opened(storage, path) as reader:
         for tensor, first in zip(unit.tensors, unit.offsets_bytes, strict=True):
@@ -387,13 +387,3 @@ def read_digests(
             hasher.end_tensor()
             checksums.append(checksum)
     return hasher.finish(), tuple(checksums) if sealed else ()
-
-
-def _is_sealed(unit: Unit) -> bool:
-    """Whether something stands between or behind the tensors, which is made of their CRC32s."""
-    return isinstance(unit, Part) or unit.seal is not None
-
-
-def _whole_head(unit: Unit) -> bytes | None:
-    """Give what stands before the tensors where nothing stands between or behind them."""
-    return None if isinstance(unit, Part) or unit.seal is not None else unit.head

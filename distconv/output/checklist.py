@@ -1,14 +1,13 @@
 """checklist.chk of the folder that was made: the MD5 of every file in it."""
 
 import hashlib
-import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 
 from distconv.moving.progress import Progress
 from distconv.sidecars.meta_checklist import make_checklist
 from distconv.storage.base import Storage, join, opened
 from distconv.storage.blocks import read_blocks
+from distconv.storage.parallel import map_at_once
 
 _LANES = 4
 
@@ -20,21 +19,15 @@ def make_output_checklist(
 
     MD5 takes bytes in their order, so that it can only be made of whole files. An interruption stops all of them.
     """
-    stop = threading.Event()
 
-    def digest(name: str) -> str:
+    def digest(name: str, stopped: Callable[[], bool]) -> str:
         found = hashlib.md5(usedforsecurity=False)
         with opened(storage, join(output, name)) as reader:
-            for block in read_blocks(reader, 0, reader.size_bytes, stop.is_set):
+            for block in read_blocks(reader, 0, reader.size_bytes, stopped):
                 found.update(block)
         return found.hexdigest()
 
     progress.note("computing the MD5 of every file for checklist.chk")
-    with ThreadPoolExecutor(_LANES) as pool:
-        try:
-            made = dict(zip(names, pool.map(digest, names), strict=True))
-        except BaseException:
-            stop.set()
-            raise
+    made = dict(zip(names, map_at_once(digest, names, _LANES), strict=True))
     made |= {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in files.items()}
     return make_checklist(made)

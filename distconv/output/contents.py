@@ -1,9 +1,7 @@
 """Whether the data of a model folder is what its digests and checksums say: each file is read once, from end to end."""
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from xxhash import xxh3_128
@@ -18,6 +16,7 @@ from distconv.output.receipt import ModelReceipt, RecordedChunk
 from distconv.output.targets import CHECKLIST_NAME, RECEIPT_NAME, Target
 from distconv.storage.base import Storage, join, opened, read_small
 from distconv.storage.blocks import read_blocks
+from distconv.storage.parallel import map_at_once
 
 _LANES = 4
 _CHECKLIST_BYTES = 1 << 20
@@ -58,11 +57,10 @@ def check_data(
     Digests of the receipt, CRC32s of archives, and the MD5s of a checklist that a conversion wrote.
     An interruption stops all of them.
     """
-    stop = threading.Event()
 
-    def check(task: _Task) -> Finding | None:
+    def check(task: _Task, stopped: Callable[[], bool]) -> Finding | None:
         try:
-            found = _compare(storage, task, progress.advance, stop.is_set)
+            found = _compare(storage, task, progress.advance, stopped)
         except InputError as error:  # it was changed since its header was read
             found = Finding(str(error), task.name)
         progress.unit_done(task.name)
@@ -72,12 +70,7 @@ def check_data(
     kind = "files" if {task.name for task in tasks} - headers.keys() else f"{target.noun}s"
     progress.begin(sum(task.size_bytes for task in tasks), len(tasks), kind)
     try:
-        with ThreadPoolExecutor(_LANES) as pool:
-            try:
-                return [*findings, *(found for found in pool.map(check, tasks) if found is not None)]
-            except BaseException:
-                stop.set()
-                raise
+        return [*findings, *(found for found in map_at_once(check, tasks, _LANES) if found is not None)]
     finally:
         progress.end()
 

@@ -16,12 +16,12 @@ from typing import Self
 from distconv.errors import InputError
 from distconv.families.choose import Choice
 from distconv.formats.views import TensorView
+from distconv.output.loading import digest_file
 from distconv.output.targets import TRANSFORMERS, Target
 from distconv.planning.plan import Plan
-from distconv.storage.base import Storage, opened, read_small
+from distconv.storage.base import Storage, opened
 from distconv.storage.pinning import describe_change
 
-_LIMIT_BYTES = 64 << 20
 _LIBRARIES = ("tokenizers",)
 """Of these another version may write the files beside the chunks otherwise."""
 
@@ -82,7 +82,7 @@ class Source:
             stamps = {path: _stamp(storage, path) for path in files.small}
             self.pinned = storage.pinned(self._weights | stamps)
             """Where INPUT is read: there nothing can be read of what has its names meanwhile."""
-            self._small = {path: _digest(storage, path) for path in files.small}
+            self._small = {path: digest_file(storage, path) for path in files.small}
             self._held = held.pop_all()
 
     def __enter__(self) -> Self:
@@ -134,7 +134,7 @@ class Source:
         knows of files on a share may be old.
         """
         self.check()
-        _refuse(path for path, digest in self._small.items() if _digest(self._storage, path) != digest)
+        _refuse(path for path, digest in self._small.items() if digest_file(self._storage, path) != digest)
         before = identity["source"]
         now = self.describe(self._files.read_views(self._storage))
         if isinstance(before, dict) and now != before:
@@ -146,10 +146,6 @@ def _refuse(changed: Iterable[str]) -> None:
     findings = [describe_change(path) for path in changed]
     if findings:
         raise InputError.of(findings)
-
-
-def _digest(storage: Storage, path: str) -> str:
-    return hashlib.sha256(read_small(storage, path, _LIMIT_BYTES)).hexdigest()
 
 
 def _stamp(storage: Storage, path: str) -> str:

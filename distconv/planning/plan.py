@@ -1,7 +1,7 @@
 """The whole conversion, decided before a byte moves: files, tensors, copies, offsets."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from distconv.families.translate import Decisions
@@ -20,11 +20,6 @@ class Plan:
     decisions: Decisions
     chunk_limit_bytes: int
     """Of tensors in a chunk, or in a part of a file that is written in parts."""
-
-    @property
-    def units(self) -> tuple[Unit, ...]:
-        """What workers do at a time, file by file."""
-        return tuple(unit for file in self.files for unit in split_file(file, self.chunk_limit_bytes))
 
     @property
     def tensors(self) -> tuple[OutputTensor, ...]:
@@ -49,6 +44,14 @@ class Plan:
         for tensor in self.tensors:
             counts[tensor.dtype] += tensor.elements
         return max(counts, key=lambda dtype: (counts[dtype], dtype.rank))
+
+    def list_units(self, whole: Container[str] = ()) -> tuple[Unit, ...]:
+        """Give what workers do at a time, file by file; those that ``whole`` names are not split."""
+        return tuple(
+            unit
+            for file in self.files
+            for unit in ((file,) if file.name in whole else split_file(file, self.chunk_limit_bytes))
+        )
 
 
 _NAMED = 3

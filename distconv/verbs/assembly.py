@@ -1,6 +1,7 @@
 """What stands beside the chunks: config, tokenizer, licence, index and receipt, as bytes."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 
 from distconv.errors import DistconvError, InputError
@@ -97,12 +98,15 @@ def make_family_tokenizer(vocabulary: Vocabulary, family: Family, *, instruct: b
         ) from None
 
 
+def read_legal(storage: Storage, paths: Iterable[str]) -> dict[str, bytes]:
+    """Read the texts of licence and policy, by their names."""
+    return {os.path.basename(path): read_small(storage, path, SMALL_FILE_BYTES) for path in paths}
+
+
 def make_files(storage: Storage, checkpoint: Checkpoint, plan: Plan) -> dict[str, bytes]:
     """Make every small file, in the order of writing: the mark is the last one."""
     config, generation = make_model_config(checkpoint, plan)
-    files = {
-        os.path.basename(path): read_small(storage, path, SMALL_FILE_BYTES) for path in checkpoint.files.legal
-    }
+    files = read_legal(storage, checkpoint.files.legal)
     files |= make_tokenizer(checkpoint)
     files["generation_config.json"] = to_json(generation)
     files[CONFIG_NAME] = to_json(config)

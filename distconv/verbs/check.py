@@ -5,9 +5,7 @@ config.json are held against each other.
 """
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from distconv.errors import InputError
@@ -16,6 +14,7 @@ from distconv.humanize import format_count
 from distconv.moving.progress import Progress, SilentProgress
 from distconv.storage.base import PathLike, Storage
 from distconv.storage.local import LocalStorage
+from distconv.storage.parallel import map_at_once
 from distconv.verbs.checkable import Task, look_at_checkpoint, look_at_model
 from distconv.verbs.options import Options
 from distconv.verbs.sources import is_transformers_model
@@ -106,30 +105,24 @@ def check(
 
 def _run(storage: Storage, tasks: Sequence[Task], progress: Progress) -> list[str]:
     """Check many files at once; an interruption stops all of them."""
-    stop = threading.Event()
 
-    def run(task: Task) -> list[str]:
+    def run(task: Task, stopped: Callable[[], bool]) -> list[str]:
         try:
-            found = list(_check_file(storage, task, progress.advance, stop))
+            found = list(_check_file(storage, task, progress.advance, stopped))
         except InputError as error:
             found = [str(error)]
         progress.unit_done(task.path)
         return found
 
-    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        try:
-            return [finding for found in pool.map(run, tasks) for finding in found]
-        except BaseException:
-            stop.set()
-            raise
+    return [finding for found in map_at_once(run, tasks, _FILES_AT_ONCE) for finding in found]
 
 
 def _check_file(
-    storage: Storage, task: Task, advance: Callable[[int], None], stop: threading.Event
+    storage: Storage, task: Task, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> Iterator[str]:
     if task.listed is None:
-        yield from compare_crc32(storage, task.path, task.records, advance, stop.is_set)
+        yield from compare_crc32(storage, task.path, task.records, advance, stopped)
         return
-    difference = compare_md5(storage, task.listed, advance, stop.is_set)
+    difference = compare_md5(storage, task.listed, advance, stopped)
     if difference is not None:
         yield difference

@@ -8,7 +8,7 @@ from functools import partial
 
 from distconv.errors import ConversionError, InputError, OutputError, UsageError
 from distconv.humanize import format_count, format_size
-from distconv.layout.files import Unit, split_file
+from distconv.layout.files import Unit
 from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
 from distconv.moving.progress import Progress, SilentProgress, Stopwatch
@@ -145,9 +145,9 @@ def convert(
     """Convert the checkpoint in ``source`` into a folder ``output``.
 
     ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that
-    lie elsewhere. ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or several GPUs ask for Ray; there each worker takes
-    ``gpus_per_worker`` of a GPU (or a CPU slot) and ``worker_resources``. ``trace`` is a file for a
-    Chrome trace, ``report`` one for a PNG. Raises InputError, UsageError, OutputError, ConversionError.
+    lie elsewhere. ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or
+    several GPUs ask for Ray, where a worker takes ``gpus_per_worker`` of a GPU (or a CPU slot) and
+    ``worker_resources``. ``trace`` is a file for a Chrome trace, ``report`` one for a PNG. Raises DistconvError.
     """
     options = Options(
         source=os.fspath(source), output=os.fspath(output), to=to, shards=shards, dtype=dtype,
@@ -297,11 +297,8 @@ def _move_all(
 ) -> tuple[Receipt, ...]:
     """Write all files; those that are too large for one worker in parts."""
     plan = prepared.plan
-    units = [
-        unit
-        for file in plan.files
-        for unit in ((file,) if file.name in folder.recorded else split_file(file, plan.chunk_limit_bytes))
-    ]
+    # One worker looks at all of a file that is there.
+    units = plan.list_units(whole=folder.recorded)
     inline = not (options.cluster.workers or options.cluster.address or _has_several_gpus(options.device))
     with SharedFiles(storage, options.output, plan.files, units, folder.unfinished) as shared:
         folder.go_on(shared.unfinished)

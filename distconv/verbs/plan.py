@@ -30,7 +30,7 @@ class PlanReport:
 
     def to_json(self) -> dict[str, object]:
         """Give the same as plain values; copies are counted, not listed."""
-        plan, units = self.plan, self.plan.units
+        plan, units = self.plan, self.plan.list_units()
         return {
             "to": self.target.name,
             "shards": len(plan.files) if self.target is META else None,
@@ -64,13 +64,13 @@ class PlanReport:
             f"reads    {format_size(read_bytes(plan))} from {self.sources}",
             f"writes   {format_size(plan.size_bytes)} in {self._files()}",
             (
-                f"workers  up to {len(plan.units):,}, each with at most "
+                f"workers  up to {len(plan.list_units()):,}, each with at most "
                 f"{_WORKER_MEMORY_BYTES / (1 << 20):,.0f} MiB of buffers"
             ),
         )
 
     def _table(self) -> Table:
-        units = self.plan.units
+        units = self.plan.list_units()
         in_parts = any(isinstance(unit, Part) for unit in units)
         rows = [
             (
@@ -88,7 +88,7 @@ class PlanReport:
     def _files(self) -> str:
         plan = self.plan
         files = format_count(len(plan.files), self.target.noun)
-        what = f", written in {format_count(len(plan.units), 'part')}" if self.target is META else ""
+        what = f", written in {format_count(len(plan.list_units()), 'part')}" if self.target is META else ""
         larger = len(plan.large_tensors)
         but = f", but for {larger}" if larger else ""
         return f"{files}{what} of at most {format_size(plan.chunk_limit_bytes)} of tensors{but}"

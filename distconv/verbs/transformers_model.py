@@ -13,12 +13,11 @@ from distconv.formats.safetensors.catalog import TransformersCatalog, read_trans
 from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
 from distconv.formats.views import TensorView
 from distconv.layout.dtypes import STORABLE
-from distconv.layout.tensors import view_tensor
+from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.sidecars.meta_config import MetaConfig, read_meta_config
 from distconv.sidecars.meta_tokenizer import MetaTokenizer, decide_rows, make_meta_tokenizer
 from distconv.storage.base import Storage, join, read_small
 
-SMALL_FILE_BYTES = 64 << 20
 _MOST_FINDINGS = 20
 _OUTPUT_NAME = next(rule.target for rule in RULES if rule.source == OUTPUT)
 
@@ -48,10 +47,7 @@ class TransformersModel:
 
     def whole_tensors(self) -> Iterator[MetaTensor]:
         """Give Meta's whole tensors, in the order of the rules; a tied output is none of them."""
-        tensors = {
-            name: view_tensor(name, view.dtype, view.region, view.offset, view.shape, view.strides)
-            for name, view in self.catalog.tensors.items()
-        }
+        tensors = {name: view.whole() for name, view in self.catalog.tensors.items()}
         shape, cut = self.config.shape, self.config.family.embedding_cut
         for whole in invert_rules(RULES, tensors, shape.layers, shape.head_dim, cut):
             yield keep_rows(whole, self.rows)

@@ -32,12 +32,14 @@ class ArchiveSeal:
     """What of an archive waits for the tensors: their descriptors, and the directory."""
 
     layout: ArchiveLayout
+    ranges: tuple[tuple[int, int], ...]
+    """Offset and size of each run, in bytes."""
 
-    @property
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        """Offset and size of each run, in bytes."""
-        found = self.layout.seal([0] * len(self.layout.storages))
-        return tuple((start, len(content)) for start, content in found)
+    @classmethod
+    def of(cls, layout: ArchiveLayout) -> "ArchiveSeal":
+        """Find out where it goes, once: that takes as long as to make it."""
+        found = layout.seal([0] * len(layout.storages))
+        return cls(layout, tuple((start, len(content)) for start, content in found))
 
     def make(self, checksums: Sequence[int]) -> tuple[Literal, ...]:
         """Make it of the CRC32 of each tensor's data."""
@@ -60,5 +62,5 @@ def lay_out_shard(
         tuple(Literal(start, content) for start, content in layout.literals),
         tuple(tensors),
         tuple(record.offset_bytes for record in layout.storages),
-        ArchiveSeal(layout),
+        ArchiveSeal.of(layout),
     )
