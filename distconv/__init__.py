@@ -9,7 +9,8 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from distconv.verbs.check import CheckReport, check
-    from distconv.verbs.convert import ConversionReport, convert
+    from distconv.verbs.conversion_report import ConversionReport
+    from distconv.verbs.convert import convert
     from distconv.verbs.download import DownloadReport, download
     from distconv.verbs.generate import generate
     from distconv.verbs.inspect import Inspection, inspect
@@ -41,7 +42,7 @@ __all__ = [
 _HOMES = {
     "CheckReport": "verbs.check",
     "check": "verbs.check",
-    "ConversionReport": "verbs.convert",
+    "ConversionReport": "verbs.conversion_report",
     "convert": "verbs.convert",
     "DownloadReport": "verbs.download",
     "download": "verbs.download",

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import distconv
 from distconv.errors import DistconvError
-from distconv.output import holders, ownership
+from distconv.output import acquisition, holders, ownership
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole
 
@@ -38,8 +38,8 @@ def start(source: Path, output: Path, *, patience: float, **options: object) -> 
     try:
         machine = uuid.uuid4().hex
         holders._machine = lambda: machine
-        ownership.BEAT_SECONDS, ownership.PATIENCE_SECONDS = BEAT_SECONDS, patience
-        ownership._WATCH_SECONDS = BEAT_SECONDS / 2
+        acquisition.BEAT_SECONDS, acquisition.PATIENCE_SECONDS = BEAT_SECONDS, patience
+        acquisition._WATCH_SECONDS = BEAT_SECONDS / 2
         distconv.convert(source, output, max_shard_size=CHUNK_BYTES, **options)  # type: ignore[arg-type]
         code = 0
     except DistconvError as error:

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 
 import distconv
 from distconv.errors import InputError
+from distconv.moving.job import Job
 from distconv.moving.progress import SilentProgress
-from distconv.moving.worker import Job, write_file
+from distconv.moving.worker import write_file
 from distconv.output.structure import read_headers
 from distconv.output.targets import TRANSFORMERS
 from distconv.storage.local import LocalStorage

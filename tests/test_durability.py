@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import distconv
-from distconv.moving.worker import Job, write_file
+from distconv.moving.job import Job
+from distconv.moving.worker import write_file
 from distconv.storage import local
 from distconv.storage.base import write_small
 from distconv.storage.local import LocalStorage

@@ -179,7 +179,7 @@ def test_a_package_in_the_runtime_environment_is_what_driver_and_workers_run(
     )
     (package / "version.py").write_text('VERSION = "9.8.7"\n')
     # A worker with another package than the driver's could not even be told what to do.
-    worker = package / "moving" / "worker.py"
+    worker = package / "moving" / "job.py"
     worker.write_text(
         worker.read_text().replace("class Receipt:", "class Receipt:\n    of_this_package = True\n")
     )

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from distconv.errors import OutputError
-from distconv.output import holders, ownership
+from distconv.output import acquisition, holders, ownership
+from distconv.output.acquisition import owned
 from distconv.output.holders import Holder
-from distconv.output.ownership import OWNER_PREFIX, Ownership, owned
+from distconv.output.ownership import OWNER_PREFIX, Ownership
 from distconv.storage.fencing import is_attempt
 from distconv.storage.local import LocalStorage
 
@@ -25,9 +26,9 @@ STORAGE = LocalStorage()
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ownership, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(ownership, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(ownership, "_WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(acquisition, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(acquisition, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(acquisition, "_WATCH_SECONDS", 0.02)
 
 
 def owner_path(folder: Path, generation: int = 1) -> Path:
@@ -75,7 +76,7 @@ def test_a_living_holder_is_named_and_left_alone(tmp_path: Path) -> None:
 
 def test_the_folder_of_a_dead_process_is_taken_at_once(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from distconv.output.ownership import owned; from distconv.storage.local import LocalStorage\n"
+        "import os, sys; from distconv.output.acquisition import owned; from distconv.storage.local import LocalStorage\n"
         "held = owned(LocalStorage(), sys.argv[1], print); held.__enter__(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
@@ -152,7 +153,7 @@ def beating(tmp_path: Path) -> Iterator[Callable[[Holder], None]]:
 def test_a_beating_holder_elsewhere_is_left_alone(
     tmp_path: Path, beating: Callable[[Holder], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ownership, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(acquisition, "PATIENCE_SECONDS", 60.0)
     holder = elsewhere()
     beating(holder)
     with pytest.raises(OutputError, match="on elsewhere"):
@@ -262,7 +263,7 @@ def lost(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lost]:
 def test_who_lost_a_folder_is_told_so_and_writes_nothing(lost: Lost) -> None:
     folder = Path(lost.mine.folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
-    time.sleep(3 * ownership.BEAT_SECONDS)
+    time.sleep(3 * acquisition.BEAT_SECONDS)
     for attempt in (
         lambda: lost.mine.check(STORAGE),
         lambda: lost.mine.write(STORAGE, "config.json", b"{}"),
@@ -277,7 +278,7 @@ def test_who_lost_a_folder_is_told_so_and_writes_nothing(lost: Lost) -> None:
 def test_a_beat_brings_nothing_back(tmp_path: Path) -> None:
     with owned(STORAGE, str(tmp_path), print) as mine:
         Path(mine.path).unlink()
-        time.sleep(5 * ownership.BEAT_SECONDS)
+        time.sleep(5 * acquisition.BEAT_SECONDS)
         assert list(tmp_path.iterdir()) == []
 
 

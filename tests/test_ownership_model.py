@@ -22,9 +22,10 @@ from hypothesis.stateful import (
 )
 
 from distconv.errors import OutputError
-from distconv.output import ownership
+from distconv.output import acquisition, ownership
+from distconv.output.acquisition import owned
 from distconv.output.holders import Holder
-from distconv.output.ownership import Ownership, owned
+from distconv.output.ownership import Ownership
 from distconv.storage.fencing import PARTIAL_SUFFIX, is_attempt
 
 FOLDER = "/out"
@@ -298,7 +299,7 @@ class Owners(RuleBasedStateMachine):
     def pass_time(self, beats: int) -> None:
         """Let time pass in which nobody does anything but beat."""
         for _ in range(beats):
-            self.tick(ownership.BEAT_SECONDS)
+            self.tick(acquisition.BEAT_SECONDS)
 
     def tick(self, seconds: float) -> None:
         """Let a moment pass; who is stopped does not beat."""
@@ -306,7 +307,7 @@ class Owners(RuleBasedStateMachine):
         for process in self.world.processes:
             process.beat()
             # Whoever did not beat for long may be taken for dead. It is not wrong to lose then.
-            silent = self.world.now - process.beat_at >= ownership.PATIENCE_SECONDS
+            silent = self.world.now - process.beat_at >= acquisition.PATIENCE_SECONDS
             process.starved |= process.mine is not None and silent
 
     @invariant()
@@ -341,8 +342,8 @@ class Owners(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def _world(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ownership, "time", Clock())
-    monkeypatch.setattr(ownership, "_beat", lambda *_arguments: None)
+    monkeypatch.setattr(acquisition, "time", Clock())
+    monkeypatch.setattr(acquisition, "_beat", lambda *_arguments: None)
     monkeypatch.setattr(Holder, "here", staticmethod(lambda: running().me))
     monkeypatch.setattr(Holder, "lives_here", lives_here)
 

@@ -9,7 +9,7 @@ import ray
 import torch
 
 import distconv
-from distconv.moving import worker
+from distconv.moving import job, worker
 from distconv.moving.devices import TorchDevice
 from tests import reference
 from tests.checkpoints import Spec
@@ -105,9 +105,7 @@ def test_any_block_size_gives_the_same_bytes(
     block_bytes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        worker.Job.__init__, "__defaults__", (block_bytes, *worker.Job.__init__.__defaults__[1:])
-    )
+    monkeypatch.setattr(job.Job.__init__, "__defaults__", (block_bytes, *job.Job.__init__.__defaults__[1:]))
     distconv.convert(source, tmp_path / "out", dtype=dtype, max_shard_size=LIMIT)
     assert read_bytes(tmp_path / "out") == inline
 
@@ -121,9 +119,7 @@ def test_several_blocks_on_their_way_at_once_give_the_same_bytes(
     block_bytes: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        worker.Job.__init__, "__defaults__", (block_bytes, *worker.Job.__init__.__defaults__[1:])
-    )
+    monkeypatch.setattr(job.Job.__init__, "__defaults__", (block_bytes, *job.Job.__init__.__defaults__[1:]))
     monkeypatch.setattr(worker, "open_device", lambda _name: TorchDevice("cpu"))
     distconv.convert(source, tmp_path / "out", dtype=dtype, max_shard_size=LIMIT)
     assert read_bytes(tmp_path / "out") == inline

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from distconv.errors import OutputError
-from distconv.output import ownership
-from distconv.output.ownership import owned
+from distconv.output import acquisition
+from distconv.output.acquisition import owned
 from distconv.storage.local import LocalStorage
 from tests.checkpoints import write_checkpoint
 from tests.contests import contest_living, contest_output
@@ -19,9 +19,9 @@ from tests.mounts import bound_twice, shared_twice, why_no_bindfs, why_no_sshfs
 from tests.torture import SPEC
 
 HOLD = (
-    "import sys, time; from distconv.output import ownership; from distconv.storage.local import LocalStorage\n"
-    "ownership.BEAT_SECONDS = float(sys.argv[2])\n"
-    "with ownership.owned(LocalStorage(), sys.argv[1], print):\n"
+    "import sys, time; from distconv.output import acquisition; from distconv.storage.local import LocalStorage\n"
+    "acquisition.BEAT_SECONDS = float(sys.argv[2])\n"
+    "with acquisition.owned(LocalStorage(), sys.argv[1], print):\n"
     "    print('owned', flush=True); sys.stdin.read()\n"
 )
 
@@ -77,7 +77,7 @@ def test_a_mount_that_remembers_hides_no_beat(
     bound: tuple[Path, Path], held: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("distconv.output.holders.Holder.lives_here", lambda _self: None)
-    monkeypatch.setattr(ownership, "PATIENCE_SECONDS", 20.0)
+    monkeypatch.setattr(acquisition, "PATIENCE_SECONDS", 20.0)
     for folder in bound:
         (folder / "out").mkdir(exist_ok=True)
     held(bound[0] / "out", 0.2)
@@ -92,7 +92,7 @@ def test_two_sshfs_with_the_options_that_they_have_by_themselves_hide_no_beat_fo
         pytest.skip(reason)
     monkeypatch.setattr("distconv.output.holders.Holder.lives_here", lambda _self: None)
     with shared_twice(tmp_path) as (one, two):
-        held(one, ownership.BEAT_SECONDS)
+        held(one, acquisition.BEAT_SECONDS)
         # What this host has seen it remembers.
         assert len(list(two.iterdir())) == 1
         assert "watching" in refuse(two)[0]
@@ -103,7 +103,7 @@ def test_two_sshfs_with_the_options_that_they_have_by_themselves_hide_no_beat_fo
 def test_a_holder_whose_process_ids_are_others_is_watched(
     held: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(ownership, "PATIENCE_SECONDS", 20.0)
+    monkeypatch.setattr(acquisition, "PATIENCE_SECONDS", 20.0)
     held(tmp_path, 0.2, "unshare", "--pid", "--fork", "--kill-child", *options)
     assert "watching" in refuse(tmp_path)[0]
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import distconv
+from distconv.output.acquisition import owned
 from distconv.output.finalise import clear_folder, clear_marks
 from distconv.output.loading import find_legal, find_obstacles, find_replaced
-from distconv.output.ownership import Ownership, owned
+from distconv.output.ownership import Ownership
 from distconv.output.targets import META, TARGETS, TRANSFORMERS, Target, is_partial, tell_target
 from distconv.storage.base import Storage
 from distconv.storage.fencing import make_attempt

@@ -3,7 +3,7 @@
 from distconv.formats.views import TensorView
 from distconv.layout.files import OutputTensor
 from distconv.moving.devices import HostDevice
-from distconv.moving.worker import Sources, make_contents
+from distconv.moving.sources import Sources, make_contents
 from distconv.storage.base import Storage
 
 

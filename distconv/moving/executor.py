@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from distconv.errors import ConversionError, DistconvError, UsageError, describe_os_error
 from distconv.layout.files import Unit
+from distconv.moving.job import Job, Receipt
 from distconv.moving.scheduler import Failure, Limits
-from distconv.moving.worker import Job, Receipt
 
 Convert = Callable[[Job, Unit, Callable[[int], None], Callable[[], bool]], Receipt]
 """Does one unit: convert(job, chunk, advance, stopped), see ``worker.make_unit``."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from distconv.layout.files import Unit, name_units
 from distconv.moving.devices import load_device
 from distconv.moving.executor import Convert, Keep, classify, forget
+from distconv.moving.job import Job, Receipt
 from distconv.moving.progress import Progress
 from distconv.moving.scheduler import Action, Assign, Failure, Finish, GiveUp, Limits, Replace, Scheduler
-from distconv.moving.worker import Job, Receipt, make_unit
+from distconv.moving.worker import make_unit
 
 TICK_SECONDS = 0.2
 STOP_SECONDS = 5.0

@@ -8,7 +8,8 @@ from typing import Self
 from distconv.layout.files import File, Part, Unit
 from distconv.moving.digests import ChunkDigests
 from distconv.moving.executor import Keep
-from distconv.moving.worker import Job, Receipt, publish, write_literals
+from distconv.moving.job import Job, Receipt
+from distconv.moving.worker import publish, write_literals
 from distconv.storage.base import Storage, Writer, join
 
 

@@ -7,8 +7,8 @@ from itertools import accumulate
 
 from distconv.errors import UsageError
 from distconv.humanize import GIGABYTE
+from distconv.moving.job import Receipt
 from distconv.moving.spans import STAGES
-from distconv.moving.worker import Receipt
 from distconv.storage.base import PathLike, Storage, write_small
 
 _COLOURS = ("#4477aa", "#ccbb44", "#aa3377", "#228833")

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from distconv.errors import DistconvError, InputError, OutputError
 from distconv.layout.files import Part
 from distconv.moving.digests import ChunkDigests
+from distconv.moving.job import Receipt
 from distconv.moving.shared import UnfinishedFile
-from distconv.moving.worker import Receipt
 from distconv.output.finalise import write_files
 from distconv.output.identity import Source, find_libraries
 from distconv.output.ownership import Ownership

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from distconv.errors import OutputError
 from distconv.humanize import format_size
 from distconv.moving.digests import ChunkDigests
+from distconv.moving.existing import is_finished
 from distconv.moving.progress import Progress
-from distconv.moving.worker import is_finished
+from distconv.output.acquisition import owned
 from distconv.output.finalise import clear_folder, clear_marks
 from distconv.output.folder import Folder
 from distconv.output.identity import Source
 from distconv.output.loading import find_legal, find_replaced
-from distconv.output.ownership import owned
 from distconv.output.state import Found, RecordedDigests, find_attempts, look_at_output
 from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TRANSFORMERS, Target, is_partial
 from distconv.planning.plan import Plan

@@ -15,7 +15,7 @@ from distconv.families.rules import Match
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType
 from distconv.moving.progress import Progress
-from distconv.moving.worker import Sources
+from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
 from distconv.storage.base import Storage, opened, read_range
 from distconv.verbs.checkpoint import Checkpoint

@@ -14,7 +14,7 @@ from distconv.formats.meta.shards import shard_name
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType
 from distconv.moving.progress import Progress
-from distconv.moving.worker import Sources
+from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
 from distconv.storage.base import Storage, opened, read_range
 from distconv.verbs.expected import Expected

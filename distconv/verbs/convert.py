@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from distconv.errors import ConversionError, InputError, OutputError, UsageError
-from distconv.humanize import format_count, format_size
+from distconv.humanize import format_count
 from distconv.layout.files import Unit
 from distconv.moving.executor import Cluster, Keep
+from distconv.moving.existing import is_finished
 from distconv.moving.inline import run_inline
+from distconv.moving.job import Job, Preconditions, Receipt
 from distconv.moving.progress import Progress, SilentProgress, Stopwatch
 from distconv.moving.shared import SharedFiles
 from distconv.moving.trace import RunCharts, summarise
-from distconv.moving.worker import Job, Preconditions, Receipt, is_finished
 from distconv.output.checklist import make_output_checklist
 from distconv.output.folder import Folder
 from distconv.output.identity import InputFiles, Source, make_identity
@@ -24,6 +25,7 @@ from distconv.output.state import is_recorded
 from distconv.planning.plan import Plan
 from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.local import LocalStorage
+from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.finished import compare_all, examine
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
@@ -31,91 +33,6 @@ from distconv.verbs.sources import find_input, prepare
 from distconv.version import VERSION
 
 _INLINE_LANES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ConversionReport:
-    """What a conversion did."""
-
-    output: str
-    family: str
-    dtype: str
-    noun: str
-    """What a file of weights is called."""
-    chunks: int
-    kept_chunks: int
-    kept_parts: int
-    """Of files of weights that an earlier run had not finished."""
-    bytes_read: int
-    bytes_written: int
-    became_infinite: int
-    summary: Mapping[str, object]
-    """Seconds and GB/s a stage, what each worker did, retries."""
-    seconds_planning: float
-    seconds_starting: float
-    seconds_to_first_byte: float | None
-    """From the call to the first byte written, Ray's start included; None where nothing moved."""
-    seconds_moving: float
-    seconds_finishing: float
-    already_done: bool
-    examined: str | None
-    """What was looked at of an OUTPUT that was there already, for people."""
-    verified: bool
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """Give the same as plain values."""
-        return {
-            "output": self.output,
-            "family": self.family,
-            "dtype": self.dtype,
-            "chunks": self.chunks,
-            "kept_chunks": self.kept_chunks,
-            "kept_parts": self.kept_parts,
-            "bytes_read": self.bytes_read,
-            "bytes_written": self.bytes_written,
-            "became_infinite": self.became_infinite,
-            "seconds": {
-                "planning": round(self.seconds_planning, 3),
-                "starting": round(self.seconds_starting, 3),
-                "to_first_byte": None
-                if self.seconds_to_first_byte is None
-                else round(self.seconds_to_first_byte, 3),
-                "moving": round(self.seconds_moving, 3),
-                "finishing": round(self.seconds_finishing, 3),
-            },
-            **self.summary,
-            "already_done": self.already_done,
-            "examined": self.examined,
-            "verified": self.verified,
-            "notes": list(self.notes),
-        }
-
-    def lines(self) -> tuple[str, ...]:
-        """Give the same for people."""
-        if self.already_done:
-            hint = "" if self.verified else ", --verify reads it"
-            chunks = format_count(self.chunks, self.noun)
-            return (f"{self.output}: already done, {chunks} as planned; looked at: {self.examined}{hint}",)
-        rate = self.bytes_written / max(self.seconds_moving, 1e-9)
-        found = [
-            f"{self.output}: {self.family}, {self.dtype}, {format_count(self.chunks, self.noun)}",
-            (
-                f"wrote {format_size(self.bytes_written)} in {self.seconds_moving:.1f} s ({format_size(rate)}/s)"
-            ),
-            (
-                f"planning {self.seconds_planning:.1f} s, starting {self.seconds_starting:.1f} s, finishing {self.seconds_finishing:.1f} s"
-            ),
-        ]
-        counts = ((self.kept_chunks, self.noun), (self.kept_parts, "part"))
-        kept = " and ".join(format_count(count, noun) for count, noun in counts if count)
-        if kept:
-            found.append(f"{kept} of an earlier run kept")
-        if self.became_infinite:
-            found.append(f"{format_count(self.became_infinite, 'value')} became infinite in {self.dtype}")
-        if self.verified:
-            found.append("every tensor verified against the source")
-        return tuple(found)
 
 
 def convert(

@@ -29,8 +29,8 @@ from distconv.formats.meta.checklist import Listed, parse_checklist
 from distconv.formats.meta.files import is_of_meta
 from distconv.humanize import format_count, format_size
 from distconv.moving.progress import Progress, SilentProgress
+from distconv.output.acquisition import owned
 from distconv.output.loading import SMALL_FILE_BYTES
-from distconv.output.ownership import owned
 from distconv.sidecars.tokenizer import make_vocabulary
 from distconv.storage.base import PathLike, join, read_small, write_small
 from distconv.storage.local import LocalStorage

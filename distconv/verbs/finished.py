@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Callable, Iterable
 
 from distconv.errors import ConversionError, OutputError
+from distconv.moving.existing import is_finished
 from distconv.moving.progress import Progress
-from distconv.moving.worker import is_finished
 from distconv.output.findings import Depth, Finding
 from distconv.output.proof import prove
 from distconv.output.structure import read_headers

@@ -14,7 +14,7 @@ from distconv.formats.views import TensorView
 from distconv.formats.written import Written
 from distconv.layout.dtypes import DType, extent_elements
 from distconv.moving.pieces import Piece
-from distconv.moving.worker import Sources
+from distconv.moving.sources import Sources
 
 if TYPE_CHECKING:
     import numpy as np

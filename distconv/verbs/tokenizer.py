@@ -7,8 +7,8 @@ from distconv.errors import InputError, MismatchError, OutputError
 from distconv.families.choose import find_family
 from distconv.families.llama import Family
 from distconv.formats.meta.files import find_tokenizer
+from distconv.output.acquisition import owned
 from distconv.output.finalise import write_files
-from distconv.output.ownership import owned
 from distconv.output.targets import is_partial
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
 from distconv.storage.base import PathLike, Storage, join, read_small

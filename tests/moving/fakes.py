@@ -11,7 +11,8 @@ from pathlib import Path
 from distconv.errors import InputError, Interrupted
 from distconv.layout.files import File, Literal
 from distconv.moving.digests import ChunkDigests
-from distconv.moving.worker import Job, Receipt, write_file
+from distconv.moving.job import Job, Receipt
+from distconv.moving.worker import write_file
 from distconv.storage.base import join
 from distconv.storage.local import LocalStorage
 

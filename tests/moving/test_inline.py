@@ -16,7 +16,8 @@ from distconv.errors import ConversionError, InputError, Terminated
 from distconv.layout.files import File
 from distconv.moving import inline
 from distconv.moving.inline import run_inline
-from distconv.moving.worker import Job, Receipt, write_file
+from distconv.moving.job import Job, Receipt
+from distconv.moving.worker import write_file
 from tests.moving.fakes import (
     RecordingProgress,
     be_overtaken,

@@ -11,9 +11,9 @@ import ray
 from distconv.errors import ConversionError, UsageError
 from distconv.layout.files import File
 from distconv.moving.executor import Cluster
+from distconv.moving.job import Job, Receipt
 from distconv.moving.ray.cluster import Needs
 from distconv.moving.ray.driver import run_on_ray
-from distconv.moving.worker import Job, Receipt
 from tests.moving.fakes import RecordingProgress, is_whole, make_chunks, make_job, write_together
 
 ROOT = Path(__file__).parents[2]

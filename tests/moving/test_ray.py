@@ -16,9 +16,9 @@ import pytest
 import ray
 
 from distconv.errors import ConversionError, InputError, Terminated, UsageError
+from distconv.moving.job import Receipt
 from distconv.moving.ray.driver import Cluster, run_on_ray
 from distconv.moving.scheduler import Action, Scheduler
-from distconv.moving.worker import Receipt
 from tests.moving.fakes import (
     STANDING_SECONDS,
     TOLD_NAME,

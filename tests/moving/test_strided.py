@@ -18,7 +18,7 @@ from distconv.layout.dtypes import DTYPES, DType
 from distconv.layout.files import OutputTensor
 from distconv.moving.devices import Device, Finish, HostDevice, TorchDevice
 from distconv.moving.pieces import Piece
-from distconv.moving.worker import Sources, make_contents
+from distconv.moving.sources import Sources, make_contents
 from distconv.storage.local import LocalReader, LocalStorage
 from distconv.verbs.plan import _WORKER_MEMORY_BYTES
 from tests.views import BY_ROWS, ROTARY_QUERY, Way

@@ -21,9 +21,10 @@ from distconv.layout.dtypes import DType
 from distconv.layout.files import File
 from distconv.moving import worker
 from distconv.moving.devices import Finish, HostDevice
+from distconv.moving.job import Job, Preconditions, Receipt
 from distconv.moving.pieces import Piece
-from distconv.moving.worker import Job, Preconditions, Receipt, write_file
-from distconv.output.ownership import owned
+from distconv.moving.worker import write_file
+from distconv.output.acquisition import owned
 from distconv.planning.plan import Plan
 from distconv.storage.base import Buffer
 from distconv.storage.local import LocalReader, LocalStorage, LocalWriter

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import distconv
+from distconv.output.acquisition import owned
 from distconv.output.finalise import (
     clear_folder,
     clear_marks,
     write_files,
 )
-from distconv.output.ownership import owned
 from distconv.output.targets import TRANSFORMERS, is_legal, is_partial
 from distconv.storage.fencing import LocalRemoval, make_attempt
 from distconv.storage.local import LocalStorage, LocalWriter

@@ -15,10 +15,10 @@ from distconv.errors import Interrupted
 from distconv.layout.files import Unit
 from distconv.moving.devices import load_device
 from distconv.moving.executor import Convert, classify
+from distconv.moving.job import Job, Receipt
 from distconv.moving.ray.cluster import Needs
 from distconv.moving.ray.meters import Meters
 from distconv.moving.scheduler import Failure
-from distconv.moving.worker import Job, Receipt
 
 TELL_SECONDS = 0.5
 """Bytes are added up for so long before they are told: each telling is a message to the driver."""

@@ -20,6 +20,7 @@ from distconv.moving.executor import (
     forget,
     make_limits,
 )
+from distconv.moving.job import Job, Receipt
 from distconv.moving.progress import Progress
 from distconv.moving.ray.actors import STOP_SECONDS, Event, Place, Worker, start_worker
 from distconv.moving.ray.cluster import Needs, connected, count_workers, find_needs, find_nodes
@@ -34,7 +35,7 @@ from distconv.moving.scheduler import (
     Replace,
     Scheduler,
 )
-from distconv.moving.worker import Job, Receipt, make_unit
+from distconv.moving.worker import make_unit
 
 __all__ = ["Cluster", "run_on_ray"]
 

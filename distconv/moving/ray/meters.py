@@ -2,9 +2,9 @@
 
 from ray.util.metrics import Counter
 
+from distconv.moving.job import Receipt
 from distconv.moving.scheduler import Failure
 from distconv.moving.spans import STAGES
-from distconv.moving.worker import Receipt
 
 
 class Meters:
