@@ -1,7 +1,6 @@
 """Meta's own code and torchtune's compute for Meta's folders what Transformers computes for ours."""
 
 import functools
-import json
 import os
 import subprocess
 import sys
@@ -18,11 +17,11 @@ import distconv
 from tests import reference
 from tests.checkpoints import Spec, write_checkpoint
 from tests.meta_model import ROOT, MetaCode, meta_logits
+from tests.torchtune_logits import TuneModel, torchtune_logits
 
 Write = Callable[[Spec], Path]
 
 TOKENS = torch.randint(300, (2, 24), generator=torch.Generator().manual_seed(3)).tolist()
-READER = Path(__file__).with_name("torchtune_reader.py")
 
 
 make = functools.partial(Spec, dim=128, heads=16, kv_heads=8, equal_norms=True)
@@ -179,30 +178,23 @@ TORCHTUNE = [
 def test_torchtune_s_checkpointer_loads_a_single_shard(
     checkpoint: Write, peer_python: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    lines = []
-    for number, (spec, kind, builder, sizes) in enumerate(TORCHTUNE):
-        task = {
-            "folder": str(checkpoint(spec)),
-            "output": str(tmp_path / "tune"),
-            "type": kind,
-            "builder": builder,
-            "sizes": {
+    models = [
+        TuneModel(
+            checkpoint(spec),
+            kind,
+            builder,
+            {
                 "vocab_size": spec.vocab_size,
                 "num_layers": spec.layers,
                 "num_heads": spec.heads,
                 "num_kv_heads": spec.stored_kv_heads,
                 "embed_dim": spec.dim,
                 "intermediate_dim": spec.ffn_dim,
-                "max_seq_len": len(TOKENS[0]),
                 **sizes,
             },
-            "tokens": TOKENS,
-            "logits": str(tmp_path / f"{number}.npy"),
-        }
-        lines.append(json.dumps(task) + "\n")
-    command = [str(peer_python("torchtune-0.6.1")), str(READER)]
-    ended = subprocess.run(command, input="".join(lines), capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    for number, (spec, *_rest) in enumerate(TORCHTUNE):
-        found = np.load(tmp_path / f"{number}.npy")
-        assert_same(found, transformers_logits(checkpoint(spec), spec, tmp_path / f"out{number}"))
+        )
+        for spec, kind, builder, sizes in TORCHTUNE
+    ]
+    found = torchtune_logits(peer_python("torchtune-0.6.1"), models, TOKENS, tmp_path)
+    for number, (logits, (spec, *_rest)) in enumerate(zip(found, TORCHTUNE, strict=True)):
+        assert_same(logits, transformers_logits(checkpoint(spec), spec, tmp_path / f"out{number}"))

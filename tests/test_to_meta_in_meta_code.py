@@ -1,9 +1,7 @@
 """Models that Transformers saved, as shards: Meta's own code and torchtune's compute what Transformers does."""
 
 import functools
-import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import distconv
 from tests.meta_model import MetaCode, meta_logits
-from tests.test_meta_model import READER, TOKENS, assert_same
+from tests.test_meta_model import TOKENS, assert_same
+from tests.torchtune_logits import TuneModel, torchtune_logits
 from tests.transformers_models import ModelSpec, compute_logits, name_of
 
 Write = Callable[[ModelSpec], Path]
@@ -98,31 +97,20 @@ TORCHTUNE = [
 def test_torchtune_s_checkpointer_loads_the_only_shard(
     transformers_model: Write, peer_python: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    lines, sources = [], []
+    models, sources = [], []
     for number, (spec, kind, builder, sizes) in enumerate(TORCHTUNE):
         sources.append(transformers_model(spec))
         distconv.convert(sources[-1], tmp_path / f"meta{number}", to="meta")
-        task = {
-            "folder": str(tmp_path / f"meta{number}"),
-            "output": str(tmp_path / "tune"),
-            "type": kind,
-            "builder": builder,
-            "sizes": {
-                "vocab_size": spec.tokens,
-                "num_layers": spec.layers,
-                "num_heads": spec.heads,
-                "num_kv_heads": spec.kv_heads,
-                "embed_dim": spec.dim,
-                "intermediate_dim": spec.ffn_dim,
-                "max_seq_len": len(TOKENS[0]),
-                **sizes,
-            },
-            "tokens": TOKENS,
-            "logits": str(tmp_path / f"{number}.npy"),
+        whole = {
+            "vocab_size": spec.tokens,
+            "num_layers": spec.layers,
+            "num_heads": spec.heads,
+            "num_kv_heads": spec.kv_heads,
+            "embed_dim": spec.dim,
+            "intermediate_dim": spec.ffn_dim,
+            **sizes,
         }
-        lines.append(json.dumps(task) + "\n")
-    command = [str(peer_python("torchtune-0.6.1")), str(READER)]
-    ended = subprocess.run(command, input="".join(lines), capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    for number, (spec, *_rest) in enumerate(TORCHTUNE):
-        assert_same(np.load(tmp_path / f"{number}.npy"), expected_logits(sources[number], spec))
+        models.append(TuneModel(tmp_path / f"meta{number}", kind, builder, whole))
+    found = torchtune_logits(peer_python("torchtune-0.6.1"), models, TOKENS, tmp_path)
+    for logits, source, (spec, *_rest) in zip(found, sources, TORCHTUNE, strict=True):
+        assert_same(logits, expected_logits(source, spec))

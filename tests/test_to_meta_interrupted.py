@@ -20,6 +20,7 @@ import distconv
 from distconv.errors import ConversionError, InputError, OutputError
 from distconv.storage.local import LocalStorage, LocalWriter
 from distconv.verbs import convert as conversion
+from tests.contests import end
 from tests.faults import Calls, FaultyStorage, digest_folder, never
 from tests.transformers_models import ModelSpec, write_model
 
@@ -51,11 +52,6 @@ def start(source: Path, output: Path) -> int:
         traceback.print_exc()
     finally:
         os._exit(code)
-
-
-def end(process: int) -> int:
-    """Wait for a process's end; gives its exit code."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def kill_often(source: Path, place: Path, kills: int, seed: int) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Self
 
-from distconv.errors import InputError
+from distconv.errors import InputError, OutputError
 from distconv.families.choose import Choice
 from distconv.formats.views import TensorView
 from distconv.output.loading import digest_file
@@ -140,6 +140,25 @@ class Source:
         if isinstance(before, dict) and now != before:
             changed = (name for name in now | before if now.get(name) != before.get(name))
             _refuse(posixpath.join(self._files.folder, name) for name in changed)
+
+
+def refuse_overlap(storage: Storage, files: InputFiles, output: str) -> None:
+    """OUTPUT must not be, hold or lie in a folder of INPUT's weights, links resolved."""
+    target = storage.real_path(output)
+    # A small file from elsewhere may lie above both.
+    folders = [os.path.dirname(storage.real_path(path)) for path in files.weights]
+    for folder in (storage.real_path(files.folder), *folders):
+        if (
+            target == folder
+            or target.startswith(folder + os.sep)
+            or folder.startswith(target.rstrip(os.sep) + os.sep)
+        ):
+            raise OutputError(
+                f"{output}: equal to, inside or above INPUT's folder {folder}; give another folder"
+            )
+    for path in files.small:
+        if target == os.path.dirname(storage.real_path(path)):
+            raise OutputError(f"{output}: holds {path}, which is INPUT's; give another folder")
 
 
 def _refuse(changed: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from distconv.errors import ConversionError, InputError, OutputError, UsageError
+from distconv.errors import ConversionError, InputError, UsageError
 from distconv.humanize import format_count
 from distconv.layout.files import Unit
 from distconv.moving.executor import Cluster, Keep
@@ -18,7 +18,7 @@ from distconv.moving.shared import SharedFiles
 from distconv.moving.trace import RunCharts, summarise
 from distconv.output.checklist import make_output_checklist
 from distconv.output.folder import Folder
-from distconv.output.identity import InputFiles, Source, make_identity
+from distconv.output.identity import Source, make_identity, refuse_overlap
 from distconv.output.loading import find_obstacles
 from distconv.output.resuming import take_output
 from distconv.output.state import is_recorded
@@ -95,7 +95,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
             _check(options, watch)
         started = time.monotonic()
         prepared = prepare(storage, source, options)
-        _refuse_overlap(storage, files, options.output)
+        refuse_overlap(storage, files, options.output)
         for note in prepared.notes:
             watch.note(f"note: {note}")
         device = _choose_device(options.device)
@@ -271,25 +271,6 @@ def _check(options: Options, progress: Progress) -> None:
 def _choose_device(device: str) -> str:
     """Take the CPU for ``auto``: moving bytes needs no GPU until a measurement says otherwise."""
     return "cpu" if device == "auto" else device
-
-
-def _refuse_overlap(storage: Storage, files: InputFiles, output: str) -> None:
-    """OUTPUT must not be, hold or lie in a folder of INPUT's weights, links resolved."""
-    target = storage.real_path(output)
-    # A small file from elsewhere may lie above both.
-    folders = [os.path.dirname(storage.real_path(path)) for path in files.weights]
-    for folder in (storage.real_path(files.folder), *folders):
-        if (
-            target == folder
-            or target.startswith(folder + os.sep)
-            or folder.startswith(target.rstrip(os.sep) + os.sep)
-        ):
-            raise OutputError(
-                f"{output}: equal to, inside or above INPUT's folder {folder}; give another folder"
-            )
-    for path in files.small:
-        if target == os.path.dirname(storage.real_path(path)):
-            raise OutputError(f"{output}: holds {path}, which is INPUT's; give another folder")
 
 
 def _has_several_gpus(device: str) -> bool:
