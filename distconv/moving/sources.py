@@ -61,9 +61,11 @@ class Sources:
         start = self._data_offsets.get(piece.region)
         if start is None:
             start = self._data_offsets[piece.region] = locate_data(reader, piece.region)
-        size = piece.run * unit_bytes
-        for number, offset in enumerate(piece.offsets()):
-            reader.read_into(start + offset * unit_bytes, buffer[number * size : (number + 1) * size])
+        size, position = piece.run * unit_bytes, 0
+        for offset in piece.offsets():
+            end = position + size
+            reader.read_into(start + offset * unit_bytes, buffer[position:end])
+            position = end
         self.bytes_read += len(buffer)
 
 

@@ -45,10 +45,15 @@ class LocalReader:
 
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
         """Fill the whole buffer from this offset."""
-        done = 0
+        # Columns of a matrix are hundreds of thousands of short runs: one call each, and little around it.
+        try:
+            done = os.preadv(self._descriptor, (buffer,), offset_bytes)
+        except OSError as error:
+            error.filename = error.filename or self.path
+            raise
         while done < len(buffer):
             with _naming(self.path):
-                count = os.preadv(self._descriptor, [buffer[done:]], offset_bytes + done)
+                count = os.preadv(self._descriptor, (buffer[done:],), offset_bytes + done)
             if count == 0:
                 raise InputError(
                     f"{self.path}: ends at byte {offset_bytes + done:,}, "
