@@ -2,6 +2,8 @@
 
 import math
 import re
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -55,14 +57,29 @@ class Literal:
     content: bytes
 
 
-class Seal(Protocol):
-    """What of a file can only be made when all its tensors have been."""
+class Trailer(Protocol):
+    """What stands behind a tensor's data, and is made of its CRC32."""
 
     @property
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        """Where it goes: offset and size in bytes of each run."""
+    def size_bytes(self) -> int:
+        """Its size."""
 
-    def make(self, checksums: Sequence[int]) -> tuple[Literal, ...]:
+    def make(self, checksum: int) -> bytes:
+        """Make it."""
+
+
+class Seal(Protocol):
+    """The end of a file, which can only be made when all its tensors have been."""
+
+    @property
+    def offset_bytes(self) -> int:
+        """Where it begins."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size."""
+
+    def make(self, checksums: Sequence[int]) -> bytes:
         """Make it of the CRC32 of each tensor's data, in the order of the file."""
 
 
@@ -70,14 +87,16 @@ class Seal(Protocol):
 class File:
     """One file of the output; without a seal it is one unit of work.
 
-    Literals, tensors at their offsets, and the seal fill it: to plan a file with a hole, or where
-    anything overlaps, is a ConversionError, as that plan is wrong, not INPUT.
+    Literals, tensors at their offsets, each with its trailer where there are any, and the seal fill it:
+    to plan a file with a hole, or where anything overlaps, is a ConversionError, as that plan is wrong,
+    not INPUT.
     """
 
     name: str
     literals: tuple[Literal, ...]
     tensors: tuple[OutputTensor, ...]
     offsets_bytes: tuple[int, ...]
+    trailers: tuple[Trailer, ...] = ()
     seal: Seal | None = None
 
     def __post_init__(self) -> None:
@@ -93,8 +112,10 @@ class File:
             yield literal.offset_bytes, len(literal.content), "what is no tensor's"
         for tensor, start in zip(self.tensors, self.offsets_bytes, strict=True):
             yield start, tensor.size_bytes, tensor.name
-        for start, size in self.seal.ranges if self.seal is not None else ():
-            yield start, size, "the seal"
+        for start, trailer in list_trailers(self):
+            yield start, trailer.size_bytes, "a trailer"
+        if self.seal is not None:
+            yield self.seal.offset_bytes, self.seal.size_bytes, "the seal"
 
     @property
     def head(self) -> bytes:
@@ -124,7 +145,10 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some tensors of a file that several workers write: one unit of work."""
+    """A run of bytes of a file that several workers write: one unit of work.
+
+    The parts of a file and its seal fill it, one behind the other.
+    """
 
     file: str
     number: int
@@ -132,8 +156,10 @@ class Part:
     count: int
     first: int
     """Which of the file's tensors is the first one."""
+    literals: tuple[Literal, ...]
     tensors: tuple[OutputTensor, ...]
     offsets_bytes: tuple[int, ...]
+    trailers: tuple[Trailer, ...]
 
     @property
     def is_sealed(self) -> bool:
@@ -152,8 +178,12 @@ class Part:
 
     @property
     def size_bytes(self) -> int:
-        """Size of its tensors."""
-        return sum(tensor.size_bytes for tensor in self.tensors)
+        """Size of all that is in it."""
+        return (
+            sum(len(literal.content) for literal in self.literals)
+            + sum(tensor.size_bytes for tensor in self.tensors)
+            + sum(trailer.size_bytes for trailer in self.trailers)
+        )
 
 
 Unit = File | Part
@@ -165,32 +195,69 @@ def name_units(units: Iterable[Unit]) -> str:
     return "parts" if any(isinstance(unit, Part) or unit.seal is not None for unit in units) else "chunks"
 
 
-def split_file(file: File, limit_bytes: int) -> tuple[Unit, ...]:
-    """Split a sealed file into parts of at most so many bytes of tensors, larger tensors alone."""
+def list_trailers(unit: Unit) -> Iterator[tuple[int, Trailer]]:
+    """Give each tensor's trailer, and where in the file it stands."""
+    if unit.trailers:
+        for tensor, start, trailer in zip(unit.tensors, unit.offsets_bytes, unit.trailers, strict=True):
+            yield start + tensor.size_bytes, trailer
+
+
+def list_around(unit: Unit, checksums: Sequence[int]) -> Iterator[Literal]:
+    """Give all of a unit that is no tensor's data, whose CRC32s these are."""
+    yield from unit.literals
+    for (start, trailer), checksum in zip(list_trailers(unit), checksums, strict=True):
+        yield Literal(start, trailer.make(checksum))
+    if isinstance(unit, File) and unit.seal is not None:
+        yield Literal(unit.seal.offset_bytes, unit.seal.make(checksums))
+
+
+def list_in_order(unit: Unit) -> Iterator[Literal | int]:
+    """Give a unit's literals, and by its place each of its tensors, as they stand in the file."""
+    literals = deque(unit.literals)
+    for place, start in enumerate(unit.offsets_bytes):
+        while literals and literals[0].offset_bytes <= start:
+            yield literals.popleft()
+        yield place
+    yield from literals
+
+
+def split_file(file: File, limit_bytes: int, least_bytes: int = 0) -> tuple[Unit, ...]:
+    """Split a sealed file into parts of at most so many bytes of tensors, larger tensors alone.
+
+    Where a part would be of less than ``least_bytes`` the tensors before or behind it are in it too.
+    """
     if file.seal is None:
         return (file,)
-    runs = group_runs([tensor.size_bytes for tensor in file.tensors], limit_bytes)
+    runs = group_runs([tensor.size_bytes for tensor in file.tensors], limit_bytes, least_bytes)
+    starts = [literal.offset_bytes for literal in file.literals]
+    # A part begins where the one before ends: behind the trailer of its last tensor.
+    edges = [bisect_left(starts, file.offsets_bytes[run.start - 1]) for run in runs[1:]]
+    literals = [file.literals[first:end] for first, end in pairwise([0, *edges, len(starts)])]
     return tuple(
         Part(
             file.name,
             number,
             len(runs),
             run.start,
+            own,
             file.tensors[run.start : run.stop],
             file.offsets_bytes[run.start : run.stop],
+            file.trailers[run.start : run.stop],
         )
-        for number, run in enumerate(runs, 1)
+        for number, (run, own) in enumerate(zip(runs, literals, strict=True), 1)
     )
 
 
-def group_runs(sizes_bytes: Sequence[int], limit_bytes: int) -> tuple[range, ...]:
-    """Group neighbours into runs of at most so many bytes, larger ones alone."""
+def group_runs(sizes_bytes: Sequence[int], limit_bytes: int, least_bytes: int = 0) -> tuple[range, ...]:
+    """Group neighbours into runs of at most so many bytes, larger ones alone; none of less than ``least_bytes``."""
     edges, held = [0], 0
     for place, size in enumerate(sizes_bytes):
-        if held and held + size > limit_bytes:
+        if held >= max(1, least_bytes) and held + size > limit_bytes:
             edges.append(place)
             held = 0
         held += size
+    if held < least_bytes and len(edges) > 1:
+        edges.pop()
     return tuple(range(first, end) for first, end in pairwise([*edges, len(sizes_bytes)]))
 
 

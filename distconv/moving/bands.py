@@ -23,12 +23,14 @@ class Block:
     pieces: tuple[Piece, ...]
 
 
-def make_blocks(tensor: OutputTensor, block_bytes: int, largest_bytes: int = 0) -> Iterator[Block]:
+def make_blocks(
+    tensor: OutputTensor, block_bytes: int, largest_bytes: int = 0, gap_bytes: int = 0
+) -> Iterator[Block]:
     """Cut a tensor into blocks of at most ``block_bytes``, for which no more is read at once.
 
     Up to ``largest_bytes`` they grow where otherwise less than a page would be read at a time,
     as of transposed sources. A step that is larger by itself (one row, one head) is a block of
-    its own.
+    its own. Gaps of up to ``gap_bytes`` are read, whosever they are.
     """
     if not tensor.copies:
         return
@@ -36,7 +38,7 @@ def make_blocks(tensor: OutputTensor, block_bytes: int, largest_bytes: int = 0) 
     edges = {min(edge, tensor.shape[0]) for copy in tensor.copies for edge in _edges(copy, step)}
     for first, end in pairwise(sorted(edges)):
         copies = [copy for copy in tensor.copies if copy.start[0] < end and first < copy.end(0)]
-        cutter = _Cutter(tensor, copies, step)
+        cutter = _Cutter(tensor, copies, step, gap_bytes)
         rows, through_gaps = cutter.choose(first, end, block_bytes, largest_bytes)
         yield from cutter.cut_all(first, end, rows, through_gaps=through_gaps)
 
@@ -49,9 +51,10 @@ def _edges(copy: Copy, step: int) -> tuple[int, int]:
 class _Cutter:
     """Cuts rows between two edges, all of which are filled by the same copies."""
 
-    def __init__(self, tensor: OutputTensor, copies: Sequence[Copy], step: int) -> None:
+    def __init__(self, tensor: OutputTensor, copies: Sequence[Copy], step: int, gap_bytes: int) -> None:
         self._copies = copies
         self._step = step
+        self._gap_bytes = gap_bytes
         self._strides = contiguous_strides(tensor.shape)
         self._stored_bytes = tensor.stored.size_bytes
         self._unit_bytes = max(tensor.stored.size_bytes, tensor.dtype.size_bytes)
@@ -92,7 +95,14 @@ class _Cutter:
             offset,
             (end - first) * self._strides[0],
             tuple(
-                make_piece(part, self._strides, offset, self._stored_bytes, through_gaps=through_gaps)
+                make_piece(
+                    part,
+                    self._strides,
+                    offset,
+                    self._stored_bytes,
+                    through_gaps=through_gaps,
+                    gap_bytes=self._gap_bytes,
+                )
                 for copy in self._copies
                 for part in cut_copy(copy, 0, first, end)
             ),

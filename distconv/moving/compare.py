@@ -2,8 +2,9 @@
 
 from distconv.formats.views import TensorView
 from distconv.layout.files import OutputTensor
+from distconv.moving.contents import make_contents
 from distconv.moving.devices import HostDevice
-from distconv.moving.sources import Sources, make_contents
+from distconv.moving.sources import Sources
 from distconv.storage.base import Storage
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from distconv.formats.meta.checksums import update_crc32
-from distconv.layout.files import File, Unit
+from distconv.layout.files import File, Unit, list_around
 from distconv.moving.digests import ChunkDigests, ChunkHasher
 from distconv.storage.base import Storage, opened, read_range
 from distconv.storage.blocks import read_blocks
@@ -24,40 +24,43 @@ def is_finished(storage: Storage, path: str, chunk: File) -> bool:
 def is_same(
     storage: Storage,
     path: str,
-    file: File,
+    unit: Unit,
     digests: ChunkDigests,
     advance: Callable[[int], None],
     stopped: Callable[[], bool],
 ) -> bool:
     """Whether a file that is there has these digests, and around its tensors what is planned of such data."""
-    found, checksums = read_digests(storage, path, file, advance, stopped)
-    if found != digests:
-        return False
-    sealed = () if file.seal is None else file.seal.make(checksums)
-    with opened(storage, path) as reader:
-        return all(
-            read_range(reader, literal.offset_bytes, len(literal.content)) == literal.content
-            for literal in (*file.literals, *sealed)
-        )
+    return read_same(storage, path, unit, digests, advance, stopped) is not None
 
 
-def read_digests(
-    storage: Storage, path: str, unit: Unit, advance: Callable[[int], None], stopped: Callable[[], bool]
-) -> tuple[ChunkDigests, tuple[int, ...]]:
-    """Digest a file, or a part of one, that is there, telling of bytes as they are read.
+def read_same(
+    storage: Storage,
+    path: str,
+    unit: Unit,
+    digests: ChunkDigests,
+    advance: Callable[[int], None],
+    stopped: Callable[[], bool],
+) -> tuple[int, ...] | None:
+    """Read a file, or a part of one, that is there, telling of bytes as they are read.
 
-    Gives the CRC32s of its tensors too, where a seal is made of them.
+    Gives the CRC32s of its tensors, or none where nothing is made of them; None where it is not the same.
     """
-    hasher, checksums, sealed = ChunkHasher(unit.plain_head), [], unit.is_sealed
+    hasher, checksums = ChunkHasher(unit.plain_head), []
     advance(unit.size_bytes - sum(tensor.size_bytes for tensor in unit.tensors))
     with opened(storage, path) as reader:
         for tensor, first in zip(unit.tensors, unit.offsets_bytes, strict=True):
             checksum = 0
             for content in read_blocks(reader, first, first + tensor.size_bytes, stopped):
                 hasher.update(content)
-                if sealed:
+                if unit.trailers:
                     checksum = update_crc32(checksum, content)
                 advance(len(content))
             hasher.end_tensor()
-            checksums.append(checksum)
-    return hasher.finish(), tuple(checksums) if sealed else ()
+            if unit.trailers:
+                checksums.append(checksum)
+        if hasher.finish() != digests:
+            return None
+        for literal in list_around(unit, checksums):
+            if read_range(reader, literal.offset_bytes, len(literal.content)) != literal.content:
+                return None
+    return tuple(checksums)

@@ -9,7 +9,7 @@ from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.regions import Region
 
 PAGE_BYTES = 4096
-"""A gap up to this size costs no more than another request does: the kernel reads by pages anyway."""
+"""What costs no more than another read does: the kernel reads by pages anyway."""
 _WASTE = 32
 """Of a range, one part in so many may be what another block reads."""
 
@@ -64,13 +64,20 @@ def _repeat(offsets: Iterator[int], extent: int, stride: int) -> Iterator[int]:
 
 
 def make_piece(
-    copy: Copy, strides: tuple[int, ...], block_offset: int, unit_bytes: int, *, through_gaps: bool
+    copy: Copy,
+    strides: tuple[int, ...],
+    block_offset: int,
+    unit_bytes: int,
+    *,
+    through_gaps: bool,
+    gap_bytes: int = 0,
 ) -> Piece:
     """Read a copy for a block that begins at ``block_offset`` of a target with these strides.
 
     Ranges are joined where hardly anything lies between them and, where ``through_gaps`` says
     so, where it is no more than a page that no other block reads. What other blocks read is
-    theirs: however a storage is strided, it is read about once.
+    theirs: however a storage is strided, it is read about once. But where a request costs as much
+    as ``gap_bytes`` do, ranges are joined through that much of whatever it is.
     """
     loops = [loop for loop in copy.loops if loop.extent > 1]
     source_strides = [loop.source_step for loop in loops]
@@ -82,7 +89,7 @@ def make_piece(
         wasted = between
         if through_gaps and between * unit_bytes <= PAGE_BYTES:
             wasted -= loop.gap
-        if apart or wasted > run // _WASTE:
+        if apart or (wasted > run // _WASTE and between * unit_bytes > gap_bytes):
             apart.append(place)
         else:
             run += (loop.extent - 1) * loop.source_step

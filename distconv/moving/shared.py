@@ -9,7 +9,7 @@ from distconv.layout.files import File, Part, Unit
 from distconv.moving.digests import ChunkDigests
 from distconv.moving.executor import Keep
 from distconv.moving.job import Job, Receipt
-from distconv.moving.worker import publish, write_literals
+from distconv.moving.worker import publish
 from distconv.storage.base import Storage, Writer, join
 
 
@@ -59,7 +59,6 @@ class SharedFiles:
                     begun = _begin(storage, join(output, file.name), file, unfinished.get(file.name))
                     self._begun[file.name] = begun
                     stack.callback(_leave, begun)
-                    write_literals(file.literals, begun.writer)
             self._ends = stack.pop_all()
 
     @property
@@ -127,7 +126,7 @@ def _finish(job: Job, begun: _Begun) -> Receipt:
     parts = [begun.parts[number] for number in sorted(begun.parts)]
     if begun.file.seal is not None:
         checksums = [checksum for part in parts for checksum in part.checksums]
-        write_literals(begun.file.seal.make(checksums), begun.writer)
+        begun.writer.write_at(begun.file.seal.offset_bytes, begun.file.seal.make(checksums))
     digests = ChunkDigests(None, tuple(digest for part in parts for digest in part.digests.tensors))
     publish(job, begun.file, begun.writer, digests, lambda: False)
     begun.writer.abort()

@@ -3,16 +3,17 @@
 Memory is bounded by a few blocks, whatever the model's size.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from distconv.errors import Interrupted
 from distconv.formats.meta.checksums import update_crc32
-from distconv.layout.files import File, Literal, Part, Unit
+from distconv.layout.files import File, Literal, Part, Unit, list_in_order
+from distconv.moving.contents import Contents
 from distconv.moving.devices import open_device
 from distconv.moving.digests import ChunkDigests, ChunkHasher
-from distconv.moving.existing import is_finished, is_same, read_digests
+from distconv.moving.existing import is_finished, is_same, read_same
 from distconv.moving.job import Job, Receipt
-from distconv.moving.sources import Sources, make_contents
+from distconv.moving.sources import Sources
 from distconv.moving.spans import DIGEST, WRITE, Spans
 from distconv.storage.base import PartWriter, Writer, join
 
@@ -47,10 +48,10 @@ def write_file(job: Job, file: File, advance: Callable[[int], None], stopped: Ca
     try:
         with Sources(job.storage, spans) as sources:
             hasher = ChunkHasher(file.plain_head)
-            write_literals(file.literals, writer, advance)
-            checksums, became_infinite = _write_tensors(job, file, writer, sources, hasher, advance, stopped)
+            checksums, became_infinite = _write_pieces(job, file, writer, sources, hasher, advance, stopped)
             if file.seal is not None:
-                write_literals(file.seal.make(checksums), writer, advance)
+                writer.write_at(file.seal.offset_bytes, file.seal.make(checksums))
+                advance(file.seal.size_bytes)
         digests = hasher.finish()
         with spans.during(WRITE, 0):
             publish(job, file, writer, digests, stopped)
@@ -72,13 +73,13 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
         recorded = job.recorded.get(part.name)
         if recorded is not None:
             with spans.during(DIGEST, part.size_bytes):
-                found, checksums = read_digests(job.storage, job.attempts[part.file], part, advance, stopped)
-            if found == recorded:
-                return Receipt(part.name, found, 0, 0, kept=True, checksums=checksums, work=spans.finish())
+                checksums = read_same(job.storage, job.attempts[part.file], part, recorded, advance, stopped)
+            if checksums is not None:
+                return Receipt(part.name, recorded, 0, 0, kept=True, checksums=checksums, work=spans.finish())
             advance(-part.size_bytes)
         with Sources(job.storage, spans) as sources:
             hasher = ChunkHasher(part.plain_head)
-            checksums, became_infinite = _write_tensors(job, part, writer, sources, hasher, advance, stopped)
+            checksums, became_infinite = _write_pieces(job, part, writer, sources, hasher, advance, stopped)
         with spans.during(WRITE, 0):
             writer.finish()
     finally:
@@ -89,16 +90,7 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
     )  # fmt: skip
 
 
-def write_literals(
-    literals: Iterable[Literal], writer: PartWriter, advance: Callable[[int], None] = lambda _size_bytes: None
-) -> None:
-    """Write what of a file is no tensor's."""
-    for literal in literals:
-        writer.write_at(literal.offset_bytes, literal.content)
-        advance(len(literal.content))
-
-
-def _write_tensors(
+def _write_pieces(
     job: Job,
     unit: Unit,
     writer: PartWriter,
@@ -107,27 +99,38 @@ def _write_tensors(
     advance: Callable[[int], None],
     stopped: Callable[[], bool],
 ) -> tuple[tuple[int, ...], int]:
-    """Write a unit's tensors; gives their CRC32s if a seal needs them, and how many elements became infinite."""
-    spans = sources.spans
+    """Write a unit from its first byte to its last, but for a seal.
+
+    Gives the CRC32s of its tensors if there are trailers, and how many elements became infinite.
+    """
     device = open_device(job.device)
-    sealed = unit.is_sealed
+    contents = Contents(unit.tensors, unit.offsets_bytes, sources, device, job.block_bytes, stopped)
     checksums, became_infinite = [], 0
-    for tensor, start in zip(unit.tensors, unit.offsets_bytes, strict=True):
+    for piece in list_in_order(unit):
+        if isinstance(piece, Literal):
+            writer.write_at(piece.offset_bytes, piece.content)
+            advance(len(piece.content))
+            continue
+        tensor, start = unit.tensors[piece], unit.offsets_bytes[piece]
         checksum = 0
-        for block, content, infinite in make_contents(tensor, sources, device, job.block_bytes, start):
+        for block, content, infinite in contents.of(piece):
             if stopped():
                 raise Interrupted("stopped")
-            with spans.during(WRITE, len(content)):
+            with sources.spans.during(WRITE, len(content)):
                 writer.write_at(start + block.target_offset * tensor.dtype.size_bytes, content)
-            with spans.during(DIGEST, len(content)):
+            with sources.spans.during(DIGEST, len(content)):
                 hasher.update(content)
-                if sealed:
+                if unit.trailers:
                     checksum = update_crc32(checksum, content)
             advance(len(content))
             became_infinite += infinite
         hasher.end_tensor()
-        checksums.append(checksum)
-    return tuple(checksums) if sealed else (), became_infinite
+        if unit.trailers:
+            trailer = unit.trailers[piece].make(checksum)
+            writer.write_at(start + tensor.size_bytes, trailer)
+            advance(len(trailer))
+            checksums.append(checksum)
+    return tuple(checksums), became_infinite
 
 
 def publish(

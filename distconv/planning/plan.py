@@ -47,14 +47,17 @@ class Plan:
 
     def list_units(self, whole: Container[str] = ()) -> tuple[Unit, ...]:
         """Give what workers do at a time, file by file; those that ``whole`` names are not split."""
+        least = self.chunk_limit_bytes // _LEAST_PART
         return tuple(
             unit
             for file in self.files
-            for unit in ((file,) if file.name in whole else split_file(file, self.chunk_limit_bytes))
+            for unit in ((file,) if file.name in whole else split_file(file, self.chunk_limit_bytes, least))
         )
 
 
 _NAMED = 3
+_LEAST_PART = 16
+"""A part is at least so much of the limit: each costs a request or more, and stores take no tiny ones."""
 
 
 def describe_large_tensors(plan: Plan) -> tuple[str, ...]:

@@ -33,11 +33,28 @@ class Entry:
     """Changes also where somebody writes and puts the time back, or another file takes the name."""
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a request to a place costs, and so how files there are best read."""
+
+    gap_bytes: int
+    """A gap up to this size costs no more than another request does."""
+    request_bytes: int
+    """A request of this size costs little more than its bytes do; longer ones are better cut."""
+    ahead_bytes: int
+    """So much is asked for before it is needed; 0 where an answer is there at once."""
+
+
+LOCAL_ACCESS = Access(gap_bytes=4096, request_bytes=4 << 20, ahead_bytes=0)
+"""The kernel reads by pages, and ahead by itself."""
+
+
 class Reader(Protocol):
     """An open file; safe to use from several threads."""
 
     path: str
     size_bytes: int
+    access: Access
 
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
         """Fill the whole buffer from this offset; a file that ends before is an InputError."""

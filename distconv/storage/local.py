@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from distconv.errors import ConversionError, InputError, OutputError
-from distconv.storage.base import Buffer, Entry, join
+from distconv.storage.base import LOCAL_ACCESS, Buffer, Entry, join
 from distconv.storage.fencing import (
     LocalRemoval,
     add_name,
@@ -30,6 +30,8 @@ commit must not take, on storage that many share, the time of a whole file of wh
 
 class LocalReader:
     """A local file, read by explicit positioned reads."""
+
+    access = LOCAL_ACCESS
 
     def __init__(self, path: str) -> None:
         """Open the file."""

@@ -1,12 +1,17 @@
-"""The same done to many files at once."""
+"""The same done to many files at once, and requests that are on their way at once."""
 
+import os
+import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+REQUESTS = 64
+"""So many of this process's may be on their way at once."""
 
 
 def map_at_once(
@@ -24,3 +29,52 @@ def map_at_once(
         except BaseException:
             stop.set()
             raise
+
+
+def submit(work: Callable[..., Result], *arguments: object) -> "Future[Result]":
+    """Do something in a thread of this process that is kept for requests.
+
+    The threads are daemons: one that waits for a dead network must not keep the process from ending.
+    """
+    return _Pool.of_process().submit(work, *arguments)
+
+
+class _Pool:
+    """Threads that come up as they are needed."""
+
+    _pools: dict[int, "_Pool"] = {}  # noqa: RUF012  one a process: threads do not survive a fork
+    _lock = threading.Lock()
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads = 0
+
+    @classmethod
+    def of_process(cls) -> "_Pool":
+        with cls._lock:
+            return cls._pools.setdefault(os.getpid(), cls())
+
+    def submit(self, work: Callable[..., Result], *arguments: object) -> "Future[Result]":
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = work(*arguments)
+            except BaseException as error:  # noqa: BLE001  who waits for it decides
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._waiting.put(run)
+        if not self._idle.acquire(blocking=False) and self._threads < REQUESTS:
+            self._threads += 1
+            threading.Thread(target=self._work, daemon=True, name=f"request {self._threads}").start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            self._waiting.get()()
+            self._idle.release()

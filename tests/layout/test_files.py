@@ -11,19 +11,41 @@ from hypothesis import strategies as st
 from distconv.errors import ConversionError
 from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import BFLOAT16, FLOAT32
-from distconv.layout.files import File, Literal, OutputTensor, Part, describe_layers, split_file
+from distconv.layout.files import (
+    File,
+    Literal,
+    OutputTensor,
+    Part,
+    describe_layers,
+    list_around,
+    list_in_order,
+    list_trailers,
+    split_file,
+)
 from distconv.layout.regions import Region
 
 
 @dataclass(frozen=True)
-class Trailer:
-    """A seal of some bytes at some places."""
+class Checksum:
+    """A tensor's CRC32, as a trailer."""
 
-    ranges: tuple[tuple[int, int], ...]
+    size_bytes: int = 4
 
-    def make(self, checksums: Sequence[int]) -> tuple[Literal, ...]:
-        """Make it of nothing."""
-        return ()
+    def make(self, checksum: int) -> bytes:
+        """Make it of the checksum."""
+        return checksum.to_bytes(4, "little")
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """A seal of all CRC32s."""
+
+    offset_bytes: int
+    size_bytes: int
+
+    def make(self, checksums: Sequence[int]) -> bytes:
+        """Make it of the checksums."""
+        return b"".join(checksum.to_bytes(4, "little") for checksum in checksums)
 
 
 def tensor(name: str, elements: int) -> OutputTensor:
@@ -32,15 +54,39 @@ def tensor(name: str, elements: int) -> OutputTensor:
     return OutputTensor(name, name, (elements,), BFLOAT16, FLOAT32, copies)
 
 
-def file_of(sizes: Sequence[int], head: bytes = b"head", *, sealed: bool = True) -> File:
-    """Lay tensors of so many elements one behind the other."""
-    offsets, end = [], len(head)
-    for size in sizes:
+def file_of(
+    sizes: Sequence[int], head: bytes = b"head", *, sealed: bool = True, between: bytes = b"next"
+) -> File:
+    """Lay tensors of so many elements one behind the other, each but the first behind some bytes."""
+    offsets, literals, end = [], [Literal(0, head)], len(head)
+    for number, size in enumerate(sizes):
+        if sealed and number and between:
+            literals.append(Literal(end, between))
+            end += len(between)
         offsets.append(end)
-        end += 4 * size
+        end += 4 * size + (4 if sealed else 0)
     tensors = tuple(tensor(f"layers.{number}.weight", size) for number, size in enumerate(sizes))
-    seal = Trailer(((end, 3), (end + 3, 5))) if sealed else None
-    return File("shard.pth", (Literal(0, head),), tensors, tuple(offsets), seal)
+    trailers = (Checksum(),) * len(sizes) if sealed else ()
+    seal = Checksums(end, 4 * len(sizes)) if sealed else None
+    return File("shard.pth", tuple(literals), tensors, tuple(offsets), trailers, seal)
+
+
+def bytes_of(unit: File | Part) -> dict[int, int]:
+    """Write a unit in order: each byte by its offset, tensors' as their numbers."""
+    found: dict[int, int] = {}
+    trailers = dict(list_trailers(unit))
+    for piece in list_in_order(unit):
+        if isinstance(piece, Literal):
+            start, content = piece.offset_bytes, piece.content
+        else:
+            start, size = unit.offsets_bytes[piece], unit.tensors[piece].size_bytes
+            content = bytes(size)
+            if start + size in trailers:
+                content += trailers[start + size].make(0xFFFFFFFF)
+        if found:
+            assert start == max(found) + 1, "not in order"
+        found |= {start + place: value for place, value in enumerate(content)}
+    return found
 
 
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=9)
@@ -52,7 +98,8 @@ def test_a_file_is_as_large_as_all_that_fills_it(sizes: list[int], head: bytes, 
     filled = set(range(len(head)))
     for one, start in zip(file.tensors, file.offsets_bytes, strict=True):
         filled |= set(range(start, start + 4 * one.shape[0]))
-    assert file.size_bytes == len(filled) + (8 if sealed else 0)
+    around = 4 * len(sizes) + 4 * (len(sizes) - 1) + 4 * len(sizes)
+    assert file.size_bytes == len(filled) + (around if sealed else 0)
     assert file.head == head
 
 
@@ -67,10 +114,44 @@ def test_parts_hold_all_tensors_in_their_order_and_as_many_as_fit(sizes: list[in
     ]
     for part in parts:
         assert file.tensors[part.first] is part.tensors[0]
-        assert part.size_bytes == sum(4 * one.shape[0] for one in part.tensors)
-        assert part.size_bytes <= limit or len(part.tensors) == 1
+        assert held(part) <= limit or len(part.tensors) == 1
     for part, following in pairwise(parts):
-        assert part.size_bytes + 4 * following.tensors[0].shape[0] > limit
+        assert held(part) + 4 * following.tensors[0].shape[0] > limit
+
+
+def held(part: Part) -> int:
+    return sum(one.size_bytes for one in part.tensors)
+
+
+@given(SIZES, st.integers(1, 40), st.integers(0, 40), st.sampled_from([b"", b"next"]))
+def test_parts_and_seal_fill_their_file_one_behind_the_other_and_none_is_too_small(
+    sizes: list[int], limit: int, least: int, between: bytes
+) -> None:
+    file = file_of(sizes, between=between)
+    parts = [part for part in split_file(file, limit, least) if isinstance(part, Part)]
+    written: dict[int, int] = {}
+    for part in parts:
+        run = bytes_of(part)
+        assert len(run) == part.size_bytes
+        assert min(run) == len(written)
+        written |= run
+    assert written == bytes_of(file)
+    assert file.seal is not None
+    assert len(written) == file.seal.offset_bytes
+    assert all(held(part) >= least for part in parts) or len(parts) == 1
+
+
+@given(SIZES, st.booleans())
+def test_all_around_the_tensors_and_their_data_is_the_file(sizes: list[int], sealed: bool) -> None:
+    file = file_of(sizes, sealed=sealed)
+    around = list(list_around(file, range(len(sizes)) if sealed else ()))
+    covered = [(literal.offset_bytes, len(literal.content)) for literal in around]
+    covered += [(start, one.size_bytes) for start, one in zip(file.offsets_bytes, file.tensors, strict=True)]
+    end = 0
+    for start, size in sorted(covered):
+        assert start == end
+        end += size
+    assert end == file.size_bytes
 
 
 def test_a_part_is_named_after_its_file_and_its_number_where_there_are_several() -> None:
@@ -103,8 +184,11 @@ def test_literals_and_seals_that_are_misplaced_are_told_apart() -> None:
         File("chunk", (Literal(0, b"head"), Literal(5, b"more")), (), ())
     assert str(raised.value) == "chunk: what is no tensor's is planned at byte 5, expected 4"
     with pytest.raises(ConversionError) as raised:
-        File("chunk", (Literal(0, b"head"),), (), (), Trailer(((6, 1),)))
+        File("chunk", (Literal(0, b"head"),), (), (), (), Checksums(6, 1))
     assert str(raised.value) == "chunk: the seal is planned at byte 6, expected 4"
+    with pytest.raises(ConversionError) as raised:
+        File("chunk", (Literal(0, b"head"), Literal(17, b"")), (tensor("a", 3),), (4,), (Checksum(),))
+    assert str(raised.value) == "chunk: what is no tensor's is planned at byte 17, expected 20"
 
 
 def test_as_many_offsets_as_tensors_are_needed() -> None:

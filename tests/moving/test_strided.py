@@ -16,9 +16,11 @@ from distconv.formats.meta.archive import read_archive
 from distconv.formats.views import TensorView
 from distconv.layout.dtypes import DTYPES, DType
 from distconv.layout.files import OutputTensor
+from distconv.moving.contents import make_contents
 from distconv.moving.devices import Device, Finish, HostDevice, TorchDevice
 from distconv.moving.pieces import Piece
-from distconv.moving.sources import Sources, make_contents
+from distconv.moving.sources import Sources
+from distconv.storage.base import Access
 from distconv.storage.local import LocalReader, LocalStorage
 from distconv.verbs.plan import _WORKER_MEMORY_BYTES
 from tests.views import BY_ROWS, ROTARY_QUERY, Way
@@ -63,6 +65,11 @@ class CountedReader:
     def size_bytes(self) -> int:
         """The file's."""
         return self.reader.size_bytes
+
+    @property
+    def access(self) -> Access:
+        """The file's."""
+        return self.reader.access
 
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
         """Note the size, and read."""

@@ -20,9 +20,10 @@ from distconv.formats.meta.legacy import read_legacy
 from distconv.formats.meta.pickles import LIMIT_BYTES, load_pickle
 from distconv.formats.state import flatten_state
 from distconv.layout.regions import Region
-from distconv.storage.base import Reader, read_range
+from distconv.storage.base import Buffer, Reader, read_range
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+LOCAL_HEADER_BYTES = _LOCAL_HEADER.size
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 _TABLE_LIMIT_BYTES = 4 << 20
 """A record takes about 70 (405B: 0.1 MB a shard); reading as much takes a second."""
@@ -34,17 +35,21 @@ def locate_data(reader: Reader, record: Region) -> int:
     """Give the offset of a record's first data byte, having checked its local header."""
     if not record.zipped:
         return record.offset_bytes
-    header = read_range(reader, record.offset_bytes, _LOCAL_HEADER.size)
+    return find_data(read_range(reader, record.offset_bytes, LOCAL_HEADER_BYTES), record, reader.size_bytes)
+
+
+def find_data(header: Buffer, record: Region, file_bytes: int) -> int:
+    """Give the offset of a record's first data byte, from its local header's first bytes."""
     signature, _version, flags, method, *_rest, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
     if signature != _LOCAL_SIGNATURE or method != zipfile.ZIP_STORED or flags & 1:
         raise InputError(
             f"{record.path}: no record header of stored data at byte {record.offset_bytes:,}; the file is damaged"
         )
     start: int = record.offset_bytes + _LOCAL_HEADER.size + name_bytes + extra_bytes
-    if start + record.size_bytes > reader.size_bytes:
+    if start + record.size_bytes > file_bytes:
         raise InputError(
             f"{record.path}: the record at byte {record.offset_bytes:,} ends at byte "
-            f"{start + record.size_bytes:,}, the file at {reader.size_bytes:,}; the file is truncated"
+            f"{start + record.size_bytes:,}, the file at {file_bytes:,}; the file is truncated"
         )
     return start
 

@@ -1,7 +1,7 @@
 """A shard's zip archive as torch.save lays it out: where each byte stands, and what it is.
 
-All offsets follow from names, dtypes and shapes: tensors may be written in any order, and only
-descriptors, serialization id and directory wait for the CRC32s. Sources: torch 2.13,
+All offsets follow from names, dtypes and shapes; a tensor's descriptor waits for its CRC32, and
+serialization id and directory for those of all. Sources: torch 2.13,
 ``caffe2/serialize/inline_container.cc`` (order, padding) and its ``miniz-3.0.2`` (records);
 APPNOTE.TXT of the zip format, 4.3.7 (local header), 4.3.9 (descriptor), 4.3.12 (directory),
 4.3.14 to 4.3.16 (its end), 4.5.3 (zip64).
@@ -44,14 +44,45 @@ class Record:
     content: bytes | None
 
     @property
+    def descriptor(self) -> "Descriptor":
+        """What follows the data."""
+        return Descriptor(self.size_bytes, max(self.size_bytes, self.header_offset_bytes) >= _LARGE)
+
+    @property
     def end_bytes(self) -> int:
         """Where the record ends, its descriptor included."""
-        return self.offset_bytes + self.size_bytes + len(_make_descriptor(self, 0))
+        return self.offset_bytes + self.size_bytes + self.descriptor.size_bytes
+
+
+_SHORT_DESCRIPTOR, _LONG_DESCRIPTOR = struct.Struct("<4s3L"), struct.Struct("<4sL2Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What follows a record's data: CRC32 and twice the size; nothing follows an empty record."""
+
+    data_bytes: int
+    is_large: bool
+    """Whether sizes take 64 bits."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its own size."""
+        if not self.data_bytes:
+            return 0
+        return (_LONG_DESCRIPTOR if self.is_large else _SHORT_DESCRIPTOR).size
+
+    def make(self, checksum: int) -> bytes:
+        """Make it of the data's CRC32."""
+        if not self.data_bytes:
+            return b""
+        form = _LONG_DESCRIPTOR if self.is_large else _SHORT_DESCRIPTOR
+        return form.pack(b"PK\x07\x08", checksum, self.data_bytes, self.data_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLayout:
-    """A file of ``size_bytes``, which ``literals``, the storages' data and ``seal`` tile.
+    """A file of ``size_bytes``, which ``literals``, the storages' data with their descriptors and the end tile.
 
     ``literals`` are (offset in bytes, content) of what is known before any data is.
     ``storages`` are the records of those tensors that share no earlier one's, in their order.
@@ -62,8 +93,13 @@ class ArchiveLayout:
     storages: tuple[Record, ...]
     records: tuple[Record, ...]
 
-    def seal(self, checksums: Sequence[int]) -> tuple[tuple[int, bytes], ...]:
-        """Give (offset in bytes, content) of the rest, from the storages' CRC32s in their order.
+    @property
+    def end_offset_bytes(self) -> int:
+        """Where the end begins: the content of the serialization id, and the directory."""
+        return self.records[-1].offset_bytes
+
+    def make_end(self, checksums: Sequence[int]) -> bytes:
+        """Make the end, from the storages' CRC32s in their order.
 
         Raises ValueError where these are not as many as the storages.
         """
@@ -78,14 +114,22 @@ class ArchiveLayout:
             [record.name for record in self.records[:-1]],
             [crc32 for record, crc32 in zip(self.records, known, strict=False) if record.size_bytes],
         )
-        last, last_crc32 = self.records[-1], zlib.crc32(identity)
-        descriptors = [
-            (record.offset_bytes + record.size_bytes, _make_descriptor(record, crc32))
+        last_crc32 = zlib.crc32(identity)
+        descriptor = self.records[-1].descriptor.make(last_crc32)
+        return identity + descriptor + _make_end(self.records, [*known, last_crc32])
+
+    def seal(self, checksums: Sequence[int]) -> tuple[tuple[int, bytes], ...]:
+        """Give (offset in bytes, content) of all that waits for the storages' CRC32s: descriptors and end.
+
+        Raises ValueError where these are not as many as the storages.
+        """
+        end = self.make_end(checksums)
+        descriptors = (
+            (record.offset_bytes + record.size_bytes, record.descriptor.make(crc32))
             for record, crc32 in zip(self.storages, checksums, strict=True)
             if record.size_bytes
-        ]
-        end = identity + _make_descriptor(last, last_crc32) + _make_end(self.records, [*known, last_crc32])
-        return (*descriptors, (last.offset_bytes, end))
+        )
+        return (*descriptors, (self.end_offset_bytes, end))
 
 
 def lay_out_archive(stem: str, entries: Sequence[TensorEntry]) -> ArchiveLayout:
@@ -104,7 +148,7 @@ def lay_out_archive(stem: str, entries: Sequence[TensorEntry]) -> ArchiveLayout:
         pending += header
         position = record.end_bytes
         if content is not None:
-            pending += content + _make_descriptor(record, zlib.crc32(content))
+            pending += content + record.descriptor.make(zlib.crc32(content))
         elif size_bytes:
             literals.append((start, pending))
             pending, start = b"", position
@@ -136,16 +180,6 @@ def _make_local_header(path: bytes, header_offset_bytes: int, size_bytes: int) -
     extra = zip64 + struct.pack("<2sH", b"FB", padding) + b"Z" * padding
     fields = (b"PK\x03\x04", 0, _flags(size_bytes), 0, 0, 0, 0, 0, 0, len(path), len(extra))
     return _LOCAL_HEADER.pack(*fields) + path + extra
-
-
-def _make_descriptor(record: Record, crc32: int) -> bytes:
-    """Make what follows the data: CRC32 and twice the size; nothing follows an empty record."""
-    if not record.size_bytes:
-        return b""
-    large = max(record.size_bytes, record.header_offset_bytes) >= _LARGE
-    return struct.pack(
-        "<4sL2Q" if large else "<4s3L", b"PK\x07\x08", crc32, record.size_bytes, record.size_bytes
-    )
 
 
 def _make_end(records: Sequence[Record], checksums: Sequence[int]) -> bytes:

@@ -29,21 +29,23 @@ def shard_name(rank: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveSeal:
-    """What of an archive waits for the tensors: their descriptors, and the directory."""
+    """The end of an archive, which waits for all its tensors."""
 
     layout: ArchiveLayout
-    ranges: tuple[tuple[int, int], ...]
-    """Offset and size of each run, in bytes."""
 
-    @classmethod
-    def of(cls, layout: ArchiveLayout) -> "ArchiveSeal":
-        """Find out where it goes, once: that takes as long as to make it."""
-        found = layout.seal([0] * len(layout.storages))
-        return cls(layout, tuple((start, len(content)) for start, content in found))
+    @property
+    def offset_bytes(self) -> int:
+        """Where it begins."""
+        return self.layout.end_offset_bytes
 
-    def make(self, checksums: Sequence[int]) -> tuple[Literal, ...]:
+    @property
+    def size_bytes(self) -> int:
+        """Its size."""
+        return self.layout.size_bytes - self.layout.end_offset_bytes
+
+    def make(self, checksums: Sequence[int]) -> bytes:
         """Make it of the CRC32 of each tensor's data."""
-        return tuple(Literal(start, content) for start, content in self.layout.seal(checksums))
+        return self.layout.make_end(checksums)
 
 
 def lay_out_shard(
@@ -62,5 +64,6 @@ def lay_out_shard(
         tuple(Literal(start, content) for start, content in layout.literals),
         tuple(tensors),
         tuple(record.offset_bytes for record in layout.storages),
-        ArchiveSeal.of(layout),
+        tuple(record.descriptor for record in layout.storages),
+        ArchiveSeal(layout),
     )

@@ -1,0 +1,138 @@
+"""The contents that are made of what INPUT's files hold, block by block.
+
+Memory is bounded by a few blocks, whatever the model's size.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from distconv.layout.files import OutputTensor
+from distconv.moving.ahead import Ahead, Wanted
+from distconv.moving.bands import Block, make_blocks
+from distconv.moving.devices import Device, Finish
+from distconv.moving.sources import Sources
+from distconv.moving.spans import GATHER, READ
+from distconv.storage.base import LOCAL_ACCESS, Access
+
+
+class Contents:
+    """The finished bytes of some tensors, which are to be had in their order."""
+
+    def __init__(
+        self,
+        tensors: Sequence[OutputTensor],
+        starts_bytes: Sequence[int],
+        sources: Sources,
+        device: Device,
+        block_bytes: int | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Take the tensors, and where in its file each begins.
+
+        Without ``block_bytes`` blocks are of the device's sizes. Interrupted where ``stopped`` says so
+        while an answer is waited for.
+        """
+        self._tensors, self._starts = tensors, starts_bytes
+        self._sources, self._device, self._block_bytes = sources, device, block_bytes
+        self._flow = self._make(stopped)
+        self._next = next(self._flow, None)
+
+    def of(self, place: int) -> Iterator[tuple[Block, memoryview, int]]:
+        """Give each block of a tensor with its bytes, and how many elements became infinite.
+
+        The bytes are good until the next block is asked for.
+        """
+        while self._next is not None and self._next[0] == place:
+            yield self._next[1:]
+            self._next = next(self._flow, None)
+
+    def _make(self, stopped: Callable[[], bool]) -> Iterator[tuple[int, Block, memoryview, int]]:
+        waiting: deque[tuple[int, Block, Finish]] = deque()
+        for wanted, content in self._read(stopped):
+            tensor, block = self._tensors[wanted.place], wanted.block
+            if _is_straight(tensor, block):
+                finish: Finish = partial(_give, content)
+            else:
+                with self._sources.spans.during(GATHER, len(content)):
+                    finish = self._device.submit(
+                        content, block.pieces, block.elements, tensor.stored, tensor.dtype
+                    )
+            waiting.append((wanted.place, block, finish))
+            if len(waiting) >= self._device.depth:
+                yield self._finish(*waiting.popleft())
+        while waiting:
+            yield self._finish(*waiting.popleft())
+
+    def _finish(self, place: int, block: Block, finish: Finish) -> tuple[int, Block, memoryview, int]:
+        with self._sources.spans.during(GATHER, 0):
+            return place, block, *finish()
+
+    def _read(self, stopped: Callable[[], bool]) -> Iterator[tuple[Wanted, memoryview]]:
+        """Give each block with what its pieces read, one behind the other."""
+        access = self._find_access()
+        spans = self._sources.spans
+        if not access.ahead_bytes:
+            for wanted in self._list_blocks(access):
+                content = self._begin(wanted)
+                with spans.during(READ, len(content)):
+                    self._sources.read_block(wanted.block.pieces, wanted.unit_bytes, content)
+                yield wanted, content
+            return
+        found = Ahead(self._sources, access, stopped).read(self._list_blocks(access))
+        while True:
+            with spans.during(READ, 0):
+                one = next(found, None)
+            if one is None:
+                return
+            wanted, runs = one
+            # The ring's memory is used again while blocks wait in a device that takes several.
+            is_straight = _is_straight(self._tensors[wanted.place], wanted.block)
+            if self._device.depth == len(runs) == 1 and is_straight:
+                yield wanted, runs[0]
+                continue
+            content, start = self._begin(wanted), 0
+            for run in runs:
+                content[start : start + len(run)] = run
+                start += len(run)
+            yield wanted, content
+
+    def _begin(self, wanted: Wanted) -> memoryview:
+        tensor, block = self._tensors[wanted.place], wanted.block
+        # A cast wants its elements aligned, and gives memory of its own.
+        is_cast = tensor.dtype != tensor.stored
+        start = 0 if is_cast else self._starts[wanted.place] + block.target_offset * wanted.unit_bytes
+        return self._device.begin(sum(piece.span for piece in block.pieces) * wanted.unit_bytes, start)
+
+    def _list_blocks(self, access: Access) -> Iterator[Wanted]:
+        device = self._device
+        for place, tensor in enumerate(self._tensors):
+            # A cast takes several times its block.
+            is_cast = tensor.dtype != tensor.stored
+            largest = 0 if self._block_bytes or is_cast else device.largest_block_bytes
+            size = self._block_bytes or device.block_bytes
+            gap_bytes = access.gap_bytes if access.ahead_bytes else 0
+            for block in make_blocks(tensor, size, largest, gap_bytes):
+                yield Wanted(place, block, tensor.stored.size_bytes)
+
+    def _find_access(self) -> Access:
+        """Tell how INPUT is read, all of which lies in one place."""
+        copies = (copy for tensor in self._tensors for copy in tensor.copies)
+        first = next(copies, None)
+        return LOCAL_ACCESS if first is None else self._sources.open(first.region.path).access
+
+
+def make_contents(
+    tensor: OutputTensor, sources: Sources, device: Device, block_bytes: int | None = None
+) -> Iterator[tuple[Block, memoryview, int]]:
+    """Give each block of one tensor with its finished bytes, as ``Contents`` does."""
+    return Contents((tensor,), (0,), sources, device, block_bytes).of(0)
+
+
+def _is_straight(tensor: OutputTensor, block: Block) -> bool:
+    """Whether a block is what is read, as it is."""
+    return tensor.dtype == tensor.stored and len(block.pieces) == 1 and block.pieces[0].is_straight
+
+
+def _give(content: memoryview) -> tuple[memoryview, int]:
+    return content, 0

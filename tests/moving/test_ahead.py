@@ -1,0 +1,228 @@
+"""Reading ahead: the same bytes as without, few requests of a good size, bounded memory, an end when told to."""
+
+import itertools
+import struct
+import threading
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distconv.errors import InputError, Interrupted
+from distconv.layout.copies import Copy, Loop
+from distconv.layout.dtypes import BFLOAT16, FLOAT32, FLOAT64
+from distconv.layout.files import OutputTensor
+from distconv.layout.regions import Region
+from distconv.moving.ahead import Ring
+from distconv.moving.contents import Contents
+from distconv.moving.devices import HostDevice, TorchDevice
+from distconv.moving.sources import Sources
+from distconv.storage.base import Access
+from distconv.storage.local import LocalStorage
+from tests.views import Case, cases
+
+
+@dataclass(frozen=True)
+class Far:
+    """Files in memory that say what access to them costs, and note what is asked for."""
+
+    files: dict[str, bytes]
+    access: Access
+    asked: list[tuple[str, int, int]] = field(default_factory=list)
+    gate: threading.Event | None = None
+
+    def open(self, path: str) -> "FarReader":
+        """Open one of them."""
+        return FarReader(self, path, len(self.files[path]), self.access)
+
+
+@dataclass(frozen=True)
+class FarReader:
+    """One of them."""
+
+    far: Far
+    path: str
+    size_bytes: int
+    access: Access
+
+    def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
+        """Give what is there, and never more."""
+        if self.far.gate is not None:
+            self.far.gate.wait()
+        self.far.asked.append((self.path, offset_bytes, len(buffer)))
+        found = self.far.files[self.path][offset_bytes : offset_bytes + len(buffer)]
+        assert len(found) == len(buffer), "beyond the end of the file"
+        buffer[:] = found
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def make_header(extra_bytes: int) -> bytes:
+    """Make a zip record's local header as its fields are."""
+    return struct.pack("<4s5H3L2H", b"PK\x03\x04", 0, 0, 0, 0, 0, 0, 0, 0, 9, extra_bytes) + b"n" * 9
+
+
+@dataclass
+class Shelf:
+    """Puts the storages of cases into files, some in records of a zip."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def put(self, case: Case, number: int, before: int, extra: int | None) -> OutputTensor:
+        """Give the case's tensor, its storages in files of its own; without ``extra`` not in a zip."""
+        unit = case.target.stored.size_bytes
+        moved = {}
+        for region, elements in case.contents.items():
+            path = f"{number} {region.path}"
+            header = b"" if extra is None else make_header(extra) + b"x" * extra
+            data = elements.astype(f"u{unit}").tobytes()
+            self.files[path] = b"." * before + header + data
+            moved[region] = Region(path, before, len(data), 0, zipped=extra is not None)
+        copies = tuple(replace(copy, region=moved[copy.region]) for copy in case.target.copies)
+        return replace(case.target, copies=copies)
+
+
+ONE_TYPE = st.sampled_from([(BFLOAT16,), (FLOAT32,), (FLOAT64,)])
+UNITS = st.lists(
+    st.tuples(
+        ONE_TYPE.flatmap(lambda types: cases(types=types)),
+        st.integers(0, 70),
+        st.none() | st.integers(0, 100) | st.integers(450, 700),
+    ),
+    min_size=1,
+    max_size=4,
+)
+ACCESSES = st.builds(
+    Access,
+    gap_bytes=st.integers(0, 300),
+    request_bytes=st.integers(8, 5000),
+    ahead_bytes=st.integers(1, 20_000),
+)
+
+
+@given(UNITS, ACCESSES, st.integers(1, 4096) | st.none(), st.booleans())
+def test_what_is_read_ahead_is_made_into_the_same_bytes(
+    units: list[tuple[Case, int, int | None]], access: Access, block_bytes: int | None, several: bool
+) -> None:
+    shelf = Shelf()
+    tensors = [shelf.put(case, number, *where) for number, (case, *where) in enumerate(units)]
+    far = Far(shelf.files, access)
+    device = TorchDevice("cpu") if several else HostDevice()
+    with Sources(far) as sources:  # type: ignore[arg-type]  # it is only read from
+        contents = Contents(tensors, [0] * len(tensors), sources, device, block_bytes)
+        for place, (case, *_where) in enumerate(units):
+            found = b"".join(bytes(content) for _block, content, _infinite in contents.of(place))
+            assert found == case.expected.astype(f"u{case.target.stored.size_bytes}").tobytes()
+
+
+def matrices(
+    count: int, rows: int, row: int, *, shards: int = 1
+) -> tuple[dict[str, bytes], list[OutputTensor]]:
+    """Make matrices whose columns lie in so many files, one behind the other in each, as records of a zip."""
+    header = make_header(3) + b"xxx"
+    size = rows * row * 2
+    files = {f"{shard}": (header + bytes(size)) * count for shard in range(shards)}
+    tensors = []
+    for number in range(count):
+        regions = [Region(path, number * (len(header) + size), size, 0, zipped=True) for path in files]
+        copies = tuple(
+            Copy(region, 0, (0, shard * row), (Loop(rows, row, 0), Loop(row, 1, 1)))
+            for shard, region in enumerate(regions)
+        )
+        tensors.append(OutputTensor(f"{number}", "", (rows, row * shards), BFLOAT16, BFLOAT16, copies))
+    return files, tensors
+
+
+ACCESS = Access(gap_bytes=1 << 16, request_bytes=1 << 20, ahead_bytes=6 << 20)
+
+
+@pytest.mark.parametrize("shards", [1, 3, 8])
+def test_requests_are_of_a_good_size_and_headers_come_with_the_data(shards: int) -> None:
+    files, tensors = matrices(3, 3000, 1024, shards=shards)
+    far = Far(files, ACCESS)
+    with Sources(far) as sources:  # type: ignore[arg-type]  # it is only read from
+        contents = Contents(tensors, [0, 0, 0], sources, HostDevice(), 128 << 10)
+        for place in range(3):
+            assert not any(any(content) for _block, content, _infinite in contents.of(place))
+        total = sum(tensor.size_bytes for tensor in tensors)
+        good = min(ACCESS.request_bytes, ACCESS.ahead_bytes // 2 // shards)
+        assert len(far.asked) <= 1.2 * total / good + len(tensors) * shards
+        assert total <= sources.bytes_read == sum(size for _path, _first, size in far.asked) <= 1.01 * total
+
+
+def test_no_more_is_asked_for_than_is_to_be_read_ahead() -> None:
+    files, tensors = matrices(1, 64_000, 1024)
+    gate = threading.Event()
+    far = Far(files, ACCESS, gate=gate)
+    with Sources(far) as sources:  # type: ignore[arg-type]  # it is only read from
+        gate.set()
+        contents = Contents(tensors, [0], sources, HostDevice())
+        given_bytes = 0
+        for _block, content, _infinite in contents.of(0):
+            given_bytes += len(content)
+            assert sources.bytes_read - given_bytes <= ACCESS.ahead_bytes
+
+
+def test_who_is_told_to_stop_does_not_wait_for_an_answer() -> None:
+    files, tensors = matrices(1, 3000, 1024)
+    gate, stop = threading.Event(), threading.Event()
+    stop.set()
+    with Sources(Far(files, ACCESS, gate=gate)) as sources:  # type: ignore[arg-type]  # it is only read from
+        try:
+            with pytest.raises(Interrupted):
+                Contents(tensors, [0], sources, HostDevice(), stopped=stop.is_set)
+        finally:
+            gate.set()
+
+
+def test_an_answer_that_is_an_error_is_raised_where_its_block_is_needed() -> None:
+    files, tensors = matrices(2, 3000, 1024)
+    header = len(make_header(3)) + 3
+    files["0"] = files["0"][: header + 3000 * 2048] + b"damage" + files["0"][header + 3000 * 2048 + 6 :]
+    with Sources(Far(files, ACCESS)) as sources:  # type: ignore[arg-type]  # it is only read from
+        contents = Contents(tensors, [0, 0], sources, HostDevice())
+        with pytest.raises(InputError, match="no record header of stored data at byte 6,144,042"):
+            list(itertools.chain(contents.of(0), contents.of(1)))
+
+
+@given(st.integers(1, 50), st.lists(st.integers(1, 60) | st.none(), max_size=60))
+def test_pieces_of_a_ring_never_overlap_and_are_given_while_there_is_room(
+    size: int, steps: list[int | None]
+) -> None:
+    ring = Ring(size)
+    held: list[tuple[int, np.ndarray]] = []
+    for number, step in enumerate(steps):
+        if step is None:
+            if held:
+                value, piece = held.pop(0)
+                assert (piece == value).all()
+                ring.give_back()
+            continue
+        taken = ring.take(step)
+        if taken is None:
+            assert held
+            continue
+        piece = np.frombuffer(taken, np.uint8)
+        assert len(piece) == step
+        piece[:] = number % 256
+        held.append((number % 256, piece))
+    for value, piece in held:
+        assert (piece == value).all()
+        ring.give_back()
+    assert ring.take(size) is not None
+
+
+def test_a_local_file_is_read_when_it_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(64 << 20))
+    region = Region(str(tmp_path / "file"), 0, 64 << 20, 0, zipped=False)
+    copies = (Copy(region, 0, (0,), (Loop(32 << 20, 1, 0),)),)
+    tensor = OutputTensor("t", "", (32 << 20,), BFLOAT16, BFLOAT16, copies)
+    with Sources(LocalStorage()) as sources:
+        given_bytes = 0
+        for _block, content, _infinite in Contents((tensor,), (0,), sources, HostDevice()).of(0):
+            given_bytes += len(content)
+            assert sources.bytes_read == given_bytes
