@@ -9,6 +9,7 @@ from distconv.cli.options import (
     Place,
     Resource,
     dtype_option,
+    endpoint_option,
     family_options,
     json_option,
     params_option,
@@ -101,13 +102,15 @@ def cli(context: click.Context, *, debug: bool) -> None:
 )
 @click.option("--trace", type=Place(), metavar="FILE", help="Write a trace for Perfetto or chrome://tracing.")
 @click.option("--report", type=Place(), metavar="FILE", help="Draw what each worker did when, as a PNG.")
+@endpoint_option
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")
 @json_option
 def convert(
     *, source: str, output: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None,
     device: str, workers: int | None, address: str | None, gpus_per_worker: float, worker_resources: tuple[tuple[str, float], ...],
     family: str | None, instruct: bool, tokenizer: str | None, params: str | None, check: bool, verify: bool,
-    overwrite: bool, trace: str | None, report: str | None, quiet: bool, as_json: bool,
+    overwrite: bool, trace: str | None, report: str | None, endpoint_url: str | None,
+    quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Convert INPUT, a checkpoint of Meta's, into the Transformers folder OUTPUT.
 
@@ -135,7 +138,7 @@ def convert(
             source, output, to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
             address=chosen, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
             check=check, verify=verify, overwrite=overwrite, gpus_per_worker=gpus_per_worker,
-            worker_resources=dict(worker_resources), trace=trace, report=report,
+            worker_resources=dict(worker_resources), trace=trace, report=report, endpoint_url=endpoint_url,
             progress=choose_progress(quiet=quiet),
         )  # fmt: skip
     show(done, as_json=as_json, notes_shown=True)
@@ -167,10 +170,12 @@ def _hint_for_meta(output: str, shards: int) -> str:
 @click.argument("output", metavar="OUTPUT", type=Place())
 @family_options
 @click.option("--overwrite", is_flag=True, help="Replace a tokenizer in OUTPUT.")
+@endpoint_option
 @json_option
 def tokenizer(
-    *, source: str, output: str, family: str | None, instruct: bool, overwrite: bool, as_json: bool
-) -> None:
+    *, source: str, output: str, family: str | None, instruct: bool, overwrite: bool,
+    endpoint_url: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Convert the tokenizer of INPUT alone into OUTPUT.
 
     \b
@@ -179,7 +184,9 @@ def tokenizer(
     """  # noqa: D301
     from distconv.verbs.tokenizer import convert_tokenizer
 
-    report = convert_tokenizer(source, output, family=family, instruct=instruct, overwrite=overwrite)
+    report = convert_tokenizer(
+        source, output, family=family, instruct=instruct, overwrite=overwrite, endpoint_url=endpoint_url
+    )
     show(report, as_json=as_json)
 
 

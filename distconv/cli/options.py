@@ -72,6 +72,11 @@ json_option = click.option(
 )
 tokenizer_option = click.option("--tokenizer", type=Place(), help="tokenizer.model, if it lies elsewhere.")
 params_option = click.option("--params", type=Place(), help="params.json, if it lies elsewhere.")
+endpoint_option = click.option(
+    "--endpoint-url",
+    metavar="URL",
+    help="Where s3:// URLs lead, if not to Amazon; else AWS_ENDPOINT_URL or the profile's.",
+)
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(["auto", "float16", "bfloat16", "float32"]),

@@ -7,6 +7,7 @@ import click
 from distconv.cli.options import (
     Place,
     dtype_option,
+    endpoint_option,
     family_options,
     json_option,
     params_option,
@@ -23,11 +24,12 @@ from distconv.cli.screen import choose_progress, defuse, show
 @family_options
 @tokenizer_option
 @params_option
+@endpoint_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
 def check(
-    *, source: str, family: str | None, instruct: bool, tokenizer: str | None, params: str | None, quiet: bool,
-    as_json: bool,
+    *, source: str, family: str | None, instruct: bool, tokenizer: str | None, params: str | None,
+    endpoint_url: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare INPUT's files with their checksums; exit code 2 where something is wrong.
 
@@ -44,8 +46,9 @@ def check(
 
     progress = choose_progress(quiet=quiet)
     report = run(
-        source, family=family, instruct=instruct, tokenizer=tokenizer, params=params, progress=progress
-    )
+        source, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
+        endpoint_url=endpoint_url, progress=progress,
+    )  # fmt: skip
     show(report, as_json=as_json)
     if not report.ok:
         sys.exit(2)
@@ -60,10 +63,11 @@ def check(
 @family_options
 @tokenizer_option
 @params_option
+@endpoint_option
 @json_option
 def plan(
     *, source: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None, family: str | None,
-    instruct: bool, tokenizer: str | None, params: str | None, as_json: bool,
+    instruct: bool, tokenizer: str | None, params: str | None, endpoint_url: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what a conversion of INPUT would do, from its headers alone.
 
@@ -86,6 +90,7 @@ def plan(
         instruct=instruct,
         tokenizer=tokenizer,
         params=params,
+        endpoint_url=endpoint_url,
     )
     show(report, as_json=as_json)
 
@@ -95,6 +100,7 @@ def plan(
 @family_options
 @tokenizer_option
 @params_option
+@endpoint_option
 @json_option
 def inspect(
     *,
@@ -103,6 +109,7 @@ def inspect(
     instruct: bool,
     tokenizer: str | None,
     params: str | None,
+    endpoint_url: str | None,
     as_json: bool,
 ) -> None:
     """Tell what the model in INPUT is, how that is known, and how Meta's code could have it.
@@ -115,7 +122,14 @@ def inspect(
     """  # noqa: D301
     from distconv.verbs.inspect import inspect as run
 
-    found = run(source, family=family, instruct=instruct, tokenizer=tokenizer, params=params)
+    found = run(
+        source,
+        family=family,
+        instruct=instruct,
+        tokenizer=tokenizer,
+        params=params,
+        endpoint_url=endpoint_url,
+    )
     show(found, as_json=as_json)
 
 
@@ -133,11 +147,12 @@ def inspect(
 @family_options
 @tokenizer_option
 @params_option
+@endpoint_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
 def verify(
     *, output: str, text: str | None, against: str | None, family: str | None, instruct: bool, tokenizer: str | None,
-    params: str | None, quiet: bool, as_json: bool,
+    params: str | None, endpoint_url: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Check that OUTPUT is a whole model; exit code 1 where something is wrong.
 
@@ -164,7 +179,7 @@ def verify(
     progress = choose_progress(quiet=quiet)
     report = run(
         output, against=against, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
-        progress=progress,
+        endpoint_url=endpoint_url, progress=progress,
     )  # fmt: skip
     show(report, as_json=as_json)
     if not report.ok:

@@ -4,7 +4,6 @@ A model in Transformers' format has a checksum only where torch saved it; of the
 config.json are held against each other.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +12,10 @@ from distconv.formats.meta.checklist import compare_crc32, compare_md5
 from distconv.humanize import format_count
 from distconv.moving.progress import Progress, SilentProgress
 from distconv.storage.base import PathLike, Storage
-from distconv.storage.local import LocalStorage
 from distconv.storage.parallel import map_at_once
+from distconv.storage.places import read_place
 from distconv.verbs.checkable import Task, look_at_checkpoint, look_at_model
-from distconv.verbs.options import Options
+from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.sources import is_transformers_model
 
 _FILES_AT_ONCE = 16
@@ -69,6 +68,7 @@ def check(
     instruct: bool = False,
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
+    endpoint_url: str | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Read INPUT's headers and compare every file with its checksum; all findings come together.
@@ -76,13 +76,13 @@ def check(
     Files that a checklist names are compared by MD5, other zipped shards by the CRC32 of
     their records where one is recorded. InputError only where no model is found at all.
     """
-    storage = LocalStorage()
     progress = progress or SilentProgress()
     options = Options(
-        source=os.fspath(source), output="", family=family, instruct=instruct,
-        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
-        params=None if params is None else os.fspath(params),
+        source=read_place(source), output="", family=family, instruct=instruct,
+        tokenizer=read_place_or_none(tokenizer),
+        params=read_place_or_none(params), endpoint_url=endpoint_url,
     )  # fmt: skip
+    storage = open_storage(options)
     back = is_transformers_model(storage, options)
     work = look_at_model(storage, options) if back else look_at_checkpoint(storage, options)
     tasks, findings = work.tasks, list(work.findings)

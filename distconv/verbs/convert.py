@@ -24,10 +24,10 @@ from distconv.output.resuming import take_output
 from distconv.output.state import is_recorded
 from distconv.planning.plan import Plan
 from distconv.storage.base import PathLike, Storage, join
-from distconv.storage.local import LocalStorage
+from distconv.storage.places import make_absolute, read_place
 from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.finished import compare_all, examine
-from distconv.verbs.options import Options
+from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.prepared import Prepared
 from distconv.verbs.sources import find_input, prepare
 from distconv.version import VERSION
@@ -57,6 +57,7 @@ def convert(
     worker_resources: Mapping[str, float] | None = None,
     trace: PathLike | None = None,
     report: PathLike | None = None,
+    endpoint_url: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionReport:
     """Convert the checkpoint in ``source`` into a folder ``output``.
@@ -64,15 +65,16 @@ def convert(
     ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that
     lie elsewhere. ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or
     several GPUs ask for Ray, where a worker takes ``gpus_per_worker`` of a GPU (or a CPU slot) and
-    ``worker_resources``. ``trace`` is a file for a Chrome trace, ``report`` one for a PNG. Raises DistconvError.
+    ``worker_resources``. ``trace`` is a file for a Chrome trace, ``report`` one for a PNG. All but these may
+    also be s3:// URLs, of the service at ``endpoint_url``. Raises DistconvError.
     """
     options = Options(
-        source=os.fspath(source), output=os.fspath(output), to=to, shards=shards, dtype=dtype,
+        source=read_place(source), output=read_place(output), to=to, shards=shards, dtype=dtype,
         max_shard_size=max_shard_size, device=device, family=family, instruct=instruct,
-        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
-        params=None if params is None else os.fspath(params),
+        tokenizer=read_place_or_none(tokenizer),
+        params=read_place_or_none(params),
         check=check, verify=verify, overwrite=overwrite, trace=trace, report=report,
-        cluster=Cluster(address, workers, gpus_per_worker, worker_resources or {}),
+        endpoint_url=endpoint_url, cluster=Cluster(address, workers, gpus_per_worker, worker_resources or {}),
     )  # fmt: skip
     return run(options, progress or SilentProgress())
 
@@ -81,12 +83,10 @@ def run(options: Options, progress: Progress) -> ConversionReport:
     """Convert as ``convert`` does."""
     if options.cluster.workers or options.cluster.address:
         # Workers on other nodes start in folders of their own.
-        options = replace(
-            options, source=os.path.abspath(options.source), output=os.path.abspath(options.output)
-        )
+        options = replace(options, source=make_absolute(options.source), output=make_absolute(options.output))
     watch = Stopwatch(progress)
     charts = RunCharts(options.output, options.trace, options.report)
-    storage: Storage = LocalStorage()
+    storage = open_storage(options)
     files = find_input(storage, options)
     with Source(storage, files) as source:
         storage = source.pinned

@@ -34,6 +34,7 @@ from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.sidecars.tokenizer import make_vocabulary
 from distconv.storage.base import PathLike, join, read_small, write_small
 from distconv.storage.local import LocalStorage
+from distconv.storage.places import read_local
 
 _DISPENSABLE = {*LEGAL, CHECKLIST, TOKENIZER_CHECKLIST}
 """What a release may lack."""
@@ -110,7 +111,7 @@ def download(
     link = read_link(url)
     progress = progress or SilentProgress()
     storage = LocalStorage()
-    place = os.fspath(to)
+    place = read_local(to)
     storage.make_folder(place)
     server = Server(link)
     started = time.monotonic()

@@ -1,12 +1,12 @@
 """Let a converted model continue a text: the last check, by eye."""
 
-import os
 from typing import Any
 
 from distconv.errors import UsageError
 from distconv.output.targets import META
 from distconv.storage.base import PathLike
 from distconv.storage.local import LocalStorage
+from distconv.storage.places import read_local
 from distconv.verbs.verify import find_target
 
 TOKENS = 64
@@ -14,7 +14,7 @@ TOKENS = 64
 
 def refuse_meta(output: PathLike) -> None:
     """Refuse a folder for Meta's code, which Transformers does not load: UsageError."""
-    storage, path = LocalStorage(), os.fspath(output)
+    storage, path = LocalStorage(), read_local(output)
     entry = storage.find(path)
     if entry is not None and entry.is_folder and find_target(storage, path) is META:
         raise UsageError(
@@ -37,7 +37,7 @@ def generate(output: PathLike, text: str, tokens: int = TOKENS) -> str:
     quiet: Any = logging
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
-    path = os.fspath(output)
+    path = read_local(output)
     # What these give is of a type that is only known once the folder is read.
     tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     model: Any = AutoModelForCausalLM.from_pretrained(

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,9 +11,9 @@ from distconv.humanize import format_count, format_size
 from distconv.layout.dtypes import STORABLE, DType
 from distconv.sidecars.meta_params import make_params
 from distconv.storage.base import PathLike
-from distconv.storage.local import LocalStorage
+from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import Checkpoint, decide
-from distconv.verbs.options import MOST_SHARDS, Options
+from distconv.verbs.options import MOST_SHARDS, Options, open_storage, read_place_or_none
 from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
 from distconv.verbs.tables import Table
 from distconv.verbs.transformers_model import TransformersModel
@@ -47,14 +46,15 @@ def inspect(
     instruct: bool = False,
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
+    endpoint_url: str | None = None,
 ) -> Inspection:
     """Tell what a checkpoint of Meta's is, or a model in Transformers' format; reads headers only."""
-    storage = LocalStorage()
     options = Options(
-        source=os.fspath(source), output="", family=family, instruct=instruct,
-        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
-        params=None if params is None else os.fspath(params),
+        source=read_place(source), output="", family=family, instruct=instruct,
+        tokenizer=read_place_or_none(tokenizer),
+        params=read_place_or_none(params), endpoint_url=endpoint_url,
     )  # fmt: skip
+    storage = open_storage(options)
     if is_transformers_model(storage, options):
         return _inspect_model(open_transformers(storage, options))
     return _inspect_checkpoint(open_meta(storage, options))

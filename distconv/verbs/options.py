@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from distconv.errors import UsageError
 from distconv.moving.executor import Cluster
-from distconv.storage.base import PathLike
+from distconv.storage.base import PathLike, Storage
+from distconv.storage.places import open_places, read_place
 
 DTYPE_CHOICES = ("auto", "float16", "bfloat16", "float32")
 DEVICE_CHOICES = ("auto", "cpu", "cuda")
@@ -34,6 +35,8 @@ class Options:
     trace: PathLike | None = None
     report: PathLike | None = None
     cluster: Cluster = field(default_factory=Cluster)
+    endpoint_url: str | None = None
+    """Of an S3 service other than Amazon's."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
@@ -55,6 +58,17 @@ class Options:
             )
         if self.shards is not None and not 1 <= self.shards <= MOST_SHARDS:
             raise UsageError(f"shards {self.shards}: expected 1 to {MOST_SHARDS}")
+
+
+def open_storage(options: Options) -> Storage:
+    """Open the places of INPUT and OUTPUT, which may be several."""
+    named = (options.source, options.output, options.tokenizer, options.params)
+    return open_places(*named, endpoint_url=options.endpoint_url)
+
+
+def read_place_or_none(path: PathLike | None) -> str | None:
+    """Take a path or URL that need not be given."""
+    return None if path is None else read_place(path)
 
 
 MOST_SHARDS = 100

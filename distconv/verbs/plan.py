@@ -1,6 +1,5 @@
 """Plan a conversion from headers alone."""
 
-import os
 from dataclasses import dataclass
 
 from distconv.families.choose import Choice
@@ -9,9 +8,9 @@ from distconv.layout.files import File, Part, Unit, describe_layers
 from distconv.output.targets import META, TRANSFORMERS, Target
 from distconv.planning.plan import Plan, describe_large_tensors
 from distconv.storage.base import PathLike, Storage
-from distconv.storage.local import LocalStorage
+from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import decide, decide_replication, plan_conversion
-from distconv.verbs.options import Options
+from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.sources import is_back, open_meta, open_transformers
 from distconv.verbs.tables import Table
 from distconv.verbs.to_meta import notes_for_meta, plan_back, plan_reshard
@@ -126,17 +125,18 @@ def plan(
     instruct: bool = False,
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
+    endpoint_url: str | None = None,
 ) -> PlanReport:
     """Plan a conversion from headers alone; what only data can tell is assumed as published.
 
     Takes what ``convert`` takes, and raises the same UsageError and InputError.
     """
     options = Options(
-        source=os.fspath(source), output="", to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size,
-        family=family, instruct=instruct, tokenizer=None if tokenizer is None else os.fspath(tokenizer),
-        params=None if params is None else os.fspath(params),
+        source=read_place(source), output="", to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size,
+        family=family, instruct=instruct, tokenizer=read_place_or_none(tokenizer),
+        params=read_place_or_none(params), endpoint_url=endpoint_url,
     )  # fmt: skip
-    storage = LocalStorage()
+    storage = open_storage(options)
     if is_back(storage, options):
         return _plan_back(storage, options)
     return _plan_checkpoint(storage, options)

@@ -19,6 +19,7 @@ from distconv.output.targets import RECEIPT_NAME
 from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.local import LocalStorage
 from distconv.storage.pinning import make_stamp
+from distconv.storage.places import read_local
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -84,7 +85,7 @@ def push(
     finished conversion, UsageError for a refused token, a bad name, or a public repository
     without ``public``; ConversionError for everything else that the hub or the network does.
     """
-    storage, output_path = LocalStorage(), os.fspath(output)
+    storage, output_path = LocalStorage(), read_local(output)
     depth = Depth.DATA if verify else Depth.STRUCTURE
     # Before the proof, so that what is sent is what was proved.
     before = _list_chunks(storage, output_path)

@@ -1,6 +1,5 @@
 """Convert a tokenizer alone."""
 
-import os
 from dataclasses import dataclass
 
 from distconv.errors import InputError, MismatchError, OutputError
@@ -12,7 +11,7 @@ from distconv.output.finalise import write_files
 from distconv.output.targets import is_partial
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
 from distconv.storage.base import PathLike, Storage, join, read_small
-from distconv.storage.local import LocalStorage
+from distconv.storage.places import open_places, read_place
 from distconv.verbs.assembly import make_family_tokenizer
 from distconv.verbs.checkpoint import read_checkpoint
 
@@ -43,18 +42,19 @@ def convert_tokenizer(
     family: str | None = None,
     instruct: bool = False,
     overwrite: bool = False,
+    endpoint_url: str | None = None,
 ) -> TokenizerReport:
     """Convert the tokenizer of ``source``, a checkpoint's folder or the file itself.
 
     Beside a whole checkpoint the family is told from that; otherwise from ``family`` or, as
     the notes then say, assumed. Files of another tokenizer are replaced with ``overwrite`` only.
     """
-    storage = LocalStorage()
-    path = find_tokenizer(storage, os.fspath(source))
+    place, folder = read_place(source), read_place(output)
+    storage = open_places(place, folder, endpoint_url=endpoint_url)
+    path = find_tokenizer(storage, place)
     vocabulary = read_vocabulary(storage, path)
-    chosen, notes = _choose(os.fspath(source), vocabulary, family, instruct=instruct)
+    chosen, notes = _choose(storage, place, vocabulary, family, instruct=instruct)
     files = make_family_tokenizer(vocabulary, chosen, instruct=instruct)
-    folder = os.fspath(output)
     taken = sorted(name for name in files if _is_other(storage, join(folder, name), files[name]))
     if taken and not overwrite:
         raise OutputError(f"{folder}: already holds {', '.join(taken)}; --overwrite replaces them")
@@ -77,10 +77,10 @@ def _is_other(storage: Storage, path: str, content: bytes) -> bool:
 
 
 def _choose(
-    source: str, vocabulary: Vocabulary, family: str | None, *, instruct: bool
+    storage: Storage, source: str, vocabulary: Vocabulary, family: str | None, *, instruct: bool
 ) -> tuple[Family, tuple[str, ...]]:
     try:
-        choice = read_checkpoint(LocalStorage(), source, family=family, instruct=instruct).choice
+        choice = read_checkpoint(storage, source, family=family, instruct=instruct).choice
     except MismatchError:
         raise
     except InputError:

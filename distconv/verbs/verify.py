@@ -1,6 +1,5 @@
 """Prove that OUTPUT is whole, and that it holds INPUT's tensors, on another path than the worker's."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,11 +12,11 @@ from distconv.output.proof import prove
 from distconv.output.receipt import Conversion, read_receipt
 from distconv.output.targets import RECEIPT_NAME, TRANSFORMERS, Target, tell_target
 from distconv.storage.base import PathLike, Storage, join
-from distconv.storage.local import LocalStorage
+from distconv.storage.places import open_places, read_place
 from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.compare_shards import compare_shards
 from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
-from distconv.verbs.options import Options
+from distconv.verbs.options import Options, read_place_or_none
 from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
 
 Compare = Callable[[Headers, Progress], list[Finding]]
@@ -76,6 +75,7 @@ def verify(
     instruct: bool = False,
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
+    endpoint_url: str | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Check OUTPUT's structure and digests; with ``against``, compare every tensor with INPUT's too.
@@ -83,14 +83,15 @@ def verify(
     OUTPUT is a folder for Transformers or for Meta's code, INPUT whatever ``convert`` makes it of.
     Raises OutputError where OUTPUT is no model folder, InputError where INPUT cannot be read.
     """
-    storage, progress = LocalStorage(), progress or SilentProgress()
-    output_path = os.fspath(output)
+    output_path, progress = read_place(output), progress or SilentProgress()
+    input_path = read_place_or_none(against)
+    storage = open_places(output_path, input_path, endpoint_url=endpoint_url)
     compare = None
-    if against is not None:
+    if input_path is not None:
         asked = Options(
-            source=os.fspath(against), output=output_path, family=family, instruct=instruct,
-            tokenizer=None if tokenizer is None else os.fspath(tokenizer),
-            params=None if params is None else os.fspath(params),
+            source=input_path, output=output_path, family=family, instruct=instruct,
+            tokenizer=read_place_or_none(tokenizer),
+            params=read_place_or_none(params),
         )  # fmt: skip
         compare = _read_source(storage, asked)
     proof = prove(storage, output_path, Depth.MODEL, progress)
@@ -99,7 +100,7 @@ def verify(
         findings += compare(proof.headers, progress)
     return Verification(
         output=output_path,
-        source=None if against is None else os.fspath(against),
+        source=input_path,
         tensors=sum(len(written) for written in proof.headers.values()),
         data_proved=proof.data_proved or compare is not None,
         examined=proof.examined if compare is None else f"{proof.examined}, and every tensor compared",

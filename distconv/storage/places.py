@@ -1,0 +1,150 @@
+"""Places by their names: folders of this host, and stores that a URL names."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from distconv.errors import UsageError
+from distconv.storage.base import Entry, PartWriter, PathLike, Reader, Removal, Storage, Writer
+from distconv.storage.local import LocalStorage
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://")
+_KNOWN = ("s3",)
+
+
+def find_scheme(path: str) -> str | None:
+    """Give the scheme of a URL; None for a local path."""
+    match = _URL.match(path)
+    return None if match is None else match[1]
+
+
+def read_place(path: PathLike) -> str:
+    """Take a path or URL as it was given; UsageError where a URL is of no kind that is known."""
+    name = os.fspath(path)
+    scheme = find_scheme(name)
+    if scheme is None:
+        return name
+    if scheme not in _KNOWN:
+        known = ", ".join(f"{each}://" for each in _KNOWN)
+        raise UsageError(f"{name}: {scheme}:// is no place that distconv knows; give a folder or {known}")
+    return name.rstrip("/")
+
+
+def read_local(path: PathLike) -> str:
+    """Take a path as it was given; UsageError where it is a URL."""
+    name = os.fspath(path)
+    if find_scheme(name) is not None:
+        raise UsageError(f"{name}: a URL, expected a folder of this host")
+    return name
+
+
+def make_absolute(path: str) -> str:
+    """Name a place for processes that start in other folders."""
+    return os.path.abspath(path) if find_scheme(path) is None else path
+
+
+def open_places(*paths: str | None, endpoint_url: str | None = None) -> Storage:
+    """Give the storage in which all these lie; ``endpoint_url`` is of an S3 service other than Amazon's."""
+    schemes = {scheme for path in paths if path is not None and (scheme := find_scheme(path)) is not None}
+    if not schemes:
+        return LocalStorage()
+    return Places({scheme: _open_store(scheme, endpoint_url) for scheme in sorted(schemes)})
+
+
+def _open_store(scheme: str, endpoint_url: str | None) -> Storage:
+    if scheme == "s3":
+        from distconv.storage.s3 import open_s3
+
+        return open_s3(endpoint_url)
+    raise UsageError(f"{scheme}:// is no place that distconv knows")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Several storages as one, told apart by what a path begins with."""
+
+    stores: Mapping[str, Storage]
+    """By scheme."""
+    local: Storage = field(default_factory=LocalStorage)
+
+    def _of(self, path: str) -> Storage:
+        scheme = find_scheme(path)
+        return self.local if scheme is None else self.stores[scheme]
+
+    def list_folder(self, folder: str) -> tuple[Entry, ...]:
+        """All names in a folder, sorted."""
+        return self._of(folder).list_folder(folder)
+
+    def list_names(self, folder: str) -> tuple[str, ...]:
+        """Names alone."""
+        return self._of(folder).list_names(folder)
+
+    def find(self, path: str) -> Entry | None:
+        """What is at this path, if anything."""
+        return self._of(path).find(path)
+
+    def open(self, path: str) -> Reader:
+        """Open a file for reading."""
+        return self._of(path).open(path)
+
+    def pinned(self, stamps: Mapping[str, str]) -> "Places":
+        """Give the same places, where files that have other stamps than these cannot be opened."""
+        stores = {scheme: store.pinned(_choose(stamps, scheme)) for scheme, store in self.stores.items()}
+        return replace(self, stores=stores, local=self.local.pinned(_choose(stamps, None)))
+
+    def make_folder(self, folder: str) -> None:
+        """Make a folder and its parents where they are missing."""
+        self._of(folder).make_folder(folder)
+
+    def begin(self, path: str, size_bytes: int) -> Writer:
+        """Begin a file of exactly this size."""
+        return self._of(path).begin(path, size_bytes)
+
+    def open_attempt(self, path: str, attempt: str) -> PartWriter:
+        """Open a file that was begun."""
+        return self._of(path).open_attempt(path, attempt)
+
+    def take_attempt(self, path: str, attempt: str, size_bytes: int) -> Writer | None:
+        """Go on with somebody's unfinished write."""
+        return self._of(path).take_attempt(path, attempt, size_bytes)
+
+    def remove(self, path: str) -> None:
+        """Remove a file whose name nobody else uses."""
+        self._of(path).remove(path)
+
+    def begin_removal(self, path: str) -> Removal:
+        """Begin to remove a file."""
+        return self._of(path).begin_removal(path)
+
+    def drop_attempt(self, path: str) -> None:
+        """Make somebody's unfinished write or removal fail for good."""
+        self._of(path).drop_attempt(path)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Make a small file, durable; False where there is one already."""
+        return self._of(path).create(path, content)
+
+    def refresh(self, path: str, mark: bytes, content: bytes) -> bool:
+        """Overwrite a small file where it contains ``mark``, and False where not."""
+        return self._of(path).refresh(path, mark, content)
+
+    def read_now(self, path: str, limit_bytes: int) -> bytes:
+        """Read the beginning of a small file as it is now."""
+        return self._of(path).read_now(path, limit_bytes)
+
+    def flush_folder(self, folder: str) -> None:
+        """Make the names in a folder durable."""
+        self._of(folder).flush_folder(folder)
+
+    def free_bytes(self, folder: str) -> int | None:
+        """Give the space that is left for new files in a folder; None where there is no limit."""
+        return self._of(folder).free_bytes(folder)
+
+    def real_path(self, path: str) -> str:
+        """Give the path with links resolved."""
+        return self._of(path).real_path(path)
+
+
+def _choose(stamps: Mapping[str, str], scheme: str | None) -> dict[str, str]:
+    return {path: stamp for path, stamp in stamps.items() if find_scheme(path) == scheme}
