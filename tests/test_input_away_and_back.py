@@ -107,7 +107,7 @@ def test_where_another_input_comes_and_goes_only_chunks_of_the_first_are_kept(
     assert digest_folder(output) == expected
 
 
-@pytest.mark.parametrize("phase", ["read_checkpoint", "make_files"])
+@pytest.mark.parametrize("phase", ["read_found", "make_files"])
 def test_a_conversion_is_planned_only_of_the_input_that_was_there_at_the_beginning(
     source: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:

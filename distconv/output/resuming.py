@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache, partial
 
 from distconv.errors import OutputError
 from distconv.humanize import format_size
@@ -45,8 +46,11 @@ def take_output(
     _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
     storage.make_folder(output)
 
+    # Asked once the folder is this one's: the journal is nobody else's to write then.
+    attempts = cache(partial(find_attempts, storage, output, identity))
+
     def is_dropped(name: str) -> bool:
-        return is_partial(name) and (overwrite or name not in find_attempts(storage, output, identity))
+        return is_partial(name) and (overwrite or name not in attempts())
 
     with owned(storage, output, progress.note, is_dropped) as owner:
         found = _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)

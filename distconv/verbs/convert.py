@@ -29,7 +29,7 @@ from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.finished import compare_all, examine
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
-from distconv.verbs.sources import find_input, prepare
+from distconv.verbs.sources import find_input, list_input, prepare
 from distconv.version import VERSION
 
 _INLINE_LANES = 4
@@ -87,14 +87,15 @@ def run(options: Options, progress: Progress) -> ConversionReport:
     watch = Stopwatch(progress)
     charts = RunCharts(options.output, options.trace, options.report)
     storage: Storage = LocalStorage()
-    files = find_input(storage, options)
+    found = find_input(storage, options)
+    files = list_input(storage, found, options)
     with Source(storage, files) as source:
         storage = source.pinned
         if options.check:
             # What is compared is what is converted.
             _check(options, watch)
         started = time.monotonic()
-        prepared = prepare(storage, source, options)
+        prepared = prepare(storage, source, found, options)
         refuse_overlap(storage, files, options.output)
         for note in prepared.notes:
             watch.note(f"note: {note}")
