@@ -186,23 +186,18 @@ class Part:
         )
 
 
-Unit = File | Part
-"""What one worker does at a time."""
+Section = File | Part
+"""What is written as one: a file, or a part of one."""
 
 
-def name_units(units: Iterable[Unit]) -> str:
-    """Name units of work for people, in the plural."""
-    return "parts" if any(isinstance(unit, Part) or unit.seal is not None for unit in units) else "chunks"
-
-
-def list_trailers(unit: Unit) -> Iterator[tuple[int, Trailer]]:
+def list_trailers(unit: Section) -> Iterator[tuple[int, Trailer]]:
     """Give each tensor's trailer, and where in the file it stands."""
     if unit.trailers:
         for tensor, start, trailer in zip(unit.tensors, unit.offsets_bytes, unit.trailers, strict=True):
             yield start + tensor.size_bytes, trailer
 
 
-def list_around(unit: Unit, checksums: Sequence[int]) -> Iterator[Literal]:
+def list_around(unit: Section, checksums: Sequence[int]) -> Iterator[Literal]:
     """Give all of a unit that is no tensor's data, whose CRC32s these are."""
     yield from unit.literals
     for (start, trailer), checksum in zip(list_trailers(unit), checksums, strict=True):
@@ -211,7 +206,7 @@ def list_around(unit: Unit, checksums: Sequence[int]) -> Iterator[Literal]:
         yield Literal(unit.seal.offset_bytes, unit.seal.make(checksums))
 
 
-def list_in_order(unit: Unit) -> Iterator[Literal | int]:
+def list_in_order(unit: Section) -> Iterator[Literal | int]:
     """Give a unit's literals, and by its place each of its tensors, as they stand in the file."""
     literals = deque(unit.literals)
     for place, start in enumerate(unit.offsets_bytes):
@@ -221,7 +216,7 @@ def list_in_order(unit: Unit) -> Iterator[Literal | int]:
     yield from literals
 
 
-def split_file(file: File, limit_bytes: int, least_bytes: int = 0) -> tuple[Unit, ...]:
+def split_file(file: File, limit_bytes: int, least_bytes: int = 0) -> tuple[Section, ...]:
     """Split a sealed file into parts of at most so many bytes of tensors, larger tensors alone.
 
     Where a part would be of less than ``least_bytes`` the tensors before or behind it are in it too.

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from distconv.formats.meta.checksums import update_crc32
-from distconv.layout.files import File, Unit, list_around
+from distconv.layout.files import File, Section, list_around
 from distconv.moving.digests import ChunkDigests, ChunkHasher
 from distconv.storage.base import Storage, opened, read_range
 from distconv.storage.blocks import read_blocks
@@ -24,7 +24,7 @@ def is_finished(storage: Storage, path: str, chunk: File) -> bool:
 def is_same(
     storage: Storage,
     path: str,
-    unit: Unit,
+    unit: Section,
     digests: ChunkDigests,
     advance: Callable[[int], None],
     stopped: Callable[[], bool],
@@ -36,7 +36,7 @@ def is_same(
 def read_same(
     storage: Storage,
     path: str,
-    unit: Unit,
+    unit: Section,
     digests: ChunkDigests,
     advance: Callable[[int], None],
     stopped: Callable[[], bool],

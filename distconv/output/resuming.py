@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache, partial
 
 from distconv.errors import OutputError
 from distconv.humanize import format_size
@@ -45,8 +46,11 @@ def take_output(
     _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
     storage.make_folder(output)
 
+    # Asked once the folder is this one's: the journal is nobody else's to write then.
+    attempts = cache(partial(find_attempts, storage, output, identity))
+
     def is_dropped(name: str) -> bool:
-        return is_partial(name) and (overwrite or name not in find_attempts(storage, output, identity))
+        return is_partial(name) and (overwrite or name not in attempts())
 
     with owned(storage, output, progress.note, is_dropped) as owner:
         found = _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
@@ -56,8 +60,9 @@ def take_output(
             # What misses a chunk must not look whole while it is mended.
             clear_marks(storage, owner, (target,))
         recorded = {} if overwrite else _find_recorded(storage, output, found.digests, plan)
+        md5s = {name: md5 for name in recorded if (md5 := found.digests[name].md5) is not None}
         unfinished = {} if overwrite else found.unfinished
-        folder = Folder(storage, owner, source, plan, identity, recorded, unfinished)
+        folder = Folder(storage, owner, source, plan, identity, recorded, md5s, unfinished)
         try:
             yield folder
         finally:

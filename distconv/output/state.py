@@ -2,6 +2,7 @@
 
 import json
 import posixpath
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ class RecordedDigests:
 
     file: str | None
     tensors: Mapping[str, str]
+    md5: str | None = None
+    """Of the whole, in hex."""
 
     def in_order(self, names: Iterable[str]) -> ChunkDigests | None:
         """Give them in the order of the file, which no record keeps; None where they are others' than these."""
@@ -78,7 +81,9 @@ def _read_record(
     try:
         content = json.loads(read_small(storage, path, LIMIT_BYTES))
         digests = {
-            chunk["name"]: RecordedDigests(chunk.get(ALGORITHM), dict(chunk["tensors"].items()))
+            chunk["name"]: RecordedDigests(
+                chunk.get(ALGORITHM), dict(chunk["tensors"].items()), _read_md5(chunk.get("md5"))
+            )
             for chunk in content["chunks"]
         }
         return (
@@ -88,6 +93,10 @@ def _read_record(
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, InputError):
         return None, {}, {}
+
+
+def _read_md5(found: object) -> str | None:
+    return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{32}", found) else None
 
 
 def is_recorded(storage: Storage, output: str, identity: dict[str, object]) -> bool:

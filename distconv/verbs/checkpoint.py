@@ -50,11 +50,18 @@ def read_checkpoint(
     tokenizer: str | None = None,
     params_path: str | None = None,
 ) -> Checkpoint:
-    """Find the files, read all headers, tell the family and match every tensor.
+    """Find the files, and read them as ``read_found`` does."""
+    files = find_files(storage, source, tokenizer, params_path)
+    return read_found(storage, files, family=family, instruct=instruct)
+
+
+def read_found(
+    storage: Storage, files: SourceFiles, *, family: str | None = None, instruct: bool = False
+) -> Checkpoint:
+    """Read all headers of a checkpoint's files, tell the family and match every tensor.
 
     Raises InputError with all that is wrong of one kind at once.
     """
-    files = find_files(storage, source, tokenizer, params_path)
     params = read_params(storage, files.params)
     catalog = read_catalog(storage, files.shards)
     shards = (ShardFiles(number, shard.paths) for number, shard in enumerate(catalog))

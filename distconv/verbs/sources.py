@@ -2,27 +2,36 @@
 
 from distconv.errors import InputError
 from distconv.formats.meta.catalog import read_catalog
-from distconv.formats.meta.files import find_files, find_tokenizer
+from distconv.formats.meta.files import SourceFiles, find_files, find_tokenizer
 from distconv.formats.safetensors.catalog import read_transformers_catalog
-from distconv.formats.safetensors.folder import find_transformers_files, is_transformers
+from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files, is_transformers
 from distconv.moving.compare import equal_targets, target_of_view
 from distconv.output.identity import InputFiles, Source
 from distconv.output.targets import TRANSFORMERS
 from distconv.planning.plan import describe_large_tensors
 from distconv.storage.base import Storage
 from distconv.verbs.assembly import make_files
-from distconv.verbs.checkpoint import Checkpoint, decide, plan_conversion, read_checkpoint
+from distconv.verbs.checkpoint import Checkpoint, decide, plan_conversion, read_checkpoint, read_found
 from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
 from distconv.verbs.to_meta import prepare_back, prepare_reshard
 from distconv.verbs.transformers_model import TransformersModel, read_model
 
+Found = SourceFiles | TransformersFiles
+"""Which files of INPUT are what."""
 
-def find_input(storage: Storage, options: Options) -> InputFiles:
-    """Find which files INPUT consists of; InputError where that is not one whole model."""
+
+def find_input(storage: Storage, options: Options) -> Found:
+    """Find a conversion's INPUT; InputError where that is not one whole model."""
     if is_back(storage, options):
-        found = find_transformers_files(storage, options.source)
+        return find_transformers_files(storage, options.source)
+    return find_files(storage, options.source, options.tokenizer, options.params)
+
+
+def list_input(storage: Storage, found: Found, options: Options) -> InputFiles:
+    """List the files that must stay as they are for a conversion."""
+    if isinstance(found, TransformersFiles):
         index = () if found.index is None else (found.index.path,)
         small = (found.config, *index, *found.small.values(), *found.legal)
         given = () if options.tokenizer is None else (find_tokenizer(storage, options.tokenizer),)
@@ -32,12 +41,11 @@ def find_input(storage: Storage, options: Options) -> InputFiles:
             (*small, *given),
             lambda storage: read_transformers_catalog(storage, found).tensors.values(),
         )
-    files = find_files(storage, options.source, options.tokenizer, options.params)
     return InputFiles(
-        files.folder,
-        files.weights,
-        files.small,
-        lambda storage: read_catalog(storage, files.shards).all_views,
+        found.folder,
+        found.weights,
+        found.small,
+        lambda storage: read_catalog(storage, found.shards).all_views,
     )
 
 
@@ -52,8 +60,12 @@ def is_back(storage: Storage, options: Options) -> bool:
 
 
 def open_transformers(storage: Storage, options: Options) -> TransformersModel:
-    """Read the headers of a model in Transformers' format, see ``read_model``."""
-    return read_model(storage, options.source, family=options.family, tokenizer=options.tokenizer)
+    """Find a model in Transformers' format and read its headers, see ``read_model``."""
+    return _read_model(storage, find_transformers_files(storage, options.source), options)
+
+
+def _read_model(storage: Storage, found: TransformersFiles, options: Options) -> TransformersModel:
+    return read_model(storage, found, family=options.family, tokenizer=options.tokenizer)
 
 
 def open_meta(storage: Storage, options: Options) -> Checkpoint:
@@ -68,14 +80,14 @@ def open_meta(storage: Storage, options: Options) -> Checkpoint:
     )
 
 
-def prepare(storage: Storage, source: Source, options: Options) -> Prepared:
+def prepare(storage: Storage, source: Source, found: Found, options: Options) -> Prepared:
     """Read headers, decide what data alone can tell, plan, and make what stands beside the weights.
 
     All that can fail without a byte moved fails here.
     """
-    if is_back(storage, options):
-        return prepare_back(storage, source, open_transformers(storage, options), options)
-    checkpoint = open_meta(storage, options)
+    if isinstance(found, TransformersFiles):
+        return prepare_back(storage, source, _read_model(storage, found, options), options)
+    checkpoint = read_found(storage, found, family=options.family, instruct=options.instruct)
     if options.to == "meta":
         return prepare_reshard(storage, source, checkpoint, options)
     return _prepare_transformers(storage, source, checkpoint, options)

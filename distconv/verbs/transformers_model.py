@@ -10,7 +10,7 @@ from distconv.families.llama import OUTPUT, RULES
 from distconv.families.rules import Dimensions, Rule, expand_rules
 from distconv.families.translate import MetaTensor, invert_rules, keep_rows
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
-from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
+from distconv.formats.safetensors.folder import TransformersFiles
 from distconv.formats.views import TensorView
 from distconv.layout.dtypes import STORABLE
 from distconv.output.loading import SMALL_FILE_BYTES
@@ -66,13 +66,12 @@ def _measure(config: MetaConfig) -> Dimensions:
 
 
 def read_model(
-    storage: Storage, source: str, *, family: str | None = None, tokenizer: str | None = None
+    storage: Storage, files: TransformersFiles, *, family: str | None = None, tokenizer: str | None = None
 ) -> TransformersModel:
     """Read config, tokenizer and all headers, and hold them against each other.
 
     ``tokenizer`` is a tokenizer.model that lies elsewhere. Raises InputError with all that is wrong of one kind.
     """
-    files = find_transformers_files(storage, source)
     catalog = read_transformers_catalog(storage, files)
     small = {name: read_small(storage, path, SMALL_FILE_BYTES) for name, path in files.small.items()}
     if tokenizer is not None:
