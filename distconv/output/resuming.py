@@ -102,6 +102,8 @@ def _check(
     if obstacles:
         raise OutputError("\n".join(obstacles))
     free_bytes = storage.free_bytes(output)
+    if free_bytes is None:
+        return found
     needed_bytes = _SMALL_FILES_BYTES + sum(
         chunk.size_bytes
         for chunk in plan.files

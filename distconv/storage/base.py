@@ -161,8 +161,8 @@ class Storage(Protocol):
     def flush_folder(self, folder: str) -> None:
         """Make the names in a folder durable."""
 
-    def free_bytes(self, folder: str) -> int:
-        """Give the space that is left for new files in a folder, which need not be there yet."""
+    def free_bytes(self, folder: str) -> int | None:
+        """Give the space that is left for new files in a folder, which need not be there yet; None: no limit."""
 
     def real_path(self, path: str) -> str:
         """Give the path with links resolved, to tell whether two are the same place."""

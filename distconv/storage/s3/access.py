@@ -1,0 +1,156 @@
+"""As whom a store is asked, and where it is: credentials, region, endpoint and signatures, as botocore finds them."""
+
+import logging
+import os
+import ssl
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from urllib.parse import urlsplit
+
+from distconv.errors import ConversionError, UsageError
+from distconv.storage.s3.place import Place, check_endpoint
+
+_DEFAULT_REGION = "us-east-1"
+_UNSIGNED = "UNSIGNED-PAYLOAD"
+
+
+def need(module: str) -> ModuleType:
+    """Import what only the extra brings; UsageError where it is missing."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"s3:// needs {module.partition('.')[0]}, which is not installed: pip install 'distconv[s3]'"
+        ) from error
+
+
+@dataclass(slots=True)
+class Access:
+    """Signs requests; safe to use from several threads. Nothing of it but ``identity`` may be shown."""
+
+    endpoint: str
+    """Scheme and host, and the path before the bucket if there is one."""
+    region: str
+    is_virtual: bool
+    """Whether the bucket stands in the host's name."""
+    follows_region: bool
+    """Whether another region has another endpoint."""
+    identity: str
+    """Whose credentials they are, without any of them."""
+    sums: bool
+    """Whether checksums are sent."""
+    _session: object = field(repr=False)
+    _credentials: object = field(repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def find_endpoint(self, region: str) -> str:
+        """Give the endpoint of a region."""
+        if not self.follows_region or region == self.region:
+            return self.endpoint
+        with self._lock:
+            return _resolve(self._session, region)
+
+    def sign(self, method: str, url: str, headers: Mapping[str, str], region: str) -> dict[str, str]:
+        """Give the headers of a signed request (Signature Version 4).
+
+        The payload's SHA-256 is not part of it, over http neither: it would cost more than all the rest of
+        an upload, and S3 takes ``UNSIGNED-PAYLOAD`` either way. The signed headers have the payload's CRC64NVME.
+        """
+        auth, awsrequest = need("botocore.auth"), need("botocore.awsrequest")
+        signer = auth.S3SigV4Auth(self._freeze(), "s3", region)
+        signer.payload = lambda _request: _UNSIGNED
+        request = awsrequest.AWSRequest(method=method, url=url, headers=dict(headers))
+        signer.add_auth(request)
+        return dict(request.headers.items())
+
+    def _freeze(self) -> object:
+        exceptions = need("botocore.exceptions")
+        try:
+            return self._credentials.get_frozen_credentials()  # type: ignore[attr-defined]
+        except exceptions.BotoCoreError as error:
+            raise ConversionError(
+                f"s3: the credentials of {self.identity} could not be had: {error}"
+            ) from None
+
+
+def find_access(place: Place) -> Access:
+    """Find credentials, region and endpoint; ConversionError where there are no credentials."""
+    session_module, exceptions = need("botocore.session"), need("botocore.exceptions")
+    # What it signs, session tokens included, it tells whoever wants to see all that is logged.
+    logging.getLogger("botocore.auth").setLevel(logging.INFO)
+    try:
+        session = session_module.Session(profile=place.profile)
+        credentials = session.get_credentials()
+        region = place.region or session.get_config_variable("region") or _DEFAULT_REGION
+        given = place.endpoint_url or _find_configured(session)
+        endpoint = (given or _resolve(session, region)).rstrip("/")
+        style = place.addressing
+        if style == "auto":
+            style = (session.get_config_variable("s3") or {}).get("addressing_style", "auto")
+        sums = session.get_config_variable("request_checksum_calculation") != "when_required"
+    except exceptions.BotoCoreError as error:
+        raise ConversionError(f"s3: {error}") from None
+    if credentials is None:
+        raise ConversionError(
+            "s3: no credentials found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "or give the machine or the pod a role"
+        )
+    return Access(
+        endpoint, region, style == "virtual" or (style == "auto" and not given), not given,
+        _name(place, credentials.method), sums, session, credentials,
+    )  # fmt: skip
+
+
+def make_context(place: Place) -> ssl.SSLContext:
+    """Trust what the system trusts, and the certificates that botocore brings or is told of."""
+    session = need("botocore.session").Session(profile=place.profile)
+    context = ssl.create_default_context()
+    context.load_verify_locations(
+        session.get_config_variable("ca_bundle") or need("botocore.httpsession").get_cert_path(True)
+    )
+    return context
+
+
+def _find_configured(session: object) -> str | None:
+    """Give the endpoint that environment or profile name, in the order in which AWS's own tools look."""
+    if session.get_config_variable("ignore_configured_endpoint_urls"):  # type: ignore[attr-defined]
+        return None
+    profile = session.get_scoped_config()  # type: ignore[attr-defined]
+    services = session.full_config.get("services", {})  # type: ignore[attr-defined]
+    for found in (
+        os.environ.get("AWS_ENDPOINT_URL_S3"),
+        os.environ.get("AWS_ENDPOINT_URL"),
+        services.get(profile.get("services"), {}).get("s3", {}).get("endpoint_url"),
+        profile.get("endpoint_url"),
+    ):
+        if found:
+            check_endpoint(found)
+            return str(found)
+    return None
+
+
+def _resolve(session: object, region: str) -> str:
+    resolver = session.get_component("endpoint_resolver")  # type: ignore[attr-defined]
+    found = resolver.construct_endpoint("s3", region)
+    if not found:
+        raise ConversionError(f"s3: no endpoint is known for the region {region}; give --endpoint-url")
+    return f"https://{found['hostname']}"
+
+
+def _name(place: Place, method: str) -> str:
+    role = os.environ.get("AWS_ROLE_ARN")
+    if method == "assume-role-with-web-identity" and role:
+        return f"the role {role}"
+    if method == "env":
+        return "the credentials of the environment"
+    profile = place.profile or os.environ.get("AWS_PROFILE")
+    return f"the profile {profile}" if profile else f"the credentials found by {method}"
+
+
+def host_of(endpoint: str) -> str:
+    """Give what may be shown of an endpoint."""
+    return urlsplit(endpoint).netloc

@@ -1,0 +1,81 @@
+"""Verbs on whole objects, conditional ones too, as S3 has them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from distconv.storage.base import Buffer
+from distconv.storage.s3.client import Call, Client
+from distconv.storage.s3.sums import describe_sum
+from distconv.storage.s3.wire import Answer
+
+ATTEMPT = "x-amz-meta-distconv-attempt"
+"""Whose write an object is."""
+REMOVED = "x-amz-meta-distconv-removed"
+"""Set on what stands for a file that is being removed, see ``removal``."""
+
+MISSING = frozenset({404})
+REFUSED = frozenset({404, 409, 412})
+ABSENT = {"If-None-Match": "*"}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What an object is."""
+
+    size_bytes: int
+    etag: str
+    metadata: Mapping[str, str]
+    """All headers of the answer, by names in lower case."""
+
+    @property
+    def stamp(self) -> str:
+        """Changes whenever the object does."""
+        return f"{self.size_bytes} {self.etag}"
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether it only stands for a file that is being removed."""
+        return REMOVED in self.metadata
+
+
+def read_head(answer: Answer) -> Head:
+    """Read what the headers of an answer to HEAD or GET say."""
+    total = answer.headers.get("content-range", "").rpartition("/")[2] or answer.headers.get("content-length")
+    return Head(int(total or 0), answer.headers.get("etag", ""), answer.headers)
+
+
+def head(client: Client, bucket: str, key: str) -> Head | None:
+    """Look at an object; None where there is none."""
+    answer = client.ask(
+        Call("HeadObject", "HEAD", bucket, key, headers={"x-amz-checksum-mode": "ENABLED"}), accept=MISSING
+    )
+    return None if answer.status == 404 else read_head(answer)
+
+
+def get(client: Client, bucket: str, key: str, limit_bytes: int) -> tuple[Head, bytes] | None:
+    """Read the beginning of an object; None where there is none."""
+    ranged = {"Range": f"bytes=0-{limit_bytes - 1}"}
+    answer = client.ask(Call("GetObject", "GET", bucket, key, headers=ranged), accept=frozenset({404, 416}))
+    if answer.status == 404:
+        return None
+    if answer.status == 416:
+        # An empty object has no first byte.
+        found = head(client, bucket, key)
+        return None if found is None else (found, b"")
+    return read_head(answer), answer.body[:limit_bytes]
+
+
+def put(client: Client, bucket: str, key: str, content: Buffer, condition: Mapping[str, str]) -> Answer:
+    """Write a small object once; may be refused with 404, 409 or 412. TransientError: it may be there."""
+    headers = dict(condition)
+    if client.access.sums:
+        headers["x-amz-checksum-crc64nvme"] = describe_sum(content)
+    call = Call("PutObject", "PUT", bucket, key, headers=headers, body=(content,))
+    return client.ask_once(call, accept=REFUSED)
+
+
+def delete(client: Client, bucket: str, key: str, etag: str | None = None) -> bool:
+    """Remove an object, or only the one with this ETag; False where that is not there."""
+    condition = {} if etag is None else {"If-Match": etag}
+    call = Call("DeleteObject", "DELETE", bucket, key, headers=condition)
+    return client.ask(call, accept=REFUSED).status < 300

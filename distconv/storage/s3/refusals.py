@@ -1,0 +1,63 @@
+"""What an answer that refuses means to those who asked."""
+
+import errno
+import os
+
+from distconv.errors import ConversionError
+from distconv.storage.s3.documents import find_error
+from distconv.storage.s3.wire import Answer
+
+SLOW = frozenset({"SlowDown", "503 Slow Down", "ThrottlingException", "RequestLimitExceeded"})
+_TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_TRANSIENT_CODES = SLOW | {
+    "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted",
+    "BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "IncompleteBody",
+}  # fmt: skip
+_CREDENTIALS = {
+    "InvalidAccessKeyId": "are not known there",
+    "SignatureDoesNotMatch": "have a secret that is not theirs there",
+    "ExpiredToken": "have expired",
+    "TokenRefreshRequired": "have expired",
+    "InvalidToken": "have a session token that is not valid there",
+    "RequestTimeTooSkewed": "were used by a machine whose clock is wrong",
+}
+_STATUS_IN_BODY = {"PreconditionFailed": 412, "NoSuchUpload": 404, "ConditionalRequestConflict": 409}
+"""What an error means that comes behind a status of success, as it can where an answer takes long."""
+
+
+def read_answer(answer: Answer) -> tuple[Answer, str]:
+    """Give an answer with the status that its body says it has, and the code of its error."""
+    if answer.status < 300 and b"<Error>" not in answer.body[:512]:
+        return answer, ""
+    code = find_error(answer.body) or ""
+    if answer.status < 300 and code:
+        status = _STATUS_IN_BODY.get(code, 500)
+        answer = Answer(status, answer.headers, answer.body)
+    return answer, code
+
+
+def is_transient(status: int, code: str) -> bool:
+    """Whether the same request may succeed the next time."""
+    return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES
+
+
+def refuse(path: str, operation: str, answer: Answer, code: str, identity: str) -> Exception:
+    """Give the error that an answer stands for; none of it is from what was sent."""
+    if answer.status == 404:
+        reason = {
+            "NoSuchBucket": "no such bucket",
+            "NoSuchUpload": "this unfinished file is not there any more",
+        }
+        return FileNotFoundError(errno.ENOENT, reason.get(code, os.strerror(errno.ENOENT)), path)
+    if code in _CREDENTIALS:
+        return ConversionError(f"{path}: {identity} {_CREDENTIALS[code]} ({code})")
+    if answer.status in {401, 403}:
+        return PermissionError(
+            errno.EACCES, f"{operation} is not allowed to {identity} ({code or 403})", path
+        )
+    if answer.status in {301, 307} or code in {"AuthorizationHeaderMalformed", "PermanentRedirect"}:
+        region = answer.headers.get("x-amz-bucket-region", "another region")
+        return ConversionError(f"{path}: the bucket is of {region}; name that region, or its endpoint")
+    if answer.status in {409, 412}:
+        return OSError(errno.EAGAIN, f"{operation}: somebody else changed it meanwhile ({code})", path)
+    return OSError(errno.EIO, f"{operation}: the store answers {answer.status} {code}".rstrip(), path)

@@ -1,0 +1,84 @@
+"""Small files that several may make or change at the same time."""
+
+import errno
+import os
+
+from distconv.storage.s3.client import connect
+from distconv.storage.s3.objects import ABSENT, delete, get, head, put
+from distconv.storage.s3.place import Place, split_path
+from distconv.storage.s3.retry import TransientError, persist
+
+
+def read_now(place: Place, path: str, limit_bytes: int) -> bytes:
+    """Read the beginning of a file; FileNotFoundError where there is none."""
+    bucket, key = split_path(path)
+    found = get(connect(place), bucket, key, limit_bytes)
+    if found is None or found[0].is_removed:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return found[1]
+
+
+def create(place: Place, path: str, content: bytes) -> bool:
+    """Make a file; False where there is one.
+
+    Where an answer was lost, what stands there tells: nobody else writes the same content.
+    """
+    client = connect(place)
+    bucket, key = split_path(path)
+    is_unsure = False
+
+    def attempt() -> bool:
+        nonlocal is_unsure
+        try:
+            answer = put(client, bucket, key, content, ABSENT)
+        except TransientError:
+            is_unsure = True
+            raise
+        if answer.status < 300:
+            return True
+        found = head(client, bucket, key)
+        if found is None or found.is_removed:
+            if found is not None:
+                # Whose removal it was did not come to its end.
+                delete(client, bucket, key, found.etag)
+            raise _again(path)
+        return is_unsure and _holds(place, path, content)
+
+    return persist(attempt, client.patience_seconds)
+
+
+def refresh(place: Place, path: str, mark: bytes, content: bytes) -> bool:
+    """Overwrite a file that contains ``mark``; False where it does not, or somebody else changed it meanwhile."""
+    client = connect(place)
+    bucket, key = split_path(path)
+    found = get(client, bucket, key, len(content))
+    if found is None or found[0].is_removed or mark not in found[1]:
+        return False
+    condition = {"If-Match": found[0].etag}
+    is_unsure = False
+
+    def attempt() -> bool:
+        nonlocal is_unsure
+        try:
+            answer = put(client, bucket, key, content, condition)
+        except TransientError:
+            is_unsure = True
+            raise
+        if answer.status < 300:
+            return True
+        if answer.status == 409:
+            raise _again(path)
+        return is_unsure and _holds(place, path, content)
+
+    return persist(attempt, client.patience_seconds)
+
+
+def _holds(place: Place, path: str, content: bytes) -> bool:
+    try:
+        return read_now(place, path, len(content) + 1) == content
+    except FileNotFoundError:
+        return False
+
+
+def _again(path: str) -> TransientError:
+    return TransientError(errno.EAGAIN, "what stands there changes all the time", path)

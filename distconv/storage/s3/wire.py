@@ -1,0 +1,131 @@
+"""HTTP/1.1 on connections that are used again; bodies go out of, and come into, the caller's memory."""
+
+import http.client
+import ssl
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from distconv.storage.base import Buffer
+
+_CONNECT_SECONDS = 10.0
+_SILENCE_SECONDS = 60.0
+
+Receive = Callable[[http.client.HTTPResponse], None]
+"""Takes the body of an answer that succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answers; without the body where ``Receive`` took it."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+
+
+class BrokenError(Exception):
+    """A connection failed; its cause tells how. Whether the request was carried out is unknown."""
+
+    def __init__(self, cause: BaseException, *, was_idle: bool, connected: bool) -> None:
+        """``was_idle``: the server may only have grown tired of waiting for a next request."""
+        super().__init__(str(cause))
+        self.cause, self.was_idle, self.connected = cause, was_idle, connected
+
+
+class Connections:
+    """Connections of one process, by scheme and host."""
+
+    def __init__(self, make_context: Callable[[], ssl.SSLContext]) -> None:
+        """Begin with none."""
+        self._make_context = make_context
+        self._context: ssl.SSLContext | None = None
+        self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
+        self._lock = threading.Lock()
+
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Sequence[Buffer],
+        receive: Receive | None,
+    ) -> Answer:
+        """Send a request and read the answer; BrokenError where a connection fails."""
+        parts = urlsplit(url)
+        place = parts.scheme, parts.netloc
+        connection, was_idle = self._take(place)
+        connected = was_idle
+        try:
+            if not was_idle:
+                connection.connect()
+                connected = True
+                connection.sock.settimeout(_SILENCE_SECONDS)
+            target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+            response, is_sound = _send(connection, method, target, headers, body)
+            if receive is not None and response.status in {200, 206}:
+                receive(response)
+                found = b""
+            else:
+                found = response.read()
+            is_sound = is_sound and response.isclosed() and not response.will_close
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise BrokenError(error, was_idle=was_idle, connected=connected) from error
+        except BaseException:
+            connection.close()
+            raise
+        if is_sound:
+            with self._lock:
+                self._idle.setdefault(place, []).append(connection)
+        else:
+            connection.close()
+        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, found)
+
+    def _take(self, place: tuple[str, str]) -> tuple[http.client.HTTPConnection, bool]:
+        with self._lock:
+            idle = self._idle.get(place)
+            if idle:
+                return idle.pop(), True
+            if place[0] == "https" and self._context is None:
+                self._context = self._make_context()
+        if place[0] == "https":
+            return http.client.HTTPSConnection(
+                place[1], timeout=_CONNECT_SECONDS, context=self._context
+            ), False
+        return http.client.HTTPConnection(place[1], timeout=_CONNECT_SECONDS), False
+
+
+def _send(
+    connection: http.client.HTTPConnection,
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: Sequence[Buffer],
+) -> tuple[http.client.HTTPResponse, bool]:
+    """Give the answer, and whether all of the request was sent before it."""
+    size = sum(len(block) for block in body)
+    if size or method in {"PUT", "POST"}:
+        headers = {**headers, "Content-Length": str(size)}
+    try:
+        connection.request(method, target, body=iter(body) if size else None, headers=dict(headers))
+    except (BrokenPipeError, ConnectionResetError):
+        # Who refuses may say so, and close, before it has read all.
+        return connection.getresponse(), False
+    return connection.getresponse(), True
+
+
+def receive_into(response: http.client.HTTPResponse, buffers: Sequence[memoryview]) -> int:
+    """Fill buffers one behind the other; gives how many bytes came before the body's end."""
+    done = 0
+    for buffer in buffers:
+        filled = 0
+        while filled < len(buffer):
+            count = response.readinto(buffer[filled:])
+            if count == 0:
+                return done + filled
+            filled += count
+        done += filled
+    return done

@@ -1,0 +1,118 @@
+"""A file on its way into a store: a multipart upload, small files too, for only an upload can be dropped.
+
+Who goes on with somebody's upload (``take``) has it under the same name and id. It cannot be dropped for its
+maker alone: a maker who still lives can write parts, and complete it. That does no harm, as both are of the same
+conversion, and so write the same bytes; whoever completes it first makes the other find its file there.
+"""
+
+import uuid
+
+from distconv.errors import ConversionError
+from distconv.storage.base import Buffer
+from distconv.storage.s3.client import connect
+from distconv.storage.s3.completion import Completion
+from distconv.storage.s3.documents import StoredPart
+from distconv.storage.s3.objects import ATTEMPT
+from distconv.storage.s3.place import Place, split_path
+from distconv.storage.s3.stream import PartStream, part_size
+from distconv.storage.s3.uploads import begin_upload, drop_upload, list_parts, name_attempt
+
+
+class S3PartWriter:
+    """A run of a file that somebody else began; written in order of offset from wherever the first write is."""
+
+    def __init__(self, place: Place, path: str, upload: str, size_bytes: int | None) -> None:
+        """Take an upload that is there."""
+        self._place, self._path, self._upload = place, path, upload
+        self._bucket, self._key = split_path(path)
+        self._stream = PartStream(place, path, upload, size_bytes)
+
+    def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
+        """Write the whole buffer; FileNotFoundError, sooner or later, where the upload was dropped."""
+        self._stream.write(offset_bytes, buffer)
+
+    def finish(self) -> None:
+        """Wait until what was written is stored."""
+        self._stream.finish()
+
+    def close(self) -> None:
+        """Drop what is not sent; nothing is stored after this."""
+        self._stream.close()
+
+
+class S3Writer(S3PartWriter):
+    """A file that is being written, by this and by those who open its attempt; visible once it is committed."""
+
+    def __init__(self, place: Place, path: str, upload: str, size_bytes: int, token: str | None) -> None:
+        """Take an upload; ``token`` is None where somebody else began it."""
+        super().__init__(place, path, upload, size_bytes)
+        self.attempt = name_attempt(path, upload)
+        self._size_bytes, self._token = size_bytes, token
+        self._is_committed = False
+
+    @classmethod
+    def begin(cls, place: Place, path: str, size_bytes: int) -> "S3Writer":
+        """Begin an upload."""
+        bucket, key = split_path(path)
+        token = uuid.uuid4().hex
+        return cls(
+            place, path, begin_upload(connect(place), bucket, key, {ATTEMPT: token}), size_bytes, token
+        )
+
+    @classmethod
+    def take(cls, place: Place, path: str, upload: str, size_bytes: int) -> "S3Writer | None":
+        """Go on with an upload; None where it is not there, or more is stored than goes into the file."""
+        bucket, key = split_path(path)
+        parts = list_parts(connect(place), bucket, key, upload)
+        if parts is None or sum(part.size_bytes for part in parts) > size_bytes:
+            return None
+        return cls(place, path, upload, size_bytes, None)
+
+    def commit(self, *, replace: bool = False) -> bool:
+        """Make an object of all parts, those of others too; False where the name is taken.
+
+        ConversionError where they are not the whole file; FileNotFoundError where the upload was dropped.
+        """
+        if self._is_committed:
+            return True
+        if self._size_bytes == 0 and not self._stream.parts:
+            self._stream.finish_empty()
+        self.finish()
+        completion = Completion(
+            connect(self._place), self._bucket, self._key, self._upload, self._token, self._gather()
+        )
+        self._is_committed = completion.replace() if replace else completion.create()
+        return self._is_committed
+
+    def abort(self) -> None:
+        """Drop the upload."""
+        self.close()
+        if not self._is_committed:
+            drop_upload(connect(self._place), self._bucket, self._key, self._upload)
+
+    def _gather(self) -> list[StoredPart]:
+        parts = self._stream.parts
+        if self._stream.first != 0 or self._stream.end != self._size_bytes:
+            # The store does not tell the sums of all parts, but of our own we know them.
+            listed = list_parts(connect(self._place), self._bucket, self._key, self._upload)
+            if listed is None:
+                raise self._dropped()
+            own = {part.number: part for part in parts}
+            parts = [own.get(part.number, part) for part in listed]
+        offset, step = 0, part_size(self._size_bytes)
+        for part in parts:
+            if part.number != 1 + offset // step:
+                raise ConversionError(
+                    f"{self._path}: part {part.number} begins at byte {offset:,}, where part "
+                    f"{1 + offset // step} belongs; parts are missing or of another cut"
+                )
+            offset += part.size_bytes
+        if offset != self._size_bytes:
+            raise ConversionError(f"{self._path}: {offset} bytes written, expected {self._size_bytes}")
+        return parts
+
+    def _dropped(self) -> FileNotFoundError:
+        import errno
+        import os
+
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path)

@@ -1,0 +1,188 @@
+"""HTTP/1.1 over one connection, at a rate: heads and bodies in, answers out."""
+
+import contextlib
+import email.utils
+import http
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tests.object_store.bodies import Body
+from tests.object_store.errors import Disconnected
+
+BLOCK_BYTES = 256 << 10
+HEAD_LIMIT_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What stands before a request's body: names of headers in lower case, the target as it was sent."""
+
+    verb: str
+    target: str
+    headers: dict[str, str]
+
+    @property
+    def body_bytes(self) -> int:
+        return int(self.headers.get("content-length", "0"))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is answered: text, or bytes of a body from an offset on."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    text: bytes = b""
+    body: Body | None = None
+    offset_bytes: int = 0
+    size_bytes: int = 0
+
+    @property
+    def length(self) -> int:
+        return self.size_bytes if self.body else len(self.text)
+
+
+class Pace:
+    """Lets bytes of one connection pass at a rate: the bytes before must have had their time."""
+
+    def __init__(self, rate: Callable[[], float]) -> None:
+        self._rate, self._free_at = rate, 0.0
+
+    def passed(self, size_bytes: int) -> None:
+        """Wait until ``size_bytes`` more may have passed; the rate is in bytes a second, nought for no limit."""
+        if rate := self._rate():
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now) + size_bytes / rate
+            time.sleep(self._free_at - now)
+
+    def begin(self) -> None:
+        """Forget what was not used."""
+        self._free_at = time.monotonic()
+
+    @property
+    def block_bytes(self) -> int:
+        """Give how much may pass at once."""
+        return BLOCK_BYTES if self._rate() else 64 << 20
+
+
+class Connection:
+    """A client's connection. All methods raise ``Disconnected`` once it has gone."""
+
+    def __init__(self, connected: socket.socket, pace: Pace) -> None:
+        self._socket, self._pace = connected, pace
+        self._ahead = bytearray()
+        self._block = memoryview(bytearray(BLOCK_BYTES))
+        self.sent_bytes = 0  # of the last answer's body
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def read_head(self) -> Head:
+        """Wait for a request."""
+        while (end := self._ahead.find(b"\r\n\r\n")) < 0:
+            with broken_off():
+                came = self._socket.recv(HEAD_LIMIT_BYTES)
+            if not came or len(self._ahead) > HEAD_LIMIT_BYTES:
+                raise Disconnected
+            self._ahead += came
+        first, *lines = bytes(self._ahead[:end]).decode("latin-1").split("\r\n")
+        del self._ahead[: end + 4]
+        verb, target, _version = first.split(" ", 2)
+        pairs = (line.partition(":") for line in lines)
+        return Head(verb, target, {name.lower().strip(): value.strip() for name, _colon, value in pairs})
+
+    def read_body(
+        self, head: Head, limit_bytes: int | None, block: Callable[[memoryview], None] | None
+    ) -> int:
+        """Give a request's body to a function, block by block, or to nobody; give its size.
+
+        At ``limit_bytes`` the connection is reset. What nobody wants is not even copied (``MSG_TRUNC``, tcp(7)).
+        """
+        if head.headers.get("expect", "").lower() == "100-continue":
+            self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        left = head.body_bytes
+        self._pace.begin()
+        flags = socket.MSG_WAITALL if block else socket.MSG_TRUNC
+        while left:
+            if limit_bytes is not None and head.body_bytes - left >= limit_bytes:
+                self.reset()
+            size = min(len(self._block), left)
+            if self._ahead:
+                size = min(size, len(self._ahead))
+                self._block[:size] = self._ahead[:size]
+                del self._ahead[:size]
+            else:
+                with broken_off():
+                    size = self._socket.recv_into(self._block, size, flags)
+            if not size:
+                raise Disconnected
+            if block:
+                block(self._block[:size])
+            left -= size
+            self._pace.passed(size)
+        return head.body_bytes
+
+    def send(
+        self, answer: Answer, *, without_body: bool, date: float, limit_bytes: int | None = None
+    ) -> None:
+        """Answer; after ``limit_bytes`` of the body the connection ends."""
+        self.sent_bytes = 0
+        lines = [f"HTTP/1.1 {answer.status} {http.HTTPStatus(answer.status).phrase}"]
+        headers = {"Date": email.utils.formatdate(date, usegmt=True), "Server": "stand-in"} | answer.headers
+        if answer.status not in {204, 304}:
+            headers.setdefault("Content-Length", str(answer.length))
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        length = 0 if without_body or answer.status in {204, 304} else answer.length
+        allowed = length if limit_bytes is None else min(length, limit_bytes)
+        self._pace.begin()
+        if answer.body:
+            self._send(head, socket.MSG_MORE if allowed else 0)
+            self._send_body(answer.body, answer.offset_bytes, allowed)
+        else:
+            self._send(head + answer.text[:allowed])
+            self.sent_bytes = allowed
+            self._pace.passed(allowed)
+        if allowed < length:
+            self.close()
+            raise Disconnected
+
+    def _send(self, content: bytes, flags: int = 0) -> None:
+        with broken_off():
+            self._socket.sendall(content, flags)
+
+    def _send_body(self, body: Body, offset_bytes: int, size_bytes: int) -> None:
+        target = self._socket.fileno()
+        for file, start, size in body.runs(offset_bytes, size_bytes):
+            sent = 0
+            while sent < size:
+                with broken_off():
+                    went = os.sendfile(target, file, start + sent, min(self._pace.block_bytes, size - sent))
+                if not went:
+                    raise Disconnected
+                sent += went
+                self.sent_bytes += went
+                self._pace.passed(went)
+
+    def close(self) -> None:
+        """End the connection in order."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def reset(self) -> None:
+        """End the connection with RST, and raise ``Disconnected``."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+        raise Disconnected
+
+
+@contextlib.contextmanager
+def broken_off() -> Iterator[None]:
+    """Let a connection's errors be one."""
+    try:
+        yield
+    except OSError as error:
+        raise Disconnected from error
