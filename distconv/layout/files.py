@@ -151,6 +151,8 @@ class Part:
     """
 
     file: str
+    file_bytes: int
+    """Size of the whole file."""
     number: int
     """From 1."""
     count: int
@@ -231,6 +233,7 @@ def split_file(file: File, limit_bytes: int, least_bytes: int = 0) -> tuple[Sect
     return tuple(
         Part(
             file.name,
+            file.size_bytes,
             number,
             len(runs),
             run.start,

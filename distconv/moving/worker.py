@@ -75,7 +75,8 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
     with spans.during(WRITE, 0):
         if job.preconditions.owner is not None:
             job.preconditions.owner.check(job.storage)
-        writer = job.storage.open_attempt(join(job.output, part.file), job.attempts[part.file])
+        path, attempt = join(job.output, part.file), job.attempts[part.file]
+        writer = job.storage.open_attempt(path, attempt, part.file_bytes)
     try:
         recorded = job.recorded.get(part.name)
         if recorded is not None:

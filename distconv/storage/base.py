@@ -127,8 +127,11 @@ class Storage(Protocol):
     def begin(self, path: str, size_bytes: int) -> Writer:
         """Begin a file of exactly this size, its space reserved where that can be."""
 
-    def open_attempt(self, path: str, attempt: str) -> PartWriter:
-        """Open a file that was begun; FileNotFoundError where it was aborted, committed or dropped."""
+    def open_attempt(self, path: str, attempt: str, size_bytes: int) -> PartWriter:
+        """Open a file of this size that was begun; FileNotFoundError where it was aborted, committed or dropped.
+
+        One run of it may be written, in order of offset.
+        """
 
     def take_attempt(self, path: str, attempt: str, size_bytes: int) -> Writer | None:
         """Go on with somebody's unfinished write, with all that is in it, under a name of its own.

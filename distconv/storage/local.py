@@ -221,7 +221,7 @@ class LocalStorage:
         """Begin a file of exactly this size, its space reserved where that can be."""
         return LocalWriter(path, size_bytes)
 
-    def open_attempt(self, path: str, attempt: str) -> LocalPartWriter:
+    def open_attempt(self, path: str, attempt: str, size_bytes: int) -> LocalPartWriter:  # noqa: ARG002
         """Open a file that was begun."""
         return LocalPartWriter(path, os.open(attempt, os.O_WRONLY | os.O_CLOEXEC))
 

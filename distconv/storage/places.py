@@ -54,9 +54,10 @@ def open_places(*paths: str | None, endpoint_url: str | None = None) -> Storage:
 
 def _open_store(scheme: str, endpoint_url: str | None) -> Storage:
     if scheme == "s3":
-        from distconv.storage.s3 import open_s3
+        from distconv.storage.s3.place import Place
+        from distconv.storage.s3.storage import S3Storage
 
-        return open_s3(endpoint_url)
+        return S3Storage(Place(endpoint_url=endpoint_url))
     raise UsageError(f"{scheme}:// is no place that distconv knows")
 
 
@@ -101,9 +102,9 @@ class Places:
         """Begin a file of exactly this size."""
         return self._of(path).begin(path, size_bytes)
 
-    def open_attempt(self, path: str, attempt: str) -> PartWriter:
+    def open_attempt(self, path: str, attempt: str, size_bytes: int) -> PartWriter:
         """Open a file that was begun."""
-        return self._of(path).open_attempt(path, attempt)
+        return self._of(path).open_attempt(path, attempt, size_bytes)
 
     def take_attempt(self, path: str, attempt: str, size_bytes: int) -> Writer | None:
         """Go on with somebody's unfinished write."""

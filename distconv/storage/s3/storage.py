@@ -82,8 +82,8 @@ class S3Storage:
         """Begin a file of exactly this size."""
         return S3Writer.begin(self.place, path, size_bytes)
 
-    def open_attempt(self, path: str, attempt: str, size_bytes: int | None = None) -> S3PartWriter:
-        """Open a file that was begun; without its size only one whose parts are of the smallest size."""
+    def open_attempt(self, path: str, attempt: str, size_bytes: int) -> S3PartWriter:
+        """Open a file that was begun."""
         found = parse_name(posixpath.basename(attempt))
         if found is None or not is_there(connect(self.place), *split_path(path), found[1]):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
