@@ -176,7 +176,7 @@ class Part:
     @property
     def name(self) -> str:
         """Name it for people, and for the scheduler."""
-        return self.file if self.count == 1 else f"{self.file}, part {self.number} of {self.count}"
+        return f"{self.file}, part {self.number} of {self.count}"
 
     @property
     def size_bytes(self) -> int:
@@ -226,6 +226,8 @@ def split_file(file: File, limit_bytes: int, least_bytes: int = 0) -> tuple[Sect
     if file.seal is None:
         return (file,)
     runs = group_runs([tensor.size_bytes for tensor in file.tensors], limit_bytes, least_bytes)
+    if len(runs) == 1:
+        return (file,)
     starts = [literal.offset_bytes for literal in file.literals]
     # A part begins where the one before ends: behind the trailer of its last tensor.
     edges = [bisect_left(starts, file.offsets_bytes[run.start - 1]) for run in runs[1:]]

@@ -3,7 +3,9 @@
 Several writers may each write a run of one file, without knowing of each other. A part is numbered by where it
 begins: 1 + offset // part size. All parts of a run have that size but the last, which takes what is left over and
 has between one and two of it. So a run of at least one part size ends before the number with which the next run
-begins, and numbers go up with offsets. A run that is shorter must be the last of its file, or the only one.
+begins, and numbers go up with offsets. The last part of a file that has several comes after all such numbers: what
+ends a file may be short, and so may be what stands before it. Any other run that is shorter than a part must be
+the first or the only one.
 """
 
 from collections import deque
@@ -29,6 +31,13 @@ def part_size(size_bytes: int | None) -> int:
     """Give the size of the parts of a file of this size."""
     exact = -(-(size_bytes or 0) // _MOST_PARTS)
     return max(_SMALLEST_PART, -(-exact // _MIB) * _MIB)
+
+
+def number_part(first: int, end: int, size_bytes: int | None) -> int:
+    """Number the part of these bytes, in a file of this size."""
+    step = part_size(size_bytes)
+    is_end = size_bytes is not None and 0 < first < end == size_bytes
+    return 2 + end // step if is_end else 1 + first // step
 
 
 class PartStream:
@@ -115,8 +124,9 @@ class PartStream:
         return make_buffer(min(self._part_bytes, max(left, 1)))
 
     def _send(self, blocks: list[memoryview]) -> None:
-        number = 1 + self._part_start // self._part_bytes
-        self._part_start += sum(len(block) for block in blocks)
+        end = self._part_start + sum(len(block) for block in blocks)
+        number = number_part(self._part_start, end, self._size_bytes)
+        self._part_start = end
         client = connect(self._place)
         future = client.pool.submit(send_part, client, self._bucket, self._key, self._upload, number, blocks)
         self._sent.append((future, blocks))

@@ -14,7 +14,7 @@ from distconv.storage.s3.completion import Completion
 from distconv.storage.s3.documents import StoredPart
 from distconv.storage.s3.objects import ATTEMPT
 from distconv.storage.s3.place import Place, split_path
-from distconv.storage.s3.stream import PartStream, part_size
+from distconv.storage.s3.stream import PartStream, number_part
 from distconv.storage.s3.uploads import begin_upload, drop_upload, list_parts, name_attempt
 
 
@@ -99,12 +99,13 @@ class S3Writer(S3PartWriter):
                 raise self._dropped()
             own = {part.number: part for part in parts}
             parts = [own.get(part.number, part) for part in listed]
-        offset, step = 0, part_size(self._size_bytes)
+        offset = 0
         for part in parts:
-            if part.number != 1 + offset // step:
+            wanted = number_part(offset, offset + part.size_bytes, self._size_bytes)
+            if part.number != wanted:
                 raise ConversionError(
                     f"{self._path}: part {part.number} begins at byte {offset:,}, where part "
-                    f"{1 + offset // step} belongs; parts are missing or of another cut"
+                    f"{wanted} belongs; parts are missing or of another cut"
                 )
             offset += part.size_bytes
         if offset != self._size_bytes:
