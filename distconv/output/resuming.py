@@ -61,7 +61,8 @@ def take_output(
             clear_marks(storage, owner, (target,))
         recorded = {} if overwrite else _find_recorded(storage, output, found.digests, plan)
         unfinished = {} if overwrite else found.unfinished
-        folder = Folder(storage, owner, source, plan, identity, recorded, unfinished)
+        md5s = found.list_md5s(recorded)
+        folder = Folder(storage, owner, source, plan, identity, recorded, md5s, unfinished)
         try:
             yield folder
         finally:
