@@ -60,8 +60,8 @@ def take_output(
             # What misses a chunk must not look whole while it is mended.
             clear_marks(storage, owner, (target,))
         recorded = {} if overwrite else _find_recorded(storage, output, found.digests, plan)
-        md5s = {name: md5 for name in recorded if (md5 := found.digests[name].md5) is not None}
         unfinished = {} if overwrite else found.unfinished
+        md5s = found.list_md5s(recorded)
         folder = Folder(storage, owner, source, plan, identity, recorded, md5s, unfinished)
         try:
             yield folder

@@ -50,6 +50,10 @@ class Found:
     unfinished: Mapping[str, UnfinishedFile]
     """Files that were being written in parts, with those that are durable."""
 
+    def list_md5s(self, names: Iterable[str]) -> dict[str, str]:
+        """Give the MD5s that are recorded of finished files."""
+        return {name: md5 for name in names if (md5 := self.digests[name].md5) is not None}
+
 
 def look_at_output(storage: Storage, output: str) -> Found:
     """Look at OUTPUT, and read what its journal or receipt says; OutputError where it is a file."""
