@@ -130,6 +130,15 @@ def find_nodes(needs: Needs) -> dict[str, str]:
     }
 
 
+def refuse_dead(needs: Needs) -> None:
+    """Raise ClusterError where no living node is left on which a worker could ever come up."""
+    if not find_nodes(needs):
+        raise ClusterError(
+            "the Ray that was started on this host has died, as where the kernel kills its raylet for want of memory; "
+            "free some or ask for fewer workers, and run the same command again"
+        )
+
+
 def count_workers(cluster: Cluster, device: str, units: int) -> int:
     """Tell how many workers to start; what the cluster could never give is refused.
 
