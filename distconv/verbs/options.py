@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from distconv.errors import UsageError
+from distconv.formats.meta.shards import MOST_SHARDS
 from distconv.moving.executor import Cluster
 from distconv.storage.base import PathLike
 
@@ -55,7 +56,3 @@ class Options:
             )
         if self.shards is not None and not 1 <= self.shards <= MOST_SHARDS:
             raise UsageError(f"shards {self.shards}: expected 1 to {MOST_SHARDS}")
-
-
-MOST_SHARDS = 100
-"""Meta's names have two digits."""
