@@ -1,5 +1,7 @@
 """Sizes, counts and durations, for people."""
 
+from collections.abc import Sequence
+
 GIGABYTE, MEGABYTE = 1e9, 1e6
 
 
@@ -15,6 +17,14 @@ def format_size(size_bytes: float) -> str:
 def format_count(count: int, unit: str) -> str:
     """Give a number with its noun: ``1 file``, ``2,000 files``."""
     return f"{count:,} {unit}{'' if count == 1 else 's'}"
+
+
+def format_choice(counts: Sequence[int], unit: str) -> str:
+    """Give numbers of which one may be chosen, in their order: ``1, 2 or 4 files``, ``1 file``."""
+    *others, last = counts
+    return (
+        f"{', '.join(map(str, others))} or {format_count(last, unit)}" if others else format_count(last, unit)
+    )
 
 
 def format_duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """``distconv push`` against a stand-in for the hub, by the hub's real client."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,9 @@ from huggingface_hub import ModelCard
 
 import distconv
 from tests.checkpoints import Spec
+from tests.faults import digest_folder
 from tests.hub import TOKEN, Hub, Repository, serving
+from tests.patience import HANG_SECONDS
 
 Write = Callable[[Spec], Path]
 
@@ -43,7 +46,7 @@ def push(
     }  # fmt: skip
     return subprocess.run(
         [sys.executable, "-m", "distconv", "push", str(output), *options],
-        env=environment, capture_output=True, text=True, check=False, timeout=120,
+        env=environment, capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
     )  # fmt: skip
 
 
@@ -80,6 +83,28 @@ def test_the_cards_command_makes_the_same_model(
     command[2:4] = [str(checkpoint(Spec(shards=2))), str(tmp_path / "again")]
     subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
     assert (tmp_path / "again" / "distconv.json").read_bytes() == (output / "distconv.json").read_bytes()
+
+
+@pytest.mark.parametrize("instruct", [False, True])
+def test_the_card_of_a_model_for_metas_code_has_its_shards_digests_and_a_command_that_makes_them(
+    checkpoint: Write, hub: Hub, tmp_path: Path, instruct: bool
+) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    distconv.convert(checkpoint(Spec(shards=2)), source, instruct=instruct)
+    distconv.convert(source, output, to="meta", shards=4, max_shard_size=50_000)
+    done = push(hub, output, tmp_path, "llama")
+    assert done.returncode == 0, done.stderr
+    card = hub.repositories["somebody/llama"].files["README.md"].decode()
+    assert "None" not in card
+    assert ModelCard(card).data.library_name is None
+    for shard in output.glob("*.pth"):
+        content = shard.read_bytes()
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        assert f"| {shard.name} | {len(content):,} | MD5 `{md5}` |\n" in card
+    command = next(line for line in card.splitlines() if line.startswith("distconv convert")).split()
+    command[2:4] = [str(source), str(tmp_path / "again")]
+    subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+    assert digest_folder(tmp_path / "again") == digest_folder(output)
 
 
 def test_a_failed_upload_goes_on_without_sending_chunks_again(hub: Hub, output: Path, tmp_path: Path) -> None:

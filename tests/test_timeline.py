@@ -1,12 +1,14 @@
 """What a run tells of itself: its summary, its trace and its picture."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import distconv
+from distconv.cli import main
 from distconv.errors import UsageError
 from tests.checkpoints import Spec
 
@@ -57,6 +59,42 @@ def test_a_report_is_a_picture(checkpoint: Write, tmp_path: Path) -> None:
     with Image.open(tmp_path / "report.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > picture.height > 100
+
+
+@pytest.mark.parametrize("option", ["trace", "report"])
+def test_what_is_no_regular_file_is_not_written_over(
+    checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place in (pipe, Path("/dev/full")):
+        with pytest.raises(SystemExit) as ended:
+            main(["convert", str(checkpoint(SPEC)), str(tmp_path / "out"), f"--{option}", str(place)])
+        assert ended.value.code == 2
+        told = f"error: {place}: a pipe or device, expected a regular file; give another name\n"
+        assert capsys.readouterr().err == told
+    assert pipe.is_fifo()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["trace", "report"])
+def test_a_disk_that_is_full_for_the_picture_is_one_message_and_the_model_is_whole(
+    checkpoint: Write,
+    tmp_path: Path,
+    mount: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+) -> None:
+    place = mount("tmpfs", "-o", "size=4k") / "run"
+    place.with_name("filler").write_bytes(bytes(4096))
+    arguments = ["convert", str(checkpoint(SPEC)), str(tmp_path / "out"), "--quiet"]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, f"--{option}", str(place)])
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert told == f"error: {place}: No space left on device; the model in {tmp_path / 'out'} is whole\n"
+    assert distconv.verify(tmp_path / "out").ok
+    assert [path.name for path in place.parent.iterdir()] == ["filler"]
 
 
 @pytest.mark.parametrize("name", ["out/trace.json", "missing/trace.json", "folder"])

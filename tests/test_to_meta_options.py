@@ -14,6 +14,7 @@ import distconv
 from distconv.errors import ConversionError, OutputError
 from distconv.families.cuts import Cut
 from distconv.layout.tensors import Tensor
+from distconv.moving.ray.cluster import start_local
 from tests.faults import digest_folder
 from tests.test_to_meta_from_transformers import assert_shards, expect_shards
 from tests.transformers_models import ModelSpec, name_of, write_model
@@ -146,15 +147,72 @@ def test_a_model_for_transformers_makes_room_for_shards_only_where_it_may_be_rep
     assert kept == without_receipt(tmp_path / "plain")
 
 
-@pytest.mark.parametrize(("overwrite", "words"), [(False, "holds other files"), (True, "move it away")])
+@pytest.mark.parametrize("overwrite", [False, True])
 def test_a_model_that_another_tool_saved_is_no_place_for_shards(
-    transformers_model: Write, tmp_path: Path, overwrite: bool, words: str
+    transformers_model: Write, tmp_path: Path, overwrite: bool
 ) -> None:
     output = shutil.copytree(transformers_model(OTHER), tmp_path / "out")
     before = digest_folder(output)
-    with pytest.raises(OutputError, match=rf"model\.safetensors.*{words}|{words}.*model\.safetensors"):
+    with pytest.raises(OutputError, match=r"out/model\.safetensors: .*; move it away"):
         convert(transformers_model(SPEC), output, overwrite=overwrite)
     assert digest_folder(output) == before
+
+
+def leave_foreign_model(folder: Path, saved: Path) -> None:
+    """Leave what another tool saved."""
+    shutil.copytree(saved, folder)
+
+
+def leave_foreign_shard(folder: Path, saved: Path) -> None:
+    """Leave what somebody trained with Meta's code."""
+    folder.mkdir()
+    torch.save({"w": torch.ones(1)}, folder / "consolidated.00.pth")
+
+
+def leave_converted_model(folder: Path, saved: Path) -> None:
+    """Leave what was converted to the other format."""
+    distconv.convert(saved, folder.parent / "between", to="meta")
+    distconv.convert(folder.parent / "between", folder)
+
+
+def leave_other_files(folder: Path, saved: Path) -> None:
+    """Leave what no model consists of."""
+    folder.mkdir()
+    shutil.copy(saved / "config.json", folder / "notes.txt")
+
+
+def leave_other_weights(folder: Path, saved: Path) -> None:
+    """Leave weights that a loader may prefer, and no model of either format."""
+    leave_other_files(folder, saved)
+    (folder / "model.gguf").write_bytes(b"GGUF")
+
+
+LEFT = [
+    leave_foreign_model,
+    leave_foreign_shard,
+    leave_converted_model,
+    leave_other_files,
+    leave_other_weights,
+]
+
+
+@pytest.mark.parametrize("leave", LEFT)
+def test_overwrite_is_offered_where_it_would_do_and_only_there(
+    transformers_model: Write, tmp_path: Path, leave: Callable[[Path, Path], None]
+) -> None:
+    leave(tmp_path / "out", transformers_model(OTHER))
+    with pytest.raises(OutputError) as raised:
+        convert(transformers_model(SPEC), tmp_path / "out")
+    words, before = str(raised.value), digest_folder(tmp_path / "out")
+    if words.endswith("give an empty folder, or --overwrite to replace the model in it"):
+        convert(transformers_model(SPEC), tmp_path / "out", overwrite=True)
+        return
+    with pytest.raises(OutputError) as raised:
+        convert(transformers_model(SPEC), tmp_path / "out", overwrite=True)
+    assert words.endswith(
+        f"; give an empty folder, or move away what --overwrite does not replace\n{raised.value}"
+    )
+    assert digest_folder(tmp_path / "out") == before
 
 
 def test_shards_make_room_for_a_model_for_transformers_only_where_they_may_be_replaced(
@@ -176,13 +234,7 @@ def test_shards_make_room_for_a_model_for_transformers_only_where_they_may_be_re
 
 @pytest.fixture(scope="module")
 def _two_slots() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=78_643_200,
-        log_to_driver=False,
-    )
+    start_local(2)
     yield
     ray.shutdown()
 

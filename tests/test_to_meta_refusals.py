@@ -1,5 +1,6 @@
 """What Meta's code cannot run or INPUT does not hold is refused by name, and nothing is left behind."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,14 +13,15 @@ from safetensors.torch import load_file, save_file
 
 import distconv
 from distconv.cli import main
-from distconv.errors import DistconvError
-from tests.transformers_models import ModelSpec
+from distconv.errors import DistconvError, UsageError
+from tests.transformers_models import ModelSpec, write_model
 
 Write = Callable[[ModelSpec], Path]
 Change = Callable[[Path], None]
 LLAMA_2 = ModelSpec("llama-2")
 LLAMA_31 = ModelSpec("llama-3.1")
 IN_FILES = ModelSpec("llama-3", files="index")
+IN_BIN = ModelSpec("llama-3", files="bin")
 INDEX = "model.safetensors.index.json"
 NORM = "model.norm.weight"
 
@@ -156,7 +158,9 @@ REFUSED: list[tuple[str, ModelSpec, Change, str]] = [
     ("no tokenizer", LLAMA_2, remove("tokenizer.model"), r"neither tokenizer\.model nor tokenizer\.json; put tokenizer\.model of the base model"),
     ("a table alone", LLAMA_2, leave_a_table, r"whose scores tokenizer\.json does not have; put tokenizer\.model of the base model"),
     ("LoRA", LLAMA_2, leave_an_adapter, r"LoRA adapter without its model .*merge it into the model first"),
-    ("no config", LLAMA_2, remove("config.json"), r"no (config|params)\.json"),
+    ("no config", LLAMA_2, remove("config.json"), r"no config\.json beside the weights \(model\.safetensors\); copy it from the model"),
+    ("no config, an index", IN_FILES, remove("config.json"), r"no config\.json beside the weights \(model-\*-of-\d+\.safetensors\); copy it"),
+    ("no config, bin", IN_BIN, remove("config.json"), r"no config\.json beside the weights \(pytorch_model\.bin\); copy it"),
     ("missing file", IN_FILES, remove_a_chunk, r"names model-00002-of-\d+\.safetensors: not in .*download the missing files"),
     ("wrong file", IN_FILES, exchange_in_index, r"index\.json.*model\.norm\.weight"),
     ("invented tensor", IN_FILES, invent_in_index, r"model\.layers\.7\.mlp\.up_proj\.weight"),
@@ -201,8 +205,17 @@ def test_what_cannot_be_written_for_meta_s_code_is_one_line_and_nothing_else(
     assert sorted(source.iterdir()) == before
 
 
+def can_be_cut(source: Path, shards: int) -> bool:
+    """Whether a plan is made for so many shards."""
+    try:
+        distconv.plan(source, to="meta", shards=shards)
+    except UsageError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("shards", [3, 5, 16])
-def test_numbers_of_shards_that_heads_cannot_be_divided_by_are_refused(
+def test_numbers_of_shards_that_heads_cannot_be_divided_by_are_refused_and_the_others_named(
     transformers_model: Write, tmp_path: Path, shards: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = transformers_model(LLAMA_31)
@@ -210,8 +223,20 @@ def test_numbers_of_shards_that_heads_cannot_be_divided_by_are_refused(
     with pytest.raises(SystemExit) as ended:
         main(main_arguments)
     assert ended.value.code == 2
-    assert f"{shards} shards: 8 heads and 4 key heads cannot be divided" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{shards} shards: attention.wq.weight has 8 query heads, which Meta's code cannot divide" in told
+    *others, last = (str(number) for number in range(1, 33) if can_be_cut(source, number))
+    assert told.endswith(f"expected {', '.join(others)} or {last} shards\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_divided_at_all_is_said_to_be_for_one_shard(
+    tokenizer_of: Callable[[ModelSpec], Path], tmp_path: Path
+) -> None:
+    spec = dataclasses.replace(LLAMA_31, heads=7, kv_heads=7)
+    write_model(tmp_path / "in", spec, tokenizer_of(spec))
+    with pytest.raises(UsageError, match=r"\nexpected 1 shard$"):
+        distconv.convert(tmp_path / "in", tmp_path / "out", to="meta", shards=2)
 
 
 def test_rows_for_padding_are_left_out_and_that_is_said(transformers_model: Write, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def cli(context: click.Context, *, debug: bool) -> None:
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace the model in OUTPUT, whoever wrote it: weights, index, config, tokenizer. Other files stay.",
+    help="Replace the model in OUTPUT: of the same format, whoever wrote it, or one of distconv's. Other files stay.",
 )
 @click.option("--trace", type=Place(), metavar="FILE", help="Write a trace for Perfetto or chrome://tracing.")
 @click.option("--report", type=Place(), metavar="FILE", help="Draw what each worker did when, as a PNG.")

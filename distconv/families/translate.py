@@ -8,6 +8,8 @@ from distconv.errors import InputError, UsageError
 from distconv.families.cuts import Cut
 from distconv.families.llama import CUTS, EMBEDDING, OUTPUT
 from distconv.families.rules import Match, Rule, expand_rules
+from distconv.formats.meta.shards import MOST_SHARDS
+from distconv.humanize import format_choice
 from distconv.layout.dtypes import DType
 from distconv.layout.files import OutputTensor
 from distconv.layout.tensors import Tensor, cut
@@ -83,23 +85,26 @@ def cut_for_ranks(
 ) -> tuple[tuple[OutputTensor, ...], ...]:
     """Give each rank's tensors, in their order; ``dtype`` None keeps each tensor's own type.
 
-    UsageError, with all findings, where Meta's code could not load so many parts: it divides
-    every axis evenly, and has at least a key head a rank.
+    UsageError, with all findings and the numbers that would do, where Meta's code could not load so many
+    parts: it divides every axis evenly, and has at least a key head a rank.
     """
     findings = [words for whole in tensors for words in _find_uneven(whole, ranks, head_dim)]
     if findings:
-        raise UsageError("\n".join(dict.fromkeys(findings)))
+        counts = format_choice(list_shard_counts(tensors, head_dim), "shard")
+        raise UsageError("\n".join((*dict.fromkeys(findings), f"expected {counts}")))
     return tuple(
         tuple(_take_part(whole, rank, ranks, head_dim, dtype) for whole in tensors) for rank in range(ranks)
     )
 
 
-def list_shard_counts(tensors: Sequence[MetaTensor], head_dim: int, most: int) -> Iterator[int]:
-    """Give all numbers of shards, up to the most, that Meta's code can divide a model among."""
+def list_shard_counts(tensors: Sequence[MetaTensor], head_dim: int) -> tuple[int, ...]:
+    """Give all numbers of shards, up to the most that can be named, that Meta's code can divide a model among."""
     alike = {(whole.cut, whole.tensor.shape): whole for whole in tensors}.values()
-    for ranks in range(1, most + 1):
-        if not any(words for whole in alike for words in _find_uneven(whole, ranks, head_dim)):
-            yield ranks
+    return tuple(
+        ranks
+        for ranks in range(1, MOST_SHARDS + 1)
+        if not any(words for whole in alike for words in _find_uneven(whole, ranks, head_dim))
+    )
 
 
 def _find_uneven(whole: MetaTensor, ranks: int, head_dim: int) -> Iterator[str]:

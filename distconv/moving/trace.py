@@ -1,11 +1,12 @@
 """What a run did when: its sums, a trace for Perfetto or Chrome, and a picture."""
 
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from distconv.errors import UsageError
+from distconv.errors import ConversionError, UsageError
 from distconv.humanize import GIGABYTE
 from distconv.moving.job import Receipt
 from distconv.moving.spans import STAGES
@@ -47,6 +48,7 @@ class RunCharts:
 
     def __init__(self, output: str, trace: PathLike | None, report: PathLike | None) -> None:
         """Refuse, before hours of work, with UsageError, what could not be written after them."""
+        self._output = output
         self._trace = None if trace is None else os.fspath(trace)
         self._report = None if report is None else os.fspath(report)
         for path in (self._trace, self._report):
@@ -65,23 +67,32 @@ class RunCharts:
         return self._trace is not None or self._report is not None
 
     def write(self, storage: Storage, receipts: Sequence[Receipt], title: str) -> None:
-        """Write them."""
+        """Write them; ConversionError where that fails, which is nothing against the model that is there by now."""
         if self._trace is not None:
-            write_trace(storage, self._trace, receipts)
+            self._write(storage, self._trace, make_trace(receipts))
         if self._report is not None:
-            draw_report(self._report, receipts, title)
+            self._write(storage, self._report, draw_report(receipts, title))
+
+    def _write(self, storage: Storage, path: str, content: bytes) -> None:
+        try:
+            write_small(storage, path, content)
+        except OSError as error:
+            words = f"{path}: {error.strerror}; the model in {self._output} is whole"
+            raise ConversionError(words) from error
 
 
 def _check_path(path: str, output: str) -> None:
     folder = os.path.dirname(path) or "."
+    if os.path.exists(path) and not os.path.isdir(path) and not os.path.isfile(path):
+        raise UsageError(f"{path}: a pipe or device, expected a regular file; give another name")
     if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise UsageError(f"{path}: cannot be written; give a file in a folder that is there")
     if os.path.realpath(folder) == os.path.realpath(output):
         raise UsageError(f"{path}: in OUTPUT, which holds nothing but the model; give another folder")
 
 
-def write_trace(storage: Storage, path: str, receipts: Sequence[Receipt]) -> None:
-    """Write a trace in the JSON Array Format of Chrome's Trace Event Format: hosts as processes, workers as threads."""
+def make_trace(receipts: Sequence[Receipt]) -> bytes:
+    """Make a trace in the JSON Array Format of Chrome's Trace Event Format: hosts as processes, workers as threads."""
     origin = min((receipt.work.began for receipt in receipts), default=0.0)
     lanes = _lanes(receipts)
     hosts = sorted({host for host, _worker in lanes})
@@ -101,7 +112,7 @@ def write_trace(storage: Storage, path: str, receipts: Sequence[Receipt]) -> Non
                 span.stage, "stage", began + span.began, span.seconds, {"bytes": span.size_bytes}
             )
             events.append(event | place)
-    write_small(storage, path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}).encode())
+    return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}).encode()
 
 
 def _lanes(receipts: Sequence[Receipt]) -> dict[tuple[str, str], int]:
@@ -123,7 +134,7 @@ def _complete(
     }  # fmt: skip
 
 
-def draw_report(path: str, receipts: Sequence[Receipt], title: str) -> None:
+def draw_report(receipts: Sequence[Receipt], title: str) -> bytes:
     """Draw a timeline a worker and, below it, bytes written over time, as a PNG."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -158,4 +169,6 @@ def draw_report(path: str, receipts: Sequence[Receipt], title: str) -> None:
     throughput.set_xlabel("seconds since the first unit began")
     throughput.set_ylabel("GB written")
     throughput.grid(visible=True, alpha=0.3)
-    figure.savefig(path, format="png", dpi=120)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()

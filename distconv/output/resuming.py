@@ -1,8 +1,9 @@
 """Whether a conversion may have OUTPUT, and go on in it with what an earlier run made."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
+from typing import Protocol
 
 from distconv.errors import OutputError
 from distconv.humanize import format_size
@@ -25,6 +26,13 @@ _SMALL_FILES_BYTES = 32 << 20
 """Room for what stands beside the chunks: the largest tokenizer takes half of it."""
 
 
+class FindObstacles(Protocol):
+    """Tells of what must be moved away, see ``output.loading.find_obstacles``."""
+
+    def __call__(self, *, overwrite: bool) -> Iterable[str]:
+        """Tell of all that is not removed."""
+
+
 @contextmanager
 def take_output(
     storage: Storage,
@@ -33,7 +41,7 @@ def take_output(
     plan: Plan,
     identity: dict[str, object],
     progress: Progress,
-    find_obstacles: Callable[[], Iterable[str]],
+    find_obstacles: FindObstacles,
     target: Target,
     *,
     overwrite: bool,
@@ -41,7 +49,7 @@ def take_output(
     """Take OUTPUT for a conversion: owned, cleared of what is not wanted, with room for the rest.
 
     OutputError, with nothing touched, where it holds something else, has too little room, or
-    is another conversion's that still runs. ``find_obstacles`` tells of what must be moved away.
+    is another conversion's that still runs.
     """
     _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
     storage.make_folder(output)
@@ -87,18 +95,22 @@ def _check(
     output: str,
     plan: Plan,
     identity: dict[str, object],
-    find_obstacles: Callable[[], Iterable[str]],
+    find_obstacles: FindObstacles,
     target: Target,
     *,
     overwrite: bool,
 ) -> Found:
     found = look_at_output(storage, output)
     if found.entries and not overwrite and found.conversion != identity:
-        raise OutputError(
-            f"{output}: holds {_difference(found, identity)}; "
-            "give an empty folder, or --overwrite to replace the model in it"
+        lasting = tuple(find_obstacles(overwrite=True))
+        way_out = (
+            "move away what --overwrite does not replace"
+            if lasting
+            else "--overwrite to replace the model in it"
         )
-    obstacles = tuple(find_obstacles())
+        words = f"{output}: holds {_difference(found, identity)}; give an empty folder, or {way_out}"
+        raise OutputError("\n".join((words, *lasting)))
+    obstacles = tuple(find_obstacles(overwrite=overwrite))
     if obstacles:
         raise OutputError("\n".join(obstacles))
     free_bytes = storage.free_bytes(output)

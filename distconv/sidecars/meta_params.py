@@ -8,7 +8,6 @@ Meta's code computes it from two numbers, which are found here.
 import json
 from collections.abc import Iterator
 
-from distconv.errors import UsageError
 from distconv.families.llama import Family
 from distconv.formats.meta.params import compute_ffn_dim
 from distconv.sidecars.meta_config import MetaConfig
@@ -37,14 +36,10 @@ def make_params(config: MetaConfig, *, rows: int, shards: int = 1) -> bytes:
     """Make params.json for ``shards`` files and ``rows`` rows of embedding.
 
     Where there are more shards than key heads, it counts every copy, as Meta's model divides
-    the heads among the shards. UsageError where heads cannot be divided so.
+    the heads among the shards, of which there are as many as ``families.translate.cut_for_ranks`` takes.
     """
     shape, family, theta = config.shape, config.family, config.rope.theta
     kv_heads = max(shape.kv_heads, shards)
-    if kv_heads % min(shape.kv_heads, shards) or shape.heads % kv_heads:
-        raise UsageError(
-            f"{shards} shards: {shape.heads} heads and {shape.kv_heads} key heads cannot be divided among them"
-        )
     multiple_of, multiplier = find_ffn_pair(shape.dim, shape.ffn_dim, family)
     keys, indent, ending = _find_form(family)
     plain = family.tokenizer == "sentencepiece"

@@ -183,9 +183,16 @@ def _make(
     obstacles = partial(
         find_obstacles, storage, output, names, prepared.files, source.digests, target=prepared.target
     )
-    look = partial(obstacles, overwrite=options.overwrite)
     with take_output(
-        storage, output, source, plan, identity, watch, look, prepared.target, overwrite=options.overwrite
+        storage,
+        output,
+        source,
+        plan,
+        identity,
+        watch,
+        obstacles,
+        prepared.target,
+        overwrite=options.overwrite,
     ) as folder:
         folder.remove(damaged)
         receipts = _move_all(storage, source, options, prepared, folder, watch)

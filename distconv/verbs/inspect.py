@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distconv.families.rules import Dimensions
-from distconv.families.translate import MetaTensor, join_ranks, list_shard_counts, make_targets
-from distconv.humanize import format_count, format_size
+from distconv.families.translate import join_ranks, list_shard_counts, make_targets
+from distconv.humanize import format_choice, format_count, format_size
 from distconv.layout.dtypes import STORABLE, DType
 from distconv.sidecars.meta_params import make_params
 from distconv.storage.base import PathLike
 from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import Checkpoint, decide
-from distconv.verbs.options import MOST_SHARDS, Options, open_storage, read_place_or_none
+from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
 from distconv.verbs.tables import Table
 from distconv.verbs.transformers_model import TransformersModel
@@ -66,7 +66,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     head_dim = checkpoint.dimensions.head_dim
     parameters = sum(target.elements for target in make_targets(checkpoint.matches, head_dim, decisions))
     dtypes = _sort_dtypes({match.views[0].dtype for match in checkpoint.matches})
-    counts = _count_shards(list(join_ranks(checkpoint.matches, decisions.kv_replication)), head_dim)
+    counts = list_shard_counts(list(join_ranks(checkpoint.matches, decisions.kv_replication)), head_dim)
     found = {
         "format": "meta",
         "family": choice.family.name,
@@ -84,7 +84,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         "tied": decisions.tied,
         **_size_values(checkpoint.dimensions),
         "context": choice.family.context,
-        "for_meta": {"shards": counts},
+        "for_meta": {"shards": list(counts)},
     }
     rows = [
         ("family", f"{choice.family.title}{' (instruct)' if choice.instruct else ''}"),
@@ -96,7 +96,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         ("stored as", " and ".join(dtypes)),
         *_size_rows(checkpoint.dimensions),
         ("context", f"{choice.family.context:,}"),
-        ("for Meta", f"can be cut into {_list_counts(counts)}"),
+        ("for Meta", f"can be cut into {format_choice(counts, 'shard')}"),
     ]
     return Inspection(found, rows, checkpoint.notes)
 
@@ -106,7 +106,8 @@ def _inspect_model(model: TransformersModel) -> Inspection:
     views = model.catalog.tensors.values()
     parameters = sum(math.prod(view.shape) for view in views)
     dtypes = _sort_dtypes({view.dtype for view in views})
-    counts = _count_shards(list(model.whole_tensors()), config.shape.head_dim)
+    counts = list_shard_counts(list(model.whole_tensors()), config.shape.head_dim)
+    choice = format_choice(counts, "shard")
     params = json.loads(make_params(config, rows=model.rows))
     found = {
         "format": "transformers",
@@ -122,7 +123,7 @@ def _inspect_model(model: TransformersModel) -> Inspection:
         "tied": model.tied,
         **_size_values(model.dimensions),
         "context": config.context,
-        "for_meta": {"shards": counts, "vocabulary": model.rows, "params": params},
+        "for_meta": {"shards": list(counts), "vocabulary": model.rows, "params": params},
     }
     rows = [
         ("family", config.family.title),
@@ -134,7 +135,7 @@ def _inspect_model(model: TransformersModel) -> Inspection:
         ("stored as", f"{' and '.join(dtypes)}{', tied' if model.tied else ''}"),
         *_size_rows(model.dimensions),
         ("context", f"{config.context:,}"),
-        ("for Meta", f"can be cut into {_list_counts(counts)}, with {model.rows:,} rows of vocabulary"),
+        ("for Meta", f"can be cut into {choice}, with {model.rows:,} rows of vocabulary"),
         ("", f"params.json {json.dumps(params)}"),
     ]
     return Inspection(found, rows, model.notes)
@@ -164,12 +165,3 @@ def _size_rows(sizes: Dimensions) -> list[tuple[str, str]]:
 def _sort_dtypes(found: set[DType]) -> list[str]:
     """Name the types that tensors are stored in, the widest first."""
     return [dtype.name for dtype in sorted(found & set(STORABLE), key=lambda dtype: -dtype.rank)]
-
-
-def _count_shards(wholes: Sequence[MetaTensor], head_dim: int) -> list[int]:
-    return list(list_shard_counts(wholes, head_dim, MOST_SHARDS))
-
-
-def _list_counts(counts: Sequence[int]) -> str:
-    *others, last = map(str, counts)
-    return f"{', '.join(others)} or {last} shards" if others else f"{last} shard"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from distconv.errors import UsageError
+from distconv.formats.meta.shards import MOST_SHARDS
 from distconv.moving.executor import Cluster
 from distconv.storage.base import PathLike, Storage
 from distconv.storage.places import open_places, read_place
@@ -69,7 +70,3 @@ def open_storage(options: Options) -> Storage:
 def read_place_or_none(path: PathLike | None) -> str | None:
     """Take a path or URL that need not be given."""
     return None if path is None else read_place(path)
-
-
-MOST_SHARDS = 100
-"""Meta's names have two digits."""

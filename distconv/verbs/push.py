@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distconv.errors import ConversionError, DistconvError, OutputError, UsageError
-from distconv.families.llama import FAMILIES
 from distconv.moving.progress import Progress, SilentProgress
 from distconv.output.findings import Depth
 from distconv.output.loading import SMALL_FILE_BYTES
@@ -20,25 +19,10 @@ from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.local import LocalStorage
 from distconv.storage.pinning import make_stamp
 from distconv.storage.places import read_local
+from distconv.verbs.card import CARD_NAME, make_card
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-CARD_NAME = "README.md"
-_LICENCES = {
-    "llama-2": "llama2",
-    "code-llama": "llama2",
-    "code-llama-70b-python": "llama2",
-    "llama-guard-1": "llama2",
-    "llama-3": "llama3",
-    "llama-guard-2": "llama3",
-    "llama-3.1": "llama3.1",
-    "llama-guard-3": "llama3.1",
-    "llama-3.2": "llama3.2",
-    "llama-guard-3-1b": "llama3.2",
-    "llama-3.3": "llama3.3",
-}
-"""The hub's names of Meta's licences, by family; Llama 1's has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +81,8 @@ def push(
         )
     if proof.receipt is None or findings:
         raise OutputError("\n".join((f"{output_path}: not a whole model, and so not uploaded", *findings)))
-    model = _Model(output_path, before, _read_files(output_path, proof.receipt), make_card(proof.receipt))
+    files = _read_files(output_path, proof.receipt)
+    model = _Model(output_path, before, files, make_card(proof.receipt, files))
     with _without_bars(quiet=quiet):
         return _upload(model, repo, proof.examined, public=public)
 
@@ -159,64 +144,6 @@ def _read_own(path: str) -> bytes:
     if len(content) > SMALL_FILE_BYTES:
         raise OutputError(f"{path}: more than {SMALL_FILE_BYTES:,} bytes; not uploaded")
     return content
-
-
-def make_card(receipt: ModelReceipt) -> str:
-    """Write the model card: what this is, how it was made, and the digest of each file."""
-    from huggingface_hub import ModelCardData
-
-    name = receipt.conversion.family
-    if name not in FAMILIES:
-        raise OutputError(f"{RECEIPT_NAME}: family {name} is unknown here; use the distconv that wrote it")
-    known = _LICENCES.get(name)
-    data = ModelCardData(
-        library_name="transformers", pipeline_tag="text-generation", tags=["llama", "distconv"],
-        license=known or "other", license_name=None if known else "llama",
-    )  # fmt: skip
-    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_describe(receipt, FAMILIES[name].title)) + "\n"
-
-
-def _describe(receipt: ModelReceipt, title: str) -> Iterator[str]:
-    conversion = receipt.conversion
-    options = [
-        f"--family {conversion.family}",
-        *(["--instruct"] if conversion.instruct else []),
-        f"--dtype {conversion.dtype}",
-        f"--max-shard-size {conversion.max_shard_size}",
-    ]
-    yield f"# {title}{' (instruct)' if conversion.instruct else ''}"
-    yield ""
-    yield f"Meta's original checkpoint, converted by distconv {conversion.version}; stored as {conversion.dtype}."
-    yield "Its use is subject to the licence that it came under."
-    yield ""
-    yield "```"
-    yield f"distconv convert INPUT OUTPUT {' '.join(options)}"
-    yield "```"
-    yield ""
-    yield "## Source"
-    yield ""
-    yield "| file | bytes | SHA-256 of the file, or of its headers |"
-    yield "| --- | --- | --- |"
-    for source in receipt.conversion.sources:
-        size = "" if source.size_bytes is None else f"{source.size_bytes:,}"
-        digest = f"`{source.sha256}`" if source.size_bytes is None else f"headers `{source.sha256}`"
-        yield f"| {_escape(source.name)} | {size} | {digest} |"
-    yield ""
-    yield "## Files"
-    yield ""
-    yield "| file | bytes | digest |"
-    yield "| --- | --- | --- |"
-    for chunk in receipt.chunks:
-        yield f"| {chunk.name} | {chunk.size_bytes:,} | XXH3-128 `{chunk.digest}` |"
-    for name, sha256 in receipt.files.items():
-        yield f"| {name} | | SHA-256 `{sha256}` |"
-    yield ""
-    yield f"`{RECEIPT_NAME}` has a digest of every tensor; `distconv verify FOLDER` checks a download against it."
-
-
-def _escape(name: str) -> str:
-    """Keep a file's name, which may be any text, in its cell of a table."""
-    return "".join(sign if sign.isalnum() or sign in " ._-/" else f"&#{ord(sign)};" for sign in name)
 
 
 def _upload(model: _Model, repo: str, examined: str, *, public: bool) -> PushReport:

@@ -50,13 +50,14 @@ def prepare_reshard(
 
 def prepare_back(storage: Storage, source: Source, model: TransformersModel, options: Options) -> Prepared:
     """Plan Meta's shards of a model in Transformers' format."""
+    plan = plan_back(model, options)
     files = read_legal(storage, model.files.legal)
     files[TOKENIZER_NAME] = model.tokenizer.content
     files[PARAMS_NAME] = make_params(model.config, rows=model.rows, shards=_count(options))
     return _prepare(
         options,
         model.choice,
-        plan_back(model, options),
+        plan,
         files,
         source.describe(model.catalog.tensors.values()),
         model.notes,

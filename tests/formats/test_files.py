@@ -223,7 +223,8 @@ def test_a_tokenizer_is_found_for_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (["consolidated.00.pth"], r"no params\.json beside the shards"),
+        (["consolidated.00.pth"], r"no params\.json beside the shards .*; copy params\.json from Meta's download"),
+        (["model.safetensors"], r"no config\.json beside the weights .*; if its tensors are Meta's, copy params\.json"),
         (["params.json"], r"no consolidated\.\*\.pth here or in original/; it holds params\.json"),
         (["model.safetensors", "config.json"], "already in Transformers' format"),
         (["params.json", "consolidated.00.pth", "consolidated.02.pth"], "shards 00, 02 found, 01 missing"),

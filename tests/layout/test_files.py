@@ -90,6 +90,7 @@ def bytes_of(unit: File | Part) -> dict[int, int]:
 
 
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=9)
+SIZES_AND_NONE = st.lists(st.integers(0, 3), min_size=1, max_size=9)
 
 
 @given(SIZES, st.binary(min_size=1, max_size=9), st.booleans())
@@ -101,6 +102,17 @@ def test_a_file_is_as_large_as_all_that_fills_it(sizes: list[int], head: bytes, 
     around = 4 * len(sizes) + 4 * (len(sizes) - 1) + 4 * len(sizes)
     assert file.size_bytes == len(filled) + (around if sealed else 0)
     assert file.head == head
+
+
+@given(SIZES_AND_NONE, st.data())
+def test_a_tensor_of_no_elements_may_be_anywhere_in_a_file(sizes: list[int], data: st.DataObject) -> None:
+    file = file_of(sizes)
+    offsets = [
+        start if size else data.draw(st.integers(0, file.size_bytes))
+        for size, start in zip(sizes, file.offsets_bytes, strict=True)
+    ]
+    moved = File(file.name, file.literals, file.tensors, tuple(offsets), file.seal)
+    assert moved.size_bytes == file.size_bytes
 
 
 @given(SIZES, st.integers(1, 40))

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from llama_models.llama3.args import ModelArgs
 
 import distconv
-from distconv.errors import UsageError
 from distconv.families.evidence import LLAMA_1_MD5, LLAMA_2_MD5
 from distconv.families.llama import FAMILIES
 from distconv.formats.meta.params import read_params
@@ -124,12 +123,6 @@ def test_as_many_key_heads_are_counted_as_there_are_shards() -> None:
         for shards in (1, 8, 16)
     }
     assert counts == {1: 8, 8: 8, 16: 16}
-
-
-@pytest.mark.parametrize("shards", [3, 12, 256])
-def test_shards_among_which_heads_cannot_be_divided_are_refused(shards: int) -> None:
-    with pytest.raises(UsageError, match=f"{shards} shards: 128 heads and 8 key heads"):
-        make_params(make_config("llama-3.1", PUBLISHED["llama-3.1", "405B"][:6]), rows=128256, shards=shards)
 
 
 CHECKPOINTS = [

@@ -118,10 +118,18 @@ def _find_params(
     if paths:
         return paths[0], (f"{paths[0]} is taken as the model's: there is none beside the shards",)
     _refuse_transformers(storage, [chosen])
-    raise InputError(
-        f"{near[0]}: no {PARAMS_NAME} beside the shards ({chosen.name}), in original/ or in the parent folder; "
-        "copy it from Meta's download of this model, or give it by --params"
-    )
+    raise InputError(f"{near[0]}: {_describe_missing(chosen)}")
+
+
+def _describe_missing(chosen: Candidate) -> str:
+    """Say which file is missing that says what the weights are: their names tell whose they are, if anything does."""
+    copy_params = f"copy {PARAMS_NAME} from Meta's download of this model, or give it by --params"
+    if chosen.layout.shared:
+        return (
+            f"no {CONFIG_NAME} beside the weights ({chosen.name}); copy it from the model that this one is, "
+            f"or was trained from; if its tensors are Meta's, {copy_params}"
+        )
+    return f"no {PARAMS_NAME} beside the shards ({chosen.name}), in original/ or in the parent folder; {copy_params}"
 
 
 _PARAMS_BYTES = 1 << 20

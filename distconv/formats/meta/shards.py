@@ -11,6 +11,8 @@ from distconv.layout.files import File, Literal, OutputTensor
 LARGEST_PART_BYTES = 1_000_000_000
 SMALLEST_PART_BYTES = 256_000_000
 _PARTS_FOR_BALANCE = 256
+MOST_SHARDS = 100
+"""Meta's names have two digits."""
 
 
 def default_part_bytes(total_bytes: int) -> int:
