@@ -6,7 +6,6 @@ The first line of output is JSON: url, port, pid, access_key, secret_key.
 import argparse
 import json
 import os
-import resource
 import sys
 import threading
 
@@ -20,7 +19,6 @@ def options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="tests.object_store", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
-    parser.add_argument("--folder", default="/dev/shm", help="where contents lie, in files without names")
     parser.add_argument("--bucket", action="append", default=[], help="a bucket to begin with")
     parser.add_argument("--share", action="append", default=[], metavar="FOLDER=BUCKET/PREFIX")
     parser.add_argument("--make-up", action="append", default=[], metavar="BUCKET/KEY=BYTES")
@@ -40,8 +38,6 @@ def options() -> argparse.Namespace:
 def main() -> None:
     """Run a store until it is killed."""
     told = options()
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     settings = Settings(
         latency_s=told.latency_ms / 1000,
         rate=told.rate_mb * 1e6,
@@ -49,7 +45,7 @@ def main() -> None:
         random_etags=told.random_etags or told.discard,
         verify_signatures=not told.no_verification,
     )
-    server = Server(told.port, told.folder, settings)
+    server = Server(told.port, settings)
     for bucket in told.bucket:
         server.state.buckets[bucket] = {}
     for item in told.share:

@@ -85,11 +85,9 @@ class ObjectStore:
 
 
 @contextlib.contextmanager
-def start(*buckets: str, folder: Path | None = None, **settings: Any) -> Iterator[ObjectStore]:
-    """Run a store with these buckets: contents are kept in ``folder``, or in memory; fields of ``Settings``."""
+def start(*buckets: str, **settings: Any) -> Iterator[ObjectStore]:
+    """Run a store with these buckets: ``settings`` are fields of ``Settings``."""
     command = [sys.executable, "-m", "tests.object_store", "--until-input-ends"]
-    if folder is not None:
-        command += ["--folder", str(folder)]
     # The process ends with its input, so with this one too, however this one ends.
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:

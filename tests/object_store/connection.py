@@ -3,7 +3,7 @@
 import contextlib
 import email.utils
 import http
-import os
+import itertools
 import socket
 import struct
 import time
@@ -14,6 +14,8 @@ from tests.object_store.bodies import Body
 from tests.object_store.errors import Disconnected
 
 BLOCK_BYTES = 256 << 10
+PACE_S = 0.01
+RUNS = 512  # at once: less than any system's IOV_MAX
 HEAD_LIMIT_BYTES = 64 << 10
 
 
@@ -47,13 +49,13 @@ class Answer:
 
 
 class Pace:
-    """Lets bytes of one connection pass at a rate: the bytes before must have had their time."""
+    """Lets bytes of one connection pass at a rate."""
 
     def __init__(self, rate: Callable[[], float]) -> None:
         self._rate, self._free_at = rate, 0.0
 
     def passed(self, size_bytes: int) -> None:
-        """Wait until ``size_bytes`` more may have passed; the rate is in bytes a second, nought for no limit."""
+        """Wait for as long as ``size_bytes`` take after those before; the rate is in bytes a second, nought for no limit."""
         if rate := self._rate():
             now = time.monotonic()
             self._free_at = max(self._free_at, now) + size_bytes / rate
@@ -66,7 +68,8 @@ class Pace:
     @property
     def block_bytes(self) -> int:
         """Give how much may pass at once."""
-        return BLOCK_BYTES if self._rate() else 64 << 20
+        rate = self._rate()
+        return max(4096, int(rate * PACE_S)) if rate else 8 << 20
 
 
 class Connection:
@@ -94,35 +97,47 @@ class Connection:
         return Head(verb, target, {name.lower().strip(): value.strip() for name, _colon, value in pairs})
 
     def read_body(
-        self, head: Head, limit_bytes: int | None, block: Callable[[memoryview], None] | None
-    ) -> int:
-        """Give a request's body to a function, block by block, or to nobody; give its size.
+        self,
+        head: Head,
+        *,
+        limit_bytes: int | None = None,
+        into: memoryview | None = None,
+        block: Callable[[memoryview], object] | None = None,
+    ) -> None:
+        """Read a request's body ``into`` memory of its size, and give it to a function block by block.
 
         At ``limit_bytes`` the connection is reset. What nobody wants is not even copied (``MSG_TRUNC``, tcp(7)).
         """
         if head.headers.get("expect", "").lower() == "100-continue":
             self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        left = head.body_bytes
+        size_bytes, came, owed = head.body_bytes, 0, 0
         self._pace.begin()
-        flags = socket.MSG_WAITALL if block else socket.MSG_TRUNC
-        while left:
-            if limit_bytes is not None and head.body_bytes - left >= limit_bytes:
+        flags = socket.MSG_TRUNC if into is None and block is None else socket.MSG_WAITALL
+        while came < size_bytes:
+            if limit_bytes is not None and came >= limit_bytes:
                 self.reset()
-            size = min(len(self._block), left)
-            if self._ahead:
-                size = min(size, len(self._ahead))
-                self._block[:size] = self._ahead[:size]
-                del self._ahead[:size]
-            else:
-                with broken_off():
-                    size = self._socket.recv_into(self._block, size, flags)
-            if not size:
-                raise Disconnected
+            size = min(BLOCK_BYTES, size_bytes - came)
+            target = self._block[:size] if into is None else into[came : came + size]
+            size = self._receive(target, flags)
             if block:
-                block(self._block[:size])
-            left -= size
-            self._pace.passed(size)
-        return head.body_bytes
+                block(target[:size])
+            came, owed = came + size, owed + size
+            if owed >= self._pace.block_bytes or came == size_bytes:
+                self._pace.passed(owed)
+                owed = 0
+
+    def _receive(self, target: memoryview, flags: int) -> int:
+        """Receive some bytes, and give how many: first those that came with the head."""
+        if self._ahead:
+            size = min(len(target), len(self._ahead))
+            target[:size] = self._ahead[:size]
+            del self._ahead[:size]
+            return size
+        with broken_off():
+            size = self._socket.recv_into(target, 0, flags)
+        if not size:
+            raise Disconnected
+        return size
 
     def send(
         self, answer: Answer, *, without_body: bool, date: float, limit_bytes: int | None = None
@@ -142,9 +157,9 @@ class Connection:
             self._send(head, socket.MSG_MORE if allowed else 0)
             self._send_body(answer.body, answer.offset_bytes, allowed)
         else:
+            self._pace.passed(allowed)
             self._send(head + answer.text[:allowed])
             self.sent_bytes = allowed
-            self._pace.passed(allowed)
         if allowed < length:
             self.close()
             raise Disconnected
@@ -154,17 +169,16 @@ class Connection:
             self._socket.sendall(content, flags)
 
     def _send_body(self, body: Body, offset_bytes: int, size_bytes: int) -> None:
-        target = self._socket.fileno()
-        for file, start, size in body.runs(offset_bytes, size_bytes):
-            sent = 0
-            while sent < size:
+        # From memory rather than by sendfile: pages of 4 KiB cost both ends more than the copy does.
+        end = offset_bytes + size_bytes
+        while offset_bytes < end:
+            block_end = min(end, offset_bytes + self._pace.block_bytes)
+            self._pace.passed(block_end - offset_bytes)
+            while offset_bytes < block_end:
+                runs = itertools.islice(body.runs(offset_bytes, block_end - offset_bytes), RUNS)
                 with broken_off():
-                    went = os.sendfile(target, file, start + sent, min(self._pace.block_bytes, size - sent))
-                if not went:
-                    raise Disconnected
-                sent += went
-                self.sent_bytes += went
-                self._pace.passed(went)
+                    sent = self._socket.sendmsg(runs)
+                offset_bytes, self.sent_bytes = offset_bytes + sent, self.sent_bytes + sent
 
     def close(self) -> None:
         """End the connection in order."""

@@ -32,8 +32,7 @@ def share(state: State, folder: str, bucket: str, prefix: str) -> int:
     names = glob.iglob("**", root_dir=folder, recursive=True, include_hidden=True)
     files = [name for name in names if os.path.isfile(os.path.join(folder, name))]
     for name in files:
-        file = open(os.path.join(folder, name), "rb", buffering=0)  # noqa: SIM115
-        put(state, bucket, prefix + name, of_file(file, os.fstat(file.fileno()).st_size))
+        put(state, bucket, prefix + name, of_file(os.path.join(folder, name)))
     return len(files)
 
 

@@ -6,7 +6,7 @@ import urllib.parse
 from dataclasses import dataclass
 
 from tests.object_store import checksums
-from tests.object_store.bodies import Body, made_up, of_file
+from tests.object_store.bodies import Body, made_up, of_memory
 from tests.object_store.connection import Connection, Head
 from tests.object_store.errors import StoreError
 from tests.object_store.state import Checksum, State
@@ -100,23 +100,20 @@ def receive(
     """
     if request.operation not in CONTENTS:
         text = bytearray()
-        connection.read_body(request.head, limit_bytes, text.extend)
+        connection.read_body(request.head, limit_bytes=limit_bytes, block=text.extend)
         return Received(bytes(text), Body(()), "", sums_of(memoryview(text), told_checksums(request)))
     names = {*told_checksums(request), *([algorithm] if algorithm else [])}
     if not state.settings.random_etags:
         names.add("MD5")
     digests = {name: begin(name) for name in names}
-    file = None if state.settings.discard else state.make_file()
+    memory = None if state.settings.discard else memoryview(bytearray(request.head.body_bytes))
 
     def take(block: memoryview) -> None:
         for digest in digests.values():
             digest.update(block)
-        if file is not None:
-            file.write(block)
 
-    wanted = take if digests or file is not None else None
-    size_bytes = connection.read_body(request.head, limit_bytes, wanted)
-    body = made_up(size_bytes) if file is None else of_file(file, size_bytes)
+    connection.read_body(request.head, limit_bytes=limit_bytes, into=memory, block=take if digests else None)
+    body = made_up(request.head.body_bytes) if memory is None else of_memory(memory)
     values = {name: digest.digest() for name, digest in digests.items()}
     known = {name: base64.b64encode(value).decode() for name, value in values.items()}
     return Received(b"", body, values["MD5"].hex() if "MD5" in values else "", known)

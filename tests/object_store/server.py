@@ -34,8 +34,8 @@ VERBS: dict[str, Callable[[State, Request, Received], Answer]] = {
 class Server:
     """A store that listens on loopback."""
 
-    def __init__(self, port: int, folder: str, settings: Settings) -> None:
-        self.state, self.faults, self.records = State(folder, settings), Faults(), Records()
+    def __init__(self, port: int, settings: Settings) -> None:
+        self.state, self.faults, self.records = State(settings), Faults(), Records()
         self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
         self.port: int = self._listener.getsockname()[1]
 
@@ -57,7 +57,7 @@ class Server:
         head = connection.read_head()
         if head.target.startswith(control.PREFIX):
             text = bytearray()
-            connection.read_body(head, None, text.extend)
+            connection.read_body(head, block=text.extend)
             told = control.obey(self.state, self.faults, self.records, head, bytes(text))
             connection.send(told, without_body=False, date=time.time())
             return

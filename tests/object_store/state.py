@@ -1,7 +1,6 @@
 """What a store holds, what it is told to be like, and the locks that make its verbs exact."""
 
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -75,8 +74,8 @@ class Upload:
 class State:
     """All that a store holds. Objects and parts are immutable; the tables change under the key's lock only."""
 
-    def __init__(self, folder: str, settings: Settings) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.buckets: dict[str, dict[str, Stored]] = {}
         self.uploads: dict[str, Upload] = {}
         self.completed: dict[str, Stored] = {}
@@ -143,10 +142,6 @@ class State:
                 "NoSuchUpload", f"no upload {name} of {bucket}/{key}: completed, aborted or never begun"
             )
         return upload
-
-    def make_file(self) -> "tempfile._TemporaryFileWrapper[bytes]":
-        """Give a new file without a name."""
-        return tempfile.TemporaryFile(dir=self.folder, buffering=0)  # type: ignore[return-value]
 
 
 def random_name() -> str:

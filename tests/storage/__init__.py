@@ -1,0 +1,1 @@
+"""Tests of storages that are not this host's files."""

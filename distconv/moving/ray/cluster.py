@@ -191,9 +191,22 @@ def start_local(slots: int | None) -> None:
             return
 
 
-def _init(address: str, **options: int | None) -> None:
+def _init(
+    address: str,
+    *,
+    num_cpus: int | None = None,
+    include_dashboard: bool | None = None,
+    object_store_memory: int | None = None,
+) -> None:
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        ray.init(
+            address=address,
+            num_cpus=num_cpus,
+            include_dashboard=include_dashboard,
+            object_store_memory=object_store_memory,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except Stopped:
         raise
     # Ray raises a plain Exception where its processes do not come up in time.

@@ -91,7 +91,7 @@ def find_access(place: Place) -> Access:
         style = place.addressing
         if style == "auto":
             style = (session.get_config_variable("s3") or {}).get("addressing_style", "auto")
-        sums = session.get_config_variable("request_checksum_calculation") != "when_required"
+        sums = (session.get_config_variable("request_checksum_calculation") or "").lower() != "when_required"
     except exceptions.BotoCoreError as error:
         raise ConversionError(f"s3: {error}") from None
     if credentials is None:
@@ -134,11 +134,11 @@ def _find_configured(session: object) -> str | None:
 
 
 def _resolve(session: object, region: str) -> str:
-    resolver = session.get_component("endpoint_resolver")  # type: ignore[attr-defined]
-    found = resolver.construct_endpoint("s3", region)
-    if not found:
-        raise ConversionError(f"s3: no endpoint is known for the region {region}; give --endpoint-url")
-    return f"https://{found['hostname']}"
+    """Give AWS's own endpoint of a region, by the domain of what AWS calls a partition."""
+    partition = session.get_partition_for_region(region)  # type: ignore[attr-defined]
+    partitions = session.get_data("endpoints")["partitions"]  # type: ignore[attr-defined]
+    domain = next(found["dnsSuffix"] for found in partitions if found["partition"] == partition)
+    return f"https://s3.{region}.{domain}"
 
 
 def _name(place: Place, method: str) -> str:

@@ -1,5 +1,6 @@
 """Requests to a store: signed, counted, sent on kept connections, and tried again where that may help."""
 
+import atexit
 import errno
 import os
 import threading
@@ -89,7 +90,7 @@ class Client:
         with self.window.entered() as slow:
             answer, code = read_answer(self._send(call, receive))
             if is_transient(answer.status, code):
-                if code in SLOW or answer.status == 429:
+                if code in SLOW or answer.status in {429, 503}:
                     slow()
                 reason = f"{call.operation}: {self._host} answers {answer.status} {code}".rstrip()
                 raise TransientError(errno.EAGAIN, reason, call.path)
@@ -101,10 +102,14 @@ class Client:
             raise error
         if call.method == "HEAD" and answer.status in {400, 403}:
             # An answer to HEAD has no body that would say why.
-            answer, code = read_answer(
-                self._send(replace(call, method="GET", headers={**call.headers, "Range": "bytes=0-0"}), None)
-            )
+            ranged = {**call.headers, "Range": "bytes=0-0"}
+            self.ask_once(replace(call, method="GET", headers=ranged), accept=frozenset({404, 416}))
+            raise TransientError(errno.EAGAIN, f"{call.operation}: refused, then not", call.path)
         raise refuse(call.path, call.operation, answer, code, self.access.identity)
+
+    def close(self) -> None:
+        """Let go of connections that nobody uses; others are made where they are needed."""
+        self._connections.close()
 
     def _send(self, call: Call, receive: Receive | None) -> Answer:
         region = self._regions.get(call.bucket, self.access.region)
@@ -175,12 +180,20 @@ def _count(operation: str) -> None:
         _counts[operation] += 1
 
 
+def _close() -> None:
+    for client in list(_clients.values()):
+        client.close()
+
+
 def _forget() -> None:
     """Let a forked process make its own: its parent uses the connections, and may have held the lock."""
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
+    # That closes this process's descriptors; the parent's connections stay open.
+    _close()
     _clients.clear()
     _counts.clear()
 
 
+atexit.register(_close)
 os.register_at_fork(after_in_child=_forget)

@@ -27,7 +27,8 @@ def persist(
 ) -> Result:
     """Try until it succeeds, with pauses drawn from zero to twice what they were drawn from before.
 
-    The last TransientError is raised once so much time has passed without ``progress`` changing.
+    Once so much time has passed without ``progress`` changing, the last TransientError is raised as the plain
+    OSError that its number stands for.
     """
     failures, deadline, seen = 0, 0.0, progress()
     while True:
@@ -42,7 +43,7 @@ def persist(
                 pause = 0.0
             failures += 1
             if now + pause > deadline:
-                raise
+                raise OSError(error.errno, error.strerror, error.filename) from error
             time.sleep(pause)
 
 

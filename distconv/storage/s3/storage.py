@@ -17,6 +17,7 @@ from distconv.storage.s3.client import connect
 from distconv.storage.s3.listing import has_keys, list_attempts, list_objects
 from distconv.storage.s3.objects import delete, head
 from distconv.storage.s3.place import Place, normalise, split_folder, split_path
+from distconv.storage.s3.probe import probe
 from distconv.storage.s3.reader import S3Reader
 from distconv.storage.s3.removal import S3Removal, drop_attempt
 from distconv.storage.s3.uploads import is_there, parse_name
@@ -123,6 +124,10 @@ class S3Storage:
     def read_now(self, path: str, limit_bytes: int) -> bytes:
         """Read the beginning of a small file as it is now."""
         return small.read_now(self.place, path, limit_bytes)
+
+    def probe(self, folder: str) -> None:
+        """Raise OutputError where the store does not keep the conditions on which all of this rests."""
+        probe(self.place, folder)
 
     def flush_folder(self, folder: str) -> None:
         """Do nothing: what a store has acknowledged is durable."""

@@ -2,10 +2,10 @@
 
 Several writers may each write a run of one file, without knowing of each other. A part is numbered by where it
 begins: 1 + offset // part size. All parts of a run have that size but the last, which takes what is left over and
-has between one and two of it. So a run of at least one part size ends before the number with which the next run
-begins, and numbers go up with offsets. The last part of a file that has several comes after all such numbers: what
-ends a file may be short, and so may be what stands before it. Any other run that is shorter than a part must be
-the first or the only one.
+has from one to two of it. So a run of at least one part size ends before the number with which the next run
+begins, and numbers go up with offsets. What is known to be the end of the file is a part of its own, as some stores
+want all parts but a smaller last one alike; its number comes after all such numbers, so that a run that ends the
+file may be short. Any other run that is shorter than a part must be the first or the only one.
 """
 
 from collections import deque
@@ -71,7 +71,7 @@ class PartStream:
                 "what goes to an object store is written in order of offset"
             )
         while view:
-            if not self._held or self._filled == self._part_bytes:
+            if not self._held or self._filled == len(self._held[-1]):
                 self._turn()
             last = self._held[-1]
             count = min(len(view), len(last) - self._filled)
@@ -86,7 +86,11 @@ class PartStream:
             raise self._failure
         if self._held:
             self._held[-1] = self._held[-1][: self._filled]
-            self._send(self._held)
+            if self.end == self._size_bytes:
+                self._send(self._held[:1])
+                del self._held[0]
+            if self._held:
+                self._send(self._held)
             self._held = []
         while self._sent:
             self._wait()

@@ -5,6 +5,7 @@ that whoever lists a folder's uploads gives the names that their makers have. Wh
 every part and every completion that is sent after that fail: that is the fence.
 """
 
+import errno
 import posixpath
 import re
 import zlib
@@ -16,6 +17,7 @@ from distconv.storage.fencing import PARTIAL_SUFFIX
 from distconv.storage.s3.client import Call, Client
 from distconv.storage.s3.documents import StoredPart, keys, parse, parse_parts, read_key, text
 from distconv.storage.s3.objects import MISSING
+from distconv.storage.s3.place import make_path
 from distconv.storage.s3.sums import describe_sum
 
 _ATTEMPT = re.compile(
@@ -46,7 +48,8 @@ def begin_upload(client: Client, bucket: str, key: str, metadata: Mapping[str, s
     answer = client.ask(Call("CreateMultipartUpload", "POST", bucket, key, {"uploads": ""}, headers))
     root = parse(answer.body)
     if root is None or not text(root, "UploadId"):
-        raise OSError(f"{bucket}/{key}: the store began an upload without telling its id")
+        reason = "CreateMultipartUpload: the store began an upload without telling its id"
+        raise OSError(errno.EIO, reason, make_path(bucket, key))
     return text(root, "UploadId")
 
 

@@ -84,6 +84,12 @@ class Connections:
             connection.close()
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, found)
 
+    def close(self) -> None:
+        """Close connections that are idle; takes no lock, as a process that forked meanwhile could never."""
+        for idle in list(self._idle.values()):
+            while idle:
+                idle.pop().close()
+
     def _take(self, place: tuple[str, str]) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
             idle = self._idle.get(place)

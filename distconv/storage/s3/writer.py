@@ -5,6 +5,8 @@ maker alone: a maker who still lives can write parts, and complete it. That does
 conversion, and so write the same bytes; whoever completes it first makes the other find its file there.
 """
 
+import errno
+import os
 import uuid
 
 from distconv.errors import ConversionError
@@ -96,7 +98,7 @@ class S3Writer(S3PartWriter):
             # The store does not tell the sums of all parts, but of our own we know them.
             listed = list_parts(connect(self._place), self._bucket, self._key, self._upload)
             if listed is None:
-                raise self._dropped()
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path)
             own = {part.number: part for part in parts}
             parts = [own.get(part.number, part) for part in listed]
         offset = 0
@@ -111,9 +113,3 @@ class S3Writer(S3PartWriter):
         if offset != self._size_bytes:
             raise ConversionError(f"{self._path}: {offset} bytes written, expected {self._size_bytes}")
         return parts
-
-    def _dropped(self) -> FileNotFoundError:
-        import errno
-        import os
-
-        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path)
