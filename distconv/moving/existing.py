@@ -1,12 +1,37 @@
 """Whether a file of OUTPUT is there already, and is what is planned."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from distconv.formats.meta.checksums import update_crc32
 from distconv.layout.files import File, Section, list_around
 from distconv.moving.digests import ChunkDigests, ChunkHasher
-from distconv.storage.base import Storage, opened, read_range
+from distconv.storage.base import Storage, join, opened, read_range
 from distconv.storage.blocks import read_blocks
+from distconv.storage.parallel import map_at_once
+
+_LOOKS = 16
+"""So many files are looked at at once: on a share or in a store each answer takes its time."""
+
+
+def find_finished(
+    storage: Storage, output: str, files: Sequence[File], versions: Mapping[str, str] | None = None
+) -> frozenset[str]:
+    """Name the files that are there with their size and header; ``versions`` vouch for those that have them."""
+    known = versions or {}
+    entries = {entry.name: entry for entry in storage.list_folder(output)}
+    there = [
+        file
+        for file in files
+        if (entry := entries.get(file.name)) is not None and entry.size_bytes == file.size_bytes
+    ]
+    vouched = {file.name for file in there if entries[file.name].version == known.get(file.name)}
+    asked = [file for file in there if file.name not in vouched]
+
+    def has_head(file: File, _stopped: Callable[[], bool]) -> bool:
+        return is_finished(storage, join(output, file.name), file)
+
+    found = map_at_once(has_head, asked, _LOOKS) if asked else []
+    return frozenset(vouched | {file.name for file, whole in zip(asked, found, strict=True) if whole})
 
 
 def is_finished(storage: Storage, path: str, chunk: File) -> bool:

@@ -1,6 +1,6 @@
 """What a worker is told, and what it tells of a unit that is done."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -72,6 +72,8 @@ class Job:
     """What is read and gathered at once; None leaves it to the device."""
     recorded: Mapping[str, ChunkDigests] = field(default_factory=dict)
     """Digests of files that an earlier run finished."""
+    vouched: Collection[str] = frozenset()
+    """Of these the ones for which a version vouches: they need not be read again."""
     attempts: Mapping[str, str] = field(default_factory=dict)
     """Files that are written in parts, and what they are open as: see ``Storage.open_attempt``."""
     traced: bool = False
@@ -95,6 +97,8 @@ class Receipt:
     bytes_read: int
     bytes_written: int
     became_infinite: int = 0
+    version: str | None = None
+    """Of the file's entry, where no other content ever has it."""
     kept: bool = False
     checksums: tuple[int, ...] = ()
     """CRC32 of each tensor's data, where the file's seal is still to be made of them."""

@@ -128,6 +128,6 @@ def _finish(job: Job, begun: _Begun) -> Receipt:
         checksums = [checksum for part in parts for checksum in part.checksums]
         begun.writer.write_at(begun.file.seal.offset_bytes, begun.file.seal.make(checksums))
     digests = ChunkDigests(None, tuple(digest for part in parts for digest in part.digests.tensors))
-    publish(job, begun.file, begun.writer, digests, lambda: False)
+    version = publish(job, begun.file, begun.writer, digests, lambda: False)
     begun.writer.abort()
-    return Receipt(begun.file.name, digests, 0, begun.file.size_bytes)
+    return Receipt(begun.file.name, digests, 0, begun.file.size_bytes, version=version)

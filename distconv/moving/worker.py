@@ -44,6 +44,8 @@ def write_file(job: Job, file: File, advance: Callable[[int], None], stopped: Ca
     spans = Spans(kept=job.traced)
     path = join(job.output, file.name)
     recorded = job.recorded.get(file.name)
+    if recorded is not None and file.name in job.vouched:
+        return Receipt(file.name, recorded, 0, 0, kept=True, work=spans.finish())
     if recorded is not None and is_finished(job.storage, path, file):
         with spans.during(DIGEST, file.size_bytes):
             kept = is_same(job.storage, path, file, recorded, advance, stopped)
@@ -61,11 +63,11 @@ def write_file(job: Job, file: File, advance: Callable[[int], None], stopped: Ca
                 advance(file.seal.size_bytes)
         digests = hasher.finish()
         with spans.during(WRITE, 0):
-            publish(job, file, writer, digests, stopped)
+            version = publish(job, file, writer, digests, stopped)
     finally:
         writer.abort()
     return Receipt(
-        file.name, digests, sources.bytes_read, file.size_bytes, became_infinite, work=spans.finish()
+        file.name, digests, sources.bytes_read, file.size_bytes, became_infinite, version, work=spans.finish()
     )
 
 
@@ -143,13 +145,18 @@ def _write_pieces(
 
 def publish(
     job: Job, chunk: File, writer: Writer, digests: ChunkDigests, stopped: Callable[[], bool]
-) -> None:
-    """Give a file its name; what has the name already stays only where it is the same."""
+) -> str | None:
+    """Give a file its name; what has the name already stays only where it is the same.
+
+    Gives its version, where that vouches for what is in it.
+    """
     if job.commit(writer):
-        return
+        return writer.find_version()
     # An attempt of this run that was taken for dead made it; or it is damaged, or nobody recorded it.
     path = join(job.output, chunk.name)
     if not is_finished(job.storage, path, chunk) or not is_same(
         job.storage, path, chunk, digests, lambda _size_bytes: None, stopped
     ):
         job.commit(writer, replace=True)
+        return writer.find_version()
+    return None

@@ -42,11 +42,13 @@ class Folder:
         recorded: Mapping[str, ChunkDigests],
         md5s: Mapping[str, str],
         unfinished: Mapping[str, UnfinishedFile],
+        versions: Mapping[str, str],
     ) -> None:
         """Begin with what an earlier run recorded and what stood there when the folder was taken."""
         self.owner = owner
         self.recorded = dict(recorded)
         self.md5s = dict(md5s)
+        self.versions = dict(versions)
         self.unfinished = dict(unfinished)
         self._unfinished = {name: (file.attempt, dict(file.parts)) for name, file in unfinished.items()}
         self._storage, self._source = storage, source
@@ -69,6 +71,10 @@ class Folder:
         """
         if self._failure is not None:
             raise self._failure
+        if not receipt.kept:
+            self.versions.pop(receipt.chunk, None)
+            if receipt.version is not None:
+                self.versions[receipt.chunk] = receipt.version
         if self._digests.get(receipt.chunk) != receipt.digests:
             self._digests[receipt.chunk] = receipt.digests
             # One that was recorded is of other bytes.
@@ -189,7 +195,12 @@ class Folder:
         self._storage.flush_folder(self.owner.folder)
 
     def _make_journal(self) -> bytes:
-        content: dict[str, object] = {"conversion": self._identity, "chunks": self._chunk_rows()}
+        # A receipt has no versions: it is the same wherever the folder lies.
+        rows = [
+            row | ({"version": version} if (version := self.versions.get(name)) is not None else {})
+            for name, row in self._chunk_rows().items()
+        ]
+        content: dict[str, object] = {"conversion": self._identity, "chunks": rows}
         unfinished = {
             name: (attempt, dict(parts))
             for name, (attempt, parts) in list(self._unfinished.items())
@@ -204,11 +215,11 @@ class Folder:
 
     def _make_receipt(self, files: Mapping[str, bytes]) -> bytes:
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        return make_receipt(self._identity, self._chunk_rows(), digests, find_libraries())
+        return make_receipt(self._identity, self._chunk_rows().values(), digests, find_libraries())
 
-    def _chunk_rows(self) -> list[dict[str, object]]:
-        return [
-            RecordedChunk(
+    def _chunk_rows(self) -> dict[str, dict[str, object]]:
+        return {
+            name: RecordedChunk(
                 name,
                 chunk.size_bytes,
                 digests.file,
@@ -217,4 +228,4 @@ class Folder:
             ).to_row()
             for name, chunk in self._chunks.items()
             if (digests := self._digests.get(name)) is not None
-        ]
+        }

@@ -8,7 +8,7 @@ from typing import Protocol
 from distconv.errors import OutputError
 from distconv.humanize import format_size
 from distconv.moving.digests import ChunkDigests
-from distconv.moving.existing import is_finished
+from distconv.moving.existing import find_finished
 from distconv.moving.progress import Progress
 from distconv.output.acquisition import owned
 from distconv.output.finalise import clear_folder, clear_marks
@@ -18,7 +18,7 @@ from distconv.output.loading import find_legal, find_replaced
 from distconv.output.state import Found, RecordedDigests, find_attempts, look_at_output
 from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TRANSFORMERS, Target, is_partial
 from distconv.planning.plan import Plan
-from distconv.storage.base import Storage, join
+from distconv.storage.base import Storage
 
 _UNSAID = {"to": TRANSFORMERS.name}
 """What a conversion's identity means where it does not say it."""
@@ -67,10 +67,11 @@ def take_output(
         else:
             # What misses a chunk must not look whole while it is mended.
             clear_marks(storage, owner, (target,))
-        recorded = {} if overwrite else _find_recorded(storage, output, found.digests, plan)
+        versions = {} if overwrite else found.find_vouched(storage, output)
+        recorded = {} if overwrite else _find_recorded(storage, output, found.digests, plan, versions)
         unfinished = {} if overwrite else found.unfinished
         md5s = found.list_md5s(recorded)
-        folder = Folder(storage, owner, source, plan, identity, recorded, md5s, unfinished)
+        folder = Folder(storage, owner, source, plan, identity, recorded, md5s, unfinished, versions)
         try:
             yield folder
         finally:
@@ -78,16 +79,25 @@ def take_output(
 
 
 def _find_recorded(
-    storage: Storage, output: str, digests: Mapping[str, RecordedDigests], plan: Plan
+    storage: Storage,
+    output: str,
+    digests: Mapping[str, RecordedDigests],
+    plan: Plan,
+    versions: Mapping[str, str],
 ) -> dict[str, ChunkDigests]:
-    """Give the digests of chunks that are recorded and there; what is there is compared with them later."""
-    return {
+    """Give the digests of chunks that are recorded and there.
+
+    What is there is compared with them later, unless a version vouches for it.
+    """
+    recorded = {
         chunk.name: found
         for chunk in plan.files
         if (record := digests.get(chunk.name)) is not None
         and (found := record.in_order(tensor.name for tensor in chunk.tensors)) is not None
-        and is_finished(storage, join(output, chunk.name), chunk)
     }
+    files = [chunk for chunk in plan.files if chunk.name in recorded]
+    there = find_finished(storage, output, files, versions) if files else frozenset()
+    return {name: found for name, found in recorded.items() if name in there}
 
 
 def _check(
@@ -116,10 +126,9 @@ def _check(
     free_bytes = storage.free_bytes(output)
     if free_bytes is None:
         return found
+    there = frozenset() if overwrite else find_finished(storage, output, plan.files)
     needed_bytes = _SMALL_FILES_BYTES + sum(
-        chunk.size_bytes
-        for chunk in plan.files
-        if overwrite or not is_finished(storage, join(output, chunk.name), chunk)
+        chunk.size_bytes for chunk in plan.files if chunk.name not in there
     )
     replaced = find_replaced(storage, output, target) if overwrite else ()
     removed = [

@@ -27,6 +27,8 @@ class RecordedDigests:
     tensors: Mapping[str, str]
     md5: str | None = None
     """Of the whole, in hex."""
+    version: str | None = None
+    """Of its entry, where no other content ever has it."""
 
     def in_order(self, names: Iterable[str]) -> ChunkDigests | None:
         """Give them in the order of the file, which no record keeps; None where they are others' than these."""
@@ -49,6 +51,12 @@ class Found:
     digests: Mapping[str, RecordedDigests]
     unfinished: Mapping[str, UnfinishedFile]
     """Files that were being written in parts, with those that are durable."""
+
+    def find_vouched(self, storage: Storage, output: str) -> dict[str, str]:
+        """Give the versions of finished files that are the very ones that were recorded."""
+        recorded = {name: found.version for name, found in self.digests.items() if found.version is not None}
+        entries = storage.list_folder(output) if recorded else ()
+        return {entry.name: entry.version for entry in entries if recorded.get(entry.name) == entry.version}
 
     def list_md5s(self, names: Iterable[str]) -> dict[str, str]:
         """Give the MD5s that are recorded of finished files."""
@@ -88,7 +96,10 @@ def _read_record(
         content = json.loads(read_small(storage, path, LIMIT_BYTES))
         digests = {
             chunk["name"]: RecordedDigests(
-                chunk.get(ALGORITHM), dict(chunk["tensors"].items()), _read_md5(chunk.get("md5"))
+                chunk.get(ALGORITHM),
+                dict(chunk["tensors"].items()),
+                _read_md5(chunk.get("md5")),
+                chunk.get("version"),
             )
             for chunk in content["chunks"]
         }

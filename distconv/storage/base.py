@@ -89,6 +89,9 @@ class Writer(PartWriter, Protocol):
         may then be committed with ``replace``, or aborted.
         """
 
+    def find_version(self) -> str | None:
+        """Give the version of the entry that was committed, where no other content ever has it; else None."""
+
     def abort(self) -> None:
         """Remove what was written."""
 

@@ -9,7 +9,7 @@ from distconv.errors import ConversionError, InputError
 from distconv.humanize import format_count
 from distconv.layout.units import Unit
 from distconv.moving.executor import Cluster, forget
-from distconv.moving.existing import is_finished
+from distconv.moving.existing import find_finished
 from distconv.moving.job import Job, Preconditions, Receipt
 from distconv.moving.progress import Progress, SilentProgress, Stopwatch
 from distconv.moving.shared import SharedFiles
@@ -196,7 +196,7 @@ def _make(
     ) as folder:
         folder.remove(damaged)
         receipts = _move_all(storage, source, options, prepared, folder, watch)
-        _check_chunks(storage, output, plan)
+        _check_chunks(storage, output, plan, folder.versions)
         moved = _Moved(
             receipts, watch.begun or time.monotonic(), watch.first, watch.ended or time.monotonic()
         )
@@ -234,6 +234,7 @@ def _move_all(
         folder.go_on(shared.unfinished)
         job = Job(
             storage, options.output, options.device, recorded=folder.recorded | shared.recorded, attempts=shared.attempts,
+            vouched=frozenset(folder.versions),
             traced=bool(options.trace or options.report), preconditions=Preconditions(source.sizes, folder.owner),
         )  # fmt: skip
         keep = shared.hear(job, folder.keep, folder.keep_part)
@@ -247,12 +248,10 @@ def _move_all(
         return run_units(job, (*sections, *checksums), choose_cluster(options), watch, hear)
 
 
-def _check_chunks(storage: Storage, output: str, plan: Plan) -> None:
-    for file in plan.files:
-        if not is_finished(storage, join(output, file.name), file):
-            raise ConversionError(
-                f"{join(output, file.name)}: not of the planned header and size after moving"
-            )
+def _check_chunks(storage: Storage, output: str, plan: Plan, versions: Mapping[str, str]) -> None:
+    there = find_finished(storage, output, plan.files, versions)
+    if wrong := [join(output, file.name) for file in plan.files if file.name not in there]:
+        raise ConversionError(f"{', '.join(wrong)}: not of the planned header and size after moving")
 
 
 def _check(options: Options, progress: Progress) -> None:

@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Callable, Iterable
 
 from distconv.errors import ConversionError, OutputError
-from distconv.moving.existing import is_finished
+from distconv.moving.existing import find_finished
 from distconv.moving.progress import Progress
 from distconv.output.findings import Depth, Finding
 from distconv.output.proof import prove
 from distconv.output.structure import read_headers
-from distconv.storage.base import Storage, join
+from distconv.storage.base import Storage
 from distconv.verbs.prepared import Prepared
 
 
@@ -43,7 +43,7 @@ def examine(
         not findings
         and proof.receipt is not None
         and {name: found for name, found in proof.receipt.files.items() if name != late} == digests
-        and all(is_finished(storage, join(output, chunk.name), chunk) for chunk in prepared.plan.files)
+        and len(find_finished(storage, output, prepared.plan.files)) == len(prepared.plan.files)
     )
     return looked if whole else None, frozenset(found.chunk for found in findings if found.chunk)
 

@@ -14,7 +14,7 @@ from distconv.storage.base import Buffer
 from distconv.storage.s3.client import connect
 from distconv.storage.s3.completion import Completion
 from distconv.storage.s3.documents import StoredPart
-from distconv.storage.s3.objects import ATTEMPT
+from distconv.storage.s3.objects import ATTEMPT, head
 from distconv.storage.s3.place import Place, split_path
 from distconv.storage.s3.stream import PartStream, number_part
 from distconv.storage.s3.uploads import begin_upload, drop_upload, list_parts, name_attempt
@@ -85,6 +85,12 @@ class S3Writer(S3PartWriter):
         )
         self._is_committed = completion.replace() if replace else completion.create()
         return self._is_committed
+
+    def find_version(self) -> str | None:
+        """Give the ETag of the object that was made of the upload; None where another stands there by now."""
+        found = head(connect(self._place), self._bucket, self._key)
+        is_ours = found is not None and self._token is not None and found.metadata.get(ATTEMPT) == self._token
+        return found.etag if found is not None and is_ours else None
 
     def abort(self) -> None:
         """Drop the upload."""
