@@ -15,6 +15,7 @@ from distconv.formats.written import Written
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.regions import Region
 from distconv.storage.base import Reader, Storage, opened, read_range
+from distconv.storage.window import read_by_windows
 
 _SHARD = re.compile(r"consolidated\.(\d{2,})\.pth")
 _FOR_INPUT = ": download it again"
@@ -48,7 +49,7 @@ def read_shard(storage: Storage, path: str) -> dict[str, Written]:
     """
     try:
         with opened(storage, path) as reader:
-            found = read_archive(reader)
+            found = read_archive(read_by_windows(reader))
             starts = {region: locate_data(reader, region) for _mark, region in found.values()}
     except FileNotFoundError:
         raise OutputError(f"{path}: missing") from None
