@@ -16,7 +16,7 @@ import sys
 import tempfile
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -45,8 +45,8 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def prepare(folder: Path, files: Sequence[str], without: Sequence[str], tests: Sequence[str]) -> None:
-    """Make the folder in which mutmut runs: the project, and settings for these files and tests."""
+def prepare(folder: Path, room: Mapping[str, Sequence[str]]) -> None:
+    """Make the folder in which mutmut runs: the project, and settings for a room's files and tests."""
     shutil.rmtree(folder / "mutants" / "tests", ignore_errors=True)  # tests that are no more
     # An interpreter that starts where its path names no folder yet finds nothing there later either.
     (folder / "mutants").mkdir(parents=True, exist_ok=True)
@@ -56,11 +56,16 @@ def prepare(folder: Path, files: Sequence[str], without: Sequence[str], tests: S
     settings = SETTINGS["mutmut"] | {
         "source_paths": ["distconv"],
         "only_mutate": [
-            f"distconv/{name}" if name.endswith(".py") else f"distconv/{name}/*" for name in files
+            f"distconv/{name}" if name.endswith(".py") else f"distconv/{name}/*" for name in room["files"]
         ],
-        "do_not_mutate": [f"distconv/{name}" for name in without],
+        "do_not_mutate": [f"distconv/{name}" for name in room.get("without", ())],
         "also_copy": ["examples", "cluster", "README.md"],
-        "pytest_add_cli_args_test_selection": ["-m", MARKS, *(f"tests/{name}" for name in tests)],
+        "pytest_add_cli_args_test_selection": [
+            "-m",
+            MARKS,
+            *(f"tests/{name}" for name in room["tests"]),
+            *(f"--deselect=tests/{name}" for name in room.get("without_tests", ())),
+        ],
     }
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -127,7 +132,7 @@ def main() -> int:
     asked = parser.parse_args()
     folder = PLACE / asked.room
     room = SETTINGS["rooms"][asked.room]
-    prepare(folder, room["files"], room.get("without", []), room["tests"])
+    prepare(folder, room)
     names = list(asked.names)
     if asked.again:
         names += [mutant for _file, mutant, status in results(folder) if status not in ("killed", "timeout")]
