@@ -129,7 +129,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="mutants to try again, as fnmatch understands them")
     parser.add_argument("--again", action="store_true", help="try again what survived")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     folder = PLACE / asked.room
     room = SETTINGS["rooms"][asked.room]
     prepare(folder, room)
