@@ -11,6 +11,7 @@ from distconv.formats.meta.archive import locate_data, read_archive
 from distconv.formats.meta.archive_layout import lay_out_archive
 from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.pickle_writer import TensorEntry
+from distconv.formats.meta.shards import shard_name
 from distconv.formats.written import Written
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.regions import Region
@@ -24,7 +25,7 @@ _FOR_INPUT = ": download it again"
 
 def shard_names(count: int) -> tuple[str, ...]:
     """Name the shards of so many model-parallel ranks, in their order."""
-    return tuple(f"consolidated.{rank:02d}.pth" for rank in range(count))
+    return tuple(map(shard_name, range(count)))
 
 
 def list_shards(storage: Storage, output: str) -> tuple[str, ...]:
