@@ -68,7 +68,7 @@ def test_chunks_are_made_only_of_the_input_that_was_there_at_the_beginning(
     workers: int | None,
 ) -> None:
     output = tmp_path / "out"
-    move = conversion._move
+    move = conversion.run_units
 
     def moved(*arguments: object) -> object:
         exchange(source, other)
@@ -77,7 +77,7 @@ def test_chunks_are_made_only_of_the_input_that_was_there_at_the_beginning(
         finally:
             exchange(source, other)
 
-    monkeypatch.setattr(conversion, "_move", moved)
+    monkeypatch.setattr(conversion, "run_units", moved)
     with pytest.raises(InputError, match="consolidated"):
         distconv.convert(source, output, max_shard_size=LIMIT, workers=workers)
     monkeypatch.undo()
@@ -91,7 +91,7 @@ def test_where_another_input_comes_and_goes_only_chunks_of_the_first_are_kept(
 ) -> None:
     output = tmp_path / "out"
     act_before(monkeypatch, A_CHUNK, lambda: exchange(source, other))
-    move = conversion._move
+    move = conversion.run_units
 
     def moved(*arguments: object) -> object:
         try:
@@ -99,7 +99,7 @@ def test_where_another_input_comes_and_goes_only_chunks_of_the_first_are_kept(
         finally:
             exchange(source, other)
 
-    monkeypatch.setattr(conversion, "_move", moved)
+    monkeypatch.setattr(conversion, "run_units", moved)
     with pytest.raises(InputError, match="consolidated"):
         distconv.convert(source, output, max_shard_size=LIMIT)
     monkeypatch.undo()

@@ -156,16 +156,11 @@ class Part:
         return sum(tensor.size_bytes for tensor in self.tensors)
 
 
-Unit = File | Part
-"""What one worker does at a time."""
+Section = File | Part
+"""What is written as one: a file, or a part of one."""
 
 
-def name_units(units: Iterable[Unit]) -> str:
-    """Name units of work for people, in the plural."""
-    return "parts" if any(isinstance(unit, Part) or unit.seal is not None for unit in units) else "chunks"
-
-
-def split_file(file: File, limit_bytes: int) -> tuple[Unit, ...]:
+def split_file(file: File, limit_bytes: int) -> tuple[Section, ...]:
     """Split a sealed file into parts of at most so many bytes of tensors, larger tensors alone."""
     if file.seal is None:
         return (file,)

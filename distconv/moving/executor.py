@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from distconv.errors import ConversionError, DistconvError, UsageError, describe_os_error
-from distconv.layout.files import Unit
+from distconv.layout.units import Unit
 from distconv.moving.job import Job, Receipt
 from distconv.moving.scheduler import Failure, Limits
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from distconv.formats.meta.checksums import update_crc32
-from distconv.layout.files import File, Unit
+from distconv.layout.files import File, Section
 from distconv.moving.digests import ChunkDigests, ChunkHasher
 from distconv.storage.base import Storage, opened, read_range
 from distconv.storage.blocks import read_blocks
@@ -42,7 +42,7 @@ def is_same(
 
 
 def read_digests(
-    storage: Storage, path: str, unit: Unit, advance: Callable[[int], None], stopped: Callable[[], bool]
+    storage: Storage, path: str, unit: Section, advance: Callable[[int], None], stopped: Callable[[], bool]
 ) -> tuple[ChunkDigests, tuple[int, ...]]:
     """Digest a file, or a part of one, that is there, telling of bytes as they are read.
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from distconv.layout.files import Unit, name_units
+from distconv.layout.units import Unit, find_order, name_units
 from distconv.moving.devices import load_device
 from distconv.moving.executor import Convert, Keep, classify, forget
 from distconv.moving.job import Job, Receipt
@@ -97,7 +97,8 @@ def _drive(
     receipts: dict[str, Receipt] = {}
     attempts: Counter[str] = Counter()
     # A thread cannot be ended from outside, so none is ever taken for dead.
-    scheduler = Scheduler({chunk.name: chunk.size_bytes for chunk in chunks}, Limits(), time.monotonic())
+    sizes_bytes = {chunk.name: chunk.size_bytes for chunk in chunks}
+    scheduler = Scheduler(sizes_bytes, Limits(), time.monotonic(), find_order(chunks))
     actions: list[Action] = list(scheduler.tick(time.monotonic()))
     for number in running:
         actions += scheduler.idle(number, time.monotonic())
@@ -117,7 +118,7 @@ def _drive(
             receipts[outcome.chunk.name] = replace(outcome.result, attempts=attempts[outcome.chunk.name] + 1)
             keep(outcome.result)
             progress.unit_done(outcome.chunk.name)
-            actions = list(scheduler.done(outcome.lane, now, kept=outcome.result.kept))
+            actions = list(scheduler.done(outcome.lane, now, moved=outcome.result.bytes_written > 0))
     return receipts
 
 

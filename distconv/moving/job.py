@@ -88,7 +88,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What was done for one chunk; ``kept`` says that it had been finished before."""
+    """What was done for one unit; ``kept`` says that it had been finished before."""
 
     chunk: str
     digests: ChunkDigests
@@ -98,6 +98,8 @@ class Receipt:
     kept: bool = False
     checksums: tuple[int, ...] = ()
     """CRC32 of each tensor's data, where the file's seal is still to be made of them."""
+    md5: str | None = None
+    """In hex, of the whole file, where that was the unit."""
     attempts: int = field(default=1, compare=False)
     """How often the unit was begun; the executor counts."""
     work: Work = field(default_factory=Work, compare=False)

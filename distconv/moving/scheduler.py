@@ -19,7 +19,7 @@ ignored: it may only have been slow, and its unit may be somebody else's by now.
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import ConversionError, DistconvError
@@ -109,10 +109,21 @@ class _Pace:
 class Scheduler:
     """The state of one run; after GiveUp or Finish every event is ignored."""
 
-    def __init__(self, sizes_bytes: Mapping[str, int], limits: Limits, now: float) -> None:
-        """Line up the units, the largest first, so that the last to end are small."""
+    def __init__(
+        self,
+        sizes_bytes: Mapping[str, int],
+        limits: Limits,
+        now: float,
+        after: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        """Line up the units, the largest first, so that the last to end are small.
+
+        Those that ``after`` names wait until the others that it gives for them are done.
+        """
+        self._waiting = {unit: set(others) for unit, others in (after or {}).items() if others}
         # Equal sizes keep their order, so that a run can be repeated.
-        self._todo = deque(sorted(sizes_bytes, key=lambda unit: -sizes_bytes[unit]))
+        ready = (unit for unit in sizes_bytes if unit not in self._waiting)
+        self._todo = deque(sorted(ready, key=lambda unit: -sizes_bytes[unit]))
         self._sizes_bytes = sizes_bytes
         self._limits = limits
         self._left = len(sizes_bytes)
@@ -141,17 +152,26 @@ class Scheduler:
             self._silences.hear(worker, now)
         return ()
 
-    def done(self, worker: int, now: float, *, kept: bool = False) -> tuple[Action, ...]:
-        """Tell that a worker finished its unit; what was kept of an earlier run says nothing of its pace."""
+    def done(self, worker: int, now: float, *, moved: bool = True) -> tuple[Action, ...]:
+        """Tell that a worker finished its unit; one of which nothing was moved says nothing of its pace."""
         assignment = self._release(worker, now)
         if assignment is None:
             return ()
-        if not kept:
+        if moved:
             self._paces[worker].seconds += now - assignment.began_at
             self._paces[worker].size_bytes += self._sizes_bytes[assignment.unit]
         self._left -= 1
+        self._line_up_behind(assignment.unit)
         self._free.append(worker)
         return self._settle(now)
+
+    def _line_up_behind(self, done: str) -> None:
+        """Let go what waited for this unit last, before all others: what it reads was just written."""
+        for unit, others in list(self._waiting.items()):
+            others.discard(done)
+            if not others:
+                del self._waiting[unit]
+                self._todo.appendleft(unit)
 
     def failed(self, worker: int, failure: Failure, now: float) -> tuple[Action, ...]:
         """Tell that a worker could not do its unit, and waits for another one."""

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Self
 
-from distconv.layout.files import File, Part, Unit
+from distconv.layout.files import File, Part, Section
 from distconv.moving.digests import ChunkDigests
 from distconv.moving.executor import Keep
 from distconv.moving.job import Job, Receipt
@@ -46,7 +46,7 @@ class SharedFiles:
         storage: Storage,
         output: str,
         files: Sequence[File],
-        units: Sequence[Unit],
+        units: Sequence[Section],
         unfinished: Mapping[str, UnfinishedFile],
     ) -> None:
         """Begin each file that has parts, or go on with it, at its full size: a full disk shows at once."""

@@ -1,4 +1,4 @@
-"""Make one file or a part of one: read source spans, put them together, write.
+"""Do one unit: make a file or a part of one (read source spans, put them together, write), or digest a file.
 
 Memory is bounded by a few blocks, whatever the model's size.
 """
@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 
 from distconv.errors import Interrupted
 from distconv.formats.meta.checksums import update_crc32
-from distconv.layout.files import File, Literal, Part, Unit
+from distconv.layout.files import File, Literal, Part, Section
+from distconv.layout.units import Checksum, Unit
+from distconv.moving.checksums import digest_file
 from distconv.moving.devices import open_device
 from distconv.moving.digests import ChunkDigests, ChunkHasher
 from distconv.moving.existing import is_finished, is_same, read_digests
@@ -18,13 +20,15 @@ from distconv.storage.base import PartWriter, Writer, join
 
 
 def make_unit(job: Job, unit: Unit, advance: Callable[[int], None], stopped: Callable[[], bool]) -> Receipt:
-    """Write a file, or a part of one.
+    """Write a file, or a part of one, or make the MD5 of one.
 
-    ``advance`` is told of output bytes as they are written; ``stopped`` is asked between
+    ``advance`` is told of output bytes as they are written or digested; ``stopped`` is asked between
     blocks, and Interrupted raised when it says so. OutputError where another conversion owns OUTPUT.
     """
     if isinstance(unit, Part):
         return _write_part(job, unit, advance, stopped)
+    if isinstance(unit, Checksum):
+        return digest_file(job, unit, advance, stopped)
     return write_file(job, unit, advance, stopped)
 
 
@@ -100,7 +104,7 @@ def write_literals(
 
 def _write_tensors(
     job: Job,
-    unit: Unit,
+    unit: Section,
     writer: PartWriter,
     sources: Sources,
     hasher: ChunkHasher,

@@ -40,11 +40,13 @@ class Folder:
         plan: Plan,
         identity: dict[str, object],
         recorded: Mapping[str, ChunkDigests],
+        md5s: Mapping[str, str],
         unfinished: Mapping[str, UnfinishedFile],
     ) -> None:
         """Begin with what an earlier run recorded and what stood there when the folder was taken."""
         self.owner = owner
         self.recorded = dict(recorded)
+        self.md5s = dict(md5s)
         self.unfinished = dict(unfinished)
         self._unfinished = {name: (file.attempt, dict(file.parts)) for name, file in unfinished.items()}
         self._storage, self._source = storage, source
@@ -69,7 +71,16 @@ class Folder:
             raise self._failure
         if self._digests.get(receipt.chunk) != receipt.digests:
             self._digests[receipt.chunk] = receipt.digests
+            # One that was recorded is of other bytes.
+            self.md5s.pop(receipt.chunk, None)
             self._pending = True
+
+    def keep_md5(self, name: str, md5: str) -> None:
+        """Record the MD5 of a finished chunk, as ``keep`` records its digests."""
+        if self._failure is not None:
+            raise self._failure
+        self.md5s[name] = md5
+        self._pending = True
 
     def go_on(self, unfinished: Mapping[str, UnfinishedFile]) -> None:
         """Record what unfinished files are open as now, before anything is written into them.
@@ -200,6 +211,7 @@ class Folder:
                 chunk.size_bytes,
                 digests.file,
                 {tensor.name: digest for tensor, digest in zip(chunk.tensors, digests.tensors, strict=True)},
+                self.md5s.get(name),
             ).to_row()
             for name, chunk in self._chunks.items()
             if (digests := self._digests.get(name)) is not None

@@ -19,7 +19,7 @@ from distconv.sidecars.config import to_json
 from distconv.storage.base import Storage, read_small
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_XXH3 = re.compile(r"[0-9a-f]{32}")
+_XXH3 = _MD5 = re.compile(r"[0-9a-f]{32}")
 _WORD = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
 
 
@@ -32,10 +32,14 @@ class RecordedChunk:
     digest: str | None
     """Of the whole file; None where several workers wrote parts of it."""
     tensors: Mapping[str, str]
+    md5: str | None = None
+    """Of the whole file, where the format has a list of them."""
 
     def to_row(self) -> dict[str, object]:
         """Give it as receipt and journal have it."""
         whole = {} if self.digest is None else {ALGORITHM: self.digest}
+        if self.md5 is not None:
+            whole["md5"] = self.md5
         return {"name": self.name, "size_bytes": self.size_bytes, **whole, "tensors": dict(self.tensors)}
 
 
@@ -162,7 +166,11 @@ def _make_chunk(row: object, number: int, name: str, target: Target) -> Recorded
     if target.whole_digest or row.get(ALGORITHM) is not None:
         digest = take(row, ALGORITHM, str, name)
         check_digest(digest, _XXH3, name)
-    return RecordedChunk(name, take(row, "size_bytes", int, name), digest, tensors)
+    md5 = None
+    if row.get("md5") is not None:
+        md5 = take(row, "md5", str, name)
+        check_digest(md5, _MD5, name)
+    return RecordedChunk(name, take(row, "size_bytes", int, name), digest, tensors, md5)
 
 
 def _make_conversion(identity: Mapping[str, object], target: Target, count: int) -> Conversion:

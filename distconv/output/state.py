@@ -2,6 +2,7 @@
 
 import json
 import posixpath
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ class RecordedDigests:
 
     file: str | None
     tensors: Mapping[str, str]
+    md5: str | None = None
+    """Of the whole, in hex."""
 
     def in_order(self, names: Iterable[str]) -> ChunkDigests | None:
         """Give them in the order of the file, which no record keeps; None where they are others' than these."""
@@ -44,6 +47,10 @@ class Found:
     digests: Mapping[str, RecordedDigests]
     unfinished: Mapping[str, UnfinishedFile]
     """Files that were being written in parts, with those that are durable."""
+
+    def list_md5s(self, names: Iterable[str]) -> dict[str, str]:
+        """Give the MD5s that are recorded of finished files."""
+        return {name: md5 for name in names if (md5 := self.digests[name].md5) is not None}
 
 
 def look_at_output(storage: Storage, output: str) -> Found:
@@ -78,7 +85,9 @@ def _read_record(
     try:
         content = json.loads(read_small(storage, path, LIMIT_BYTES))
         digests = {
-            chunk["name"]: RecordedDigests(chunk.get(ALGORITHM), dict(chunk["tensors"].items()))
+            chunk["name"]: RecordedDigests(
+                chunk.get(ALGORITHM), dict(chunk["tensors"].items()), _read_md5(chunk.get("md5"))
+            )
             for chunk in content["chunks"]
         }
         return (
@@ -88,6 +97,10 @@ def _read_record(
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, InputError):
         return None, {}, {}
+
+
+def _read_md5(found: object) -> str | None:
+    return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{32}", found) else None
 
 
 def is_recorded(storage: Storage, output: str, identity: dict[str, object]) -> bool:

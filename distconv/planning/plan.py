@@ -9,7 +9,8 @@ from distconv.formats.meta.shards import default_part_bytes, lay_out_shard, shar
 from distconv.formats.safetensors.chunks import default_chunk_bytes, lay_out_chunks
 from distconv.humanize import format_size
 from distconv.layout.dtypes import DType
-from distconv.layout.files import File, OutputTensor, Unit, split_file
+from distconv.layout.files import File, OutputTensor, Section, split_file
+from distconv.layout.units import Checksum, file_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,23 @@ class Plan:
             counts[tensor.dtype] += tensor.elements
         return max(counts, key=lambda dtype: (counts[dtype], dtype.rank))
 
-    def list_units(self, whole: Container[str] = ()) -> tuple[Unit, ...]:
-        """Give what workers do at a time, file by file; those that ``whole`` names are not split."""
+    def list_units(self, whole: Container[str] = ()) -> tuple[Section, ...]:
+        """Give what workers write at a time, file by file; those that ``whole`` names are not split."""
         return tuple(
             unit
             for file in self.files
             for unit in ((file,) if file.name in whole else split_file(file, self.chunk_limit_bytes))
+        )
+
+    def list_checksums(self, units: Sequence[Section], known: Container[str] = ()) -> tuple[Checksum, ...]:
+        """Give each file's MD5 as a unit that waits for those of ``units`` that make it; none of ``known`` files."""
+        makers = {
+            file.name: [unit.name for unit in units if file_of(unit) == file.name] for file in self.files
+        }
+        return tuple(
+            Checksum(file.name, file.size_bytes, tuple(makers[file.name]))
+            for file in self.files
+            if file.name not in known
         )
 
 

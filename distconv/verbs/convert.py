@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from distconv.errors import ConversionError, InputError, UsageError
+from distconv.errors import ConversionError, InputError
 from distconv.humanize import format_count
-from distconv.layout.files import Unit
-from distconv.moving.executor import Cluster, Keep
+from distconv.moving.executor import Cluster
 from distconv.moving.existing import is_finished
-from distconv.moving.inline import run_inline
 from distconv.moving.job import Job, Preconditions, Receipt
 from distconv.moving.progress import Progress, SilentProgress, Stopwatch
 from distconv.moving.shared import SharedFiles
@@ -29,10 +27,9 @@ from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.finished import compare_all, examine
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
+from distconv.verbs.running import choose_cluster, choose_device, run_units
 from distconv.verbs.sources import find_input, list_input, prepare
 from distconv.version import VERSION
-
-_INLINE_LANES = 4
 
 
 def convert(
@@ -99,7 +96,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
         refuse_overlap(storage, files, options.output)
         for note in prepared.notes:
             watch.note(f"note: {note}")
-        device = _choose_device(options.device)
+        device = choose_device(options.device)
         report, receipts = _convert(
             storage, source, replace(options, device=device), prepared, watch, started
         )
@@ -196,18 +193,21 @@ def _make(
             compare_all(storage, output, prepared, watch, folder.remove)
         if strangers := tuple(obstacles(overwrite=False)):
             raise ConversionError("\n".join(strangers))
-        folder.finish(_complete(storage, output, prepared, names, watch))
+        folder.finish(_complete(prepared, output, names, folder.md5s))
     return moved
 
 
 def _complete(
-    storage: Storage, output: str, prepared: Prepared, names: Sequence[str], progress: Progress
+    prepared: Prepared, output: str, names: Sequence[str], md5s: Mapping[str, str]
 ) -> Mapping[str, bytes]:
     """Add to the files beside the weights what is made of all others, before the mark."""
     if prepared.target.checklist is None:
         return prepared.files
-    checklist = make_output_checklist(storage, output, names, prepared.files, progress)
-    return {prepared.target.checklist: checklist, **prepared.files}
+    if changed := [join(output, name) for name in names if name not in md5s]:
+        raise ConversionError(
+            f"{', '.join(changed)}: made again, and not as it was recorded; run the same command again"
+        )
+    return {prepared.target.checklist: make_output_checklist(md5s, prepared.files), **prepared.files}
 
 
 def _move_all(
@@ -216,32 +216,24 @@ def _move_all(
     """Write all files; those that are too large for one worker in parts."""
     plan = prepared.plan
     # One worker looks at all of a file that is there.
-    units = plan.list_units(whole=folder.recorded)
-    inline = not (options.cluster.workers or options.cluster.address or _has_several_gpus(options.device))
-    with SharedFiles(storage, options.output, plan.files, units, folder.unfinished) as shared:
+    sections = plan.list_units(whole=folder.recorded)
+    checksums = plan.list_checksums(sections, folder.md5s) if prepared.target.checklist else ()
+    files = {unit.name: unit.file for unit in checksums}
+    with SharedFiles(storage, options.output, plan.files, sections, folder.unfinished) as shared:
         folder.go_on(shared.unfinished)
         job = Job(
             storage, options.output, options.device, recorded=folder.recorded | shared.recorded, attempts=shared.attempts,
             traced=bool(options.trace or options.report), preconditions=Preconditions(source.sizes, folder.owner),
         )  # fmt: skip
-        return _move(
-            job,
-            units,
-            None if inline else options.cluster,
-            watch,
-            shared.hear(job, folder.keep, folder.keep_part),
-        )
+        keep = shared.hear(job, folder.keep, folder.keep_part)
 
+        def hear(receipt: Receipt) -> None:
+            if receipt.md5 is None:
+                keep(receipt)
+            else:
+                folder.keep_md5(files[receipt.chunk], receipt.md5)
 
-def _move(
-    job: Job, units: Sequence[Unit], cluster: Cluster | None, progress: Progress, keep: Keep
-) -> tuple[Receipt, ...]:
-    """Do all units, in this process where there is no cluster."""
-    if cluster is None:
-        return run_inline(job, units, min(_INLINE_LANES, os.cpu_count() or 1), progress, keep=keep)
-    from distconv.moving.ray.driver import run_on_ray
-
-    return run_on_ray(job, units, cluster, progress, keep=keep)
+        return run_units(job, (*sections, *checksums), choose_cluster(options), watch, hear)
 
 
 def _check_chunks(storage: Storage, output: str, plan: Plan) -> None:
@@ -267,18 +259,3 @@ def _check(options: Options, progress: Progress) -> None:
         progress.note(f"note: {note}")
     if report.findings:
         raise InputError.of(report.findings)
-
-
-def _choose_device(device: str) -> str:
-    """Take the CPU for ``auto``: moving bytes needs no GPU until a measurement says otherwise."""
-    return "cpu" if device == "auto" else device
-
-
-def _has_several_gpus(device: str) -> bool:
-    if device != "cuda":
-        return False
-    import torch
-
-    if not torch.cuda.is_available():
-        raise UsageError("device cuda: torch sees no GPU here; use --device cpu")
-    return torch.cuda.device_count() > 1

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from distconv.families.choose import Choice
 from distconv.humanize import format_count, format_size
-from distconv.layout.files import File, Part, Unit, describe_layers
+from distconv.layout.files import Part, Section, describe_layers
+from distconv.layout.units import file_of
 from distconv.output.targets import META, TRANSFORMERS, Target
 from distconv.planning.plan import Plan, describe_large_tensors
 from distconv.storage.base import PathLike, Storage
@@ -48,7 +49,7 @@ class PlanReport:
                 {
                     "name": file.name,
                     "size_bytes": file.size_bytes,
-                    "parts": [_describe(unit) for unit in units if _file_of(unit) == file.name],
+                    "parts": [_describe(unit) for unit in units if file_of(unit) == file.name],
                 }
                 for file in plan.files
             ],
@@ -74,7 +75,7 @@ class PlanReport:
         in_parts = any(isinstance(unit, Part) for unit in units)
         rows = [
             (
-                _file_of(unit),
+                file_of(unit),
                 *([f"{unit.number} of {unit.count}" if isinstance(unit, Part) else ""] if in_parts else []),
                 describe_layers(tensor.name for tensor in unit.tensors),
                 str(len(unit.tensors)),
@@ -94,17 +95,13 @@ class PlanReport:
         return f"{files}{what} of at most {format_size(plan.chunk_limit_bytes)} of tensors{but}"
 
 
-def _describe(unit: Unit) -> dict[str, object]:
+def _describe(unit: Section) -> dict[str, object]:
     return {
         "layers": describe_layers(tensor.name for tensor in unit.tensors),
         "tensors": len(unit.tensors),
         "copies": sum(len(tensor.copies) for tensor in unit.tensors),
         "size_bytes": unit.size_bytes,
     }
-
-
-def _file_of(unit: Unit) -> str:
-    return unit.name if isinstance(unit, File) else unit.file
 
 
 _WORKER_MEMORY_BYTES = 64 << 20

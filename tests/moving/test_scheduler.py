@@ -40,6 +40,27 @@ def test_units_of_one_size_go_out_as_they_were_given_whatever_their_names() -> N
     ]
 
 
+def test_a_unit_that_waits_for_others_is_the_next_one_once_all_of_them_are_done() -> None:
+    sizes = {"a": 2, "b": 2, "c": 1, "d": 1, "sum": 9}
+    scheduler = Scheduler(sizes, Limits(), 0.0, {"sum": ("a", "b")})
+    assert scheduler.idle(1, 0.0) + scheduler.idle(2, 0.0) == (Assign(1, "a", 1), Assign(2, "b", 1))
+    assert scheduler.done(1, 1.0) == (Assign(1, "c", 1),)
+    assert scheduler.done(2, 1.0) == (Assign(2, "sum", 1),)
+    assert scheduler.done(1, 1.5) == (Assign(1, "d", 1),)
+    assert scheduler.done(1, 2.0) == ()
+    assert scheduler.done(2, 9.0) == (Finish(),)
+
+
+def test_who_does_what_others_wait_for_may_fail_and_be_lost_first() -> None:
+    scheduler = Scheduler({"a": 1, "sum": 1}, Limits(rest_seconds=0), 0.0, {"sum": ("a",)})
+    scheduler.idle(1, 0.0)
+    assert scheduler.failed(1, EIO, 1.0) == (Assign(1, "a", 2),)
+    assert scheduler.lost(1, "killed", 2.0) == (Replace(1, "a", "killed"),)
+    assert scheduler.idle(2, 3.0) == (Assign(2, "a", 3),)
+    assert scheduler.done(2, 4.0) == (Assign(2, "sum", 1),)
+    assert scheduler.done(2, 5.0) == (Finish(),)
+
+
 def test_no_units_are_finished_at_the_first_tick() -> None:
     assert Scheduler({}, Limits(), 0.0).tick(0.0) == (Finish(),)
 
@@ -390,7 +411,7 @@ def with_one_ahead(units: str, done: int, *, kept: bool = False) -> Scheduler:
     scheduler.idle(1, 0.0)
     scheduler.idle(2, 0.0)
     for number in range(1, done + 1):
-        scheduler.done(1, float(number), kept=kept)
+        scheduler.done(1, float(number), moved=not kept)
     return scheduler
 
 

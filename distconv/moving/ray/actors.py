@@ -12,7 +12,7 @@ import ray
 from ray.actor import ActorHandle
 
 from distconv.errors import Interrupted
-from distconv.layout.files import Unit
+from distconv.layout.units import Unit
 from distconv.moving.devices import load_device
 from distconv.moving.executor import Convert, classify
 from distconv.moving.job import Job, Receipt

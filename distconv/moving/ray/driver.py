@@ -9,7 +9,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from distconv.errors import ConversionError
-from distconv.layout.files import Unit, name_units
+from distconv.layout.units import Unit, find_order, name_units
 from distconv.moving.executor import (
     STALL_SECONDS,
     TICK_SECONDS,
@@ -105,7 +105,7 @@ class _Run:
         self._needs = needs
         self._left_out: dict[str, str] = {}
         sizes_bytes = {chunk.name: chunk.size_bytes for chunk in chunks}
-        self._scheduler = Scheduler(sizes_bytes, limits, time.monotonic())
+        self._scheduler = Scheduler(sizes_bytes, limits, time.monotonic(), find_order(chunks))
         self._members: dict[int, _Member] = {}
         self._receipts: dict[str, Receipt] = {}
         self._started = 0
@@ -213,7 +213,7 @@ class _Run:
         self._count(member, self._chunks[receipt.chunk].size_bytes - member.moved_bytes)
         self._progress.unit_done(receipt.chunk)
         _clear(member)
-        self._carry_out(self._scheduler.done(number, now, kept=receipt.kept))
+        self._carry_out(self._scheduler.done(number, now, moved=receipt.bytes_written > 0))
 
     def _fail(self, number: int, member: _Member, failure: Failure, now: float) -> None:
         """Hand a failure on; its bytes do not count."""
