@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from distconv.layout.files import File, Part, Section
+from distconv.layout.files import File, OutputTensor, Part, Section, group_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,35 @@ class Checksum:
         return f"MD5 of {self.file}"
 
 
-Unit = Section | Checksum
+Pair = tuple[OutputTensor, OutputTensor]
+
+QUESTION_BYTES = 1 << 28
+"""Of the tensors of one question: less than a second's reading, so that many workers share it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whether the tensors of each of some pairs hold the same bytes in INPUT: one unit of work."""
+
+    name: str
+    pairs: tuple[Pair, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """How much there is to read."""
+        return sum(tensor.size_bytes for pair in self.pairs for tensor in pair)
+
+
+Unit = Section | Checksum | Question
+
+
+def split_question(question: Question, limit_bytes: int = QUESTION_BYTES) -> tuple[Question, ...]:
+    """Split it into several of at most so many bytes, larger pairs alone."""
+    runs = group_runs([left.size_bytes + right.size_bytes for left, right in question.pairs], limit_bytes)
+    return tuple(
+        Question(f"{question.name}, part {number} of {len(runs)}", question.pairs[run.start : run.stop])
+        for number, run in enumerate(runs, 1)
+    )
 
 
 def find_order(units: Iterable[Unit]) -> dict[str, tuple[str, ...]]:
@@ -38,9 +66,11 @@ def name_units(units: Iterable[Unit]) -> str:
 def _name_kind(unit: Unit) -> str:
     if isinstance(unit, Checksum):
         return "MD5s"
+    if isinstance(unit, Question):
+        return "comparisons"
     return "parts" if isinstance(unit, Part) or unit.is_sealed else "chunks"
 
 
-def file_of(unit: Unit) -> str:
-    """Name the file that a unit belongs to."""
+def file_of(unit: Section) -> str:
+    """Name the file that is written, or part of it."""
     return unit.name if isinstance(unit, File) else unit.file

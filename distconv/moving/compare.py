@@ -1,10 +1,16 @@
-"""Whether two tensors of INPUT hold the same bytes: what metadata alone cannot always tell."""
+"""Whether tensors of INPUT hold the same bytes: what metadata alone cannot always tell."""
 
+from collections.abc import Callable, Iterator
+
+from distconv.errors import Interrupted
 from distconv.formats.views import TensorView
 from distconv.layout.files import OutputTensor
+from distconv.layout.units import Question
 from distconv.moving.devices import HostDevice
+from distconv.moving.digests import ChunkDigests
+from distconv.moving.job import Job, Receipt
 from distconv.moving.sources import Sources, make_contents
-from distconv.storage.base import Storage
+from distconv.moving.spans import Spans
 
 
 def target_of_view(view: TensorView) -> OutputTensor:
@@ -12,32 +18,51 @@ def target_of_view(view: TensorView) -> OutputTensor:
     return OutputTensor(view.name, view.name, view.shape, view.dtype, view.dtype, view.whole().copies)
 
 
-def equal_targets(storage: Storage, left: OutputTensor, right: OutputTensor) -> bool:
-    """Compare two tensors block by block, up to the first difference, in bounded memory."""
-    if (left.shape, left.stored) != (right.shape, right.stored):
-        return False
-    with Sources(storage) as sources:
-        # A block that is cut by rows of other shards is cut elsewhere too: compare a stream of bytes.
-        streams = [_Stream(target, sources) for target in (left, right)]
-        remaining = left.elements * left.stored.size_bytes
-        while remaining:
-            size = min(remaining, HostDevice.block_bytes)
-            if streams[0].take(size) != streams[1].take(size):
+def answer(
+    job: Job, question: Question, advance: Callable[[int], None], stopped: Callable[[], bool]
+) -> Receipt:
+    """Compare the pairs block by block, up to the first difference, in bounded memory."""
+    spans = Spans(kept=job.traced)
+    # Their memory is used again for each pair.
+    devices = HostDevice(), HostDevice()
+
+    def are_equal(left: OutputTensor, right: OutputTensor) -> bool:
+        if (left.shape, left.stored) != (right.shape, right.stored):
+            return False
+        streams = (_read(tensor, sources, at) for tensor, at in zip((left, right), devices, strict=True))
+        for one, other in _align(*streams):
+            if stopped():
+                raise Interrupted("stopped")
+            if not _hold_the_same(one, other):
                 return False
-            remaining -= size
-    return True
+            advance(2 * len(one))
+        return True
+
+    with Sources(job.storage, spans) as sources:
+        equal = all(are_equal(*pair) for pair in question.pairs)
+    nothing = ChunkDigests(None, ())
+    return Receipt(question.name, nothing, sources.bytes_read, 0, equal=equal, work=spans.finish())
 
 
-class _Stream:
-    """A tensor's bytes, in pieces of any size."""
+def _read(tensor: OutputTensor, sources: Sources, device: HostDevice) -> Iterator[memoryview]:
+    for _block, content, _infinite in make_contents(tensor, sources, device):
+        yield content
 
-    def __init__(self, target: OutputTensor, sources: Sources) -> None:
-        self._contents = make_contents(target, sources, HostDevice())
-        self._held = bytearray()
 
-    def take(self, size_bytes: int) -> bytes:
-        while len(self._held) < size_bytes:
-            self._held += next(self._contents)[1]
-        taken = bytes(self._held[:size_bytes])
-        del self._held[:size_bytes]
-        return taken
+def _align(
+    left: Iterator[memoryview], right: Iterator[memoryview]
+) -> Iterator[tuple[memoryview, memoryview]]:
+    """Give runs of one length of two streams: what is cut by rows of other shards is cut elsewhere too."""
+    nothing = memoryview(b"")
+    one, other = next(left, nothing), next(right, nothing)
+    while one and other:
+        size = min(len(one), len(other))
+        yield one[:size], other[:size]
+        one, other = one[size:] or next(left, nothing), other[size:] or next(right, nothing)
+
+
+def _hold_the_same(left: memoryview, right: memoryview) -> bool:
+    import numpy as np
+
+    # A comparison of memoryviews goes element by element.
+    return np.array_equal(np.frombuffer(left, np.uint8), np.frombuffer(right, np.uint8))

@@ -100,6 +100,8 @@ class Receipt:
     """CRC32 of each tensor's data, where the file's seal is still to be made of them."""
     md5: str | None = None
     """In hex, of the whole file, where that was the unit."""
+    equal: bool | None = None
+    """What is answered, where a question was the unit."""
     attempts: int = field(default=1, compare=False)
     """How often the unit was begun; the executor counts."""
     work: Work = field(default_factory=Work, compare=False)

@@ -1,4 +1,4 @@
-"""Do one unit: make a file or a part of one (read source spans, put them together, write), or digest a file.
+"""Do one unit: make a file or a part of one (read source spans, put them together, write), digest a file, or compare.
 
 Memory is bounded by a few blocks, whatever the model's size.
 """
@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from distconv.errors import Interrupted
 from distconv.formats.meta.checksums import update_crc32
 from distconv.layout.files import File, Literal, Part, Section
-from distconv.layout.units import Checksum, Unit
+from distconv.layout.units import Checksum, Question, Unit
 from distconv.moving.checksums import digest_file
+from distconv.moving.compare import answer
 from distconv.moving.devices import open_device
 from distconv.moving.digests import ChunkDigests, ChunkHasher
 from distconv.moving.existing import is_finished, is_same, read_digests
@@ -20,15 +21,17 @@ from distconv.storage.base import PartWriter, Writer, join
 
 
 def make_unit(job: Job, unit: Unit, advance: Callable[[int], None], stopped: Callable[[], bool]) -> Receipt:
-    """Write a file, or a part of one, or make the MD5 of one.
+    """Write a file, or a part of one, make the MD5 of one, or answer a question.
 
-    ``advance`` is told of output bytes as they are written or digested; ``stopped`` is asked between
+    ``advance`` is told of output bytes as they are written or digested, or of INPUT's that are compared; ``stopped`` is asked between
     blocks, and Interrupted raised when it says so. OutputError where another conversion owns OUTPUT.
     """
     if isinstance(unit, Part):
         return _write_part(job, unit, advance, stopped)
     if isinstance(unit, Checksum):
         return digest_file(job, unit, advance, stopped)
+    if isinstance(unit, Question):
+        return answer(job, unit, advance, stopped)
     return write_file(job, unit, advance, stopped)
 
 

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError, OutputError
+from distconv.families.translate import Decisions
 from distconv.formats.plain_json import LIMIT_BYTES
 from distconv.moving.digests import ALGORITHM, ChunkDigests
 from distconv.moving.shared import UnfinishedFile
 from distconv.output.ownership import is_owned, is_owner_file
 from distconv.output.receipt import read_receipt
-from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, is_partial
+from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TRANSFORMERS, Target, is_partial
 from distconv.output.unfinished import read_unfinished
 from distconv.storage.base import Storage, join, read_small
+from distconv.version import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,34 @@ def _read_record(
 
 def _read_md5(found: object) -> str | None:
     return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{32}", found) else None
+
+
+def find_decisions(
+    storage: Storage, output: str, target: Target, family: str, source: Mapping[str, object]
+) -> Decisions | None:
+    """Give what this version decided by INPUT's data, where OUTPUT's journal or receipt tells of the same INPUT.
+
+    ``source`` describes INPUT's files, as ``Source.describe`` does. Only looks; None where nothing tells.
+    """
+    for name in (JOURNAL_NAME, RECEIPT_NAME):
+        path = join(output, name)
+        if storage.find(path) is None:
+            continue
+        try:
+            found, _digests, _unfinished = _read_record(storage, path)
+        except FileNotFoundError:
+            continue
+        if isinstance(found, dict) and _is_of(found, target, family, source):
+            tied, replication = found.get("tied"), found.get("kv_replication")
+            if type(tied) is bool and type(replication) is int and replication > 0:
+                return Decisions(tied, replication)
+    return None
+
+
+def _is_of(identity: Mapping[str, object], target: Target, family: str, source: Mapping[str, object]) -> bool:
+    """Whether a conversion into this format asked the same of the same files."""
+    told = (identity.get("to", TRANSFORMERS.name), *map(identity.get, ("distconv", "family", "source")))
+    return told == (target.name, VERSION, family, source)
 
 
 def is_recorded(storage: Storage, output: str, identity: dict[str, object]) -> bool:

@@ -1,7 +1,6 @@
 """What a checkpoint is and what its conversion would be: the verbs that move no data."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
@@ -16,10 +15,10 @@ from distconv.formats.meta.layouts import ShardFiles
 from distconv.formats.meta.params import Params, read_params
 from distconv.formats.views import TensorView
 from distconv.layout.dtypes import DTYPES
-from distconv.layout.files import OutputTensor
 from distconv.planning.plan import Plan, make_plan
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
 from distconv.storage.base import Storage
+from distconv.verbs.questions import Answers
 from distconv.verbs.remarks import note_buffers, note_copies, note_differences, note_params
 
 
@@ -147,24 +146,19 @@ def kv_pairs(checkpoint: Checkpoint, apart: int, copies: int) -> tuple[tuple[Ten
 
 _DOUBLED = 16
 
-EqualTargets = Callable[[OutputTensor, OutputTensor], bool]
-EqualViews = Callable[[TensorView, TensorView], bool]
 
-
-def decide(
-    checkpoint: Checkpoint, equal_targets: EqualTargets | None = None, equal_views: EqualViews | None = None
-) -> tuple[Decisions, tuple[str, ...]]:
+def decide(checkpoint: Checkpoint, answers: Answers | None = None) -> tuple[Decisions, tuple[str, ...]]:
     """Decide what only data can tell.
 
-    With the two comparisons it is proved; without them what is published is assumed, unless
+    With answers it is proved; without them what is published is assumed, unless
     the headers alone tell, and the notes say so.
     """
-    tied, tied_notes = _decide_tied(checkpoint, equal_targets)
-    replication, kv_notes = decide_replication(checkpoint, equal_views)
+    tied, tied_notes = _decide_tied(checkpoint, answers)
+    replication, kv_notes = decide_replication(checkpoint, answers)
     return Decisions(tied, replication), (*tied_notes, *kv_notes)
 
 
-def _decide_tied(checkpoint: Checkpoint, equal_targets: EqualTargets | None) -> tuple[bool, tuple[str, ...]]:
+def _decide_tied(checkpoint: Checkpoint, answers: Answers | None) -> tuple[bool, tuple[str, ...]]:
     embedding, output = checkpoint.match(EMBEDDING), checkpoint.match(OUTPUT)
     if not checkpoint.choice.may_tie or embedding is None:
         return False, ()
@@ -173,11 +167,11 @@ def _decide_tied(checkpoint: Checkpoint, equal_targets: EqualTargets | None) -> 
     same_cut = embedding.cut == output.cut
     if same_cut and any(map(is_disproved, embedding.views, output.views)):
         return False, (_UNTIED,)
-    if equal_targets is None:
+    if answers is None:
         return True, ("embedding and output are taken as equal (tied), as published; convert compares them",)
     untied = Decisions(tied=False, kv_replication=1)
     targets = make_targets((embedding, output), checkpoint.dimensions.head_dim, untied)
-    if equal_targets(*targets):
+    if answers.are_tied(*targets):
         return True, ()
     return False, (_UNTIED,)
 
@@ -185,21 +179,21 @@ def _decide_tied(checkpoint: Checkpoint, equal_targets: EqualTargets | None) -> 
 _UNTIED = "embedding and output differ: lm_head.weight is kept, and the config is not tied"
 
 
-def decide_replication(checkpoint: Checkpoint, equal_views: EqualViews | None) -> tuple[int, tuple[str, ...]]:
-    """Decide how often key heads are stored; without the comparison what is published is assumed."""
+def decide_replication(checkpoint: Checkpoint, answers: Answers | None) -> tuple[int, tuple[str, ...]]:
+    """Decide how often key heads are stored; without answers what is published is assumed."""
     heads, times = checkpoint.dimensions.kv_heads, 1
     published = heads == _DOUBLED and bool(kv_pairs(checkpoint, 1, 2))
     for factor in _find_prime_factors(heads):
         while pairs := kv_pairs(checkpoint, times, factor):
             if any(is_disproved(*pair) for pair in pairs):
                 break
-            if equal_views is None:
+            if answers is None:
                 if published:
                     return 2, (
                         f"each key head is taken as stored twice ({heads // 2} are written), as published; convert compares them",
                     )
                 return 1, ()
-            if not all(equal_views(*pair) for pair in pairs):
+            if not answers.are_stored(times * factor, pairs):
                 break
             times *= factor
     if times == 1:

@@ -8,7 +8,8 @@ from functools import partial
 
 from distconv.errors import ConversionError, InputError
 from distconv.humanize import format_count
-from distconv.moving.executor import Cluster
+from distconv.layout.units import Unit
+from distconv.moving.executor import Cluster, forget
 from distconv.moving.existing import is_finished
 from distconv.moving.job import Job, Preconditions, Receipt
 from distconv.moving.progress import Progress, SilentProgress, Stopwatch
@@ -27,7 +28,7 @@ from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.finished import compare_all, examine
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
-from distconv.verbs.running import choose_cluster, choose_device, run_units
+from distconv.verbs.running import choose_asking_cluster, choose_cluster, choose_device, run_units
 from distconv.verbs.sources import find_input, list_input, prepare
 from distconv.version import VERSION
 
@@ -81,6 +82,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
         options = replace(
             options, source=os.path.abspath(options.source), output=os.path.abspath(options.output)
         )
+    options = replace(options, device=choose_device(options.device))
     watch = Stopwatch(progress)
     charts = RunCharts(options.output, options.trace, options.report)
     storage: Storage = LocalStorage()
@@ -92,17 +94,20 @@ def run(options: Options, progress: Progress) -> ConversionReport:
             # What is compared is what is converted.
             _check(options, watch)
         started = time.monotonic()
-        prepared = prepare(storage, source, found, options)
         refuse_overlap(storage, files, options.output)
+        prepared = prepare(storage, source, found, options, partial(_ask, source, options, watch))
         for note in prepared.notes:
             watch.note(f"note: {note}")
-        device = choose_device(options.device)
-        report, receipts = _convert(
-            storage, source, replace(options, device=device), prepared, watch, started
-        )
+        report, receipts = _convert(storage, source, options, prepared, watch, started)
         count = format_count(len(prepared.plan.files), prepared.target.noun)
         charts.write(storage, receipts, f"{prepared.choice.family.title}, {count}")
         return report
+
+
+def _ask(source: Source, options: Options, watch: Stopwatch, questions: Sequence[Unit]) -> Sequence[Receipt]:
+    """Have questions answered by whoever is close to INPUT, before anything is known of OUTPUT."""
+    job = Job(source.pinned, options.output, options.device, preconditions=Preconditions(source.sizes))
+    return run_units(job, questions, choose_asking_cluster(options), watch, forget)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,16 @@ def choose_cluster(options: Options) -> Cluster | None:
     return cluster if wanted else None
 
 
+def choose_asking_cluster(options: Options) -> Cluster | None:
+    """Take a cluster for questions where it may have other hosts: one that starts here sees no more than lanes do."""
+    cluster = choose_cluster(options)
+    if cluster is None:
+        return None
+    from distconv.moving.ray.cluster import is_elsewhere
+
+    return cluster if is_elsewhere(cluster) else None
+
+
 def _has_several_gpus(device: str) -> bool:
     if device != "cuda":
         return False

@@ -1,13 +1,15 @@
 """What INPUT is, and which way from it to OUTPUT is asked for."""
 
+from collections.abc import Mapping
+
 from distconv.errors import InputError
 from distconv.formats.meta.catalog import read_catalog
 from distconv.formats.meta.files import SourceFiles, find_files, find_tokenizer
 from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files, is_transformers
-from distconv.moving.compare import equal_targets, target_of_view
 from distconv.output.identity import InputFiles, Source
-from distconv.output.targets import TRANSFORMERS
+from distconv.output.state import find_decisions
+from distconv.output.targets import TARGETS, TRANSFORMERS
 from distconv.planning.plan import describe_large_tensors
 from distconv.storage.base import Storage
 from distconv.verbs.assembly import make_files
@@ -15,6 +17,7 @@ from distconv.verbs.checkpoint import Checkpoint, decide, plan_conversion, read_
 from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
+from distconv.verbs.questions import Answers, Ask, Asked, Known
 from distconv.verbs.to_meta import prepare_back, prepare_reshard
 from distconv.verbs.transformers_model import TransformersModel, read_model
 
@@ -80,37 +83,46 @@ def open_meta(storage: Storage, options: Options) -> Checkpoint:
     )
 
 
-def prepare(storage: Storage, source: Source, found: Found, options: Options) -> Prepared:
-    """Read headers, decide what data alone can tell, plan, and make what stands beside the weights.
+def prepare(storage: Storage, source: Source, found: Found, options: Options, ask: Ask) -> Prepared:
+    """Read headers, have decided what data alone can tell, plan, and make what stands beside the weights.
 
     All that can fail without a byte moved fails here.
     """
     if isinstance(found, TransformersFiles):
         return prepare_back(storage, source, _read_model(storage, found, options), options)
     checkpoint = read_found(storage, found, family=options.family, instruct=options.instruct)
+    description = source.describe(checkpoint.catalog.all_views)
+    answers = _find_answers(storage, description, checkpoint, options) or Asked(ask)
     if options.to == "meta":
-        return prepare_reshard(storage, source, checkpoint, options)
-    return _prepare_transformers(storage, source, checkpoint, options)
+        return prepare_reshard(storage, description, checkpoint, options, answers)
+    return _prepare_transformers(storage, description, checkpoint, options, answers)
+
+
+def _find_answers(
+    storage: Storage, source: Mapping[str, object], checkpoint: Checkpoint, options: Options
+) -> Answers | None:
+    """Give what an earlier run into OUTPUT was told of the same INPUT; None where there was none."""
+    if options.overwrite:
+        return None
+    target, family = TARGETS[options.to], checkpoint.choice.family.name
+    decisions = find_decisions(storage, options.output, target, family, source)
+    return None if decisions is None else Known(decisions)
 
 
 def _prepare_transformers(
-    storage: Storage, source: Source, checkpoint: Checkpoint, options: Options
+    storage: Storage, source: Mapping[str, object], checkpoint: Checkpoint, options: Options, answers: Answers
 ) -> Prepared:
     if checkpoint.vocabulary is None:
         raise InputError(
             f"{checkpoint.files.folder}: no tokenizer.model here or in the parent folder; give it by --tokenizer PATH"
         )
-    decisions, decided = decide(
-        checkpoint,
-        lambda left, right: equal_targets(storage, left, right),
-        lambda left, right: equal_targets(storage, target_of_view(left), target_of_view(right)),
-    )
+    decisions, decided = decide(checkpoint, answers)
     plan = plan_conversion(checkpoint, decisions, options.dtype, options.max_shard_size)
     return Prepared(
         choice=checkpoint.choice,
         plan=plan,
         files=make_files(storage, checkpoint, plan),
-        source=source.describe(checkpoint.catalog.all_views),
+        source=source,
         target=TRANSFORMERS,
         shards=None,
         notes=(*checkpoint.notes, *decided, *describe_large_tensors(plan)),

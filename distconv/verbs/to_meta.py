@@ -11,7 +11,6 @@ from distconv.formats.meta.files import PARAMS_NAME, TOKENIZER_NAME
 from distconv.formats.meta.params import Params
 from distconv.formats.plain_json import parse_object
 from distconv.layout.dtypes import DTYPES
-from distconv.moving.compare import equal_targets, target_of_view
 from distconv.output.identity import Source
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.targets import META
@@ -24,14 +23,15 @@ from distconv.verbs.compare_shards import compare_shards
 from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
+from distconv.verbs.questions import Answers
 from distconv.verbs.transformers_model import TransformersModel
 
 
-def prepare_reshard(storage: Storage, source: Source, checkpoint: Checkpoint, options: Options) -> Prepared:
-    """Plan a checkpoint of Meta's in another number of shards."""
-    replication, decided = decide_replication(
-        checkpoint, lambda left, right: equal_targets(storage, target_of_view(left), target_of_view(right))
-    )
+def prepare_reshard(
+    storage: Storage, source: Mapping[str, object], checkpoint: Checkpoint, options: Options, answers: Answers
+) -> Prepared:
+    """Plan a checkpoint of Meta's in another number of shards; ``source`` describes INPUT's files."""
+    replication, decided = decide_replication(checkpoint, answers)
     heads = checkpoint.dimensions.kv_heads // replication
     files = read_legal(storage, checkpoint.files.legal)
     if checkpoint.files.tokenizer is not None:
@@ -42,7 +42,7 @@ def prepare_reshard(storage: Storage, source: Source, checkpoint: Checkpoint, op
         checkpoint.choice,
         plan_reshard(checkpoint, replication, options),
         files,
-        source.describe(checkpoint.catalog.all_views),
+        source,
         (*notes_for_meta(checkpoint), *decided),
         expect_checkpoint(checkpoint),
     )

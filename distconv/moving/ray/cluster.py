@@ -75,6 +75,11 @@ def connected(cluster: Cluster, device: str, units: int) -> Iterator[Cluster]:
             ray.shutdown()
 
 
+def is_elsewhere(cluster: Cluster) -> bool:
+    """Whether workers may come up on other hosts: not where a Ray of our own is started on this one."""
+    return ray.is_initialized() or (cluster.address or LOCAL) != LOCAL
+
+
 @contextlib.contextmanager
 def _token_of_ones_own() -> Iterator[None]:
     """Have a token in the environment for the block, which a Ray that starts here and its workers take.
