@@ -1,6 +1,7 @@
 """Which Ray is used: one of our own leaves nothing behind, and an address says where it came from."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +13,12 @@ import ray
 from distconv.cli.options import ray_address
 from distconv.errors import ClusterError, UsageError
 from distconv.moving.executor import Cluster
+from distconv.moving.ray import driver
 from distconv.moving.ray.cluster import connected
+from distconv.moving.ray.driver import run_on_ray
 from tests.checkpoints import Spec
+from tests.moving.fakes import RecordingProgress, make_chunks, make_job, write_slowly
+from tests.torture import find_processes
 
 Write = Callable[[Spec], Path]
 
@@ -102,3 +107,29 @@ def connect(given: str | None) -> None:
     """Use the Ray that an option and the environment name together."""
     with ray_address(given) as chosen, connected(Cluster(chosen), "cpu", 1):
         pass
+
+
+def test_a_ray_of_our_own_that_dies_before_a_worker_is_up_is_told_of_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ray itself knows sooner then.
+    for name, value in (
+        ("initial_delay_ms", 0),
+        ("period_ms", 500),
+        ("timeout_ms", 500),
+        ("failure_threshold", 3),
+    ):
+        monkeypatch.setenv(f"RAY_health_check_{name}", str(value))
+    count = driver.count_workers
+
+    def kill(*arguments: object) -> int:
+        number = count(*arguments)  # type: ignore[arg-type]
+        (raylet,) = find_processes(os.getpid(), "raylet/raylet")
+        os.kill(raylet, signal.SIGKILL)
+        return number
+
+    monkeypatch.setattr(driver, "count_workers", kill)
+    chunks = make_chunks(["one", "other"])
+    with pytest.raises(ClusterError, match="has died"):
+        run_on_ray(make_job(tmp_path), chunks, Cluster(workers=2), RecordingProgress(), write_slowly)
+    assert not ray.is_initialized()

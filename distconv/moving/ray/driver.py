@@ -23,7 +23,15 @@ from distconv.moving.executor import (
 from distconv.moving.job import Job, Receipt
 from distconv.moving.progress import Progress
 from distconv.moving.ray.actors import STOP_SECONDS, Event, Place, Worker, start_worker
-from distconv.moving.ray.cluster import Needs, connected, count_workers, find_needs, find_nodes
+from distconv.moving.ray.cluster import (
+    Needs,
+    connected,
+    count_workers,
+    find_needs,
+    find_nodes,
+    is_elsewhere,
+    refuse_dead,
+)
 from distconv.moving.ray.signals import held_back
 from distconv.moving.scheduler import (
     Action,
@@ -73,10 +81,13 @@ def run_on_ray(
     given a few seconds to remove their partial files. A worker that was killed leaves its
     own behind.
     """
+    is_own = not is_elsewhere(cluster)
     with connected(cluster, job.device, len(chunks)) as found:
         workers = count_workers(found, job.device, len(chunks))
         limits = make_limits(workers, stall_seconds)
-        run = _Run(job, chunks, find_needs(cluster, job.device), progress, convert, limits, keep)
+        run = _Run(
+            job, chunks, find_needs(cluster, job.device), progress, convert, limits, keep, is_own=is_own
+        )
         with held_back() as deliver_signals:
             try:
                 receipts = run.drive(workers, deliver_signals)
@@ -98,7 +109,10 @@ class _Run:
         convert: Convert,
         limits: Limits,
         keep: Keep,
+        *,
+        is_own: bool,
     ) -> None:
+        self._is_own = is_own
         self._chunks = {chunk.name: chunk for chunk in chunks}
         self._progress = progress
         self._job, self._convert, self._keep = job, convert, keep
@@ -123,6 +137,9 @@ class _Run:
                 # Whoever was replaced a moment ago is not heard any more.
                 if number in self._members:
                     self._hear(number, self._members[number])
+            if self._is_own and not any(member.place for member in self._members.values()):
+                # Nobody brings up another node.
+                refuse_dead(self._needs)
             # Behind the hearing: after a pause of this process, what waits tells who is alive.
             self._carry_out(self._scheduler.tick(time.monotonic()))
         return self._receipts
