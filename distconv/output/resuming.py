@@ -53,14 +53,10 @@ def take_output(
     """
     _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
     storage.make_folder(output)
-
-    # Asked once the folder is this one's: the journal is nobody else's to write then.
-    attempts = cache(partial(find_attempts, storage, output, identity))
-
-    def is_dropped(name: str) -> bool:
-        return is_partial(name) and (overwrite or name not in attempts())
-
-    with owned(storage, output, progress.note, is_dropped) as owner:
+    # Read once the folder is this one's: the journal is nobody else's to write then.
+    attempts = cache(lambda: frozenset[str]() if overwrite else find_attempts(storage, output, identity))
+    is_ours = partial(_is_dropped, attempts)
+    with owned(storage, output, progress.note, is_ours) as owner:
         found = _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
         if overwrite:
             clear_folder(storage, owner, find_legal(storage, output), target)
@@ -76,6 +72,11 @@ def take_output(
             yield folder
         finally:
             folder.close()
+
+
+def _is_dropped(attempts: Callable[[], frozenset[str]], name: str) -> bool:
+    """Whether a name is that of a file that was begun, and that nobody goes on with."""
+    return is_partial(name) and name not in attempts()
 
 
 def _find_recorded(

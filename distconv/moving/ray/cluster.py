@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import ray
+from ray.exceptions import RayError
 
 from distconv.errors import ClusterError, ConversionError, Stopped, UsageError
 from distconv.moving.executor import Cluster
@@ -132,7 +133,12 @@ def find_nodes(needs: Needs) -> dict[str, str]:
 
 def refuse_dead(needs: Needs) -> None:
     """Raise ClusterError where no living node is left on which a worker could ever come up."""
-    if not find_nodes(needs):
+    try:
+        nodes = find_nodes(needs)
+    except RayError:
+        # Who does not answer on a busy host may do so the next time.
+        return
+    if not nodes:
         raise ClusterError(
             "the Ray that was started on this host has died, as where the kernel kills its raylet for want of memory; "
             "free some or ask for fewer workers, and run the same command again"
