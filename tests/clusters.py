@@ -57,7 +57,9 @@ def head(place: Path, *options: str, **more: str) -> Iterator[Head]:
         RAY, "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=true",
         "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
         f"--dashboard-port={dashboard}", f"--metrics-export-port={metrics}",
-        f"--dashboard-agent-listen-port={free_port()}",
+        # A raylet waits 15 s for its agents to name ports of their own, which is little on a busy machine.
+        f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}",
+        f"--runtime-env-agent-port={free_port()}",
         "--object-store-memory=78643200", f"--temp-dir={temporary}", *options,
     ]  # fmt: skip
     with (place / "head.log").open("wb") as log:

@@ -11,6 +11,7 @@ import torch
 import distconv
 from distconv.moving import job, worker
 from distconv.moving.devices import TorchDevice
+from distconv.moving.ray.cluster import start_local
 from tests import reference
 from tests.checkpoints import Spec
 from tests.test_end_to_end import read_tensors
@@ -76,13 +77,7 @@ def inline(source: Path, dtype: str, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def _three_slots() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        object_store_memory=78_643_200,
-        log_to_driver=False,
-    )
+    start_local(3)
     yield
     ray.shutdown()
 

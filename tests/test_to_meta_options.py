@@ -14,6 +14,7 @@ import distconv
 from distconv.errors import ConversionError, OutputError
 from distconv.families.cuts import Cut
 from distconv.layout.tensors import Tensor
+from distconv.moving.ray.cluster import start_local
 from tests.faults import digest_folder
 from tests.test_to_meta_from_transformers import assert_shards, expect_shards
 from tests.transformers_models import ModelSpec, name_of, write_model
@@ -233,13 +234,7 @@ def test_shards_make_room_for_a_model_for_transformers_only_where_they_may_be_re
 
 @pytest.fixture(scope="module")
 def _two_slots() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=78_643_200,
-        log_to_driver=False,
-    )
+    start_local(2)
     yield
     ray.shutdown()
 

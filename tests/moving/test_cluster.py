@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from distconv.cli.options import ray_address
-from distconv.errors import ClusterError, UsageError
+from distconv.errors import ClusterError, Terminated, UsageError
 from distconv.moving.executor import Cluster
 from distconv.moving.ray.cluster import connected
 from tests.checkpoints import Spec
@@ -95,7 +95,48 @@ def test_a_ray_of_our_own_gets_no_more_slots_than_there_are_units_and_its_failur
             connected(Cluster(workers=workers), "cpu", units),
         ):
             pass
-    assert asked == [3, 2, 1]
+    assert asked == [3, 3, 3, 2, 2, 2, 1, 1, 1]
+
+
+def test_a_stop_is_not_answered_by_another_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def stop(**options: object) -> None:
+        asked.append(options)
+        raise Terminated("terminated")
+
+    monkeypatch.setattr(ray, "init", stop)
+    with pytest.raises(Terminated), connected(Cluster(workers=1), "cpu", 1):
+        pass
+    assert len(asked) == 1
+
+
+SLOW_AGENT = """
+import os, sys, time
+if any(word.endswith("dashboard/agent.py") for word in sys.orig_argv):
+    try:
+        os.close(os.open({!r}, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        pass
+    else:
+        time.sleep(1000)
+"""
+
+
+@pytest.mark.slow
+def test_a_ray_of_our_own_whose_agent_is_slow_is_started_again(checkpoint: Write, tmp_path: Path) -> None:
+    slept = tmp_path / "slept"
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path/sitecustomize.py").write_text(SLOW_AGENT.format(str(slept)))
+    path = os.pathsep.join((str(tmp_path / "path"), os.environ.get("PYTHONPATH", "")))
+    command = [sys.executable, "-m", "distconv", "convert", checkpoint(Spec()), tmp_path / "out"]
+    done = subprocess.run(
+        [*command, "--workers", "1"], env=os.environ | {"PYTHONPATH": path},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert slept.exists()
+    assert (tmp_path / "out/model.safetensors").exists()
 
 
 def connect(given: str | None) -> None:

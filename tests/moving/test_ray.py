@@ -17,6 +17,7 @@ import ray
 
 from distconv.errors import ConversionError, InputError, Terminated, UsageError
 from distconv.moving.job import Receipt
+from distconv.moving.ray.cluster import start_local
 from distconv.moving.ray.driver import Cluster, run_on_ray
 from distconv.moving.scheduler import Action, Scheduler
 from tests.moving.fakes import (
@@ -73,13 +74,7 @@ def current_handlers() -> tuple[object, object]:
 def _three_slots(handlers: tuple[object, object]) -> None:
     """Have a Ray of three slots, which is started once."""
     if not ray.is_initialized():
-        ray.init(
-            address="local",
-            num_cpus=SLOTS,
-            include_dashboard=False,
-            object_store_memory=78_643_200,
-            log_to_driver=False,
-        )
+        start_local(SLOTS)
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
             signal.signal(number, handler)  # type: ignore[arg-type]
 

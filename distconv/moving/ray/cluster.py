@@ -148,23 +148,49 @@ def count_workers(cluster: Cluster, device: str, units: int) -> int:
 
 def _connect(address: str, slots: int | None) -> None:
     """Join a cluster, or start Ray on this host with so many CPU slots (without a number, one per core)."""
-    if address != LOCAL:
-        _refuse_unreachable(address)
-    try:
-        if address != LOCAL:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    if address == LOCAL:
+        start_local(slots)
+        return
+    _refuse_unreachable(address)
+    with _explained(address):
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+
+
+_STARTS = 3
+"""The raylet of Ray 2.60 ends where its agent takes more than 15 s to begin, as one on a busy machine may."""
+
+
+def start_local(slots: int | None) -> None:
+    """Start Ray on this host with so many CPU slots (without a number, one per core).
+
+    ClusterError where it does not come up, however often.
+    """
+    # Telemetry is off unless somebody asked for it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for left in reversed(range(_STARTS)):
+        try:
+            # The address is said outright, or RAY_ADDRESS or what another Ray left behind would choose.
+            with _explained(LOCAL):
+                ray.init(
+                    address=LOCAL,
+                    num_cpus=slots,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+        except ClusterError:
+            if not left:
+                raise
+        else:
             return
-        # Telemetry is off unless somebody asked for it.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # The address is said outright, or RAY_ADDRESS or what another Ray left behind would choose.
-        ray.init(
-            address=LOCAL,
-            num_cpus=slots,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+
+
+@contextlib.contextmanager
+def _explained(address: str) -> Iterator[None]:
+    """Let what fails say which Ray it was."""
+    try:
+        yield
     except Stopped:
         raise
     # Ray raises a plain Exception where its processes do not come up in time.
