@@ -8,12 +8,15 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import distconv
-from distconv.errors import ConversionError, InputError, OutputError
+from distconv.errors import ConversionError, InputError, Interrupted, OutputError
+from distconv.moving import worker
+from distconv.moving.inline import run_inline
 from distconv.storage.local import LocalStorage
 from distconv.verbs import convert as conversion
 from tests.checkpoints import Spec, write_checkpoint
@@ -56,6 +59,37 @@ def test_an_input_that_changes_at_any_instant_makes_no_mixture(
     tmp_path: Path, sentencepiece_file: Path
 ) -> None:
     assert sum(contest_input(TORTURE_SPEC, sentencepiece_file, tmp_path, 3, os.getpid()).values()) == 3
+
+
+@pytest.mark.parametrize("to", ["transformers", "meta"])
+def test_what_a_killed_worker_leaves_is_gone_when_an_interruption_has_ended(
+    checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    output = tmp_path / "out"
+    convert(checkpoint(SPEC), tmp_path / "expected", to=to)
+    name = min(
+        path.name for path in (tmp_path / "expected").iterdir() if path.stat().st_size > 9 * LIMIT // 10
+    )
+    make, done = worker.make_unit, []
+
+    def be_killed(*arguments: object) -> object:
+        if len(done) < 2:
+            done.append(1)
+            return make(*arguments)  # type: ignore[arg-type]
+        LocalStorage().begin(str(output / name), 5)
+        raise Interrupted("interrupted")
+
+    monkeypatch.setattr(conversion, "run_inline", partial(run_inline, convert=be_killed))
+    with pytest.raises(Interrupted):
+        convert(checkpoint(SPEC), output, to=to)
+    monkeypatch.undo()
+    journal = json.loads((output / ".distconv.journal").read_text())
+    durable = {unfinished["attempt"] for unfinished in journal.get("unfinished", {}).values()}
+    assert len(durable) == (to == "meta")
+    assert {path.name for path in output.glob(".*.partial")} == durable
+    report = convert(checkpoint(SPEC), output, to=to)
+    assert report.kept_chunks + report.kept_parts > 0
+    assert digest_folder(output) == digest_folder(tmp_path / "expected")
 
 
 @pytest.mark.slow

@@ -130,6 +130,9 @@ class Folder:
                 self._flush()
             if self._mixed:
                 self._drop()
+            # A worker that was killed could not remove its own.
+            going_on = {posixpath.basename(attempt) for attempt, _parts in self._unfinished.values()}
+            self.owner.sweep(self._storage, lambda name: is_partial(name) and name not in going_on)
 
     def _stop(self) -> None:
         self._ended.set()
@@ -169,7 +172,6 @@ class Folder:
         """Forget and remove the chunks of this run; where there are no others, the folder is as it was."""
         self._digests, self._unfinished = dict(self.recorded), {}
         self._write_journal()
-        self.owner.sweep(self._storage, is_partial)
         self.remove(name for name in self._chunks if name not in self.recorded)
         if not self.recorded:
             self.remove((*self._beside, JOURNAL_NAME))
