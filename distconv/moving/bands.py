@@ -60,7 +60,7 @@ class _Cutter:
         """Make all blocks of so many rows, and a last one of what is left."""
         block = self.cut(first, first + rows, through_gaps=through_gaps)
         yield block
-        strides = self._strides_within(first, end)
+        strides = self._strides_until(end)
         for start in range(first + rows, end, rows):
             if strides is None or start + rows > end:
                 yield self.cut(start, min(start + rows, end), through_gaps=through_gaps)
@@ -74,12 +74,13 @@ class _Cutter:
                 tuple(piece.moved(steps * stride) for piece, stride in pieces),
             )
 
-    def _strides_within(self, first: int, end: int) -> list[int] | None:
+    def _strides_until(self, end: int) -> list[int] | None:
         """How far a step leads in each copy's storage; None where not each step has one box of each copy."""
         strides = []
         for copy in self._copies:
             outer = next((loop for loop in copy.loops if loop.axis == 0), None)
-            whole = copy.start[0] % self._step == 0 and copy.start[0] <= first and end <= copy.end(0)
+            # No copy begins at a whole step within these rows: they would end there.
+            whole = copy.start[0] % self._step == 0 and end <= copy.end(0)
             if outer is None or outer.step != self._step or not whole:
                 return None
             strides.append(outer.source_step)
