@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.patience import HANG_SECONDS
+
 RAY = str(Path(sys.executable).with_name("ray"))
-START_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,12 @@ def environment(place: Path, **more: str) -> dict[str, str]:
     home.mkdir(exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "NO_COLOR": "1"}
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_worker_niceness": "0",
+        "NO_COLOR": "1",
+    }
     return kept | settings | {"HOME": str(home), "PATH": path} | more
 
 
@@ -88,12 +94,12 @@ def wait_until_up(found: Head, process: "subprocess.Popen[bytes]") -> None:
     request = urllib.request.Request(
         f"{found.job_server}/api/jobs/", b'{"entrypoint": "true"}', headers=headers, method="POST"
     )
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise AssertionError(f"ray start ended with {process.returncode}")
         try:
-            urllib.request.urlopen(request, timeout=60).close()
+            urllib.request.urlopen(request, timeout=HANG_SECONDS).close()
         except OSError:
             time.sleep(0.2)
         else:

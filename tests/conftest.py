@@ -33,8 +33,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("distconv")
 
-# On a busy machine Ray would end the process that waits for it, or workers for the memory of others.
+# On a busy machine Ray would end the process that waits for it, or workers for the memory of others; and workers,
+# which give way to everybody, would hardly move.
 os.environ.update(
+    RAY_worker_niceness="0",
     RAY_gcs_rpc_server_reconnect_timeout_s="600",
     RAY_worker_register_timeout_seconds="600",
     RAY_memory_monitor_refresh_ms="0",

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.clusters import RAY, environment
+from tests.patience import HANG_SECONDS
 
 PORT = 6379
-START_SECONDS = 300.0
 DETECTION = {
     # A host is lost after three probes, a second apart, that get no answer in two seconds.
     "RAY_health_check_period_ms": "1000",
@@ -56,7 +56,7 @@ class Host:
         """Run a command on this host and wait for it."""
         inside = ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--net", "--pid", *command]
         return subprocess.run(
-            inside, env=self.environment, capture_output=True, text=True, check=False, timeout=200
+            inside, env=self.environment, capture_output=True, text=True, check=False, timeout=HANG_SECONDS
         )
 
     def cut(self) -> None:
@@ -134,7 +134,7 @@ def count_nodes(head: Host) -> int:
 
 
 def wait_for(reached: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while not reached():
         assert time.monotonic() < deadline, f"{what} did not come up"
         time.sleep(0.5)
@@ -147,7 +147,7 @@ def _ip(*arguments: str) -> None:
 def _child(pid: int) -> int:
     """Give the process that unshare forked, which is the first of its namespace."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while not (found := children.read_text().split()):
         assert time.monotonic() < deadline
         time.sleep(0.01)

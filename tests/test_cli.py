@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from distconv.cli import main
 from tests.checkpoints import Spec, write_checkpoint, write_sparse
 from tests.faults import read_recorded
+from tests.patience import HANG_SECONDS
 
 Write = Callable[[Spec], Path]
 SPEC = Spec("llama-2", heads=8, kv_heads=4, shards=2)
@@ -442,6 +444,13 @@ def test_files_are_readable_as_the_umask_says(run: Run, checkpoint: Write, tmp_p
     assert {file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()} == {0o640}
 
 
+def wait_until(process: "subprocess.Popen[str]", happened: Callable[[], bool]) -> None:
+    """Wait until something has happened while a process lives."""
+    while not happened():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["inline", "ray"])
 def test_a_stopped_conversion_leaves_no_model_and_goes_on_when_it_is_run_again(
@@ -454,9 +463,7 @@ def test_a_stopped_conversion_leaves_no_model_and_goes_on_when_it_is_run_again(
         str(sentencepiece_file), "--max-shard-size", "100MB", *workers,
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not list(output.glob(".model*.partial")):
-        assert process.poll() is None
-        time.sleep(0.001)
+    wait_until(process, lambda: bool(list(output.glob(".model*.partial"))))
     process.send_signal(number)
     _out, err = process.communicate()
     assert process.returncode == code, err
@@ -464,7 +471,8 @@ def test_a_stopped_conversion_leaves_no_model_and_goes_on_when_it_is_run_again(
     assert not list(output.glob(".*.partial"))
     assert not (output / "model.safetensors.index.json").exists()
     kept = {name: (output / name).stat().st_mtime_ns for name in read_recorded(output)}
-    subprocess.run(command, check=True, capture_output=True)
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
     assert (output / "model.safetensors.index.json").exists()
     assert (
         kept.items() <= {file.name: file.stat().st_mtime_ns for file in output.glob("*.safetensors")}.items()
@@ -475,10 +483,8 @@ def test_a_stop_while_ray_starts_has_the_right_code_too(checkpoint: Write, tmp_p
     output = tmp_path / "out"
     command = [sys.executable, "-m", "distconv", "convert", checkpoint(SPEC), output, "--workers", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (output / ".distconv.journal").exists():
-        assert process.poll() is None
-        time.sleep(0.001)
-    time.sleep(1)
+    # Its first child is the first process of Ray.
+    wait_until(process, lambda: bool(psutil.Process(process.pid).children()))
     process.send_signal(signal.SIGTERM)
     _out, err = process.communicate()
     assert process.returncode == 143, err
@@ -521,7 +527,7 @@ def test_one_signal_ends_a_run_whose_lanes_hang(
 ) -> None:
     process = start_hanging("LocalWriter.write_at = hang", "convert", checkpoint(SPEC), tmp_path / "out")
     process.send_signal(number)
-    _out, err = process.communicate(timeout=60)
+    _out, err = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == code, err
     assert err.count("error: ") == 1
     assert "run the same command again to go on" in err
@@ -550,7 +556,7 @@ LocalStorage.find = hang_twice
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(2)
         process.send_signal(signal.SIGTERM)
-    _out, err = process.communicate(timeout=60)
+    _out, err = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == code, err
     assert err.count("error: ") == 1
     assert "Traceback" not in err
@@ -578,7 +584,7 @@ def test_signals_at_any_time_and_any_number_of_them_end_a_command_by_its_own_cod
         for number in numbers:
             process.send_signal(number)
             time.sleep(chance.choice([0, 0.001, 0.05]))
-        _out, err = process.communicate(timeout=60)
+        _out, err = process.communicate(timeout=HANG_SECONDS)
         assert process.returncode in {0, 130, 143}, err
         assert "Traceback" not in err
         assert "ignored" not in err
@@ -616,7 +622,7 @@ LocalStorage.find = find
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         process = start_hanging(swallowing, "inspect", "nowhere")
         process.send_signal(number)
-        _out, err = process.communicate(timeout=60)
+        _out, err = process.communicate(timeout=HANG_SECONDS)
         assert process.returncode == code, err
         assert "ignored" not in err
         assert err.count("error: ") == 1

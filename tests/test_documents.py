@@ -10,6 +10,7 @@ import click
 import pytest
 
 from distconv.cli.commands import cli
+from tests.patience import HANG_SECONDS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -50,6 +51,6 @@ def test_there_are_commands_in_the_documents() -> None:
 def test_the_demonstration_runs(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / "demo.py"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=250,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

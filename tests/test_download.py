@@ -31,6 +31,7 @@ from distconv.errors import ConversionError, InputError, Interrupted, OutputErro
 from distconv.verbs import download as downloading
 from tests.checkpoints import Spec, write_checklist
 from tests.downloads import SECRET, Files, serving
+from tests.patience import HANG_SECONDS
 
 Write = Callable[[Spec], Path]
 SPEC = Spec(shards=2, heads=4, kv_heads=4, dim=64)
@@ -676,7 +677,7 @@ def run_killed(
     code = KILLED.format(condition=condition, turn=turn, number=int(number))
     command = [sys.executable, "-c", code, *COMMAND[3:], "--to", str(to), "--connections", "1", "--quiet"]
     return subprocess.run(
-        command, input=files.url + "\n", capture_output=True, text=True, check=False, timeout=60
+        command, input=files.url + "\n", capture_output=True, text=True, check=False, timeout=HANG_SECONDS
     )
 
 

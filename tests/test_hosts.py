@@ -12,6 +12,7 @@ from tests.checkpoints import Spec, write_checkpoint
 from tests.clusters import RAY
 from tests.faults import digest_folder
 from tests.hosts import PORT, Host, can_make_hosts, hosts, start_ray
+from tests.patience import HANG_SECONDS
 
 pytestmark = [
     pytest.mark.netns,
@@ -45,13 +46,13 @@ def test_a_host_that_is_cut_off_costs_its_own_units(
     start_ray(three, tmp_path, (1, 1, 1))
     output, summary = tmp_path / "out", tmp_path / "summary"
     process = three[0].popen(command(source, output, "--max-shard-size=1MB", "--json"), summary)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + HANG_SECONDS
     while len(list(output.glob("*.safetensors"))) < 20:
         assert time.monotonic() < deadline, summary.read_text()
         assert process.poll() is None, summary.read_text()
         time.sleep(0.01)
     three[2].cut()
-    process.wait(200)
+    process.wait(HANG_SECONDS)
     text = summary.read_text()
     assert process.returncode == 0, text
     assert " on host3 was lost (" in text, text

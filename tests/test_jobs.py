@@ -16,6 +16,7 @@ import distconv
 from tests.checkpoints import Spec, write_checkpoint
 from tests.clusters import RAY, Head, head
 from tests.faults import digest_folder, looks_whole, read_recorded
+from tests.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 Write = Callable[[Spec], Path]
@@ -23,7 +24,6 @@ ROOT = Path(__file__).parents[1]
 LARGE = Spec("llama-2", dim=512, heads=8, kv_heads=4, layers=24, multiple_of=256, shards=2)
 """Of 200 MB, to be written in hundreds of chunks: some seconds."""
 SMALL = Spec("llama-2", heads=8, kv_heads=4, shards=2)
-JOB_SECONDS = 300.0
 ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 
 
@@ -38,26 +38,30 @@ def ray_cli(cluster: Head, *arguments: str, **more: str) -> "subprocess.Complete
     """Run ray's own command line as a person would."""
     environment = {**cluster.environment, "RAY_API_SERVER_ADDRESS": cluster.job_server, **more}
     return subprocess.run(
-        [RAY, *arguments], env=environment, capture_output=True, text=True, timeout=JOB_SECONDS, check=False
+        [RAY, *arguments], env=environment, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
     )
 
 
 def job(cluster: Head, submission: str) -> dict[str, object]:
     """Ask the job server about a job."""
-    with urllib.request.urlopen(f"{cluster.job_server}/api/jobs/{submission}", timeout=30) as answer:
+    with urllib.request.urlopen(
+        f"{cluster.job_server}/api/jobs/{submission}", timeout=HANG_SECONDS
+    ) as answer:
         found: dict[str, object] = json.load(answer)
         return found
 
 
 def log_of(cluster: Head, submission: str) -> str:
     """Give what a job printed."""
-    with urllib.request.urlopen(f"{cluster.job_server}/api/jobs/{submission}/logs", timeout=30) as answer:
+    with urllib.request.urlopen(
+        f"{cluster.job_server}/api/jobs/{submission}/logs", timeout=HANG_SECONDS
+    ) as answer:
         return str(json.load(answer)["logs"])
 
 
 def wait_for_end(cluster: Head, submission: str) -> dict[str, object]:
     """Wait until a job has ended, and give what is known of it."""
-    deadline = time.monotonic() + JOB_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while (found := job(cluster, submission))["status"] not in ENDED:
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
@@ -126,13 +130,13 @@ def test_a_stopped_job_leaves_a_folder_that_the_next_one_finishes(
     command = ("distconv", "convert", str(source), str(output), "--max-shard-size=300kB")
     grace = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "20"}}
     submit(cluster, "stopped", *command, runtime_env_json=grace)
-    deadline = time.monotonic() + JOB_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while len(list(output.glob("*.safetensors"))) < 3:
         assert time.monotonic() < deadline, log_of(cluster, "stopped")
         time.sleep(0.01)
     # What `ray job stop` does, without the second that its command line takes to start.
     request = urllib.request.Request(f"{cluster.job_server}/api/jobs/stopped/stop", method="POST")
-    urllib.request.urlopen(request, timeout=30).close()
+    urllib.request.urlopen(request, timeout=HANG_SECONDS).close()
     assert wait_for_end(cluster, "stopped")["status"] == "STOPPED"
     assert "error: terminated; run the same command again to go on" in log_of(cluster, "stopped")
     assert not looks_whole(output)
@@ -150,7 +154,7 @@ def test_prometheus_gets_the_bytes_that_were_moved(cluster: Head, checkpoint: Wr
     submit(cluster, "watched", "distconv", "convert", str(checkpoint(SMALL)), str(output))
     assert wait_for_end(cluster, "watched")["status"] == "SUCCEEDED", log_of(cluster, "watched")
     size_bytes = sum(path.stat().st_size for path in output.glob("*.safetensors"))
-    deadline = time.monotonic() + JOB_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while (found := scrape(cluster)).get("ray_distconv_written_bytes_total", 0) < size_bytes:
         assert time.monotonic() < deadline, found
         time.sleep(0.5)
@@ -161,7 +165,9 @@ def test_prometheus_gets_the_bytes_that_were_moved(cluster: Head, checkpoint: Wr
 
 def scrape(cluster: Head) -> dict[str, float]:
     """Read a node's metrics as Prometheus does; sums by name."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{cluster.metrics_port}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{cluster.metrics_port}/metrics", timeout=HANG_SECONDS
+    ) as answer:
         lines = answer.read().decode().splitlines()
     found: dict[str, float] = {}
     for line in lines:
@@ -201,7 +207,7 @@ def test_the_example_of_the_client_reports_the_drivers_exit_code(
     for source, code in ((checkpoint(SMALL), 0), (tmp_path / "nothing", 2)):
         done = subprocess.run(
             [*command, str(source), str(tmp_path / "out")],
-            env=dict(cluster.environment), capture_output=True, text=True, timeout=JOB_SECONDS, check=False,
+            env=dict(cluster.environment), capture_output=True, text=True, timeout=HANG_SECONDS, check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
     assert looks_whole(tmp_path / "out")

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.checkpoints import Spec, write_sparse
+from tests.patience import HANG_SECONDS
 
 ROOM_BYTES = 1_500_000_000
 """What the node may use more than it does now before the monitor kills."""
@@ -64,7 +65,7 @@ def test_page_cache_is_not_taken_for_a_leak(tmp_path: Path, sentencepiece_file: 
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=HANG_SECONDS,
     )
     assert greedy.stdout.split() == ["killed"], greedy.stderr
     source = write_sparse(tmp_path / "in", LARGE)
@@ -87,7 +88,9 @@ def test_page_cache_is_not_taken_for_a_leak(tmp_path: Path, sentencepiece_file: 
         "--json",
         "--quiet",
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=400)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=HANG_SECONDS
+    )
     assert done.returncode == 0, done.stderr
     # Source and output went through the page cache, by more than the room that there was.
     assert sum(path.stat().st_size for path in shards) > 2 * ROOM_BYTES * 0.9

@@ -17,6 +17,7 @@ import distconv
 from tests import reference
 from tests.checkpoints import Spec, write_checkpoint
 from tests.meta_model import ROOT, MetaCode, meta_logits
+from tests.patience import HANG_SECONDS
 from tests.torchtune_logits import TuneModel, torchtune_logits
 
 Write = Callable[[Spec], Path]
@@ -150,7 +151,7 @@ def test_ranks_end_when_what_asked_for_them_is_killed(hanging: Path) -> None:
         started = psutil.Process(asking.pid).children(recursive=True)
         asking.kill()
         assert len(started) == 3
-        _gone, alive = psutil.wait_procs(started, timeout=60)
+        _gone, alive = psutil.wait_procs(started, timeout=HANG_SECONDS)
         assert not alive
 
 

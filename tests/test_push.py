@@ -16,6 +16,7 @@ import distconv
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
 from tests.hub import TOKEN, Hub, Repository, serving
+from tests.patience import HANG_SECONDS
 
 Write = Callable[[Spec], Path]
 
@@ -45,7 +46,7 @@ def push(
     }  # fmt: skip
     return subprocess.run(
         [sys.executable, "-m", "distconv", "push", str(output), *options],
-        env=environment, capture_output=True, text=True, check=False, timeout=120,
+        env=environment, capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import pytest
 import distconv
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
+from tests.patience import HANG_SECONDS
 
 Write = Callable[[Spec], Path]
 SPEC = Spec("llama-2", heads=8, kv_heads=4, shards=2)
@@ -110,7 +111,7 @@ def test_a_terminal_that_goes_away_ends_nothing(folders: dict[str, Path], tmp_pa
         signal.signal(signal.SIGHUP, before)
     os.close(side)
     os.close(terminal)
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=HANG_SECONDS) == 0
     assert digest_folder(output) == digest_folder(folders["good"])
 
 
