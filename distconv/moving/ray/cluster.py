@@ -172,7 +172,8 @@ def _connect(address: str, slots: int | None) -> None:
         start_local(slots)
         return
     _refuse_unreachable(address)
-    _init(address)
+    with _explained(address):
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
 
 
 _STARTS = 3
@@ -189,7 +190,15 @@ def start_local(slots: int | None) -> None:
     for left in reversed(range(_STARTS)):
         try:
             # The address is said outright, or RAY_ADDRESS or what another Ray left behind would choose.
-            _init(LOCAL, num_cpus=slots, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
+            with _explained(LOCAL):
+                ray.init(
+                    address=LOCAL,
+                    num_cpus=slots,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         except ClusterError:
             if not left:
                 raise
@@ -197,22 +206,11 @@ def start_local(slots: int | None) -> None:
             return
 
 
-def _init(
-    address: str,
-    *,
-    num_cpus: int | None = None,
-    include_dashboard: bool | None = None,
-    object_store_memory: int | None = None,
-) -> None:
+@contextlib.contextmanager
+def _explained(address: str) -> Iterator[None]:
+    """Let what fails say which Ray it was."""
     try:
-        ray.init(
-            address=address,
-            num_cpus=num_cpus,
-            include_dashboard=include_dashboard,
-            object_store_memory=object_store_memory,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        yield
     except Stopped:
         raise
     # Ray raises a plain Exception where its processes do not come up in time.
