@@ -18,7 +18,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
 from mutmut.mutation.diff_apply import get_diff_for_mutant
+from mutmut.state import state
 from mutmut.stats import status_by_exit_code
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +33,11 @@ GIB = 1 << 30
 def pytest_collection_finish() -> None:
     """Let no mutant look for garbage in what was imported: that took three quarters of the time."""
     gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the fastest tests first, as the first failure is enough."""
+    items.sort(key=lambda item: state().duration_by_test.get(item.nodeid, 0))
 
 
 def prepare(folder: Path, files: Sequence[str], tests: Sequence[str]) -> None:
