@@ -1,5 +1,6 @@
 """An option that contents contradict is refused or answered, and so is a tokenizer of another model."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_the_way_out_names_the_families_that_fit(tmp_path: Path) -> None:
     [
         (fields(512, 8, 8, 1e-5), "code-llama", "params.json has no rope_theta"),
         (newer(4096, 32, 32), "llama-3.1", "params.json has no use_scaled_rope"),
-        (newer(4096, 32, 32, use_scaled_rope=True), "llama-3", "params.json has use_scaled_rope"),
+        (newer(1024, 16, 16, use_scaled_rope=True), "llama-3", "params.json has use_scaled_rope"),
         (newer(2048, 16, 32, use_scaled_rope=True), "llama-3.1", "with dim 2048 and 16 layers rope is scaled by 32"),
         (LLAMA_1_30B, "llama-2", "params.json is Meta's own of Llama 1 30B"),
         (LLAMA_2_7B, "llama-1", "params.json is Meta's own of Llama 2 7B"),
@@ -112,12 +113,37 @@ def test_what_contradicts_a_family_is_said(
     )
 
 
+@pytest.mark.parametrize(
+    ("params", "tokenizer", "family", "ending"),
+    [
+        (
+            fields(512, 8, 8, 1e-5), "sentencepiece", "code-llama",
+            "code-llama-70b-python, llama-guard-1)",
+        ),
+        (fields(512, 8, 8, 1e-5), None, "code-llama", "llama-3, llama-guard-1, llama-guard-2)"),
+        (
+            fields(512, 8, 8, 1e-5, use_scaled_rope=True), "sentencepiece", "code-llama",
+            "but params.json has use_scaled_rope, params.json has no rope_theta; leave --family out",
+        ),
+    ],
+)  # fmt: skip
+def test_only_families_of_the_tokenizer_that_is_there_are_a_way_out(
+    tmp_path: Path, params: Fields, tokenizer: str | None, family: str, ending: str
+) -> None:
+    with pytest.raises(MismatchError) as raised:
+        choose(tmp_path, params, tokenizer=tokenizer, family=family)
+    assert str(raised.value).endswith(ending)
+
+
 def test_what_no_family_has_is_not_taken_for_one(tmp_path: Path) -> None:
-    params = fields(4096, 32, 32, 1e-5, use_scaled_rope=True)
-    with pytest.raises(
-        MismatchError, match=r"Llama 2 by its sentencepiece tokenizer, but params\.json has use_scaled_rope"
-    ):
-        choose(tmp_path, params, tokenizer_size=32000)
+    params = fields(4096, 32, 32, 1e-5, use_scaled_rope=True, rope_theta=5e5)
+    with pytest.raises(MismatchError) as raised:
+        choose(tmp_path, params, vocab=32000, tokenizer="sentencepiece")
+    assert re.fullmatch(
+        r".*: \S.* by its sentencepiece tokenizer, but params\.json has use_scaled_rope(, [^,;]+)*; no family has both; "
+        r"if the tokenizer is another model's, give the right file by --tokenizer",
+        str(raised.value),
+    )
 
 
 @pytest.mark.parametrize("family", ["llama-2", "llama-guard-1"])
