@@ -1,5 +1,6 @@
 """HTTP/1.1 on connections that are used again; bodies go out of, and come into, the caller's memory."""
 
+import contextlib
 import http.client
 import ssl
 import threading
@@ -71,6 +72,9 @@ class Connections:
             is_sound = is_sound and response.isclosed() and not response.will_close
         except (OSError, http.client.HTTPException) as error:
             connection.close()
+            if was_idle:
+                # The others have waited as long as this one.
+                self.close()
             raise BrokenError(error, was_idle=was_idle) from error
         except BaseException:
             connection.close()
@@ -85,14 +89,16 @@ class Connections:
     def close(self) -> None:
         """Close connections that are idle; takes no lock, as a process that forked meanwhile could never."""
         for idle in list(self._idle.values()):
-            while idle:
-                idle.pop().close()
+            with contextlib.suppress(IndexError):
+                while True:
+                    idle.pop().close()
 
     def _take(self, place: tuple[str, str]) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
             idle = self._idle.get(place)
-            if idle:
-                return idle.pop(), True
+            with contextlib.suppress(IndexError):
+                if idle:
+                    return idle.pop(), True
             if place[0] == "https" and self._context is None:
                 self._context = self._make_context()
         if place[0] == "https":
