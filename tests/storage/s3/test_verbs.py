@@ -121,7 +121,7 @@ def test_who_does_not_tell_the_size_of_a_large_file_cannot_write_where_its_parts
     told.finish()
     (part,) = list_parts(
         connect(held.place), *split_path(path), parse_name(posixpath.basename(writer.attempt))[1]
-    )  # type: ignore
+    )  # type: ignore[misc]
     assert part.number == 1 + (size - 1) // part_size(size)
     writer.abort()
 
