@@ -70,6 +70,10 @@ class PartStream:
                 f"{self._path}: written at byte {offset_bytes:,} after byte {self.end:,}; "
                 "what goes to an object store is written in order of offset"
             )
+        if self._size_bytes is None and offset_bytes + len(view) > _MOST_PARTS * _SMALLEST_PART:
+            raise ConversionError(
+                f"{self._path}: a file of this size can be written in parts only by who tells its size"
+            )
         while view:
             if not self._held or self._filled == len(self._held[-1]):
                 self._turn()

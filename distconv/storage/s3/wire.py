@@ -1,5 +1,6 @@
 """HTTP/1.1 on connections that are used again; bodies go out of, and come into, the caller's memory."""
 
+import contextlib
 import http.client
 import ssl
 import threading
@@ -29,10 +30,10 @@ class Answer:
 class BrokenError(Exception):
     """A connection failed; its cause tells how. Whether the request was carried out is unknown."""
 
-    def __init__(self, cause: BaseException, *, was_idle: bool, connected: bool) -> None:
+    def __init__(self, cause: BaseException, *, was_idle: bool) -> None:
         """``was_idle``: the server may only have grown tired of waiting for a next request."""
         super().__init__(str(cause))
-        self.cause, self.was_idle, self.connected = cause, was_idle, connected
+        self.cause, self.was_idle = cause, was_idle
 
 
 class Connections:
@@ -57,11 +58,9 @@ class Connections:
         parts = urlsplit(url)
         place = parts.scheme, parts.netloc
         connection, was_idle = self._take(place)
-        connected = was_idle
         try:
             if not was_idle:
                 connection.connect()
-                connected = True
                 connection.sock.settimeout(_SILENCE_SECONDS)
             target = f"{parts.path}?{parts.query}" if parts.query else parts.path
             response, is_sound = _send(connection, method, target, headers, body)
@@ -73,7 +72,10 @@ class Connections:
             is_sound = is_sound and response.isclosed() and not response.will_close
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise BrokenError(error, was_idle=was_idle, connected=connected) from error
+            if was_idle:
+                # The others have waited as long as this one.
+                self.close()
+            raise BrokenError(error, was_idle=was_idle) from error
         except BaseException:
             connection.close()
             raise
@@ -87,14 +89,16 @@ class Connections:
     def close(self) -> None:
         """Close connections that are idle; takes no lock, as a process that forked meanwhile could never."""
         for idle in list(self._idle.values()):
-            while idle:
-                idle.pop().close()
+            with contextlib.suppress(IndexError):
+                while True:
+                    idle.pop().close()
 
     def _take(self, place: tuple[str, str]) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
             idle = self._idle.get(place)
-            if idle:
-                return idle.pop(), True
+            with contextlib.suppress(IndexError):
+                if idle:
+                    return idle.pop(), True
             if place[0] == "https" and self._context is None:
                 self._context = self._make_context()
         if place[0] == "https":
