@@ -1,6 +1,6 @@
 """Whether a conversion may have OUTPUT, and go on in it with what an earlier run made."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Protocol

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from distconv.formats.meta.shards import default_part_bytes, lay_out_shard, shard_name
 from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import DType
-from distconv.layout.files import OutputTensor
+from distconv.layout.files import OutputTensor, list_around
 from distconv.layout.regions import Region
 from tests.formats.shards import DTYPES, State, same_bytes, storages_of
 
@@ -44,9 +44,7 @@ def test_literals_data_and_seal_of_a_shard_are_what_torch_saves(
     contents = storages_of(state)
     file = lay_out_shard(NAME, planned, shared)
     found_bytes = bytearray(file.size_bytes)
-    sealed = file.seal.make([zlib.crc32(content) for content in contents])
-    assert [(literal.offset_bytes, len(literal.content)) for literal in sealed] == list(file.seal.ranges)
-    for literal in (*file.literals, *sealed):
+    for literal in list_around(file, [zlib.crc32(content) for content in contents]):
         found_bytes[literal.offset_bytes : literal.offset_bytes + len(literal.content)] = literal.content
     for start, content in zip(file.offsets_bytes, contents, strict=True):
         found_bytes[start : start + len(content)] = content
