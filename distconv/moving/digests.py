@@ -4,7 +4,8 @@ A chunk's bytes are made in the order in which they stand in the file, so its di
 depend on the size of blocks. XXH3 costs a few percent of a copy; it finds damage, not malice.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from xxhash import xxh3_128
 
@@ -22,6 +23,8 @@ class ChunkDigests:
 
     file: str | None
     tensors: tuple[str, ...]
+    checksums: tuple[int, ...] = field(default=(), compare=False)
+    """CRC32 of each tensor's data, where something is made of them."""
 
 
 class ChunkHasher:
@@ -44,6 +47,7 @@ class ChunkHasher:
         self._tensors.append(self._tensor.hexdigest())
         self._tensor.reset()
 
-    def finish(self) -> ChunkDigests:
-        """Give the digests."""
-        return ChunkDigests(None if self._file is None else self._file.hexdigest(), tuple(self._tensors))
+    def finish(self, checksums: Iterable[int] = ()) -> ChunkDigests:
+        """Give the digests, with the CRC32s that go with them."""
+        whole = None if self._file is None else self._file.hexdigest()
+        return ChunkDigests(whole, tuple(self._tensors), tuple(checksums))

@@ -65,10 +65,10 @@ def read_same(
     digests: ChunkDigests,
     advance: Callable[[int], None],
     stopped: Callable[[], bool],
-) -> tuple[int, ...] | None:
+) -> ChunkDigests | None:
     """Read a file, or a part of one, that is there, telling of bytes as they are read.
 
-    Gives the CRC32s of its tensors, or none where nothing is made of them; None where it is not the same.
+    Gives its digests, with the CRC32s of its tensors where something is made of them; None where it is not the same.
     """
     hasher, checksums = ChunkHasher(unit.plain_head), []
     advance(unit.size_bytes - sum(tensor.size_bytes for tensor in unit.tensors))
@@ -83,9 +83,10 @@ def read_same(
             hasher.end_tensor()
             if unit.trailers:
                 checksums.append(checksum)
-        if hasher.finish() != digests:
+        found = hasher.finish(checksums)
+        if found != digests:
             return None
         for literal in list_around(unit, checksums):
             if read_range(reader, literal.offset_bytes, len(literal.content)) != literal.content:
                 return None
-    return tuple(checksums)
+    return found

@@ -15,7 +15,8 @@ def make_unfinished(files: Mapping[str, tuple[str, Mapping[int, ChunkDigests]]])
         name: {
             "attempt": posixpath.basename(attempt),
             "parts": {
-                str(number): {"tensors": list(digests.tensors)} for number, digests in sorted(parts.items())
+                str(number): {"tensors": list(digests.tensors), "crc32": list(digests.checksums)}
+                for number, digests in sorted(parts.items())
             },
         }
         for name, (attempt, parts) in files.items()
@@ -42,7 +43,9 @@ def _read_file(entry: object, output: str) -> UnfinishedFile | None:
 
 
 def _read_part(part: object) -> ChunkDigests | None:
-    tensors = part.get("tensors") if isinstance(part, dict) else None
+    tensors, checksums = (part.get("tensors"), part.get("crc32")) if isinstance(part, dict) else (None, None)
     if not isinstance(tensors, list) or not all(isinstance(digest, str) for digest in tensors):
         return None
-    return ChunkDigests(None, tuple(tensors))
+    if not isinstance(checksums, list) or not all(type(checksum) is int for checksum in checksums):
+        checksums = []
+    return ChunkDigests(None, tuple(tensors), tuple(checksums))
