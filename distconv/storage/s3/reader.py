@@ -12,7 +12,7 @@ from distconv.storage.s3.client import Call, connect
 from distconv.storage.s3.place import Place, split_path
 from distconv.storage.s3.wire import receive_into
 
-ACCESS = Access(gap_bytes=1 << 20, request_bytes=16 << 20, ahead_bytes=72 << 20)
+ACCESS = Access(gap_bytes=1 << 20, request_bytes=16 << 20, ahead_bytes=56 << 20)
 """A first byte takes 10 to 30 ms, in which a connection brings a megabyte or two."""
 
 

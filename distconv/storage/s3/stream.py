@@ -22,8 +22,8 @@ from distconv.storage.s3.uploads import send_part
 _SMALLEST_PART = 8 << 20
 _MOST_PARTS = 9000
 """S3 takes 10,000; what runs leave over must fit in as well."""
-BUFFERS = 9
-"""So many parts' memory a writer has at most: seven that are sent, one that waits for its size, one being filled."""
+BUFFERS = 6
+"""So many parts' memory a writer has at most: four that are sent, one that waits for its size, one being filled."""
 _MIB = 1 << 20
 
 
