@@ -125,8 +125,21 @@ def _check(
     if obstacles:
         raise OutputError("\n".join(obstacles))
     free_bytes = storage.free_bytes(output)
-    if free_bytes is None:
-        return found
+    if free_bytes is not None:
+        _refuse_full(storage, output, plan, found, free_bytes, target, overwrite=overwrite)
+    return found
+
+
+def _refuse_full(
+    storage: Storage,
+    output: str,
+    plan: Plan,
+    found: Found,
+    free_bytes: int,
+    target: Target,
+    *,
+    overwrite: bool,
+) -> None:
     there = frozenset() if overwrite else find_finished(storage, output, plan.files)
     needed_bytes = _SMALL_FILES_BYTES + sum(
         chunk.size_bytes for chunk in plan.files if chunk.name not in there
@@ -141,7 +154,6 @@ def _check(
             f"{output}: {format_size(needed_bytes)} needed, {format_size(room_bytes)} free; "
             f"free {format_size(needed_bytes - room_bytes)} or give a folder elsewhere"
         )
-    return found
 
 
 def _difference(found: Found, identity: dict[str, object]) -> str:

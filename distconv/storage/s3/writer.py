@@ -23,7 +23,7 @@ from distconv.storage.s3.uploads import begin_upload, drop_upload, list_parts, n
 class S3PartWriter:
     """A run of a file that somebody else began; written in order of offset from wherever the first write is."""
 
-    def __init__(self, place: Place, path: str, upload: str, size_bytes: int | None) -> None:
+    def __init__(self, place: Place, path: str, upload: str, size_bytes: int) -> None:
         """Take an upload that is there."""
         self._place, self._path, self._upload, self._size_bytes = place, path, upload, size_bytes
         self._bucket, self._key = split_path(path)
