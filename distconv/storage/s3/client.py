@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 from distconv.storage.base import Buffer
 from distconv.storage.s3.access import find_access, host_of, make_context
 from distconv.storage.s3.place import Place, make_path
-from distconv.storage.s3.refusals import SLOW, is_transient, read_answer, refuse
+from distconv.storage.s3.refusals import SLOW, fail, find_region, is_transient, read_answer, refuse
 from distconv.storage.s3.retry import TransientError, Window, persist
 from distconv.storage.s3.wire import Answer, BrokenError, Connections, Receive
 
@@ -119,15 +119,9 @@ class Client:
         try:
             answer = self._connections.exchange(call.method, url, headers, call.body, receive)
         except BrokenError as broken:
-            number = getattr(broken.cause, "errno", None)
-            kind = type(broken.cause).__name__
-            reason = os.strerror(number) if isinstance(number, int) and number > 0 else kind
-            error = TransientError(
-                number if isinstance(number, int) and number > 0 else errno.EHOSTUNREACH,
-                f"{call.operation}: the connection to {self._host} failed ({reason})",
-                call.path,
-            )
-            error.at_once = broken.was_idle
+            error = fail(call.path, call.operation, self._host, broken.cause)
+            if isinstance(error, TransientError):
+                error.at_once = broken.was_idle
             raise error from broken.cause
         self._has_answered = True
         return answer
@@ -143,7 +137,7 @@ class Client:
         return f"{endpoint.scheme}://{host}{path}" + (f"?{query}" if query else "")
 
     def _learn_region(self, call: Call, answer: Answer) -> bool:
-        region = answer.headers.get("x-amz-bucket-region")
+        region = find_region(answer)
         known = self._regions.get(call.bucket, self.access.region)
         if not self.access.follows_region or not region or region == known:
             return False

@@ -114,7 +114,7 @@ class Completion:
         return self._client.ask_once(call, accept=REFUSED)
 
     def _head(self) -> Head | None:
-        return head(self._client, self._bucket, self._key)
+        return head(self._client, self._bucket, self._key, with_sum=self._token is None)
 
     def _changed(self) -> TransientError:
         error = TransientError(

@@ -44,11 +44,10 @@ def read_head(answer: Answer) -> Head:
     return Head(int(total or 0), answer.headers.get("etag", ""), answer.headers)
 
 
-def head(client: Client, bucket: str, key: str) -> Head | None:
-    """Look at an object; None where there is none."""
-    answer = client.ask(
-        Call("HeadObject", "HEAD", bucket, key, headers={"x-amz-checksum-mode": "ENABLED"}), accept=MISSING
-    )
+def head(client: Client, bucket: str, key: str, *, with_sum: bool = False) -> Head | None:
+    """Look at an object, and at the checksum that the store keeps of it; None where there is none."""
+    headers = {"x-amz-checksum-mode": "ENABLED"} if with_sum else {}
+    answer = client.ask(Call("HeadObject", "HEAD", bucket, key, headers=headers), accept=MISSING)
     return None if answer.status == 404 else read_head(answer)
 
 

@@ -2,9 +2,11 @@
 
 import errno
 import os
+import ssl
 
 from distconv.errors import ConversionError
-from distconv.storage.s3.documents import find_error
+from distconv.storage.s3.documents import find_error, parse, text
+from distconv.storage.s3.retry import TransientError
 from distconv.storage.s3.wire import Answer
 
 SLOW = frozenset({"SlowDown", "503 Slow Down", "ThrottlingException", "RequestLimitExceeded"})
@@ -41,6 +43,12 @@ def is_transient(status: int, code: str) -> bool:
     return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES
 
 
+def find_region(answer: Answer) -> str:
+    """Give the region of a bucket that was asked for in another one; nothing where that is not told."""
+    root = parse(answer.body) if answer.body else None
+    return answer.headers.get("x-amz-bucket-region") or ("" if root is None else text(root, "Region"))
+
+
 def refuse(path: str, operation: str, answer: Answer, code: str, identity: str) -> Exception:
     """Give the error that an answer stands for; none of it is from what was sent."""
     if answer.status == 404:
@@ -56,8 +64,28 @@ def refuse(path: str, operation: str, answer: Answer, code: str, identity: str) 
             errno.EACCES, f"{operation} is not allowed to {identity} ({code or 403})", path
         )
     if answer.status in {301, 307} or code in {"AuthorizationHeaderMalformed", "PermanentRedirect"}:
-        region = answer.headers.get("x-amz-bucket-region", "another region")
+        region = find_region(answer) or "another region"
         return ConversionError(f"{path}: the bucket is of {region}; name that region, or its endpoint")
     if answer.status in {409, 412}:
         return OSError(errno.EAGAIN, f"{operation}: somebody else changed it meanwhile ({code})", path)
     return OSError(errno.EIO, f"{operation}: the store answers {answer.status} {code}".rstrip(), path)
+
+
+def fail(path: str, operation: str, host: str, cause: BaseException) -> Exception:
+    """Give the error that a broken connection stands for; one that may pass, but where a certificate is wrong."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return ConversionError(
+            f"{path}: the certificate of {host} is not trusted ({cause.verify_message}); "
+            "AWS_CA_BUNDLE may name a file with those that are"
+        )
+    number, reason = errno.ECONNRESET, type(cause).__name__
+    if isinstance(cause, ssl.SSLError):
+        reason = cause.reason or reason
+    elif isinstance(cause, TimeoutError):
+        number, reason = errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)
+    elif isinstance(cause, OSError):
+        # What a resolver says has numbers of its own.
+        known = cause.errno is not None and cause.errno > 0
+        number = cause.errno if known and cause.errno else errno.EHOSTUNREACH
+        reason = os.strerror(number) if known else cause.strerror or reason
+    return TransientError(number, f"{operation}: the connection to {host} failed ({reason})", path)

@@ -16,7 +16,7 @@ from distconv.storage.s3 import small
 from distconv.storage.s3.client import connect
 from distconv.storage.s3.listing import has_keys, list_attempts, list_objects
 from distconv.storage.s3.objects import delete, head
-from distconv.storage.s3.place import Place, normalise, split_folder, split_path
+from distconv.storage.s3.place import SCHEME, Place, normalise, split_folder, split_path
 from distconv.storage.s3.probe import probe
 from distconv.storage.s3.reader import S3Reader
 from distconv.storage.s3.removal import S3Removal, drop_attempt
@@ -149,5 +149,8 @@ def _find_attempts(place: Place, bucket: str, prefix: str) -> tuple[Entry, ...]:
 
 
 def _can_be(path: str) -> bool:
-    """Whether an object can have this path: a key has at most 1,024 bytes."""
-    return "\0" not in path and len(os.fsencode(split_path(path)[1])) <= 1024
+    """Whether an object can have this path: texts of strangers name files too. A key has at most 1,024 bytes."""
+    try:
+        return path.startswith(SCHEME) and "\0" not in path and len(split_path(path)[1].encode()) <= 1024
+    except UnicodeEncodeError:
+        return False

@@ -29,10 +29,10 @@ class Answer:
 class BrokenError(Exception):
     """A connection failed; its cause tells how. Whether the request was carried out is unknown."""
 
-    def __init__(self, cause: BaseException, *, was_idle: bool, connected: bool) -> None:
+    def __init__(self, cause: BaseException, *, was_idle: bool) -> None:
         """``was_idle``: the server may only have grown tired of waiting for a next request."""
         super().__init__(str(cause))
-        self.cause, self.was_idle, self.connected = cause, was_idle, connected
+        self.cause, self.was_idle = cause, was_idle
 
 
 class Connections:
@@ -57,11 +57,9 @@ class Connections:
         parts = urlsplit(url)
         place = parts.scheme, parts.netloc
         connection, was_idle = self._take(place)
-        connected = was_idle
         try:
             if not was_idle:
                 connection.connect()
-                connected = True
                 connection.sock.settimeout(_SILENCE_SECONDS)
             target = f"{parts.path}?{parts.query}" if parts.query else parts.path
             response, is_sound = _send(connection, method, target, headers, body)
@@ -73,7 +71,7 @@ class Connections:
             is_sound = is_sound and response.isclosed() and not response.will_close
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise BrokenError(error, was_idle=was_idle, connected=connected) from error
+            raise BrokenError(error, was_idle=was_idle) from error
         except BaseException:
             connection.close()
             raise

@@ -1,0 +1,88 @@
+"""A folder of an object store is one conversion's at a time, as one of files is."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from distconv.errors import OutputError
+from distconv.output import acquisition
+from distconv.output.acquisition import owned
+from distconv.output.holders import Holder
+from distconv.output.ownership import is_owned
+from distconv.output.targets import is_partial
+from distconv.storage.base import join
+from distconv.storage.s3.storage import S3Storage
+from tests.storage.s3.test_verbs import begun
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Beat fast, and have little patience."""
+    monkeypatch.setattr(acquisition, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(acquisition, "PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(acquisition, "_WATCH_SECONDS", 0.05)
+    return
+
+
+def test_who_has_a_folder_has_it_alone_and_gives_it_back(storage: S3Storage, folder: str) -> None:
+    with owned(storage, folder, print) as owner:
+        assert is_owned(storage, folder)
+        owner.write(storage, "config.json", b"{}")
+        with (
+            pytest.raises(OutputError, match="distconv already writes into it"),
+            owned(storage, folder, print),
+        ):
+            pass
+        owner.remove(storage, "config.json")
+    assert not is_owned(storage, folder)
+    assert storage.list_names(folder) == ()
+
+
+def test_one_elsewhere_that_beats_is_left_alone_and_a_silent_one_succeeded(
+    storage: S3Storage, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Holder, "lives_here", lambda _self: None)
+    told: list[str] = []
+    with owned(storage, folder, print) as before:
+        with pytest.raises(OutputError, match="already writes into it"), owned(storage, folder, told.append):
+            pass
+        prepared = begun(storage, join(folder, "config.json"), b"zombie")
+        removal = storage.begin_removal(before.path)
+        monkeypatch.setattr(S3Storage, "refresh", lambda *_arguments: time.sleep(9) or True)
+        time.sleep(0.2)
+        with owned(storage, folder, told.append, is_partial) as after:
+            with pytest.raises(OutputError, match="another conversion .* took it over"):
+                before.commit(storage, prepared, replace=True)
+            with pytest.raises(FileNotFoundError):
+                removal.commit()
+            after.check(storage)
+    assert storage.list_names(folder) == ()
+    assert told
+
+
+def test_of_many_who_come_at_once_one_has_it(held: S3Storage, folder: str) -> None:
+    inside, most, got, refused = [0], [0], [0], [0]
+    together = threading.Barrier(4)
+
+    def come() -> None:
+        together.wait()
+        try:
+            with owned(held, folder, print):
+                inside[0] += 1
+                got[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0.05)
+                inside[0] -= 1
+        except OutputError:
+            refused[0] += 1
+
+    threads = [threading.Thread(target=come) for _number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    assert got[0] + refused[0] == 4
+    assert held.list_names(folder) == ()

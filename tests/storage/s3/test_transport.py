@@ -1,0 +1,183 @@
+"""TLS, regions and names that no object can have."""
+
+import contextlib
+import datetime as dt
+import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distconv.errors import ConversionError
+from distconv.storage.base import join, opened, read_range
+from distconv.storage.s3.client import Call, Client, connect
+from distconv.storage.s3.place import Place
+from distconv.storage.s3.storage import S3Storage
+from distconv.storage.s3.wire import Answer
+from tests.object_store import ObjectStore
+from tests.storage.s3.test_verbs import begun
+
+
+def write_certificate(folder: Path) -> Path:
+    """Write a certificate of 127.0.0.1, signed by itself, with its key."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "store")])
+    now = dt.datetime.now(dt.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    encoding = serialization.Encoding.PEM
+    path = folder / "certificate.pem"
+    path.write_bytes(
+        certificate.public_bytes(encoding)
+        + key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
+    )
+    return path
+
+
+def copy(source: socket.socket, target: socket.socket) -> None:
+    """Hand on what comes until an end closes."""
+    with contextlib.suppress(OSError):
+        while block := source.recv(1 << 16):
+            target.sendall(block)
+    for one in (source, target):
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+
+
+def relay(raw: socket.socket, context: ssl.SSLContext, port: int) -> None:
+    """Take TLS off a connection, and hand on what comes either way."""
+    with contextlib.suppress(OSError), raw, context.wrap_socket(raw, server_side=True) as ours:
+        with socket.create_connection(("127.0.0.1", port)) as theirs:
+            back = threading.Thread(target=copy, args=(theirs, ours))
+            back.start()
+            copy(ours, theirs)
+            back.join()
+
+
+def serve(listener: socket.socket, context: ssl.SSLContext, port: int) -> None:
+    """Relay all that come until the listener is shut."""
+    threads = []
+    with contextlib.suppress(OSError):
+        while True:
+            raw, _address = listener.accept()
+            threads.append(threading.Thread(target=relay, args=(raw, context, port)))
+            threads[-1].start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture
+def secure(stand: ObjectStore, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Give the URL of the stand-in behind TLS, and the file with the certificate."""
+    certificate = write_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener, context, stand.port))
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        yield url, certificate
+        connect(Place(url, profile="stand")).close()
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_what_goes_over_tls_arrives_whole_and_is_read_whole(
+    secure: tuple[str, Path], stand: ObjectStore, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, certificate = secure
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    storage = S3Storage(Place(url, profile="stand"))
+    content = bytes(range(256)) * (80 << 10)
+    assert begun(storage, join(folder, "file"), content).commit()
+    with opened(storage, join(folder, "file")) as reader:
+        assert read_range(reader, 0, len(content)) == content
+    assert {record.headers["x-amz-content-sha256"] for record in stand.requests("UploadPart")} == {
+        "UNSIGNED-PAYLOAD"
+    }
+
+
+def test_a_certificate_that_nobody_trusts_is_told_at_once(secure: tuple[str, Path]) -> None:
+    url, _certificate = secure
+    storage = S3Storage(Place(url, profile="stand"))
+    with pytest.raises(ConversionError, match=r"the certificate of .* is not trusted"):
+        storage.find("s3://models/file")
+
+
+@pytest.mark.parametrize("is_told_in", ["header", "body"])
+def test_a_bucket_of_another_region_is_asked_for_there(
+    profiles: Path, monkeypatch: pytest.MonkeyPatch, is_told_in: str
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "A")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "B")
+    client = Client(Place())
+    asked: list[tuple[str, bool]] = []
+
+    def exchange(_method: str, url: str, headers: dict[str, str], *_rest: object) -> Answer:
+        asked.append((url, "/eu-west-3/s3/" in headers["Authorization"]))
+        if len(asked) > 1:
+            return Answer(200, {}, b"")
+        if is_told_in == "header":
+            return Answer(301, {"x-amz-bucket-region": "eu-west-3"}, b"")
+        code = "<Code>AuthorizationHeaderMalformed</Code><Region>eu-west-3</Region>"
+        return Answer(400, {}, f"<Error>{code}</Error>".encode())
+
+    monkeypatch.setattr(client._connections, "exchange", exchange)
+    for _time in range(2):
+        client.ask(Call("GetObject", "GET", "models", "file"))
+    assert asked == [
+        ("https://models.s3.us-east-1.amazonaws.com/file", False),
+        ("https://models.s3.eu-west-3.amazonaws.com/file", True),
+        ("https://models.s3.eu-west-3.amazonaws.com/file", True),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 1025, "\udcff", "/etc/passwd"])
+def test_there_is_nothing_where_no_object_can_have_the_name(held: S3Storage, name: str) -> None:
+    assert held.find(join("s3://models/folder", name)) is None
+    assert connect(held.place).window.limit > 0
+
+
+def test_of_two_who_complete_at_once_one_does(held: S3Storage, stand: ObjectStore, folder: str) -> None:
+    path = join(folder, "file")
+    for number in range(20):
+        writers = [begun(held, f"{path}{number}", bytes([which])) for which in range(3)]
+        together = threading.Barrier(3)
+        done: dict[int, bool] = {}
+
+        def commit(
+            which: int, writers: list = writers, together: threading.Barrier = together, done: dict = done
+        ) -> None:  # type: ignore[type-arg]
+            writers[which].finish()
+            together.wait()
+            done[which] = writers[which].commit()
+
+        threads = [threading.Thread(target=commit, args=(which,)) for which in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (winner,) = (which for which, is_done in done.items() if is_done)
+        assert held.read_now(f"{path}{number}", 9) == bytes([winner])
+        for writer in writers:
+            writer.abort()
+    assert len(held.list_names(folder)) == 20
