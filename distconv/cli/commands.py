@@ -131,6 +131,7 @@ def convert(
       distconv convert Llama-2-70b out --to meta --shards 4
       ray job submit -- distconv convert /shared/Llama-2-70b /shared/out
     """  # noqa: D301
+    from distconv.storage.places import find_scheme
     from distconv.verbs.convert import convert as run
 
     with ray_address(address) as chosen:
@@ -142,7 +143,8 @@ def convert(
             progress=choose_progress(quiet=quiet),
         )  # fmt: skip
     show(done, as_json=as_json, notes_shown=True)
-    if not as_json and not quiet:
+    # What loads a model reads it from a folder of its own host.
+    if not as_json and not quiet and find_scheme(output) is None:
         click.echo(_hint_for_meta(output, done.chunks) if to == "meta" else _hint_for_transformers(output))
 
 
