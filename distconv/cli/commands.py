@@ -131,7 +131,6 @@ def convert(
       distconv convert Llama-2-70b out --to meta --shards 4
       ray job submit -- distconv convert /shared/Llama-2-70b /shared/out
     """  # noqa: D301
-    from distconv.storage.places import find_scheme
     from distconv.verbs.convert import convert as run
 
     with ray_address(address) as chosen:
@@ -143,9 +142,16 @@ def convert(
             progress=choose_progress(quiet=quiet),
         )  # fmt: skip
     show(done, as_json=as_json, notes_shown=True)
+    if not as_json and not quiet:
+        _show_hint(output, to, done.chunks)
+
+
+def _show_hint(output: str, to: str, chunks: int) -> None:
+    from distconv.storage.places import find_scheme
+
     # What loads a model reads it from a folder of its own host.
-    if not as_json and not quiet and find_scheme(output) is None:
-        click.echo(_hint_for_meta(output, done.chunks) if to == "meta" else _hint_for_transformers(output))
+    if find_scheme(output) is None:
+        click.echo(_hint_for_meta(output, chunks) if to == "meta" else _hint_for_transformers(output))
 
 
 def _hint_for_transformers(output: str) -> str:
