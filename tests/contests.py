@@ -21,6 +21,7 @@ from distconv.errors import DistconvError
 from distconv.output import acquisition, holders, ownership
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole
+from tests.stored import AnyPath
 
 CHUNK_BYTES = 1_000_000
 BEAT_SECONDS = 0.05
@@ -29,7 +30,7 @@ LOST = 3
 """The exit code of who owned OUTPUT and was robbed of it."""
 
 
-def start(source: Path, output: Path, *, patience: float, **options: object) -> int:
+def start(source: AnyPath, output: AnyPath, *, patience: float, **options: object) -> int:
     """Convert in a process of its own; gives its id. Its exit code is the command line's, or LOST."""
     process = os.fork()
     if process:
@@ -40,7 +41,7 @@ def start(source: Path, output: Path, *, patience: float, **options: object) -> 
         holders._machine = lambda: machine
         acquisition.BEAT_SECONDS, acquisition.PATIENCE_SECONDS = BEAT_SECONDS, patience
         acquisition._WATCH_SECONDS = BEAT_SECONDS / 2
-        distconv.convert(source, output, max_shard_size=CHUNK_BYTES, **options)  # type: ignore[arg-type]
+        distconv.convert(source, output, **{"max_shard_size": CHUNK_BYTES, **options})  # type: ignore[arg-type]
         code = 0
     except DistconvError as error:
         code = LOST if "took it over" in str(error) else error.exit_code
@@ -57,7 +58,7 @@ def end(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def wait_for_owner(process: int, output: Path) -> None:
+def wait_for_owner(process: int, output: AnyPath) -> None:
     """Wait until a process owns a folder, or has ended."""
     ours = f'"pid": {process},'
     while os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:

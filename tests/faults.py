@@ -6,10 +6,10 @@ import json
 import os
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 from distconv.storage.base import Buffer
 from distconv.storage.local import LocalReader, LocalStorage, LocalWriter
+from tests.stored import AnyPath, StoredPath
 
 
 class Calls:
@@ -91,14 +91,14 @@ def never() -> Calls:
     return Calls(0, errno.EIO, lasting=False)
 
 
-def digest_folder(folder: Path) -> dict[str, str]:
+def digest_folder(folder: AnyPath) -> dict[str, str]:
     """Give the SHA-256 of every file in a folder, but for what FUSE keeps of removed files while they are open."""
     names = (path for path in sorted(folder.iterdir()) if not path.name.startswith(".fuse_hidden"))
-    files = (path for path in names if path.is_file())
+    files = (path for path in names if isinstance(path, StoredPath) or path.is_file())
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def read_recorded(folder: Path) -> set[str]:
+def read_recorded(folder: AnyPath) -> set[str]:
     """Give the names of the chunks that an unfinished conversion's journal vouches for."""
     journal = folder / ".distconv.journal"
     return (
@@ -106,7 +106,7 @@ def read_recorded(folder: Path) -> set[str]:
     )
 
 
-def looks_whole(folder: Path) -> bool:
+def looks_whole(folder: AnyPath) -> bool:
     """Whether Transformers, or Meta's code, would try to load it."""
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     marks = {"model.safetensors.index.json", "model.safetensors"}

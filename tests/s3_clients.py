@@ -12,7 +12,13 @@ from botocore.exceptions import ClientError
 
 @contextlib.contextmanager
 def make_client(url: str, access_key: str, secret_key: str, **options: Any) -> Iterator[BaseClient]:
-    """Give a client; ``options`` are those of botocore's Config."""
+    """Give a client, and close it; ``options`` are those of botocore's Config."""
+    with contextlib.closing(open_client(url, access_key, secret_key, **options)) as client:
+        yield client
+
+
+def open_client(url: str, access_key: str, secret_key: str, **options: Any) -> BaseClient:
+    """Open a client; ``options`` are those of botocore's Config."""
     config = Config(
         **{
             "retries": {"mode": "standard", "total_max_attempts": 1},
@@ -26,10 +32,7 @@ def make_client(url: str, access_key: str, secret_key: str, **options: Any) -> I
     )
     session = botocore.session.Session()
     session.set_credentials(access_key, secret_key)
-    with contextlib.closing(
-        session.create_client("s3", region_name="us-east-1", endpoint_url=url, config=config)
-    ) as client:
-        yield client
+    return session.create_client("s3", region_name="us-east-1", endpoint_url=url, config=config)
 
 
 def code_of(error: ClientError) -> str:

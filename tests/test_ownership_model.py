@@ -177,6 +177,9 @@ class MemoryStorage:
         made[:] = content
         return True
 
+    def probe(self, folder: str) -> None:
+        pass
+
     def begin(self, path: str, size_bytes: int) -> "MemoryWriter":
         self.wait("begin")
         return MemoryWriter(self, path)

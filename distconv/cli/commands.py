@@ -143,7 +143,15 @@ def convert(
         )  # fmt: skip
     show(done, as_json=as_json, notes_shown=True)
     if not as_json and not quiet:
-        click.echo(_hint_for_meta(output, done.chunks) if to == "meta" else _hint_for_transformers(output))
+        _show_hint(output, to, done.chunks)
+
+
+def _show_hint(output: str, to: str, chunks: int) -> None:
+    from distconv.storage.places import find_scheme
+
+    # What loads a model reads it from a folder of its own host.
+    if find_scheme(output) is None:
+        click.echo(_hint_for_meta(output, chunks) if to == "meta" else _hint_for_transformers(output))
 
 
 def _hint_for_transformers(output: str) -> str:

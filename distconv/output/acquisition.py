@@ -32,7 +32,7 @@ _PAUSE_SECONDS = 0.2
 def owned(
     storage: Storage, folder: str, tell: Callable[[str], None], is_ours: IsOurs = is_owner_attempt
 ) -> Iterator[Ownership]:
-    """Own the folder for the block; OutputError where a conversion that lives has it.
+    """Own the folder for the block; OutputError where a conversion that lives has it, or nobody can own one there.
 
     Nothing of ours that an earlier owner had begun to write or to remove is there any more.
     """
@@ -40,6 +40,7 @@ def owned(
     LIVING.add(me.token)
     try:
         ownership = _acquire(storage, folder, me, tell, is_ours)
+        _probe(storage, ownership)
         ended = threading.Event()
         # A daemon, and nobody waits for it: it beats in no other file than its own.
         threading.Thread(target=_beat, args=(storage, ownership, me, ended), daemon=True).start()
@@ -50,6 +51,15 @@ def owned(
             _release(storage, ownership)
     finally:
         LIVING.discard(me.token)
+
+
+def _probe(storage: Storage, ownership: Ownership) -> None:
+    """See that nobody else can have got the folder as well; after others' attempts were dropped, none is in between."""
+    try:
+        storage.probe(ownership.folder)
+    except BaseException:
+        _release(storage, ownership)
+        raise
 
 
 def _beat(storage: Storage, ownership: Ownership, me: Holder, ended: threading.Event) -> None:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from distconv.errors import InputError, OutputError
+from distconv.errors import ConversionError, InputError, OutputError
 from distconv.output.holders import Holder
 from distconv.storage.base import Storage, Writer, join
 from distconv.storage.fencing import is_attempt
@@ -105,7 +105,7 @@ class Ownership:
         """Let what fails because the folder is somebody else's by now say so."""
         try:
             yield
-        except OSError:
+        except (OSError, ConversionError):
             self.check(storage)
             raise
 

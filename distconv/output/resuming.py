@@ -15,6 +15,7 @@ from distconv.output.finalise import clear_folder, clear_marks
 from distconv.output.folder import Folder
 from distconv.output.identity import Source
 from distconv.output.loading import find_legal, find_replaced
+from distconv.output.ownership import Ownership
 from distconv.output.state import Found, RecordedDigests, find_attempts, look_at_output
 from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TRANSFORMERS, Target, is_partial
 from distconv.planning.plan import Plan
@@ -60,16 +61,15 @@ def take_output(
         found = _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
         if overwrite:
             clear_folder(storage, owner, find_legal(storage, output), target)
+            folder = Folder(storage, owner, source, plan, identity, {}, {}, {}, {})
         else:
             # What misses a chunk must not look whole while it is mended.
             clear_marks(storage, owner, (target,))
-        versions = {} if overwrite else found.find_vouched(storage, output)
-        recorded = {} if overwrite else _find_recorded(storage, output, found.digests, plan, versions)
-        unfinished = {} if overwrite else found.unfinished
-        md5s = found.list_md5s(recorded)
-        folder = Folder(storage, owner, source, plan, identity, recorded, md5s, unfinished, versions)
+            folder = _go_on(storage, owner, source, plan, identity, found)
         try:
-            yield folder
+            # What a successor makes of it is not what this one planned.
+            with owner.explaining(storage):
+                yield folder
         finally:
             folder.close()
 
@@ -77,6 +77,16 @@ def take_output(
 def _is_dropped(attempts: Callable[[], frozenset[str]], name: str) -> bool:
     """Whether a name is that of a file that was begun, and that nobody goes on with."""
     return is_partial(name) and name not in attempts()
+
+
+def _go_on(
+    storage: Storage, owner: Ownership, source: Source, plan: Plan, identity: dict[str, object], found: Found
+) -> Folder:
+    """Begin with what an earlier run made."""
+    versions = found.find_vouched(storage, owner.folder)
+    recorded = _find_recorded(storage, owner.folder, found.digests, plan, versions)
+    md5s = found.list_md5s(recorded)
+    return Folder(storage, owner, source, plan, identity, recorded, md5s, found.unfinished, versions)
 
 
 def _find_recorded(

@@ -1,7 +1,7 @@
 """The whole conversion, decided before a byte moves: files, tensors, copies, offsets."""
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from distconv.families.translate import Decisions
@@ -46,14 +46,21 @@ class Plan:
             counts[tensor.dtype] += tensor.elements
         return max(counts, key=lambda dtype: (counts[dtype], dtype.rank))
 
-    def list_units(self, whole: Container[str] = ()) -> tuple[Section, ...]:
-        """Give what workers write at a time, file by file; those that ``whole`` names are not split."""
-        least = self.chunk_limit_bytes // _LEAST_PART
-        return tuple(
-            unit
-            for file in self.files
-            for unit in ((file,) if file.name in whole else split_file(file, self.chunk_limit_bytes, least))
-        )
+    def list_units(
+        self, whole: Container[str] = (), find_least: Callable[[File], int] = lambda _file: 0
+    ) -> tuple[Section, ...]:
+        """Give what workers write at a time, file by file; those that ``whole`` names are not split.
+
+        ``find_least`` tells of how many bytes the parts of a file must be at least.
+        """
+        limit = self.chunk_limit_bytes
+
+        def split(file: File) -> tuple[Section, ...]:
+            if file.name in whole:
+                return (file,)
+            return split_file(file, limit, max(limit // _LEAST_PART, find_least(file)))
+
+        return tuple(unit for file in self.files for unit in split(file))
 
     def list_checksums(self, units: Sequence[Section], known: Container[str] = ()) -> tuple[Checksum, ...]:
         """Give each file's MD5 as a unit that waits for those of ``units`` that make it; none of ``known`` files."""

@@ -130,13 +130,19 @@ class Storage(Protocol):
     def make_folder(self, folder: str) -> None:
         """Make a folder and its parents where they are missing, their names durable too."""
 
+    def probe(self, folder: str) -> None:
+        """Raise OutputError where the place does not do what owning a folder in it rests on; who owns it asks."""
+
     def begin(self, path: str, size_bytes: int) -> Writer:
         """Begin a file of exactly this size, its space reserved where that can be."""
+
+    def find_least_run(self, path: str, size_bytes: int) -> int:
+        """Give the least size of the runs in which several may write a file of this size, but for its end."""
 
     def open_attempt(self, path: str, attempt: str, size_bytes: int) -> PartWriter:
         """Open a file of this size that was begun; FileNotFoundError where it was aborted, committed or dropped.
 
-        One run of it may be written, in order of offset.
+        One run of it may be written, in order of offset, and of ``find_least_run`` at least.
         """
 
     def take_attempt(self, path: str, attempt: str, size_bytes: int) -> Writer | None:

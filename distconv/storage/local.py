@@ -223,6 +223,13 @@ class LocalStorage:
             with contextlib.suppress(PermissionError):
                 self.flush_folder(parent)
 
+    def probe(self, _folder: str) -> None:
+        """Do nothing: no file system is known that takes the same name twice."""
+
+    def find_least_run(self, _path: str, _size_bytes: int) -> int:
+        """Give zero: any byte may be written by itself."""
+        return 0
+
     def begin(self, path: str, size_bytes: int) -> LocalWriter:
         """Begin a file of exactly this size, its space reserved where that can be."""
         return LocalWriter(path, size_bytes)

@@ -98,9 +98,17 @@ class Places:
         """Make a folder and its parents where they are missing."""
         self._of(folder).make_folder(folder)
 
+    def probe(self, folder: str) -> None:
+        """Raise OutputError where the place does not do what owning a folder in it rests on."""
+        self._of(folder).probe(folder)
+
     def begin(self, path: str, size_bytes: int) -> Writer:
         """Begin a file of exactly this size."""
         return self._of(path).begin(path, size_bytes)
+
+    def find_least_run(self, path: str, size_bytes: int) -> int:
+        """Give the least size of the runs in which several may write a file of this size, but for its end."""
+        return self._of(path).find_least_run(path, size_bytes)
 
     def open_attempt(self, path: str, attempt: str, size_bytes: int) -> PartWriter:
         """Open a file that was begun."""

@@ -227,7 +227,9 @@ def _move_all(
     """Write all files; those that are too large for one worker in parts."""
     plan = prepared.plan
     # One worker looks at all of a file that is there.
-    sections = plan.list_units(whole=folder.recorded)
+    sections = plan.list_units(
+        folder.recorded, lambda file: storage.find_least_run(join(options.output, file.name), file.size_bytes)
+    )
     checksums = plan.list_checksums(sections, folder.md5s) if prepared.target.checklist else ()
     files = {unit.name: unit.file for unit in checksums}
     with SharedFiles(storage, options.output, plan.files, sections, folder.unfinished) as shared:

@@ -40,6 +40,13 @@ def list_attempts(client: Client, bucket: str, folder: str) -> Iterator[Entry]:
         yield Entry(name, False, 0, name)
 
 
+def has_bucket(client: Client, bucket: str, folder: str) -> bool:
+    """Whether the bucket is there; asked by ``folder``, outside of which one may not be allowed to look."""
+    query = {"list-type": "2", "prefix": folder, "max-keys": "1"}
+    call = Call("ListObjectsV2", "GET", bucket, "", query)
+    return client.ask(call, accept=frozenset({404})).status != 404
+
+
 def has_keys(client: Client, bucket: str, folder: str) -> bool:
     """Whether there is a folder: whether anything lies in it, or it is a bucket."""
     query = {"list-type": "2", "prefix": folder, "max-keys": "1"}

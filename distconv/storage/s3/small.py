@@ -6,6 +6,7 @@ import os
 from distconv.storage.s3.client import connect
 from distconv.storage.s3.objects import ABSENT, delete, get, head, put
 from distconv.storage.s3.place import Place, split_path
+from distconv.storage.s3.refusals import refuse
 from distconv.storage.s3.retry import TransientError, persist
 
 
@@ -36,6 +37,8 @@ def create(place: Place, path: str, content: bytes) -> bool:
             raise
         if answer.status < 300:
             return True
+        if answer.status == 404:
+            raise refuse(path, "PutObject", answer, "NoSuchBucket", client.access.identity)
         found = head(client, bucket, key)
         if found is None or found.is_removed:
             if found is not None:

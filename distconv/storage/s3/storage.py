@@ -9,17 +9,18 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from distconv.errors import InputError
+from distconv.errors import InputError, OutputError
 from distconv.storage.base import Entry
 from distconv.storage.fencing import is_attempt
 from distconv.storage.s3 import small
 from distconv.storage.s3.client import connect
-from distconv.storage.s3.listing import has_keys, list_attempts, list_objects
+from distconv.storage.s3.listing import has_bucket, has_keys, list_attempts, list_objects
 from distconv.storage.s3.objects import delete, head
 from distconv.storage.s3.place import SCHEME, Place, normalise, split_folder, split_path
 from distconv.storage.s3.probe import probe
 from distconv.storage.s3.reader import S3Reader
 from distconv.storage.s3.removal import S3Removal, drop_attempt
+from distconv.storage.s3.stream import part_size
 from distconv.storage.s3.uploads import is_there, parse_name
 from distconv.storage.s3.writer import S3PartWriter, S3Writer
 
@@ -77,11 +78,22 @@ class S3Storage:
         return replace(self, pins=dict(stamps))
 
     def make_folder(self, folder: str) -> None:
-        """Do nothing: a folder is there once something is in it."""
+        """Make nothing: a folder is there once something is in it. OutputError where there is no such bucket."""
+        bucket, prefix = split_folder(folder)
+        if not has_bucket(connect(self.place), bucket, prefix):
+            raise OutputError(f"{folder}: there is no bucket {bucket}; make it, or correct its name")
+
+    def probe(self, folder: str) -> None:
+        """Raise OutputError where the store does not keep the conditions on which all of this rests."""
+        probe(self.place, folder)
 
     def begin(self, path: str, size_bytes: int) -> S3Writer:
         """Begin a file of exactly this size."""
         return S3Writer.begin(self.place, path, size_bytes)
+
+    def find_least_run(self, _path: str, size_bytes: int) -> int:
+        """Give the size of a file's parts: only the last may be smaller."""
+        return part_size(size_bytes)
 
     def open_attempt(self, path: str, attempt: str, size_bytes: int) -> S3PartWriter:
         """Open a file that was begun."""
@@ -124,10 +136,6 @@ class S3Storage:
     def read_now(self, path: str, limit_bytes: int) -> bytes:
         """Read the beginning of a small file as it is now."""
         return small.read_now(self.place, path, limit_bytes)
-
-    def probe(self, folder: str) -> None:
-        """Raise OutputError where the store does not keep the conditions on which all of this rests."""
-        probe(self.place, folder)
 
     def flush_folder(self, folder: str) -> None:
         """Do nothing: what a store has acknowledged is durable."""
