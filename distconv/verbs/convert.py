@@ -59,11 +59,9 @@ def convert(
 ) -> ConversionReport:
     """Convert the checkpoint in ``source`` into a folder ``output``.
 
-    ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that
-    lie elsewhere. ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or
-    several GPUs ask for Ray, where a worker takes ``gpus_per_worker`` of a GPU (or a CPU slot) and ``worker_resources``.
-    ``trace`` is a file for a Chrome trace, ``report`` for a PNG. All others may be s3:// URLs, at ``endpoint_url``.
-    Raises DistconvError.
+    ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that lie elsewhere,
+    ``max_shard_size`` is in bytes, ``trace`` a file for a Chrome trace, ``report`` for a PNG. Runs in this process, or, with
+    ``workers``, ``address`` or several GPUs, on Ray. All but trace and report may be s3:// URLs. Raises DistconvError.
     """
     options = Options(
         source=read_place(source), output=read_place(output), to=to, shards=shards, dtype=dtype,

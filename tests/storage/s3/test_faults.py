@@ -21,7 +21,7 @@ from tests.object_store import Fault, ObjectStore, made_up_bytes
 from tests.storage.s3.conftest import PATIENCE_SECONDS
 from tests.storage.s3.test_verbs import begun
 
-PART = part_size(None)
+PART = part_size(0)
 TRANSIENT = [
     Fault("error", code="InternalError", times=2),
     Fault("error", code="ServiceUnavailable", times=2),

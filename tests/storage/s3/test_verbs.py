@@ -19,7 +19,7 @@ from distconv.storage.s3.uploads import begin_upload, list_parts, parse_name
 from distconv.storage.s3.writer import S3Writer
 from tests.object_store import ObjectStore
 
-PART = part_size(None)
+PART = part_size(0)
 
 
 def begun(storage: S3Storage, path: str, content: bytes) -> S3Writer:
