@@ -164,13 +164,6 @@ class Part:
     trailers: tuple[Trailer, ...]
 
     @property
-    def offset_bytes(self) -> int:
-        """Where in the file it begins."""
-        return min(
-            self.offsets_bytes[0], *(literal.offset_bytes for literal in self.literals[:1]), self.file_bytes
-        )
-
-    @property
     def is_sealed(self) -> bool:
         """Only sealed files have parts."""
         return True

@@ -4,8 +4,7 @@ A chunk's bytes are made in the order in which they stand in the file, so its di
 depend on the size of blocks. XXH3 costs a few percent of a copy; it finds damage, not malice.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from xxhash import xxh3_128
 
@@ -23,8 +22,6 @@ class ChunkDigests:
 
     file: str | None
     tensors: tuple[str, ...]
-    checksums: tuple[int, ...] = field(default=(), compare=False)
-    """CRC32 of each tensor's data, where something is made of them."""
 
 
 class ChunkHasher:
@@ -47,7 +44,6 @@ class ChunkHasher:
         self._tensors.append(self._tensor.hexdigest())
         self._tensor.reset()
 
-    def finish(self, checksums: Iterable[int] = ()) -> ChunkDigests:
-        """Give the digests, with the CRC32s that go with them."""
-        whole = None if self._file is None else self._file.hexdigest()
-        return ChunkDigests(whole, tuple(self._tensors), tuple(checksums))
+    def finish(self) -> ChunkDigests:
+        """Give the digests."""
+        return ChunkDigests(None if self._file is None else self._file.hexdigest(), tuple(self._tensors))

@@ -100,6 +100,8 @@ class Receipt:
     version: str | None = None
     """Of the file's entry, where no other content ever has it."""
     kept: bool = False
+    checksums: tuple[int, ...] = ()
+    """CRC32 of each tensor's data, where the file's seal is still to be made of them."""
     md5: str | None = None
     """In hex, of the whole file, where that was the unit."""
     equal: bool | None = None

@@ -125,7 +125,7 @@ def _finish(job: Job, begun: _Begun) -> Receipt:
     """Seal and commit a file whose parts are all there."""
     parts = [begun.parts[number] for number in sorted(begun.parts)]
     if begun.file.seal is not None:
-        checksums = [checksum for part in parts for checksum in part.digests.checksums]
+        checksums = [checksum for part in parts for checksum in part.checksums]
         begun.writer.write_at(begun.file.seal.offset_bytes, begun.file.seal.make(checksums))
     digests = ChunkDigests(None, tuple(digest for part in parts for digest in part.digests.tensors))
     version = publish(job, begun.file, begun.writer, digests, lambda: False)

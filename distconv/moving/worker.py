@@ -83,9 +83,10 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
         recorded = job.recorded.get(part.name)
         if recorded is not None:
             with spans.during(DIGEST, part.size_bytes):
-                found = _find_part(job, part, writer, recorded, advance, stopped)
-            if found is not None:
-                return Receipt(part.name, found, 0, 0, kept=True, work=spans.finish())
+                checksums = read_same(job.storage, job.attempts[part.file], part, recorded, advance, stopped)
+            if checksums is not None:
+                return Receipt(part.name, recorded, 0, 0, kept=True, checksums=checksums, work=spans.finish())
+            advance(-part.size_bytes)
         with Sources(job.storage, spans) as sources:
             hasher = ChunkHasher(part.plain_head)
             checksums, became_infinite = _write_pieces(job, part, writer, sources, hasher, advance, stopped)
@@ -94,27 +95,9 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
     finally:
         writer.close()
     return Receipt(
-        part.name, hasher.finish(checksums), sources.bytes_read, part.size_bytes, became_infinite,
-        work=spans.finish(),
+        part.name, hasher.finish(), sources.bytes_read, part.size_bytes, became_infinite,
+        checksums=checksums, work=spans.finish(),
     )  # fmt: skip
-
-
-def _find_part(
-    job: Job,
-    part: Part,
-    writer: PartWriter,
-    recorded: ChunkDigests,
-    advance: Callable[[int], None],
-    stopped: Callable[[], bool],
-) -> ChunkDigests | None:
-    """Give the digests of a part that an earlier run wrote, where it is there; None where it must be written."""
-    is_stored = writer.is_stored(part.offset_bytes, part.offset_bytes + part.size_bytes)
-    if is_stored is not None:
-        return recorded if is_stored and len(recorded.checksums) == len(part.tensors) else None
-    found = read_same(job.storage, job.attempts[part.file], part, recorded, advance, stopped)
-    if found is None:
-        advance(-part.size_bytes)
-    return found
 
 
 def _write_pieces(

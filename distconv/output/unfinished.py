@@ -15,8 +15,7 @@ def make_unfinished(files: Mapping[str, tuple[str, Mapping[int, ChunkDigests]]])
         name: {
             "attempt": posixpath.basename(attempt),
             "parts": {
-                str(number): {"tensors": list(digests.tensors), "crc32": list(digests.checksums)}
-                for number, digests in sorted(parts.items())
+                str(number): {"tensors": list(digests.tensors)} for number, digests in sorted(parts.items())
             },
         }
         for name, (attempt, parts) in files.items()
@@ -43,9 +42,7 @@ def _read_file(entry: object, output: str) -> UnfinishedFile | None:
 
 
 def _read_part(part: object) -> ChunkDigests | None:
-    tensors, checksums = (part.get("tensors"), part.get("crc32")) if isinstance(part, dict) else (None, None)
+    tensors = part.get("tensors") if isinstance(part, dict) else None
     if not isinstance(tensors, list) or not all(isinstance(digest, str) for digest in tensors):
         return None
-    if not isinstance(checksums, list) or not all(type(checksum) is int for checksum in checksums):
-        checksums = []
-    return ChunkDigests(None, tuple(tensors), tuple(checksums))
+    return ChunkDigests(None, tuple(tensors))

@@ -69,9 +69,6 @@ class PartWriter(Protocol):
     def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
         """Write the whole buffer at this offset; what was written is made durable from time to time."""
 
-    def is_stored(self, first: int, end: int) -> bool | None:
-        """Whether a run of bytes is stored just as somebody wrote it; None where only reading it tells."""
-
     def finish(self) -> None:
         """Make durable what was written, and let go of the file."""
 

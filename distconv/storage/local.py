@@ -98,9 +98,6 @@ class LocalPartWriter:
             os.fsync(self._descriptor)
         self._unflushed_bytes = 0
 
-    def is_stored(self, _first: int, _end: int) -> None:
-        """Leave it to who reads it."""
-
     def finish(self) -> None:
         """Make durable what was written, and let go of the file."""
         self.flush()

@@ -25,27 +25,13 @@ class S3PartWriter:
 
     def __init__(self, place: Place, path: str, upload: str, size_bytes: int) -> None:
         """Take an upload that is there."""
-        self._place, self._path, self._upload, self._size_bytes = place, path, upload, size_bytes
+        self._place, self._path, self._upload = place, path, upload
         self._bucket, self._key = split_path(path)
         self._stream = PartStream(place, path, upload, size_bytes)
 
     def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
         """Write the whole buffer; FileNotFoundError, sooner or later, where the upload was dropped."""
         self._stream.write(offset_bytes, buffer)
-
-    def is_stored(self, first: int, end: int) -> bool:
-        """Whether parts are stored that are a run of these bytes, which cannot be read yet.
-
-        The store has compared each with its checksum, and whoever sends parts to an upload is of one conversion.
-        """
-        listed = list_parts(connect(self._place), self._bucket, self._key, self._upload) or []
-        sizes = {part.number: part.size_bytes for part in listed}
-        while first < end:
-            size = sizes.get(number_part(first, first + 1, self._size_bytes), 0)
-            if not size:
-                return False
-            first += size
-        return first == end
 
     def finish(self) -> None:
         """Wait until what was written is stored."""
@@ -63,7 +49,7 @@ class S3Writer(S3PartWriter):
         """Take an upload; ``token`` is None where somebody else began it."""
         super().__init__(place, path, upload, size_bytes)
         self.attempt = name_attempt(path, upload)
-        self._token = token
+        self._size_bytes, self._token = size_bytes, token
         self._is_committed = False
 
     @classmethod
