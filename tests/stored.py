@@ -127,6 +127,8 @@ AnyPath = Path | StoredPath
 
 def use_store(patch: pytest.MonkeyPatch, store: Store, folder: Path) -> None:
     """Let this process and those that it starts find a store where AWS's tools look, and nothing else."""
+    # Where a store is, a process finds out once.
+    _forget()
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         patch.delenv(name)
     patch.setenv("AWS_CONFIG_FILE", str(folder / "config"))
@@ -135,3 +137,10 @@ def use_store(patch: pytest.MonkeyPatch, store: Store, folder: Path) -> None:
     patch.setenv("AWS_ACCESS_KEY_ID", store.access_key)
     patch.setenv("AWS_SECRET_ACCESS_KEY", store.secret_key)
     patch.setenv("AWS_ENDPOINT_URL", store.url)
+
+
+def _forget() -> None:
+    with contextlib.suppress(ImportError):
+        from distconv.storage.s3 import client
+
+        client._forget()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,3 +282,165 @@ def test_an_output_in_another_bucket_or_of_a_longer_name_overlaps_with_nothing(
     for output in (StoredPath(place.store, "others", source.key), place / "in2"):
         distconv.convert(source, output)
         assert looks_whole(output)
+
+
+def test_parts_that_are_stored_are_gone_on_with(checkpoint: Write, tmp_path: Path, place: StoredPath) -> None:
+    store, source, output = place.store, checkpoint(LARGE), place / "out"
+    assert isinstance(store, ObjectStore)
+    options = ("--to", "meta", "--shards", "1", *PARTS)
+    distconv.convert(source, tmp_path / "local", to="meta", shards=1, max_shard_size=1_000_000)
+    store.fault(Fault("hold", "UploadPart", f"models/{output.key}/*.pth", first=4, times=None, gate=place.key))
+    with started(source, output, *options) as process:
+        store.wait_held(place.key, limit_s=HANG_SECONDS)
+        while not (recorded := read_parts(output)):
+            time.sleep(0.05)
+        process.kill()
+    store.clear_faults()
+    store.clear_requests()
+    report = distconv.convert(source, output, to="meta", shards=1, max_shard_size=1_000_000)
+    assert_equal(output, tmp_path / "local")
+    assert_clean(output)
+    assert report.kept_parts >= len(recorded) > 0
+    sent = [part.bytes_in for part in store.requests("UploadPart") if part.key.endswith(".pth")]
+    assert sum(sent) <= (tmp_path / "local/consolidated.00.pth").stat().st_size - len(recorded) * (8 << 20)
+
+
+def read_parts(output: StoredPath) -> list[str]:
+    """Give the parts that the journal has, by number."""
+    if JOURNAL not in output.etags():
+        return []
+    files = json.loads((output / JOURNAL).read_text()).get("unfinished", {})
+    return [number for file in files.values() for number in file["parts"]]
+
+
+READS = {
+    "plan": ["plan", "{}", *LIMIT],
+    "inspect": ["inspect", "{}"],
+    "check": ["check", "{}", "--quiet"],
+    "inspect OUTPUT": ["inspect", "{}/out"],
+    "verify": ["verify", "{}/out", "--quiet"],
+    "verify against": ["verify", "{0}/out", "--against", "{0}", "--quiet"],
+}
+
+
+@pytest.fixture(scope="module")
+def pair(
+    checkpoint: Write, running: ObjectStore, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, StoredPath]:
+    """Give a checkpoint with a model that was made of it in a folder beside it, and the same in a store."""
+    folder = tmp_path_factory.mktemp("pair") / "in"
+    shutil.copytree(checkpoint(SPEC), folder)
+    stored = share(folder, StoredPath(running, "models", "pair/in"))
+    distconv.convert(folder, folder.parent / "made", max_shard_size=200_000)
+    (folder.parent / "made").rename(folder / "out")
+    share(folder / "out", stored / "out")
+    return folder, stored
+
+
+@pytest.mark.parametrize("verb", READS)
+def test_what_only_reads_says_the_same_of_a_store(
+    pair: tuple[Path, StoredPath], capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    told = []
+    for place in pair:
+        main([word.format(place) for word in READS[verb]])
+        said = capsys.readouterr()
+        told.append((said.out.replace(str(place), "IN"), said.err.replace(str(place), "IN")))
+    assert told[0] == told[1]
+    assert told[0][0]
+
+
+def test_damage_in_a_store_is_found(checkpoint: Write, place: StoredPath) -> None:
+    distconv.convert(checkpoint(SPEC), place / "out", max_shard_size=200_000)
+    path = place / "out/model-00001-of-00002.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(bytes(content))
+    report = distconv.verify(place / "out")
+    assert not report.ok
+    assert "model-00001-of-00002.safetensors" in str(report)
+
+
+@pytest.mark.parametrize("ignored", ["put", "complete", "delete"])
+def test_a_bucket_that_ignores_conditions_is_refused_with_nothing_left_in_it(
+    checkpoint: Write, store: ObjectStore, place: StoredPath, ignored: str
+) -> None:
+    store.change(ignored_conditions=[ignored])
+    with pytest.raises(OutputError, match="this store ignores If-"):
+        distconv.convert(checkpoint(SPEC), place / "out")
+    assert list(place.etags()) == []
+    assert (place / "out").etags() == {}
+    assert (place / "out").uploads() == []
+
+
+WITHOUT_BOTOCORE = (
+    "import sys; sys.modules['botocore'] = sys.modules['botocore.session'] = None\n"
+    "from distconv.cli import main; main(sys.argv[1:])"
+)
+OF_NOBODY = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+
+
+@pytest.mark.parametrize(
+    ("end", "environment", "code", "words"),
+    [
+        ("nobucket", {}, 2, "there is no bucket nobucket"),
+        ("models", {"AWS_SECRET_ACCESS_KEY": "wrong"}, 1, "the credentials of the environment have a secret that is not"),
+        ("models", {"AWS_ACCESS_KEY_ID": "AKIDNOBODY"}, 1, "the credentials of the environment are not known there"),
+        ("models", OF_NOBODY, 1, "no credentials found; set AWS_PROFILE"),
+        ("models", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, 1, "the connection to 127.0.0.1:9 failed"),
+        ("models", {"AWS_ENDPOINT_URL": "ftp://somewhere"}, 2, "endpoint: expected http(s)://HOST"),
+    ],
+    ids=["bucket", "secret", "key", "none", "nobody listens", "no endpoint"],
+)
+@pytest.mark.parametrize("side", ["in", "out"])
+def test_what_keeps_one_from_a_store_is_said_once_and_nothing_is_written(
+    checkpoint: Write, place: StoredPath, tmp_path: Path, side: str, end: str,
+    environment: dict[str, str], code: int, words: str,
+) -> None:  # fmt: skip
+    stored = f"s3://{end}/{place.key}"
+    source, output = (stored, tmp_path / "out") if side == "in" else (checkpoint(SPEC), stored)
+    if side == "in" and end == "nobucket":
+        words = "no such file or folder"
+    ended = run(*command(source, output), **environment)
+    assert ended.returncode == code, ended.stderr
+    (told,) = [line for line in ended.stderr.splitlines() if not line.startswith("note: ")]
+    assert words in told
+    assert not (tmp_path / "out").exists()
+    assert place.etags() == {}
+
+
+def test_without_botocore_it_is_said_how_to_get_it(checkpoint: Write, tmp_path: Path) -> None:
+    for ends in (["s3://models/in", str(tmp_path / "out")], [str(checkpoint(SPEC)), "s3://models/out"]):
+        ended = run(sys.executable, "-c", WITHOUT_BOTOCORE, "convert", *ends)
+        assert ended.returncode == 2
+        assert ended.stderr.splitlines()[-1] == (
+            "error: s3:// needs botocore, which is not installed: pip install 'distconv[s3]'"
+        )
+
+
+OPERATIONS = {
+    "ListObjectsV2": True, "GetObject": True, "PutObject": False, "DeleteObject": False,
+    "CreateMultipartUpload": False, "UploadPart": False, "CompleteMultipartUpload": False,
+    "AbortMultipartUpload": False, "ListMultipartUploads": False, "ListParts": False,
+}  # fmt: skip
+"""What a conversion asks a store for, and whether it does so of INPUT."""
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_is_not_allowed_is_said_with_who_is_not(
+    checkpoint: Write, tmp_path: Path, store: ObjectStore, place: StoredPath, operation: str
+) -> None:
+    source = share(checkpoint(SPEC), place / "in")
+    # Who may not get an object may not ask for its headers either.
+    names = {operation, operation.replace("Get", "Head")}
+    store.change(denied=[(store.access_key, name, f"models/{place.key}") for name in names])
+    ends: list[tuple[AnyPath, AnyPath]] = [(checkpoint(SPEC), place / "out")]
+    ends += [(source, tmp_path / "out")] if OPERATIONS[operation] else []
+    for one, other in ends:
+        with pytest.raises(PermissionError) as caught:
+            distconv.convert(one, other)
+        assert "is not allowed to the credentials of the environment (AccessDenied)" in str(caught.value)
+        assert any(name in str(caught.value) for name in names)
+    store.change(denied=[])
+    assert not (tmp_path / "out").exists()
+    assert not [name for name in (place / "out").etags() if not name.startswith((".", ".."))]

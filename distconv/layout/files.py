@@ -174,6 +174,11 @@ class Part:
         return
 
     @property
+    def first_byte(self) -> int:
+        """Where in the file it begins."""
+        return min(self.offsets_bytes[0], *(literal.offset_bytes for literal in self.literals[:1]))
+
+    @property
     def name(self) -> str:
         """Name it for people, and for the scheduler."""
         return f"{self.file}, part {self.number} of {self.count}"

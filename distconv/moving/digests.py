@@ -24,6 +24,17 @@ class ChunkDigests:
     tensors: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PartDigests:
+    """Digests in hex of each tensor in a part of a file, and what tells a part that cannot be read yet."""
+
+    tensors: tuple[str, ...]
+    version: str | None = None
+    """Of the part as it is stored, see ``PartWriter.finish``; None where it can be read."""
+    checksums: tuple[int, ...] = ()
+    """CRC32 of each tensor's data, where there is a version."""
+
+
 class ChunkHasher:
     """Takes a file's tensors in order, byte by byte, and what stands before them if it is to be digested as well."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from distconv.errors import describe_os_error
-from distconv.moving.digests import ChunkDigests
+from distconv.moving.digests import ChunkDigests, PartDigests
 from distconv.moving.spans import Work
 from distconv.storage.base import Storage, Writer
 
@@ -72,6 +72,8 @@ class Job:
     """What is read and gathered at once; None leaves it to the device."""
     recorded: Mapping[str, ChunkDigests] = field(default_factory=dict)
     """Digests of files that an earlier run finished."""
+    parts: Mapping[str, PartDigests] = field(default_factory=dict)
+    """Digests of parts that an earlier run wrote, by their names."""
     vouched: Collection[str] = frozenset()
     """Of these the ones for which a version vouches: they need not be read again."""
     attempts: Mapping[str, str] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class Receipt:
     bytes_written: int
     became_infinite: int = 0
     version: str | None = None
-    """Of the file's entry, where no other content ever has it."""
+    """Of the file's entry, where no other content ever has it; of a part see ``PartDigests``."""
     kept: bool = False
     checksums: tuple[int, ...] = ()
     """CRC32 of each tensor's data, where the file's seal is still to be made of them."""

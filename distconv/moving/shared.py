@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from distconv.layout.files import File, Part, Section
-from distconv.moving.digests import ChunkDigests
+from distconv.moving.digests import ChunkDigests, PartDigests
 from distconv.moving.executor import Keep
 from distconv.moving.job import Job, Receipt
 from distconv.moving.worker import publish
@@ -18,10 +18,10 @@ class UnfinishedFile:
     """A file that an earlier run began: what it is open as, and the digests of its durable parts, by number."""
 
     attempt: str
-    parts: Mapping[int, ChunkDigests]
+    parts: Mapping[int, PartDigests]
 
 
-KeepPart = Callable[[Part, str, ChunkDigests], None]
+KeepPart = Callable[[Part, str, PartDigests], None]
 """Is told of each part, what its file is open as, and the part's digests, once it is durable."""
 
 
@@ -31,7 +31,7 @@ class _Begun:
 
     file: File
     writer: Writer
-    left: Mapping[int, ChunkDigests]
+    left: Mapping[int, PartDigests]
     parts: dict[int, Receipt] = field(default_factory=dict)
 
 
@@ -72,7 +72,7 @@ class SharedFiles:
         return {name: begun.writer.attempt for name, begun in self._begun.items()}
 
     @property
-    def recorded(self) -> dict[str, ChunkDigests]:
+    def durable(self) -> dict[str, PartDigests]:
         """Digests of parts that an earlier run wrote, for ``Job``."""
         return {
             part.name: begun.left[part.number]
@@ -98,7 +98,7 @@ class SharedFiles:
                 return
             begun = self._begun[part.file]
             begun.parts[part.number] = receipt
-            keep_part(part, begun.writer.attempt, receipt.digests)
+            keep_part(part, begun.writer.attempt, _describe(receipt))
             if len(begun.parts) == part.count:
                 keep(_finish(job, begun))
 
@@ -111,6 +111,11 @@ def _begin(storage: Storage, path: str, file: File, left: UnfinishedFile | None)
         if writer is not None:
             return _Begun(file, writer, left.parts)
     return _Begun(file, storage.begin(path, file.size_bytes), {})
+
+
+def _describe(receipt: Receipt) -> PartDigests:
+    checksums = () if receipt.version is None else receipt.checksums
+    return PartDigests(receipt.digests.tensors, receipt.version, checksums)
 
 
 def _leave(begun: _Begun) -> None:

@@ -80,24 +80,44 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
         path, attempt = join(job.output, part.file), job.attempts[part.file]
         writer = job.storage.open_attempt(path, attempt, part.file_bytes)
     try:
-        recorded = job.recorded.get(part.name)
-        if recorded is not None:
-            with spans.during(DIGEST, part.size_bytes):
-                checksums = read_same(job.storage, job.attempts[part.file], part, recorded, advance, stopped)
-            if checksums is not None:
-                return Receipt(part.name, recorded, 0, 0, kept=True, checksums=checksums, work=spans.finish())
-            advance(-part.size_bytes)
+        if (kept := _keep_part(job, part, writer, spans, advance, stopped)) is not None:
+            return kept
         with Sources(job.storage, spans) as sources:
             hasher = ChunkHasher(part.plain_head)
             checksums, became_infinite = _write_pieces(job, part, writer, sources, hasher, advance, stopped)
         with spans.during(WRITE, 0):
-            writer.finish()
+            version = writer.finish()
     finally:
         writer.close()
     return Receipt(
-        part.name, hasher.finish(), sources.bytes_read, part.size_bytes, became_infinite,
+        part.name, hasher.finish(), sources.bytes_read, part.size_bytes, became_infinite, version,
         checksums=checksums, work=spans.finish(),
     )  # fmt: skip
+
+
+def _keep_part(
+    job: Job, part: Part, writer: PartWriter, spans: Spans, advance: Callable[[int], None], stopped: Callable[[], bool]
+) -> Receipt | None:
+    """Keep a part that an earlier run wrote; None where it must be written."""
+    recorded = job.parts.get(part.name)
+    if recorded is None:
+        return None
+    digests = ChunkDigests(None, recorded.tensors)
+    checksums: tuple[int, ...] | None
+    with spans.during(DIGEST, part.size_bytes):
+        if recorded.version is None:
+            checksums = read_same(job.storage, job.attempts[part.file], part, digests, advance, stopped)
+        else:
+            advance(part.size_bytes)
+            first = part.first_byte
+            is_same = writer.holds(first, first + part.size_bytes, recorded.version)
+            checksums = recorded.checksums if is_same else None
+    if checksums is None:
+        advance(-part.size_bytes)
+        return None
+    return Receipt(
+        part.name, digests, 0, 0, version=recorded.version, kept=True, checksums=checksums, work=spans.finish()
+    )
 
 
 def _write_pieces(

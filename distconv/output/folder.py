@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 from distconv.errors import DistconvError, InputError, OutputError
 from distconv.layout.files import Part
-from distconv.moving.digests import ChunkDigests
+from distconv.moving.digests import ChunkDigests, PartDigests
 from distconv.moving.job import Receipt
 from distconv.moving.shared import UnfinishedFile
 from distconv.output.finalise import write_files
@@ -100,7 +100,7 @@ class Folder:
             self._write_journal()
         self.owner.sweep(self._storage, dropped.__contains__)
 
-    def keep_part(self, part: Part, attempt: str, digests: ChunkDigests) -> None:
+    def keep_part(self, part: Part, attempt: str, digests: PartDigests) -> None:
         """Record a part that is durable in a file which is not finished."""
         if self._failure is not None:
             raise self._failure

@@ -69,8 +69,14 @@ class PartWriter(Protocol):
     def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
         """Write the whole buffer at this offset; what was written is made durable from time to time."""
 
-    def finish(self) -> None:
-        """Make durable what was written, and let go of the file."""
+    def finish(self) -> str | None:
+        """Make durable what was written, and let go of the file.
+
+        Gives the version of the run that is stored, where it cannot be read before the file is committed.
+        """
+
+    def holds(self, first_byte: int, end_byte: int, version: str) -> bool:
+        """Whether the run of these bytes that is stored is still of the version that ``finish`` gave."""
 
     def close(self) -> None:
         """Let go of the file."""

@@ -99,9 +99,13 @@ class LocalPartWriter:
         self._unflushed_bytes = 0
 
     def finish(self) -> None:
-        """Make durable what was written, and let go of the file."""
+        """Make durable what was written, and let go of the file; it can be read."""
         self.flush()
         self.close()
+
+    def holds(self, _first_byte: int, _end_byte: int, _version: str) -> bool:
+        """Give False: no version was given."""
+        return False
 
     def close(self) -> None:
         """Let go of the file."""

@@ -233,8 +233,8 @@ def _move_all(
     with SharedFiles(storage, options.output, plan.files, sections, folder.unfinished) as shared:
         folder.go_on(shared.unfinished)
         job = Job(
-            storage, options.output, options.device, recorded=folder.recorded | shared.recorded, attempts=shared.attempts,
-            vouched=frozenset(folder.versions),
+            storage, options.output, options.device, recorded=folder.recorded, vouched=frozenset(folder.versions),
+            attempts=shared.attempts, parts=shared.durable,
             traced=bool(options.trace or options.report), preconditions=Preconditions(source.sizes, folder.owner),
         )  # fmt: skip
         keep = shared.hear(job, folder.keep, folder.keep_part)

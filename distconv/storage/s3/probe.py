@@ -23,8 +23,8 @@ def probe(place: Place, folder: str) -> None:
     client = connect(place)
     bucket, prefix = split_folder(folder)
     token = uuid.uuid4().hex
-    # Of a name that the next owner of the folder drops, should this be killed.
-    key = f"{prefix}..distconv.probe.{token}-1-{token[:8]}.partial"
+    # Of a name that the next owner of the folder drops, should this be killed: as an object, and as an upload.
+    key = f"{prefix}.distconv.json.probe.{token}-1-{token[:8]}.partial"
     for _name in list_uploads(client, bucket, prefix):
         break
     try:

@@ -11,6 +11,8 @@ Result = TypeVar("Result")
 
 _FIRST_SECONDS = 0.1
 _LONGEST_SECONDS = 10.0
+_DOUBLINGS = 30
+"""More than lead to the longest pause: a number of any size is no float."""
 
 
 class TransientError(OSError):
@@ -38,7 +40,7 @@ def persist(
             now, reached = time.monotonic(), progress()
             if failures == 0 or reached != seen:
                 failures, deadline, seen = 0, now + patience_seconds, reached
-            pause = random.uniform(0, min(_LONGEST_SECONDS, _FIRST_SECONDS * 2**failures))  # noqa: S311
+            pause = random.uniform(0, min(_LONGEST_SECONDS, _FIRST_SECONDS * 2 ** min(failures, _DOUBLINGS)))  # noqa: S311
             if error.at_once and failures == 0:
                 pause = 0.0
             failures += 1

@@ -65,19 +65,21 @@ def send_part(
     return StoredPart(number, answer.headers.get("etag", ""), size, checksum)
 
 
-def list_parts(client: Client, bucket: str, key: str, upload: str) -> list[StoredPart] | None:
-    """List the parts that are stored, by number; None where the upload is not there."""
+def list_parts(
+    client: Client, bucket: str, key: str, upload: str, first: int = 1, end: int = 1 << 14
+) -> list[StoredPart] | None:
+    """List the parts that are stored, by number, from ``first`` to before ``end``; None where the upload is not there."""
     found: list[StoredPart] = []
-    marker = ""
+    marker = str(first - 1) if first > 1 else ""
     while True:
         query = {"uploadId": upload} | ({"part-number-marker": marker} if marker else {})
         answer = client.ask(Call("ListParts", "GET", bucket, key, query), accept=MISSING)
         root = parse(answer.body)
         if answer.status == 404 or root is None:
             return None
-        found += parse_parts(root)
+        found += (part for part in parse_parts(root) if first <= part.number < end)
         marker = text(root, "NextPartNumberMarker")
-        if text(root, "IsTruncated") != "true" or not marker:
+        if text(root, "IsTruncated") != "true" or not marker or int(marker) >= end - 1:
             return found
 
 

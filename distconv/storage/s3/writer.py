@@ -7,7 +7,9 @@ conversion, and so write the same bytes; whoever completes it first makes the ot
 
 import errno
 import os
+import hashlib
 import uuid
+from collections.abc import Iterable
 
 from distconv.errors import ConversionError
 from distconv.storage.base import Buffer
@@ -20,6 +22,12 @@ from distconv.storage.s3.stream import PartStream, number_part
 from distconv.storage.s3.uploads import begin_upload, drop_upload, list_parts, name_attempt
 
 
+def make_version(parts: Iterable[StoredPart]) -> str:
+    """Tell parts from those that are sent in their place, by the numbers and ETags that they have in a store."""
+    told = "".join(f"{part.number} {part.size_bytes} {part.etag.strip(chr(34))}\n" for part in parts)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
 class S3PartWriter:
     """A run of a file that somebody else began; written in order of offset from wherever the first write is."""
 
@@ -27,15 +35,24 @@ class S3PartWriter:
         """Take an upload that is there."""
         self._place, self._path, self._upload = place, path, upload
         self._bucket, self._key = split_path(path)
+        self._size_bytes = size_bytes
         self._stream = PartStream(place, path, upload, size_bytes)
 
     def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
         """Write the whole buffer; FileNotFoundError, sooner or later, where the upload was dropped."""
         self._stream.write(offset_bytes, buffer)
 
-    def finish(self) -> None:
-        """Wait until what was written is stored."""
+    def finish(self) -> str | None:
+        """Wait until what was written is stored; gives its version."""
         self._stream.finish()
+        return make_version(self._stream.parts)
+
+    def holds(self, first_byte: int, end_byte: int, version: str) -> bool:
+        """Whether the parts of a run that ``end_byte`` does not end the file with are those of this version."""
+        first, end = (number_part(at, at, self._size_bytes) for at in (first_byte, end_byte))
+        client = connect(self._place)
+        found = list_parts(client, self._bucket, self._key, self._upload, first, end) or []
+        return sum(part.size_bytes for part in found) == end_byte - first_byte and make_version(found) == version
 
     def close(self) -> None:
         """Drop what is not sent; nothing is stored after this."""
@@ -49,7 +66,8 @@ class S3Writer(S3PartWriter):
         """Take an upload; ``token`` is None where somebody else began it."""
         super().__init__(place, path, upload, size_bytes)
         self.attempt = name_attempt(path, upload)
-        self._size_bytes, self._token = size_bytes, token
+        self._size_bytes: int = size_bytes
+        self._token = token
         self._is_committed = False
 
     @classmethod
