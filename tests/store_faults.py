@@ -12,7 +12,14 @@ from tests.stored import AnyPath, StoredPath
 
 CODES = ("InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "ConditionalRequestConflict")
 READS = ("GetObject", "HeadObject", "ListObjectsV2", "ListParts", "ListMultipartUploads")
-WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "DeleteObject", "AbortMultipartUpload")
+WRITES = (
+    "PutObject",
+    "CreateMultipartUpload",
+    "UploadPart",
+    "CompleteMultipartUpload",
+    "DeleteObject",
+    "AbortMultipartUpload",
+)
 
 
 def draw_fault(chance: random.Random) -> Fault:
@@ -31,14 +38,22 @@ def draw_fault(chance: random.Random) -> Fault:
         times=chance.choice((1, 2, 3, 40)),
         probability=chance.choice((1.0, 0.5, 0.2)),
         seed=chance.randrange(1 << 30),
-        after_effect=action in {"error", "reset"} and code != "ConditionalRequestConflict" and chance.random() < 0.5,
+        after_effect=action in {"error", "reset"}
+        and code != "ConditionalRequestConflict"
+        and chance.random() < 0.5,
         code=code,
         bytes=chance.choice((0, 1, 100, 5000)),
     )
 
 
 def convert_among_faults(
-    source: AnyPath, place: AnyPath, store: ObjectStore, expected: dict[str, str], rounds: int, seed: int, **options: object
+    source: AnyPath,
+    place: AnyPath,
+    store: ObjectStore,
+    expected: dict[str, str],
+    rounds: int,
+    seed: int,
+    **options: object,
 ) -> Counter[str]:
     """Convert again and again, each time among other faults; gives how the runs ended.
 
@@ -62,7 +77,9 @@ def convert_among_faults(
             assert digest_folder(output) == expected, f"round {number} of seed {seed}: told as whole"
         store.clear_faults()
         found = digest_folder(output)
-        assert not looks_whole(output) or expected.items() <= found.items(), f"round {number} of seed {seed}: looks whole"
+        assert not looks_whole(output) or expected.items() <= found.items(), (
+            f"round {number} of seed {seed}: looks whole"
+        )
         distconv.convert(source, output, **options)  # type: ignore[arg-type]
         assert digest_folder(output) == expected, f"round {number} of seed {seed}: gone on with"
         if isinstance(output, StoredPath):

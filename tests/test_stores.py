@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 pytest.importorskip("botocore", reason="needs the extra s3")
 
 import distconv
+from distconv.cli import main
 from distconv.errors import OutputError
 from tests.checkpoints import Spec
 from tests.faults import digest_folder, looks_whole, read_recorded
@@ -289,7 +291,9 @@ def test_parts_that_are_stored_are_gone_on_with(checkpoint: Write, tmp_path: Pat
     assert isinstance(store, ObjectStore)
     options = ("--to", "meta", "--shards", "1", *PARTS)
     distconv.convert(source, tmp_path / "local", to="meta", shards=1, max_shard_size=1_000_000)
-    store.fault(Fault("hold", "UploadPart", f"models/{output.key}/*.pth", first=4, times=None, gate=place.key))
+    store.fault(
+        Fault("hold", "UploadPart", f"models/{output.key}/*.pth", first=4, times=None, gate=place.key)
+    )
     with started(source, output, *options) as process:
         store.wait_held(place.key, limit_s=HANG_SECONDS)
         while not (recorded := read_parts(output)):
@@ -384,8 +388,18 @@ OF_NOBODY = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
     ("end", "environment", "code", "words"),
     [
         ("nobucket", {}, 2, "there is no bucket nobucket"),
-        ("models", {"AWS_SECRET_ACCESS_KEY": "wrong"}, 1, "the credentials of the environment have a secret that is not"),
-        ("models", {"AWS_ACCESS_KEY_ID": "AKIDNOBODY"}, 1, "the credentials of the environment are not known there"),
+        (
+            "models",
+            {"AWS_SECRET_ACCESS_KEY": "wrong"},
+            1,
+            "the credentials of the environment have a secret that is not",
+        ),
+        (
+            "models",
+            {"AWS_ACCESS_KEY_ID": "AKIDNOBODY"},
+            1,
+            "the credentials of the environment are not known there",
+        ),
         ("models", OF_NOBODY, 1, "no credentials found; set AWS_PROFILE"),
         ("models", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, 1, "the connection to 127.0.0.1:9 failed"),
         ("models", {"AWS_ENDPOINT_URL": "ftp://somewhere"}, 2, "endpoint: expected http(s)://HOST"),
