@@ -27,6 +27,11 @@ class Range:
         self._size_bytes, self._offset_bytes, self._buffers = size_bytes, offset_bytes, buffers
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all of the file is wanted, and nothing of it has come."""
+        return self.next == 0 and self.end == self._size_bytes
+
+    @property
     def header(self) -> str:
         """What is still to come, as the header ``Range`` says it."""
         return f"bytes={self.next}-{self.end - 1}"
@@ -37,6 +42,12 @@ class Range:
         self.next += receive_into(response, _skip(self._buffers, self.next - self._offset_bytes))
         if self.next < self.end:
             raise http.client.IncompleteRead(b"", self.end - self.next)
+
+    def take(self, content: bytes) -> None:
+        """Take what is wanted out of the whole file."""
+        for buffer in _skip(self._buffers, self.next - self._offset_bytes):
+            buffer[:] = content[self.next : self.next + len(buffer)]
+            self.next += len(buffer)
 
 
 def check_range(response: http.client.HTTPResponse, first: int, end: int, size: int) -> None:

@@ -1,0 +1,187 @@
+"""Requests for files' ranges: each file is looked for once, asked for where it was found, and found again once that ends.
+
+A URL may be signed, and so a secret: messages name hosts, and the path that a person gave.
+"""
+
+import errno
+import http.client
+import os
+import ssl
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urljoin, urlsplit
+
+from distconv.errors import ConversionError, InputError
+from distconv.storage.http.ranges import Range
+from distconv.storage.http.retry import TransientError, Window, persist
+from distconv.storage.http.wire import Answer, BrokenError, Connections, Receive
+from distconv.storage.pinning import describe_change
+from distconv.storage.web.answers import check_answer, describe_failure, find_wait, is_redirect, is_transient
+from distconv.storage.web.remote import Finder, Remote
+from distconv.version import VERSION
+
+LARGEST_WINDOW = 64
+"""So many requests a process has under way at most."""
+PATIENCE_SECONDS, FIRST_PATIENCE_SECONDS = 120.0, 10.0
+"""How long what may pass is tried again; a server that never answered is more likely wrong than down."""
+_MOST_REDIRECTS = 5
+_HEADERS = {"User-Agent": f"distconv/{VERSION}", "Accept-Encoding": "identity", "Accept": "*/*"}
+_ENDED = frozenset({401, 403, 404, 410})
+"""How servers answer to a signed URL that has ended."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """Where a file is, and the ETag that its content has there, once that is known."""
+
+    url: str
+    tag: str | None = None
+
+    def move(self, url: str, expected: str | None) -> None:
+        """Go where a redirect leads; there the ETag may be another, unless it is known which it must be."""
+        self.url, self.tag = url, expected
+
+
+class Client:
+    """What a process has for the web; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.window = Window(LARGEST_WINDOW)
+        self._connections = Connections(make_context)
+        self._found: dict[Remote, _Found] = {}
+        self._finding: dict[Remote, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self._answered: set[str] = set()
+
+    def read(self, finder: Finder, remote: Remote, offset_bytes: int, buffer: memoryview) -> None:
+        """Fill memory from an offset of a file, by one request.
+
+        InputError where the file is another one by now, or ends before; ConversionError where it is refused.
+        """
+        wanted = Range(remote.path, remote.size_bytes, offset_bytes, (buffer,))
+        if wanted.next == wanted.end:
+            return
+        may_renew = [True]
+        persist(
+            lambda: self._read_once(finder, remote, wanted, may_renew),
+            self._find_patience(remote),
+            lambda: wanted.next,
+        )
+
+    def find(self, finder: Finder, remote: Remote) -> None:
+        """Look for a file, if that was not done before."""
+        self._find(finder, remote)
+
+    def ask(self, path: str, url: str, headers: Mapping[str, str], receive: Receive | None) -> Answer:
+        """Send a GET once; TransientError where it may go better after a while."""
+        host = urlsplit(url).netloc
+        with self.window.entered() as slow:
+            try:
+                answer = self._connections.exchange("GET", url, {**_HEADERS, **headers}, (), receive)
+            except BrokenError as broken:
+                # Its text may hold the URL.
+                raise describe_failure(path, host, broken) from None
+            self._answered.add(host)
+            if is_transient(answer.status):
+                if answer.status in {429, 503}:
+                    slow()
+                error = TransientError(errno.EAGAIN, f"{host} answers {answer.status}", path)
+                error.after_seconds = find_wait(answer.headers)
+                raise error
+        return answer
+
+    def _read_once(self, finder: Finder, remote: Remote, wanted: Range, may_renew: list[bool]) -> None:
+        found, is_fresh = self._find(finder, remote)
+        for _redirect in range(_MOST_REDIRECTS):
+
+            def receive(response: http.client.HTTPResponse, found: _Found = found) -> None:
+                tag = check_answer(response, remote, wanted, found.tag)
+                found.tag = found.tag or tag
+
+            headers = {"Range": wanted.header, **finder.make_headers(found.url, remote)}
+            answer = self.ask(remote.path, found.url, headers, receive)
+            if answer.status in {200, 206}:
+                return
+            if is_redirect(answer.status):
+                found.move(follow(remote.path, found.url, answer), finder.find_tag(remote))
+            elif answer.status in _ENDED and not is_fresh and may_renew[0]:
+                may_renew[0] = False
+                self._forget(remote, found)
+                found, is_fresh = self._find(finder, remote)
+            else:
+                raise _refuse(remote, urlsplit(found.url).netloc, answer.status)
+        raise ConversionError(f"{remote.path}: {urlsplit(found.url).netloc} leads from one place to the next")
+
+    def _find(self, finder: Finder, remote: Remote) -> tuple[_Found, bool]:
+        """Give where a file is, and whether that was asked just now."""
+        with self._lock:
+            found = self._found.get(remote)
+            finding = self._finding.setdefault(remote, threading.Lock())
+        if found is not None:
+            return found, False
+        with finding:
+            found = self._found.get(remote)
+            if found is not None:
+                return found, True
+            found = self._found[remote] = _Found(finder.find_url(remote), finder.find_tag(remote))
+            return found, True
+
+    def _forget(self, remote: Remote, found: _Found) -> None:
+        with self._lock:
+            # Somebody else may have found it anew meanwhile.
+            if self._found.get(remote) is found:
+                del self._found[remote]
+
+    def _find_patience(self, remote: Remote) -> float:
+        found = self._found.get(remote)
+        is_known = found is not None and urlsplit(found.url).netloc in self._answered
+        return PATIENCE_SECONDS if is_known else FIRST_PATIENCE_SECONDS
+
+
+def follow(path: str, url: str, answer: Answer) -> str:
+    """Give where a redirect leads; ConversionError, which does not show it, where that is no address."""
+    target = urljoin(url, answer.headers.get("location", ""))
+    parts = urlsplit(target)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not target.isascii() or " " in target:
+        raise ConversionError(f"{path}: {urlsplit(url).netloc} leads to what is no address")
+    if urlsplit(url).scheme == "https" and parts.scheme == "http":
+        raise ConversionError(f"{path}: {urlsplit(url).netloc} leads to http://{parts.netloc}, without TLS")
+    return parts._replace(fragment="").geturl()
+
+
+def make_context() -> ssl.SSLContext:
+    """Trust what the system trusts, and the certificates that Python's other clients bring or are told of."""
+    import certifi
+
+    context = ssl.create_default_context()
+    context.load_verify_locations(os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
+    return context
+
+
+def _refuse(remote: Remote, host: str, status: int) -> Exception:
+    if status in {412, 416}:
+        return InputError(describe_change(remote.path))
+    if status in _ENDED:
+        return ConversionError(
+            f"{remote.path}: {host} refuses it ({status}), though it was there before; run the same command again"
+        )
+    return OSError(errno.EIO, f"{host} answers {status}", remote.path)
+
+
+_client = Client()
+
+
+def get_client() -> Client:
+    """Give this process's client."""
+    return _client
+
+
+def _forget() -> None:
+    """Let a forked process make its own: its parent uses the connections, and may have held a lock."""
+    global _client  # noqa: PLW0603
+    _client = Client()
+
+
+os.register_at_fork(after_in_child=_forget)
