@@ -5,6 +5,7 @@ answers, and gives small files itself, after a redirect of its own.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -70,14 +71,10 @@ class HubFiles:
         return name.endswith((".pth", ".safetensors", ".model"))
 
     def read(self, name: str) -> bytes:
-        content = (self.folder / name).read_bytes()
-        return content[:-1] + bytes([content[-1] ^ 1]) if name in self.changed else content
+        return _read(self.folder / name, is_changed=name in self.changed)
 
     def version(self, name: str) -> str:
-        content = self.read(name)
-        if self.is_large(name):
-            return hashlib.sha256(content).hexdigest()
-        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        return _version(self.folder / name, is_changed=name in self.changed, is_large=self.is_large(name))
 
     def sign(self, name: str) -> str:
         with self.lock:
@@ -102,6 +99,20 @@ class HubFiles:
         return rows
 
 
+@functools.lru_cache(maxsize=64)
+def _read(path: Path, *, is_changed: bool) -> bytes:
+    content = path.read_bytes()
+    return content[:-1] + bytes([content[-1] ^ 1]) if is_changed else content
+
+
+@functools.lru_cache(maxsize=64)
+def _version(path: Path, *, is_changed: bool, is_large: bool) -> str:
+    content = _read(path, is_changed=is_changed)
+    if is_large:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -123,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
             found = next((place for place, row in enumerate(self.hub.answers) if row[0] == name), None)
             answer = None if found is None else self.hub.answers.pop(found)
         if answer is not None:
-            self.give(b"", answer[1], answer[2])
+            self.give(b"{}", answer[1], answer[2])
         else:
             self.serve()
 
@@ -151,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        body = content[start:end]
+        body = memoryview(content)[start:end]
         with self.hub.lock:
             cut = self.hub.cuts.pop(0) if self.hub.cuts and name.endswith(".pth") and len(body) > 1 else None
             self.hub.served_bytes += len(body[:cut]) if self.hub.is_large(name) else 0
@@ -231,8 +242,7 @@ class _BytesHandler(_Handler):
         if left <= 0 or "Authorization" in self.headers:
             self.give(b"<Error><Code>AccessDenied</Code></Error>", 403)
             return
-        tag = hashlib.md5(self.hub.read(name)).hexdigest()
-        self.give_file(name, tag, has_ranges=True)
+        self.give_file(name, f"bytes-{self.hub.version(name)}", has_ranges=True)
 
 
 class _Server(ThreadingHTTPServer):

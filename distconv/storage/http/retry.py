@@ -14,6 +14,9 @@ _LONGEST_SECONDS = 10.0
 _LONGEST_ASKED_SECONDS = 900.0
 """Rate limits are counted over minutes (the hub's over five); who asks for more in all is not waited for."""
 
+_random = random.SystemRandom()
+"""Processes that were forked from one do not draw the same of it."""
+
 
 class TransientError(OSError):
     """What a store or the way to it failed in, and may do the next time; whether it was done is unknown."""
@@ -43,7 +46,7 @@ def persist(
             now, reached = time.monotonic(), progress()
             if failures == 0 or reached != seen:
                 failures, deadline, seen = 0, now + patience_seconds, reached
-            pause = random.uniform(0, min(_LONGEST_SECONDS, _FIRST_SECONDS * 2**failures))  # noqa: S311
+            pause = _random.uniform(0, min(_LONGEST_SECONDS, _FIRST_SECONDS * 2**failures))
             if error.at_once and failures == 0:
                 pause = 0.0
             failures += 1

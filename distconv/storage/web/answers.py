@@ -49,24 +49,23 @@ def read_tag(tag: str | None) -> str:
     return found[1:-1] if len(found) > 2 and found[0] == found[-1] == '"' else ""
 
 
-def check_answer(
-    response: http.client.HTTPResponse, remote: Remote, wanted: Range, tag: str | None
-) -> str | None:
-    """Take the body of an answer, and give its ETag; InputError where it is of another file than ``remote``.
-
-    ``tag`` is the ETag that the same server gave before, if it did.
-    """
+def check_answer(response: http.client.HTTPResponse, remote: Remote) -> str:
+    """Give an answer's ETag, if it has one; InputError where it is of another size than ``remote``, or not as stored."""
     coding = response.getheader("Content-Encoding", "identity").strip().lower()
     if coding not in {"", "identity"}:
         raise InputError(
             f"{remote.path}: comes compressed ({coding}), which was not asked for; does a proxy lie between?"
         )
-    found = response.getheader("ETag")
     total = response.getheader("Content-Range", "").rpartition("/")[2]
     if response.status == 200:
         total = response.getheader("Content-Length", "")
-    if (tag and found != tag) or (total.isdecimal() and int(total) != remote.size_bytes):
+    if total.isdecimal() and int(total) != remote.size_bytes:
         raise InputError(describe_change(remote.path))
+    return response.getheader("ETag", "")
+
+
+def take_body(response: http.client.HTTPResponse, remote: Remote, wanted: Range) -> None:
+    """Take what an answer brings; HTTPException where it is another range or ends before."""
     if response.status == 206 or wanted.is_whole:
         wanted.receive(response)
     elif remote.size_bytes <= _WHOLE_BYTES:
@@ -79,7 +78,6 @@ def check_answer(
             f"{remote.path}: comes whole where a range of it was asked for; give a server that knows ranges, or "
             "download it first"
         )
-    return found
 
 
 def describe_failure(path: str, host: str, broken: BrokenError) -> Exception:

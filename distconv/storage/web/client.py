@@ -3,13 +3,14 @@
 A URL may be signed, and so a secret: messages name hosts, and the path that a person gave.
 """
 
+import atexit
 import errno
 import http.client
 import os
 import ssl
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
 from distconv.errors import ConversionError, InputError
@@ -17,7 +18,14 @@ from distconv.storage.http.ranges import Range
 from distconv.storage.http.retry import TransientError, Window, persist
 from distconv.storage.http.wire import Answer, BrokenError, Connections, Receive
 from distconv.storage.pinning import describe_change
-from distconv.storage.web.answers import check_answer, describe_failure, find_wait, is_redirect, is_transient
+from distconv.storage.web.answers import (
+    check_answer,
+    describe_failure,
+    find_wait,
+    is_redirect,
+    is_transient,
+    take_body,
+)
 from distconv.storage.web.remote import Finder, Remote
 from distconv.version import VERSION
 
@@ -33,14 +41,17 @@ _ENDED = frozenset({401, 403, 404, 410})
 
 @dataclass(slots=True)
 class _Found:
-    """Where a file is, and the ETag that its content has there, once that is known."""
+    """Where a file is, and the ETags that its content has: the one it must have, or the first that each URL gave."""
 
     url: str
-    tag: str | None = None
+    expected: str | None
+    tags: dict[str, str] = field(default_factory=dict)
+    has_served: bool = False
+    """Whether anything came from there: a signed URL that did not from the beginning is not asked for again."""
 
-    def move(self, url: str, expected: str | None) -> None:
-        """Go where a redirect leads; there the ETag may be another, unless it is known which it must be."""
-        self.url, self.tag = url, expected
+    def is_same(self, url: str, tag: str) -> bool:
+        """Whether an answer with this ETag is of the file that was found; safe to ask from several threads."""
+        return tag == (self.expected or self.tags.setdefault(url, tag))
 
 
 class Client:
@@ -63,16 +74,17 @@ class Client:
         wanted = Range(remote.path, remote.size_bytes, offset_bytes, (buffer,))
         if wanted.next == wanted.end:
             return
-        may_renew = [True]
         persist(
-            lambda: self._read_once(finder, remote, wanted, may_renew),
-            self._find_patience(remote),
-            lambda: wanted.next,
+            lambda: self._read_once(finder, remote, wanted), self._find_patience(remote), lambda: wanted.next
         )
 
     def find(self, finder: Finder, remote: Remote) -> None:
         """Look for a file, if that was not done before."""
         self._find(finder, remote)
+
+    def close(self) -> None:
+        """Let go of connections that nobody uses; others are made where they are needed."""
+        self._connections.close()
 
     def ask(self, path: str, url: str, headers: Mapping[str, str], receive: Receive | None) -> Answer:
         """Send a GET once; TransientError where it may go better after a while."""
@@ -92,27 +104,35 @@ class Client:
                 raise error
         return answer
 
-    def _read_once(self, finder: Finder, remote: Remote, wanted: Range, may_renew: list[bool]) -> None:
+    def _read_once(self, finder: Finder, remote: Remote, wanted: Range) -> None:
         found, is_fresh = self._find(finder, remote)
-        for _redirect in range(_MOST_REDIRECTS):
-
-            def receive(response: http.client.HTTPResponse, found: _Found = found) -> None:
-                tag = check_answer(response, remote, wanted, found.tag)
-                found.tag = found.tag or tag
-
-            headers = {"Range": wanted.header, **finder.make_headers(found.url, remote)}
-            answer = self.ask(remote.path, found.url, headers, receive)
+        redirects = 0
+        while redirects <= _MOST_REDIRECTS:
+            answer = self._ask_for(finder, remote, wanted, found)
             if answer.status in {200, 206}:
                 return
             if is_redirect(answer.status):
-                found.move(follow(remote.path, found.url, answer), finder.find_tag(remote))
-            elif answer.status in _ENDED and not is_fresh and may_renew[0]:
-                may_renew[0] = False
+                redirects += 1
+                found.url = follow(remote.path, found.url, answer)
+            elif answer.status in _ENDED and (found.has_served or not is_fresh):
                 self._forget(remote, found)
                 found, is_fresh = self._find(finder, remote)
             else:
                 raise _refuse(remote, urlsplit(found.url).netloc, answer.status)
         raise ConversionError(f"{remote.path}: {urlsplit(found.url).netloc} leads from one place to the next")
+
+    def _ask_for(self, finder: Finder, remote: Remote, wanted: Range, found: _Found) -> Answer:
+        url = found.url
+
+        def receive(response: http.client.HTTPResponse) -> None:
+            # Before the body: what is cut goes on with the same file only.
+            if not found.is_same(url, check_answer(response, remote)):
+                raise InputError(describe_change(remote.path))
+            found.has_served = True
+            take_body(response, remote, wanted)
+
+        headers = {"Range": wanted.header, **finder.make_headers(url, remote)}
+        return self.ask(remote.path, url, headers, receive)
 
     def _find(self, finder: Finder, remote: Remote) -> tuple[_Found, bool]:
         """Give where a file is, and whether that was asked just now."""
@@ -178,10 +198,17 @@ def get_client() -> Client:
     return _client
 
 
+def _close() -> None:
+    _client.close()
+
+
 def _forget() -> None:
     """Let a forked process make its own: its parent uses the connections, and may have held a lock."""
     global _client  # noqa: PLW0603
+    # That closes this process's descriptors; the parent's connections stay open.
+    _close()
     _client = Client()
 
 
+atexit.register(_close)
 os.register_at_fork(after_in_child=_forget)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import quote
 
 from distconv.errors import UsageError
 from distconv.storage.base import Entry
@@ -103,9 +104,9 @@ def _list(endpoint: str, place: HubPath) -> Tree:
 
 def resolve(endpoint: str, path: str, place: HubPath) -> Resolved:
     """Ask where a file's bytes are now."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata
 
-    url = hf_hub_url(place.repo, place.inner, revision=place.commit, endpoint=endpoint)
+    url = f"{endpoint}/{place.repo}/resolve/{place.commit}/{quote(place.inner)}"
     found = ask(
         path,
         endpoint,

@@ -24,6 +24,14 @@ class ReadOnly:
         """Refuse."""
         raise refuse_writing(folder)
 
+    def probe(self, folder: str) -> None:
+        """Refuse."""
+        raise refuse_writing(folder)
+
+    def find_least_run(self, path: str, size_bytes: int) -> int:  # noqa: ARG002
+        """Refuse."""
+        raise refuse_writing(path)
+
     def begin(self, path: str, size_bytes: int) -> Writer:  # noqa: ARG002
         """Refuse."""
         raise refuse_writing(path)
