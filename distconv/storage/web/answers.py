@@ -7,11 +7,12 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping
+from urllib.parse import urljoin, urlsplit
 
 from distconv.errors import ConversionError, InputError
 from distconv.storage.http.ranges import Range
 from distconv.storage.http.retry import TransientError
-from distconv.storage.http.wire import BrokenError
+from distconv.storage.http.wire import Answer, BrokenError
 from distconv.storage.pinning import describe_change
 from distconv.storage.web.remote import Remote
 
@@ -19,6 +20,8 @@ _WHOLE_BYTES = 16 << 20
 """So large may a file be that comes whole where a range was asked for."""
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
+ENDED = frozenset({401, 403, 404, 410})
+"""How servers answer to a signed URL that has ended."""
 _SECONDS = re.compile(r"[0-9]{1,6}")
 _LIMIT = re.compile(r'"\w+"\s*;\s*r\s*=\s*0\s*;\s*t\s*=\s*([0-9]{1,6})')
 """The header ``RateLimit`` of draft-ietf-httpapi-ratelimit-headers, where nothing remains."""
@@ -99,3 +102,25 @@ def describe_failure(path: str, host: str, broken: BrokenError) -> Exception:
     )
     error.at_once = broken.was_idle
     return error
+
+
+def follow(path: str, url: str, answer: Answer) -> str:
+    """Give where a redirect leads; ConversionError, which does not show it, where that is no address."""
+    target = urljoin(url, answer.headers.get("location", ""))
+    parts = urlsplit(target)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not target.isascii() or " " in target:
+        raise ConversionError(f"{path}: {urlsplit(url).netloc} leads to what is no address")
+    if urlsplit(url).scheme == "https" and parts.scheme == "http":
+        raise ConversionError(f"{path}: {urlsplit(url).netloc} leads to http://{parts.netloc}, without TLS")
+    return parts._replace(fragment="").geturl()
+
+
+def refuse(remote: Remote, host: str, status: int) -> Exception:
+    """Give the error that an answer stands for that gives nothing of a file that was found."""
+    if status in {412, 416}:
+        return InputError(describe_change(remote.path))
+    if status in ENDED:
+        return ConversionError(
+            f"{remote.path}: {host} refuses it ({status}), though it was there before; run the same command again"
+        )
+    return OSError(errno.EIO, f"{host} answers {status}", remote.path)

@@ -11,7 +11,7 @@ import ssl
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from distconv.errors import ConversionError, InputError
 from distconv.storage.http.ranges import Range
@@ -19,11 +19,14 @@ from distconv.storage.http.retry import TransientError, Window, persist
 from distconv.storage.http.wire import Answer, BrokenError, Connections, Receive
 from distconv.storage.pinning import describe_change
 from distconv.storage.web.answers import (
+    ENDED,
     check_answer,
     describe_failure,
     find_wait,
+    follow,
     is_redirect,
     is_transient,
+    refuse,
     take_body,
 )
 from distconv.storage.web.remote import Finder, Remote
@@ -35,8 +38,6 @@ PATIENCE_SECONDS, FIRST_PATIENCE_SECONDS = 120.0, 10.0
 """How long what may pass is tried again; a server that never answered is more likely wrong than down."""
 _MOST_REDIRECTS = 5
 _HEADERS = {"User-Agent": f"distconv/{VERSION}", "Accept-Encoding": "identity", "Accept": "*/*"}
-_ENDED = frozenset({401, 403, 404, 410})
-"""How servers answer to a signed URL that has ended."""
 
 
 @dataclass(slots=True)
@@ -114,11 +115,11 @@ class Client:
             if is_redirect(answer.status):
                 redirects += 1
                 found.url = follow(remote.path, found.url, answer)
-            elif answer.status in _ENDED and (found.has_served or not is_fresh):
+            elif answer.status in ENDED and (found.has_served or not is_fresh):
                 self._forget(remote, found)
                 found, is_fresh = self._find(finder, remote)
             else:
-                raise _refuse(remote, urlsplit(found.url).netloc, answer.status)
+                raise refuse(remote, urlsplit(found.url).netloc, answer.status)
         raise ConversionError(f"{remote.path}: {urlsplit(found.url).netloc} leads from one place to the next")
 
     def _ask_for(self, finder: Finder, remote: Remote, wanted: Range, found: _Found) -> Answer:
@@ -160,17 +161,6 @@ class Client:
         return PATIENCE_SECONDS if is_known else FIRST_PATIENCE_SECONDS
 
 
-def follow(path: str, url: str, answer: Answer) -> str:
-    """Give where a redirect leads; ConversionError, which does not show it, where that is no address."""
-    target = urljoin(url, answer.headers.get("location", ""))
-    parts = urlsplit(target)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not target.isascii() or " " in target:
-        raise ConversionError(f"{path}: {urlsplit(url).netloc} leads to what is no address")
-    if urlsplit(url).scheme == "https" and parts.scheme == "http":
-        raise ConversionError(f"{path}: {urlsplit(url).netloc} leads to http://{parts.netloc}, without TLS")
-    return parts._replace(fragment="").geturl()
-
-
 def make_context() -> ssl.SSLContext:
     """Trust what the system trusts, and the certificates that Python's other clients bring or are told of."""
     import certifi
@@ -178,16 +168,6 @@ def make_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.load_verify_locations(os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
     return context
-
-
-def _refuse(remote: Remote, host: str, status: int) -> Exception:
-    if status in {412, 416}:
-        return InputError(describe_change(remote.path))
-    if status in _ENDED:
-        return ConversionError(
-            f"{remote.path}: {host} refuses it ({status}), though it was there before; run the same command again"
-        )
-    return OSError(errno.EIO, f"{host} answers {status}", remote.path)
 
 
 _client = Client()

@@ -12,8 +12,8 @@ from distconv.errors import InputError
 from distconv.storage.base import Entry
 from distconv.storage.http.retry import persist
 from distconv.storage.http.wire import Answer
-from distconv.storage.web.answers import is_redirect, read_tag
-from distconv.storage.web.client import FIRST_PATIENCE_SECONDS, follow, get_client
+from distconv.storage.web.answers import follow, is_redirect, read_tag
+from distconv.storage.web.client import FIRST_PATIENCE_SECONDS, get_client
 
 _MOST_REDIRECTS = 5
 _ABSENT = frozenset({403, 404, 405, 410})
