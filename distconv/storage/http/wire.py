@@ -64,11 +64,7 @@ class Connections:
                 connection.sock.settimeout(_SILENCE_SECONDS)
             target = f"{parts.path}?{parts.query}" if parts.query else parts.path
             response, is_sound = _send(connection, method, target, headers, body)
-            if receive is not None and response.status in {200, 206}:
-                receive(response)
-                found = b""
-            else:
-                found = response.read()
+            found = _take_body(response, receive)
             is_sound = is_sound and response.isclosed() and not response.will_close
         except (OSError, http.client.HTTPException) as error:
             connection.close()
@@ -125,6 +121,18 @@ def _send(
         # Who refuses may say so, and close, before it has read all.
         return connection.getresponse(), False
     return connection.getresponse(), True
+
+
+def _take_body(response: http.client.HTTPResponse, receive: Receive | None) -> bytes:
+    try:
+        if receive is not None and response.status in {200, 206}:
+            receive(response)
+            return b""
+        return response.read()
+    except BaseException:
+        # Where no other request may follow, the socket is the answer's.
+        response.close()
+        raise
 
 
 def receive_into(response: http.client.HTTPResponse, buffers: Sequence[memoryview]) -> int:

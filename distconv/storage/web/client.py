@@ -37,6 +37,8 @@ LARGEST_WINDOW = 64
 PATIENCE_SECONDS, FIRST_PATIENCE_SECONDS = 120.0, 10.0
 """How long what may pass is tried again; a server that never answered is more likely wrong than down."""
 _MOST_REDIRECTS = 5
+_MOST_RENEWALS = 2
+"""So often is a file found anew where nothing came from where it was found."""
 _HEADERS = {"User-Agent": f"distconv/{VERSION}", "Accept-Encoding": "identity", "Accept": "*/*"}
 
 
@@ -48,7 +50,7 @@ class _Found:
     expected: str | None
     tags: dict[str, str] = field(default_factory=dict)
     has_served: bool = False
-    """Whether anything came from there: a signed URL that did not from the beginning is not asked for again."""
+    """Whether anything came from there."""
 
     def is_same(self, url: str, tag: str) -> bool:
         """Whether an answer with this ETag is of the file that was found; safe to ask from several threads."""
@@ -107,7 +109,7 @@ class Client:
 
     def _read_once(self, finder: Finder, remote: Remote, wanted: Range) -> None:
         found, is_fresh = self._find(finder, remote)
-        redirects = 0
+        redirects, renewals = 0, 0
         while redirects <= _MOST_REDIRECTS:
             answer = self._ask_for(finder, remote, wanted, found)
             if answer.status in {200, 206}:
@@ -115,7 +117,8 @@ class Client:
             if is_redirect(answer.status):
                 redirects += 1
                 found.url = follow(remote.path, found.url, answer)
-            elif answer.status in ENDED and (found.has_served or not is_fresh):
+            elif answer.status in ENDED and (found.has_served or not is_fresh or renewals < _MOST_RENEWALS):
+                renewals += not found.has_served
                 self._forget(remote, found)
                 found, is_fresh = self._find(finder, remote)
             else:

@@ -11,7 +11,7 @@ from distconv.storage.web.client import get_client
 from tests.checkpoints import Spec, write_checkpoint
 from tests.hub_files import TOKEN, HubFiles, serving
 
-SPEC = Spec("llama-2", dim=256, layers=3, heads=8, multiple_of=256, shards=2)
+SPEC = Spec("llama-2", dim=512, layers=5, heads=8, multiple_of=256, shards=2)
 
 
 @pytest.fixture(scope="session")

@@ -117,7 +117,7 @@ def test_a_branch_that_moves_on_changes_nothing(hub: HubFiles, repository: Path)
     assert read_place(URL) == f"{URL}@{hub.commit}"
 
 
-@pytest.mark.parametrize("uses", [3, 7])
+@pytest.mark.parametrize("uses", [7, 30])
 def test_a_url_that_ends_is_asked_for_again(
     hub: HubFiles, repository: Path, tmp_path: Path, uses: int
 ) -> None:
