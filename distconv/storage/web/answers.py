@@ -12,7 +12,7 @@ from urllib.parse import urljoin, urlsplit
 from distconv.errors import ConversionError, InputError
 from distconv.storage.http.ranges import Range
 from distconv.storage.http.retry import TransientError
-from distconv.storage.http.wire import Answer, BrokenError
+from distconv.storage.http.wire import BrokenError
 from distconv.storage.pinning import describe_change
 from distconv.storage.web.remote import Remote
 
@@ -95,6 +95,9 @@ def describe_failure(path: str, host: str, broken: BrokenError) -> Exception:
         reason = "no such host is known"
     elif isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
         reason = os.strerror(cause.errno)
+    elif type(cause) is OSError:
+        # What a proxy answers has no number.
+        reason = str(cause)
     else:
         reason = type(cause).__name__
     error = TransientError(
@@ -104,14 +107,18 @@ def describe_failure(path: str, host: str, broken: BrokenError) -> Exception:
     return error
 
 
-def follow(path: str, url: str, answer: Answer) -> str:
-    """Give where a redirect leads; ConversionError, which does not show it, where that is no address."""
-    target = urljoin(url, answer.headers.get("location", ""))
-    parts = urlsplit(target)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not target.isascii() or " " in target:
-        raise ConversionError(f"{path}: {urlsplit(url).netloc} leads to what is no address")
+def follow(path: str, url: str, location: str) -> str:
+    """Give where an answer of this URL leads; ConversionError, which does not show it, where that is no address."""
+    host = urlsplit(url).netloc
+    try:
+        parts = urlsplit(urljoin(url, location))
+        is_sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_sound = False
+    if not is_sound or not location.isascii() or not location.isprintable() or " " in location:
+        raise ConversionError(f"{path}: {host} leads to what is no address")
     if urlsplit(url).scheme == "https" and parts.scheme == "http":
-        raise ConversionError(f"{path}: {urlsplit(url).netloc} leads to http://{parts.netloc}, without TLS")
+        raise ConversionError(f"{path}: {host} leads to http://{parts.hostname}, without TLS")
     return parts._replace(fragment="").geturl()
 
 

@@ -116,7 +116,7 @@ class Client:
                 return
             if is_redirect(answer.status):
                 redirects += 1
-                found.url = follow(remote.path, found.url, answer)
+                found.url = follow(remote.path, found.url, answer.headers.get("location", ""))
             elif answer.status in ENDED and (found.has_served or not is_fresh or renewals < _MOST_RENEWALS):
                 renewals += not found.has_served
                 self._forget(remote, found)

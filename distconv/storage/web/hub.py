@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from distconv.errors import InputError
 from distconv.storage.base import Entry
 from distconv.storage.pinning import describe_change
+from distconv.storage.web.answers import follow
 from distconv.storage.web.client import get_client
 from distconv.storage.web.hub_api import find_endpoint, make_own_headers, read_tree, resolve
 from distconv.storage.web.hub_paths import normalise, split
@@ -90,7 +91,7 @@ class HubStorage(ReadOnly):
         found = resolve(self.endpoint, remote.path, place)
         if found.version != remote.version or found.size_bytes not in {None, remote.size_bytes}:
             raise InputError(describe_change(remote.path))
-        return found.url
+        return follow(remote.path, self.endpoint, found.url)
 
     def find_tag(self, remote: Remote) -> None:
         """Expect none: what bytes' servers call a content is their own affair, as long as it stays the same."""

@@ -81,7 +81,7 @@ def _ask(path: str, url: str) -> tuple[int, Mapping[str, str]] | None:
             return 200, seen.headers
         if not is_redirect(answer.status):
             return answer.status, answer.headers
-        url = follow(path, asked, answer)
+        url = follow(path, asked, answer.headers.get("location", ""))
         if urlsplit(url).path.endswith("/"):
             return None
     raise InputError(f"{path}: {urlsplit(url).netloc} leads from one place to the next")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import distconv
-from distconv.errors import InputError, UsageError
+from distconv.errors import ConversionError, InputError, UsageError
 from distconv.storage.base import read_range
 from distconv.storage.places import open_places, read_place
 from distconv.storage.web.client import get_client
@@ -168,3 +168,18 @@ def test_a_url_is_asked_for_as_it_is_given_but_for_what_no_url_has(web: Serve, t
     files, url = web(tmp_path)
     open_places(url).find(f"{url}/a b%20\u00e4.json")
     assert files.asked[-1][0] == "a%20b%20%C3%A4.json"
+
+
+@pytest.mark.parametrize("location", ["ftp://host/x", "http://[x", "http://host:port/", "http://ho st/x", ""])
+def test_a_redirect_to_what_is_no_address_is_told_and_not_shown(
+    web: Serve, tmp_path: Path, location: str
+) -> None:
+    files, url = web(tmp_path)
+    files.raw = lambda _name, _wanted: (
+        f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
+    )
+    with pytest.raises(
+        (ConversionError, InputError), match=r"leads (to what is no address|from one place)"
+    ) as refused:
+        open_places(url).open(f"{url}/params.json")
+    assert not location or location not in str(refused.value)
