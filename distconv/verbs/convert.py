@@ -22,7 +22,7 @@ from distconv.output.resuming import take_output
 from distconv.output.state import is_recorded
 from distconv.planning.plan import Plan
 from distconv.storage.base import PathLike, Storage, join
-from distconv.storage.places import make_absolute, read_place
+from distconv.storage.places import make_absolute, read_output, read_place
 from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.finished import compare_all, examine
 from distconv.verbs.options import Options, open_storage, read_place_or_none
@@ -64,7 +64,7 @@ def convert(
     ``workers``, ``address`` or several GPUs, on Ray. All but trace and report may be s3:// URLs. Raises DistconvError.
     """
     options = Options(
-        source=read_place(source), output=read_place(output), to=to, shards=shards, dtype=dtype,
+        source=read_place(source), output=read_output(output), to=to, shards=shards, dtype=dtype,
         max_shard_size=max_shard_size, device=device, family=family, instruct=instruct,
         tokenizer=read_place_or_none(tokenizer),
         params=read_place_or_none(params),

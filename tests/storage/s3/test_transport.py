@@ -14,10 +14,10 @@ import pytest
 
 from distconv.errors import ConversionError
 from distconv.storage.base import join, opened, read_range
+from distconv.storage.http.wire import Answer
 from distconv.storage.s3.client import Call, Client, connect, count_requests
 from distconv.storage.s3.place import Place
 from distconv.storage.s3.storage import S3Storage
-from distconv.storage.s3.wire import Answer
 from tests.object_store import Fault, ObjectStore
 from tests.storage.s3.test_verbs import begun
 
