@@ -1,6 +1,7 @@
 """INPUT on a web server that lists nothing: names are tried, and only what cannot change unseen is read."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import distconv
 from distconv.errors import ConversionError, InputError, UsageError
 from distconv.storage.base import read_range
 from distconv.storage.places import open_places, read_place
-from distconv.storage.web.client import get_client
+from distconv.storage.web import client
 from tests.checkpoints import write_checkpoint
 from tests.downloads import Files, serving
 from tests.storage.web.conftest import SPEC
@@ -22,16 +23,15 @@ Serve = Callable[[Path], tuple[Files, str]]
 @pytest.fixture
 def web() -> Iterator[Serve]:
     """Give a function that serves a folder, and gives its URL."""
-    from contextlib import ExitStack
-
     with ExitStack() as running:
+        client._forget()
 
         def start(folder: Path) -> tuple[Files, str]:
             files = running.enter_context(serving(Files(folder, secret="")))
             return files, f"http://127.0.0.1:{files.port}"
 
         yield start
-        get_client().close()
+        client._forget()
 
 
 @pytest.fixture
