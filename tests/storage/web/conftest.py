@@ -7,7 +7,8 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from distconv.storage.web import client, hub_api
+from distconv.storage.web import hub_api
+from distconv.storage.web.client import get_client
 from tests.checkpoints import Spec, write_checkpoint
 from tests.hub_files import TOKEN, HubFiles, serving
 
@@ -32,7 +33,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], HubFiles
         def start(folder: Path) -> HubFiles:
             hub = running.enter_context(serving(HubFiles(folder)))
             # A port may have been another hub's in this process, and a busy machine answers late.
-            client._forget()
+            get_client()._found.clear()
             monkeypatch.setattr(hub_api, "_trees", {})
             monkeypatch.setattr(hub_api, "FIRST_PATIENCE_SECONDS", 60.0)
             monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
@@ -41,7 +42,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], HubFiles
             return hub
 
         yield start
-        client._forget()
+        get_client().close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import distconv
 from distconv.errors import ConversionError, InputError, UsageError
 from distconv.storage.base import read_range
 from distconv.storage.places import open_places, read_place
-from distconv.storage.web import client
+from distconv.storage.web.client import get_client
 from tests.checkpoints import write_checkpoint
 from tests.downloads import Files, serving
 from tests.storage.web.conftest import SPEC
@@ -24,14 +24,14 @@ Serve = Callable[[Path], tuple[Files, str]]
 def web() -> Iterator[Serve]:
     """Give a function that serves a folder, and gives its URL."""
     with ExitStack() as running:
-        client._forget()
+        get_client()._found.clear()
 
         def start(folder: Path) -> tuple[Files, str]:
             files = running.enter_context(serving(Files(folder, secret="")))
             return files, f"http://127.0.0.1:{files.port}"
 
         yield start
-        client._forget()
+        get_client().close()
 
 
 @pytest.fixture
