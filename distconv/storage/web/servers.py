@@ -11,6 +11,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import wait
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, urlsplit
 
@@ -148,6 +149,7 @@ def _look_at(folder: str, names: Iterable[str]) -> list[Entry]:
     """Look at many names at once."""
     paths = [posixpath.join(folder, name) for name in names]
     looks = [submit(look, path, make_url(path)) for path in paths]
+    wait(looks)
     return [entry for one in looks if (entry := one.result()) is not None]
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import multiprocessing
-import random
 import socket
 import threading
 
@@ -228,7 +227,7 @@ def test_a_window_lets_no_more_in_than_it_says() -> None:
 def test_pauses_are_drawn_from_longer_and_longer_times(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     clock = [0.0]
-    monkeypatch.setattr(random, "uniform", lambda _least, most: most)
+    monkeypatch.setattr(retry._random, "uniform", lambda _least, most: most)
     monkeypatch.setattr(retry.time, "monotonic", lambda: clock[0])
 
     def sleep(seconds: float) -> None:

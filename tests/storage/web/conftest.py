@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
+from distconv.storage.web import hub_api
 from distconv.storage.web.client import get_client
 from tests.checkpoints import Spec, write_checkpoint
 from tests.hub_files import TOKEN, HubFiles, serving
@@ -31,6 +32,10 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], HubFiles
 
         def start(folder: Path) -> HubFiles:
             hub = running.enter_context(serving(HubFiles(folder)))
+            # A port may have been another hub's in this process, and a busy machine answers late.
+            get_client()._found.clear()
+            monkeypatch.setattr(hub_api, "_trees", {})
+            monkeypatch.setattr(hub_api, "FIRST_PATIENCE_SECONDS", 60.0)
             monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
             monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
             monkeypatch.setenv("HF_TOKEN", TOKEN)

@@ -1,6 +1,7 @@
 """INPUT on a web server that lists nothing: names are tried, and only what cannot change unseen is read."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,8 @@ Serve = Callable[[Path], tuple[Files, str]]
 @pytest.fixture
 def web() -> Iterator[Serve]:
     """Give a function that serves a folder, and gives its URL."""
-    from contextlib import ExitStack
-
     with ExitStack() as running:
+        get_client()._found.clear()
 
         def start(folder: Path) -> tuple[Files, str]:
             files = running.enter_context(serving(Files(folder, secret="")))
