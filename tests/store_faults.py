@@ -12,14 +12,23 @@ from tests.stored import AnyPath, StoredPath
 
 CODES = ("InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "ConditionalRequestConflict")
 READS = ("GetObject", "HeadObject", "ListObjectsV2", "ListParts", "ListMultipartUploads")
-WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "DeleteObject", "AbortMultipartUpload")
+CONDITIONAL = ("PutObject", "CompleteMultipartUpload", "DeleteObject")
+"""What may be answered with a conflict."""
+WRITES = (
+    "PutObject",
+    "CreateMultipartUpload",
+    "UploadPart",
+    "CompleteMultipartUpload",
+    "DeleteObject",
+    "AbortMultipartUpload",
+)
 
 
 def draw_fault(chance: random.Random) -> Fault:
     """Draw something that goes wrong with some requests of a kind."""
     operation = chance.choice((*READS, *WRITES, "*"))
     action = chance.choice(("error", "error", "reset", "cut"))
-    code = chance.choice(CODES[:4] if operation in READS or operation == "*" else CODES)
+    code = chance.choice(CODES if operation in CONDITIONAL else CODES[:4])
     if operation == "UploadPart" and chance.random() < 0.3:
         action = "cut request"
     if operation == "CompleteMultipartUpload" and chance.random() < 0.3:
@@ -31,14 +40,22 @@ def draw_fault(chance: random.Random) -> Fault:
         times=chance.choice((1, 2, 3, 40)),
         probability=chance.choice((1.0, 0.5, 0.2)),
         seed=chance.randrange(1 << 30),
-        after_effect=action in {"error", "reset"} and code != "ConditionalRequestConflict" and chance.random() < 0.5,
+        after_effect=action in {"error", "reset"}
+        and code != "ConditionalRequestConflict"
+        and chance.random() < 0.5,
         code=code,
         bytes=chance.choice((0, 1, 100, 5000)),
     )
 
 
 def convert_among_faults(
-    source: AnyPath, place: AnyPath, store: ObjectStore, expected: dict[str, str], rounds: int, seed: int, **options: object
+    source: AnyPath,
+    place: AnyPath,
+    store: ObjectStore,
+    expected: dict[str, str],
+    rounds: int,
+    seed: int,
+    **options: object,
 ) -> Counter[str]:
     """Convert again and again, each time among other faults; gives how the runs ended.
 
@@ -62,7 +79,9 @@ def convert_among_faults(
             assert digest_folder(output) == expected, f"round {number} of seed {seed}: told as whole"
         store.clear_faults()
         found = digest_folder(output)
-        assert not looks_whole(output) or expected.items() <= found.items(), f"round {number} of seed {seed}: looks whole"
+        assert not looks_whole(output) or expected.items() <= found.items(), (
+            f"round {number} of seed {seed}: looks whole"
+        )
         distconv.convert(source, output, **options)  # type: ignore[arg-type]
         assert digest_folder(output) == expected, f"round {number} of seed {seed}: gone on with"
         if isinstance(output, StoredPath):

@@ -96,7 +96,9 @@ class StoredPath:
 
     def uploads(self) -> list[tuple[str, str]]:
         """Give (name, id) of what is being written in a folder."""
-        rows = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=f"{self.key}/").get("Uploads", ())
+        rows = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=f"{self.key}/").get(
+            "Uploads", ()
+        )
         return [(row["Key"].removeprefix(f"{self.key}/"), row["UploadId"]) for row in rows]
 
     def exists(self) -> bool:

@@ -45,7 +45,9 @@ def test_no_secret_is_in_anything_that_a_conversion_shows_or_leaves(
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             try:
                 store.wait_held("held", limit_s=HANG_SECONDS)
-                shown = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in tree(process.pid) if is_there(pid)]
+                shown = [
+                    Path(f"/proc/{pid}/cmdline").read_bytes() for pid in tree(process.pid) if is_there(pid)
+                ]
                 # Before anything else is made, the journal and the owner's file stand there.
                 shown += [path.read_bytes() for path in output.iterdir()]
                 assert len(shown) > 4

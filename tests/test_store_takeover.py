@@ -61,7 +61,9 @@ def hold_and_overtake(
         wait_until_done(store, fault)
         found = digest_folder(output)
         # One that was to own it may say so late, and sees then that there is another model.
-        assert {name: found[name] for name in found if "owner" not in name} == expected, "once the store had done it"
+        assert {name: found[name] for name in found if "owner" not in name} == expected, (
+            "once the store had done it"
+        )
     finally:
         store.release(fault.gate)
         os.kill(process, signal.SIGCONT)
@@ -100,9 +102,7 @@ def test_nothing_of_who_was_taken_for_dead_lands_in_a_successors_model(
 ) -> None:
     fault = Fault("hold", operation, f"models/{output.key}/{key}", after_effect=after_effect, gate=output.key)
     successor: dict[str, object] = {"dtype": "float16", "overwrite": True, "max_shard_size": 200_000}
-    code, _expected = hold_and_overtake(
-        checkpoint(SPEC), output, fault, successor, max_shard_size=200_000
-    )
+    code, _expected = hold_and_overtake(checkpoint(SPEC), output, fault, successor, max_shard_size=200_000)
     # Who had only begun, or whose model was whole by then, ends otherwise.
     assert code in ({0, 2, LOST} if operation == "DeleteObject" or "owner" in key else {LOST})
     assert_clean(output)

@@ -72,7 +72,9 @@ def command(source: AnyPath | str, output: AnyPath | str, *options: str) -> list
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     words = [str(argument) for argument in arguments]
-    return subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    return subprocess.run(
+        words, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
 
 
 def convert(source: AnyPath, output: AnyPath, *options: str) -> None:
@@ -236,7 +238,12 @@ def test_another_model_is_replaced_only_where_that_is_asked_for_and_what_is_fore
     checkpoint: Write, tmp_path: Path, place: StoredPath
 ) -> None:
     source, output = checkpoint(SPEC), place / "out"
-    foreign = [output / "notes.txt", output / "sub/model.safetensors", place / "out2/model.safetensors", place / "outs"]
+    foreign = [
+        output / "notes.txt",
+        output / "sub/model.safetensors",
+        place / "out2/model.safetensors",
+        place / "outs",
+    ]
     for path in foreign:
         path.write_bytes(str(path).encode())
     refused = run(*command(source, output))
@@ -284,7 +291,9 @@ def test_parts_that_are_stored_are_gone_on_with(checkpoint: Write, tmp_path: Pat
     assert isinstance(store, ObjectStore)
     options = ("--to", "meta", "--shards", "1", *PARTS)
     distconv.convert(source, tmp_path / "local", to="meta", shards=1, max_shard_size=1_000_000)
-    store.fault(Fault("hold", "UploadPart", f"models/{output.key}/*.pth", first=4, times=None, gate=place.key))
+    store.fault(
+        Fault("hold", "UploadPart", f"models/{output.key}/*.pth", first=4, times=None, gate=place.key)
+    )
     with started(source, output, *options) as process:
         store.wait_held(place.key, limit_s=HANG_SECONDS)
         while not (recorded := read_parts(output)):
@@ -379,8 +388,18 @@ OF_NOBODY = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
     ("end", "environment", "code", "words"),
     [
         ("nobucket", {}, 2, "there is no bucket nobucket"),
-        ("models", {"AWS_SECRET_ACCESS_KEY": "wrong"}, 1, "the credentials of the environment have a secret that is not"),
-        ("models", {"AWS_ACCESS_KEY_ID": "AKIDNOBODY"}, 1, "the credentials of the environment are not known there"),
+        (
+            "models",
+            {"AWS_SECRET_ACCESS_KEY": "wrong"},
+            1,
+            "the credentials of the environment have a secret that is not",
+        ),
+        (
+            "models",
+            {"AWS_ACCESS_KEY_ID": "AKIDNOBODY"},
+            1,
+            "the credentials of the environment are not known there",
+        ),
         ("models", OF_NOBODY, 1, "no credentials found; set AWS_PROFILE"),
         ("models", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, 1, "the connection to 127.0.0.1:9 failed"),
         ("models", {"AWS_ENDPOINT_URL": "ftp://somewhere"}, 2, "endpoint: expected http(s)://HOST"),

@@ -232,7 +232,9 @@ RAY_SECONDS = 180
 @click.option("--stops", default=120, show_default=True, help="Of owners of OUTPUT, with successors.")
 @click.option("--swaps", default=60, show_default=True, help="Of INPUT, while it is converted.")
 @click.option("--mounts", default=20, show_default=True, help="Rounds of each kind on caching mounts.")
-@click.option("--faults", default=200, show_default=True, help="Conversions in a store that fails now and then.")
+@click.option(
+    "--faults", default=200, show_default=True, help="Conversions in a store that fails now and then."
+)
 @click.option("--store", is_flag=True, help="With both ends in an object store rather than in local folders.")
 @click.option("--seed", default=0, show_default=True)
 def main(
@@ -262,14 +264,18 @@ def torture_place(source: AnyPath, place: AnyPath, counts: tuple[int, int, int],
         click.echo(f"{words}OUTPUT: {rounds} rounds, stopped {dict(ends)}; all of the successor's bytes")
         rounds = kills // shares[0]
         ended = torture_inline(source, place, rounds, seed, *options)
-        click.echo(f"{words}inline: {rounds} kills over {ended} conversions, each equal to the undisturbed run")
+        click.echo(
+            f"{words}inline: {rounds} kills over {ended} conversions, each equal to the undisturbed run"
+        )
         killed = torture_ray(source, place, ray_kills // shares[1], seed, *options)
         click.echo(f"{words}Ray: killed {killed}, each conversion went on to the same bytes")
 
 
 def torture_store(source: Path, place: Path, counts: tuple[int, int, int, int], seed: int) -> None:
     """Do all that in a store; the last of ``counts`` are conversions among faults of the store's."""
-    small = write_checkpoint(place / "small", replace(SPEC, dim=64, layers=2, multiple_of=16), place / "tokenizer.model")
+    small = write_checkpoint(
+        place / "small", replace(SPEC, dim=64, layers=2, multiple_of=16), place / "tokenizer.model"
+    )
     with start("models", random_etags=True) as store, pytest.MonkeyPatch.context() as patch:
         use_store(patch, store, place)
         stored = [StoredPath(store, "models", name) for name in ("in", "small", "out")]
@@ -281,8 +287,12 @@ def torture_store(source: Path, place: Path, counts: tuple[int, int, int, int], 
             options: dict[str, object] = {"max_shard_size": 200_000, "to": to}
             distconv.convert(stored[1], place / to, **options)  # type: ignore[arg-type]
             expected = digest_folder(place / to)
-            ends = convert_among_faults(stored[1], stored[2] / to, store, expected, counts[3] // 2, seed, **options)
-            click.echo(f"to {to}, faults: {counts[3] // 2} rounds {dict(ends)}; whole and right, or told as failed")
+            ends = convert_among_faults(
+                stored[1], stored[2] / to, store, expected, counts[3] // 2, seed, **options
+            )
+            click.echo(
+                f"to {to}, faults: {counts[3] // 2} rounds {dict(ends)}; whole and right, or told as failed"
+            )
 
 
 def torture_mounts(source: Path, place: Path, rounds: int, seed: int) -> str:

@@ -96,7 +96,12 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
 
 
 def _keep_part(
-    job: Job, part: Part, writer: PartWriter, spans: Spans, advance: Callable[[int], None], stopped: Callable[[], bool]
+    job: Job,
+    part: Part,
+    writer: PartWriter,
+    spans: Spans,
+    advance: Callable[[int], None],
+    stopped: Callable[[], bool],
 ) -> Receipt | None:
     """Keep a part that an earlier run wrote; None where it must be written."""
     recorded = job.parts.get(part.name)
@@ -116,7 +121,14 @@ def _keep_part(
         advance(-part.size_bytes)
         return None
     return Receipt(
-        part.name, digests, 0, 0, version=recorded.version, kept=True, checksums=checksums, work=spans.finish()
+        part.name,
+        digests,
+        0,
+        0,
+        version=recorded.version,
+        kept=True,
+        checksums=checksums,
+        work=spans.finish(),
     )
 
 

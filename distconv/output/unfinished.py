@@ -14,9 +14,7 @@ def make_unfinished(files: Mapping[str, tuple[str, Mapping[int, PartDigests]]]) 
     return {
         name: {
             "attempt": posixpath.basename(attempt),
-            "parts": {
-                str(number): _make_part(digests) for number, digests in sorted(parts.items())
-            },
+            "parts": {str(number): _make_part(digests) for number, digests in sorted(parts.items())},
         }
         for name, (attempt, parts) in files.items()
     }

@@ -83,7 +83,9 @@ def delete(client: Client, bucket: str, key: str, etag: str | None = None) -> bo
     def attempt() -> bool:
         answer = client.ask_once(call, accept=REFUSED)
         if answer.status == 409:
-            raise TransientError(errno.EAGAIN, "DeleteObject: somebody else changes it at the same time", call.path)
+            raise TransientError(
+                errno.EAGAIN, "DeleteObject: somebody else changes it at the same time", call.path
+            )
         return answer.status < 300
 
     return persist(attempt, client.patience_seconds)

@@ -6,8 +6,8 @@ conversion, and so write the same bytes; whoever completes it first makes the ot
 """
 
 import errno
-import os
 import hashlib
+import os
 import uuid
 from collections.abc import Iterable
 
@@ -52,7 +52,9 @@ class S3PartWriter:
         first, end = (number_part(at, at, self._size_bytes) for at in (first_byte, end_byte))
         client = connect(self._place)
         found = list_parts(client, self._bucket, self._key, self._upload, first, end) or []
-        return sum(part.size_bytes for part in found) == end_byte - first_byte and make_version(found) == version
+        return (
+            sum(part.size_bytes for part in found) == end_byte - first_byte and make_version(found) == version
+        )
 
     def close(self) -> None:
         """Drop what is not sent; nothing is stored after this."""
