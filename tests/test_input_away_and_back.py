@@ -15,6 +15,7 @@ import pytest
 
 import distconv
 from distconv.errors import InputError
+from distconv.storage import places
 from distconv.storage.base import Entry
 from distconv.storage.local import LocalReader, LocalStorage
 from distconv.verbs import convert as conversion
@@ -192,7 +193,7 @@ def test_numbers_that_a_file_system_makes_up_are_taken_for_no_change(
     source: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = Numbers()
-    monkeypatch.setattr(conversion, "LocalStorage", lambda: NumberedStorage(numbers))
+    monkeypatch.setattr(places, "LocalStorage", lambda: NumberedStorage(numbers))
     distconv.convert(source, tmp_path / "out", max_shard_size=LIMIT)
     assert digest_folder(tmp_path / "out") == expected
     assert numbers.held == {}

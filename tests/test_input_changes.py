@@ -15,6 +15,7 @@ import pytest
 import distconv
 from distconv.errors import ConversionError, InputError, OutputError
 from distconv.output import folder
+from distconv.storage import places
 from distconv.storage.local import LocalStorage, LocalWriter
 from distconv.storage.pinning import Pins
 from distconv.verbs import check as checking
@@ -105,7 +106,7 @@ def act_before(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], Non
         if left and (is_third if name == A_CHUNK else begun == name):
             left.pop()()
 
-    monkeypatch.setattr(conversion, "LocalStorage", lambda: ActingStorage(tell))
+    monkeypatch.setattr(places, "LocalStorage", lambda: ActingStorage(tell))
 
 
 def convert(source: Path, output: Path, **options: bool) -> distconv.ConversionReport:
@@ -130,7 +131,7 @@ def test_an_input_that_changes_while_it_is_converted_is_named_and_makes_nothing_
     # Where its contents show it, the worker or the comparison may be the first to tell.
     with pytest.raises((InputError, ConversionError)) as raised:
         convert(source, output, verify=verify)
-    monkeypatch.setattr(conversion, "LocalStorage", LocalStorage)
+    monkeypatch.setattr(places, "LocalStorage", LocalStorage)
     if isinstance(raised.value, InputError):
         # Of a folder the file that is read first is named.
         named = {change_params: "params.json", exchange_folders: "consolidated."}.get(change, SHARD)

@@ -17,8 +17,10 @@ import distconv
 from distconv.errors import ConversionError, InputError, Interrupted, OutputError
 from distconv.moving import worker
 from distconv.moving.inline import run_inline
+from distconv.storage import places
 from distconv.storage.local import LocalStorage
 from distconv.verbs import convert as conversion
+from distconv.verbs import running
 from tests.checkpoints import Spec, write_checkpoint
 from tests.contests import contest_input, contest_output
 from tests.faults import Calls, FaultyStorage, digest_folder, looks_whole, never
@@ -79,7 +81,7 @@ def test_what_a_killed_worker_leaves_is_gone_when_an_interruption_has_ended(
         LocalStorage().begin(str(output / name), 5)
         raise Interrupted("interrupted")
 
-    monkeypatch.setattr(conversion, "run_inline", partial(run_inline, convert=be_killed))
+    monkeypatch.setattr(running, "run_inline", partial(run_inline, convert=be_killed))
     with pytest.raises(Interrupted):
         convert(checkpoint(SPEC), output, to=to)
     monkeypatch.undo()
@@ -119,7 +121,7 @@ def test_a_fault_at_any_call_is_no_false_success(
     # What may pass is tried again after a while, so fewer of these.
     for number in itertools.count(1, 9 if code == errno.EIO else 1):
         calls = {"reads": never(), "writes": never(), kind: Calls(number, code, lasting=lasting)}
-        monkeypatch.setattr(conversion, "LocalStorage", lambda calls=calls: FaultyStorage(**calls))
+        monkeypatch.setattr(places, "LocalStorage", lambda calls=calls: FaultyStorage(**calls))
         output = tmp_path / f"{number}"
         message = ""
         try:
@@ -132,7 +134,7 @@ def test_a_fault_at_any_call_is_no_false_success(
             assert expected.items() <= digest_folder(output).items()
         if failed:
             assert not [path for path in output.glob("*.safetensors") if path.name not in expected]
-            monkeypatch.setattr(conversion, "LocalStorage", LocalStorage)
+            monkeypatch.setattr(places, "LocalStorage", LocalStorage)
             convert(source, output)
             assert digest_folder(output) == expected
         shutil.rmtree(output)
@@ -177,10 +179,10 @@ def test_a_changed_source_or_option_is_told_and_not_mixed_in(
 ) -> None:
     source = shutil.copytree(checkpoint(SPEC), tmp_path / "source")
     calls = Calls(20, errno.ENOSPC, lasting=True)
-    monkeypatch.setattr(conversion, "LocalStorage", lambda: FaultyStorage(reads=never(), writes=calls))
+    monkeypatch.setattr(places, "LocalStorage", lambda: FaultyStorage(reads=never(), writes=calls))
     with pytest.raises(ConversionError):
         convert(source, tmp_path / "out")
-    monkeypatch.setattr(conversion, "LocalStorage", LocalStorage)
+    monkeypatch.setattr(places, "LocalStorage", LocalStorage)
     before = digest_folder(tmp_path / "out")
     with pytest.raises(OutputError, match="dtype was bfloat16, is float32"):
         convert(source, tmp_path / "out", dtype="float32")

@@ -1,8 +1,11 @@
 """The store for tests fails, waits, counts and is weak as it is told, as botocore sees it."""
 
 import collections
+import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -292,6 +295,29 @@ def test_a_folder_is_shared_without_a_copy(store: ObjectStore, client: BaseClien
     listed = client.list_objects_v2(Bucket="models", Prefix="shared/")["Contents"]
     assert {item["Key"]: item["Size"] for item in listed} == {"shared/a": 5, "shared/below/b": 6}
     assert client.get_object(Bucket="models", Key="shared/below/b")["Body"].read() == b"second"
+
+
+def test_a_store_that_is_started_by_hand_says_where_it_is() -> None:
+    options = [
+        "--bucket",
+        "models",
+        "--make-up",
+        "models/large=10000000000",
+        "--rate-mb",
+        "80",
+        "--latency-ms",
+        "2",
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.object_store", "--discard", *options], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        with make_client(told["url"], told["access_key"], told["secret_key"]) as client:
+            listed = client.list_objects_v2(Bucket="models")["Contents"]
+        process.kill()
+    assert told["pid"] == process.pid
+    assert [(item["Key"], item["Size"]) for item in listed] == [("large", 10_000_000_000)]
 
 
 def test_a_store_ends_with_who_started_it() -> None:

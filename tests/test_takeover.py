@@ -13,9 +13,9 @@ import pytest
 import distconv
 from distconv.errors import DistconvError, OutputError
 from distconv.output.holders import Holder
+from distconv.storage import places
 from distconv.storage.fencing import LocalRemoval
 from distconv.storage.local import LocalReader, LocalStorage, LocalWriter
-from distconv.verbs import convert as conversion
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
 
@@ -148,7 +148,7 @@ def stage(checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Give a checkpoint and what an undisturbed conversion makes of it."""
     threads: dict[threading.Thread, LocalStorage] = {}
     monkeypatch.setattr(
-        conversion, "LocalStorage", lambda: threads.get(threading.current_thread(), LocalStorage())
+        places, "LocalStorage", lambda: threads.get(threading.current_thread(), LocalStorage())
     )
     made = Stage(checkpoint(SPEC), {}, threads)
     made.convert(tmp_path / "expected")
@@ -201,6 +201,6 @@ def test_who_looks_while_another_finishes_sees_it_finished(
     distconv.convert(checkpoint(SPEC), output, max_shard_size=LIMIT)
     expected = digest_folder(output)
     (output / ".distconv.journal").write_text("{}")
-    monkeypatch.setattr(conversion, "LocalStorage", LateStorage)
+    monkeypatch.setattr(places, "LocalStorage", LateStorage)
     distconv.convert(checkpoint(SPEC), output, max_shard_size=LIMIT)
     assert digest_folder(output) == expected

@@ -18,8 +18,8 @@ import torch
 
 import distconv
 from distconv.errors import ConversionError, InputError, OutputError
+from distconv.storage import places
 from distconv.storage.local import LocalStorage, LocalWriter
-from distconv.verbs import convert as conversion
 from tests.contests import end
 from tests.faults import Calls, FaultyStorage, digest_folder, never
 from tests.transformers_models import ModelSpec, write_model
@@ -112,7 +112,7 @@ def test_a_disk_that_is_full_or_fails_at_any_call_is_no_false_success(
         calls = {"reads": never(), "writes": never(), kind: Calls(number, code, lasting=True)}
         output = tmp_path / f"output-{number}"
         with monkeypatch.context() as patch:
-            patch.setattr(conversion, "LocalStorage", lambda calls=calls: FaultyStorage(**calls))
+            patch.setattr(places, "LocalStorage", lambda calls=calls: FaultyStorage(**calls))
             failure = failure_of(lambda output=output: convert(source, output))
         if failure is not None:
             assert os.strerror(code) in failure
@@ -208,7 +208,7 @@ def test_an_input_that_changes_under_way_is_named_and_makes_nothing_that_loads(
     other = transformers_model(dataclasses.replace(SPEC, seed=5))
     acting = ActingStorage(name, [lambda: change(source, other)])
     with monkeypatch.context() as patch:
-        patch.setattr(conversion, "LocalStorage", lambda: acting)
+        patch.setattr(places, "LocalStorage", lambda: acting)
         with pytest.raises((InputError, ConversionError), match=str(source)):
             convert(source, tmp_path / "out")
     assert not acting.left

@@ -93,7 +93,7 @@ class Family:
         They are the published ones; special tokens follow a tiktoken file's ranks, so another
         number of ranks moves them. ``tokenizer_size`` counts both, None where it is not known.
         """
-        ends = self.instruct_eos if instruct and len(self.instruct_eos) > 1 else (self.eos,)
+        ends = self.instruct_eos if instruct else (self.eos,)
         if self.tokenizer == "sentencepiece" or tokenizer_size is None:
             return self.bos, ends
         shift = tokenizer_size - TIKTOKEN_SIZE

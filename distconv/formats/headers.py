@@ -14,6 +14,7 @@ from distconv.formats.safetensors.header import is_safetensors, read_safetensors
 from distconv.formats.views import TensorView
 from distconv.layout.regions import Region
 from distconv.storage.base import Reader, Storage, opened, read_range
+from distconv.storage.window import read_by_windows
 
 _OPENERS = 16
 _HEAD_BYTES = 16
@@ -88,7 +89,7 @@ def name_files(files: Sequence[FileTensors]) -> str:
 def _try_read_file(storage: Storage, path: str, find_names: FindNames) -> FileTensors | InputError:
     try:
         with opened(storage, path) as reader:
-            return _read_file(reader, find_names)
+            return _read_file(read_by_windows(reader), find_names)
     except InputError as error:
         return error
 

@@ -217,7 +217,8 @@ def list_in_order(unit: Section) -> Iterator[Literal | int]:
     """Give a unit's literals, and by its place each of its tensors, as they stand in the file."""
     literals = deque(unit.literals)
     for place, start in enumerate(unit.offsets_bytes):
-        while literals and literals[0].offset_bytes <= start:
+        # One of no elements may be said to be anywhere.
+        while unit.tensors[place].size_bytes and literals and literals[0].offset_bytes < start:
             yield literals.popleft()
         yield place
     yield from literals

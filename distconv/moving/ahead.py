@@ -5,22 +5,21 @@ What neighbouring blocks read of a storage is asked for together, in memory that
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from distconv.errors import Interrupted
 from distconv.formats.meta.archive import LOCAL_HEADER_BYTES, find_data
 from distconv.layout.regions import Region
 from distconv.moving.bands import Block
 from distconv.moving.sources import Sources
 from distconv.storage.base import Access, Reader
+from distconv.storage.blocks import wait_for
 from distconv.storage.memory import make_buffer
 from distconv.storage.parallel import submit
 
 _SLACK_BYTES = 512
 """More than a zip record's local header takes, with the name and the padding that torch gives it."""
 _ALIGNMENT_BYTES = 64
-_ASK_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +162,7 @@ class Ahead:
                     self._start(upcoming, memory)
                     upcoming = next(groups, None)
                 group, readings, futures = self._started[0]
-                self._wait(futures)
+                wait_for(futures, self._stopped)
                 found = {key: reading.locate(self._sources) for key, reading in readings.items()}
                 for wanted, runs in group.blocks:
                     yield wanted, [found[id(one)][first : first + size] for one, first, size in runs]
@@ -210,15 +209,6 @@ class Ahead:
         step = -(-len(memory) // count)
         for first in range(0, len(memory), max(1, step)):
             yield submit(reader.read_into, start + first, memory[first : first + step])
-
-    def _wait(self, futures: Iterable[Future[None]]) -> None:
-        pending = set(futures)
-        while pending:
-            if self._stopped():
-                raise Interrupted("stopped")
-            done, pending = wait(pending, _ASK_SECONDS, return_when="FIRST_EXCEPTION")
-            for future in done:
-                future.result()
 
 
 def _need(group: Group) -> int:

@@ -1,10 +1,10 @@
 """How the part of a copy that a block needs is read: few requests, and little that is of no use."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from distconv.layout.copies import Copy
+from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.regions import Region
 
@@ -81,19 +81,7 @@ def make_piece(
     """
     loops = [loop for loop in copy.loops if loop.extent > 1]
     source_strides = [loop.source_step for loop in loops]
-    run = 1
-    apart: list[int] = []  # from the closest to the widest
-    for place in sorted(range(len(loops)), key=source_strides.__getitem__):
-        loop = loops[place]
-        between = loop.source_step - run
-        wasted = between
-        if through_gaps and between * unit_bytes <= PAGE_BYTES:
-            wasted -= loop.gap
-        if apart or (wasted > run // _WASTE and between * unit_bytes > gap_bytes):
-            apart.append(place)
-        else:
-            run += (loop.extent - 1) * loop.source_step
-    span = run
+    span, apart = _join(loops, unit_bytes, gap_bytes, through_gaps=through_gaps)
     for place in apart:
         source_strides[place] = span
         span *= loops[place].extent
@@ -107,3 +95,21 @@ def make_piece(
         tuple(loop.step * strides[loop.axis] for loop in loops),
         tuple((loops[place].extent, loops[place].source_step) for place in reversed(apart)),
     )
+
+
+def _join(
+    loops: Sequence[Loop], unit_bytes: int, gap_bytes: int, *, through_gaps: bool
+) -> tuple[int, list[int]]:
+    """Give the length of a range, and which loops repeat it, from the closest to the widest."""
+    run, apart = 1, list[int]()
+    for place in sorted(range(len(loops)), key=lambda place: loops[place].source_step):
+        loop = loops[place]
+        between = loop.source_step - run
+        wasted = between
+        if through_gaps and between * unit_bytes <= PAGE_BYTES:
+            wasted -= loop.gap
+        if apart or (wasted > run // _WASTE and between * unit_bytes > gap_bytes):
+            apart.append(place)
+        else:
+            run += (loop.extent - 1) * loop.source_step
+    return run, apart

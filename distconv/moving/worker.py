@@ -153,8 +153,7 @@ def _write_pieces(
             writer.write_at(piece.offset_bytes, piece.content)
             advance(len(piece.content))
             continue
-        tensor, start = unit.tensors[piece], unit.offsets_bytes[piece]
-        checksum = 0
+        tensor, start, checksum = unit.tensors[piece], unit.offsets_bytes[piece], 0
         for block, content, infinite in contents.of(piece):
             if stopped():
                 raise Interrupted("stopped")

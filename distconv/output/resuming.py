@@ -1,6 +1,6 @@
 """Whether a conversion may have OUTPUT, and go on in it with what an earlier run made."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Protocol
@@ -54,14 +54,10 @@ def take_output(
     """
     _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
     storage.make_folder(output)
-
-    # Asked once the folder is this one's: the journal is nobody else's to write then.
-    attempts = cache(partial(find_attempts, storage, output, identity))
-
-    def is_dropped(name: str) -> bool:
-        return is_partial(name) and (overwrite or name not in attempts())
-
-    with owned(storage, output, progress.note, is_dropped) as owner:
+    # Read once the folder is this one's: the journal is nobody else's to write then.
+    attempts = cache(lambda: frozenset[str]() if overwrite else find_attempts(storage, output, identity))
+    is_ours = partial(_is_dropped, attempts)
+    with owned(storage, output, progress.note, is_ours) as owner:
         found = _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
         if overwrite:
             clear_folder(storage, owner, find_legal(storage, output), target)
@@ -76,6 +72,11 @@ def take_output(
                 yield folder
         finally:
             folder.close()
+
+
+def _is_dropped(attempts: Callable[[], frozenset[str]], name: str) -> bool:
+    """Whether a name is that of a file that was begun, and that nobody goes on with."""
+    return is_partial(name) and name not in attempts()
 
 
 def _go_on(
@@ -134,8 +135,21 @@ def _check(
     if obstacles:
         raise OutputError("\n".join(obstacles))
     free_bytes = storage.free_bytes(output)
-    if free_bytes is None:
-        return found
+    if free_bytes is not None:
+        _refuse_full(storage, output, plan, found, free_bytes, target, overwrite=overwrite)
+    return found
+
+
+def _refuse_full(
+    storage: Storage,
+    output: str,
+    plan: Plan,
+    found: Found,
+    free_bytes: int,
+    target: Target,
+    *,
+    overwrite: bool,
+) -> None:
     there = frozenset() if overwrite else find_finished(storage, output, plan.files)
     needed_bytes = _SMALL_FILES_BYTES + sum(
         chunk.size_bytes for chunk in plan.files if chunk.name not in there
@@ -150,7 +164,6 @@ def _check(
             f"{output}: {format_size(needed_bytes)} needed, {format_size(room_bytes)} free; "
             f"free {format_size(needed_bytes - room_bytes)} or give a folder elsewhere"
         )
-    return found
 
 
 def _difference(found: Found, identity: dict[str, object]) -> str:

@@ -10,7 +10,8 @@ from distconv.storage.base import Entry, PartWriter, PathLike, Reader, Removal, 
 from distconv.storage.local import LocalStorage
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://")
-_KNOWN = ("s3",)
+_WRITABLE = ("s3",)
+_READABLE = ("s3", "hf", "http", "https")
 
 
 def find_scheme(path: str) -> str | None:
@@ -20,15 +21,37 @@ def find_scheme(path: str) -> str | None:
 
 
 def read_place(path: PathLike) -> str:
-    """Take a path or URL as it was given; UsageError where a URL is of no kind that is known."""
+    """Take a path or URL of what is read; UsageError where a URL is of no kind that is known.
+
+    A revision on the Hugging Face Hub becomes the commit that it is now, so that all that is read is of one.
+    """
     name = os.fspath(path)
     scheme = find_scheme(name)
     if scheme is None:
         return name
-    if scheme not in _KNOWN:
-        known = ", ".join(f"{each}://" for each in _KNOWN)
+    if scheme not in _READABLE:
+        known = ", ".join(f"{each}://" for each in _READABLE)
         raise UsageError(f"{name}: {scheme}:// is no place that distconv knows; give a folder or {known}")
+    if scheme == "hf":
+        from distconv.storage.web.hub_api import pin
+
+        return pin(name.rstrip("/"))
+    if scheme in {"http", "https"}:
+        from distconv.storage.web.servers import check_url
+
+        return check_url(name)
     return name.rstrip("/")
+
+
+def read_output(path: PathLike) -> str:
+    """Take a path or URL of what is written; UsageError where a URL is of a kind that is only read, or not known."""
+    name = os.fspath(path)
+    scheme = find_scheme(name)
+    if scheme in _READABLE and scheme not in _WRITABLE:
+        from distconv.storage.web.read_only import refuse_writing
+
+        raise refuse_writing(name.partition("?")[0])
+    return read_place(path)
 
 
 def read_local(path: PathLike) -> str:
@@ -58,6 +81,14 @@ def _open_store(scheme: str, endpoint_url: str | None) -> Storage:
         from distconv.storage.s3.storage import S3Storage
 
         return S3Storage(Place(endpoint_url=endpoint_url))
+    if scheme == "hf":
+        from distconv.storage.web.hub import HubStorage
+
+        return HubStorage()
+    if scheme in {"http", "https"}:
+        from distconv.storage.web.servers import WebStorage
+
+        return WebStorage()
     raise UsageError(f"{scheme}:// is no place that distconv knows")
 
 

@@ -22,7 +22,7 @@ from distconv.output.resuming import take_output
 from distconv.output.state import is_recorded
 from distconv.planning.plan import Plan
 from distconv.storage.base import PathLike, Storage, join
-from distconv.storage.places import make_absolute, read_place
+from distconv.storage.places import make_absolute, read_output, read_place
 from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.finished import compare_all, examine
 from distconv.verbs.options import Options, open_storage, read_place_or_none
@@ -59,14 +59,12 @@ def convert(
 ) -> ConversionReport:
     """Convert the checkpoint in ``source`` into a folder ``output``.
 
-    ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that
-    lie elsewhere. ``max_shard_size`` is in bytes. Runs in this process unless ``workers``, ``address`` or
-    several GPUs ask for Ray, where a worker takes ``gpus_per_worker`` of a GPU (or a CPU slot) and
-    ``worker_resources``. ``trace`` is a file for a Chrome trace, ``report`` one for a PNG. All but these may
-    also be s3:// URLs, of the service at ``endpoint_url``. Raises DistconvError.
+    ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that lie elsewhere,
+    ``max_shard_size`` is in bytes, ``trace`` a file for a Chrome trace, ``report`` for a PNG. Runs in this process, or, with
+    ``workers``, ``address`` or several GPUs, on Ray. All but trace and report may be s3:// URLs. Raises DistconvError.
     """
     options = Options(
-        source=read_place(source), output=read_place(output), to=to, shards=shards, dtype=dtype,
+        source=read_place(source), output=read_output(output), to=to, shards=shards, dtype=dtype,
         max_shard_size=max_shard_size, device=device, family=family, instruct=instruct,
         tokenizer=read_place_or_none(tokenizer),
         params=read_place_or_none(params),

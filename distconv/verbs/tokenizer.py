@@ -11,7 +11,7 @@ from distconv.output.finalise import write_files
 from distconv.output.targets import is_partial
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
 from distconv.storage.base import PathLike, Storage, join, read_small
-from distconv.storage.places import open_places, read_place
+from distconv.storage.places import open_places, read_output, read_place
 from distconv.verbs.assembly import make_family_tokenizer
 from distconv.verbs.checkpoint import read_checkpoint
 
@@ -49,7 +49,7 @@ def convert_tokenizer(
     Beside a whole checkpoint the family is told from that; otherwise from ``family`` or, as
     the notes then say, assumed. Files of another tokenizer are replaced with ``overwrite`` only.
     """
-    place, folder = read_place(source), read_place(output)
+    place, folder = read_place(source), read_output(output)
     storage = open_places(place, folder, endpoint_url=endpoint_url)
     path = find_tokenizer(storage, place)
     vocabulary = read_vocabulary(storage, path)

@@ -1,23 +1,15 @@
 """An option that contents contradict is refused or answered, and so is a tokenizer of another model."""
 
-import json
-from collections.abc import Callable
+import re
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-import distconv
-from distconv.errors import InputError, MismatchError
+from distconv.errors import MismatchError
 from distconv.families.choose import Choice
 from distconv.families.llama import FAMILIES
 from distconv.layout.dtypes import BFLOAT16, FLOAT16
-from distconv.verbs.tokenizer import convert_tokenizer
-from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
 from tests.families.test_choose import LLAMA_1_7B, LLAMA_1_30B, Fields, choose, fields, newer
-
-Write = Callable[[Spec], Path]
 
 LLAMA_2_7B = LLAMA_1_7B.replace("1e-06", "1e-05") + "\n"
 ORDER = (
@@ -99,12 +91,59 @@ def test_the_way_out_names_the_families_that_fit(tmp_path: Path) -> None:
     assert str(raised.value).endswith("leave --family out or give one that fits (code-llama)")
 
 
+@pytest.mark.parametrize(
+    ("params", "family", "said"),
+    [
+        (fields(512, 8, 8, 1e-5), "code-llama", "params.json has no rope_theta"),
+        (newer(4096, 32, 32), "llama-3.1", "params.json has no use_scaled_rope"),
+        (newer(1024, 16, 16, use_scaled_rope=True), "llama-3", "params.json has use_scaled_rope"),
+        (newer(2048, 16, 32, use_scaled_rope=True), "llama-3.1", "with dim 2048 and 16 layers rope is scaled by 32"),
+        (LLAMA_1_30B, "llama-2", "params.json is Meta's own of Llama 1 30B"),
+        (LLAMA_2_7B, "llama-1", "params.json is Meta's own of Llama 2 7B"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_a_family_is_said(
+    tmp_path: Path, params: Fields | str, family: str, said: str
+) -> None:
+    title, kind = FAMILIES[family].title, FAMILIES[family].tokenizer
+    with pytest.raises(MismatchError) as raised:
+        choose(tmp_path, params, vocab=128256 if kind == "tiktoken" else 32000, tokenizer=kind, family=family)
+    assert f": --family {family} ({title}), but {said}; leave --family out or give one that fits (" in str(
+        raised.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("params", "tokenizer", "family", "ending"),
+    [
+        (
+            fields(512, 8, 8, 1e-5), "sentencepiece", "code-llama",
+            "code-llama-70b-python, llama-guard-1)",
+        ),
+        (fields(512, 8, 8, 1e-5), None, "code-llama", "llama-3, llama-guard-1, llama-guard-2)"),
+        (
+            fields(512, 8, 8, 1e-5, use_scaled_rope=True), "sentencepiece", "code-llama",
+            "but params.json has use_scaled_rope, params.json has no rope_theta; leave --family out",
+        ),
+    ],
+)  # fmt: skip
+def test_only_families_of_the_tokenizer_that_is_there_are_a_way_out(
+    tmp_path: Path, params: Fields, tokenizer: str | None, family: str, ending: str
+) -> None:
+    with pytest.raises(MismatchError) as raised:
+        choose(tmp_path, params, tokenizer=tokenizer, family=family)
+    assert str(raised.value).endswith(ending)
+
+
 def test_what_no_family_has_is_not_taken_for_one(tmp_path: Path) -> None:
-    params = fields(4096, 32, 32, 1e-5, use_scaled_rope=True)
-    with pytest.raises(
-        MismatchError, match=r"Llama 2 by its sentencepiece tokenizer, but params\.json has use_scaled_rope"
-    ):
-        choose(tmp_path, params, tokenizer_size=32000)
+    params = fields(4096, 32, 32, 1e-5, use_scaled_rope=True, rope_theta=5e5)
+    with pytest.raises(MismatchError) as raised:
+        choose(tmp_path, params, vocab=32000, tokenizer="sentencepiece")
+    assert re.fullmatch(
+        r".*: \S.* by its sentencepiece tokenizer, but params\.json has use_scaled_rope(, [^,;]+)*; no family has both; "
+        r"if the tokenizer is another model's, give the right file by --tokenizer",
+        str(raised.value),
+    )
 
 
 @pytest.mark.parametrize("family", ["llama-2", "llama-guard-1"])
@@ -137,6 +176,10 @@ def test_a_tokenizer_that_is_not_the_weights_own_is_refused_with_the_way_out(
         choose(tmp_path, params, vocab=rows, tokenizer=tokenizer, tokenizer_size=size)
     assert words in str(raised.value)
     assert "give the right file by --tokenizer" in str(raised.value)
+    assert f"{size:,} tokens" in str(raised.value)
+    assert tokenizer in str(raised.value) or size > rows
+    may_be_padded = size < rows != 128256 and "use_scaled_rope" not in params
+    assert ("padding, the model's family by --family" in str(raised.value)) == may_be_padded
 
 
 @pytest.mark.parametrize(
@@ -175,78 +218,24 @@ def test_padded_merged_and_small_vocabularies_are_taken(
     assert chosen.family.tokenizer == tokenizer
 
 
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Small tokenizers, by the number of their tokens."""
-    folder = tmp_path_factory.mktemp("tokenizers")
-    return {
-        **{f"s{size}": write_sentencepiece(folder / f"s{size}", size) for size in (300, 320, 330)},
-        **{f"t{256 + ranks}": write_tiktoken(folder / f"t{256 + ranks}", ranks) for ranks in (256, 320, 340)},
-    }
-
-
-def list_ids(folder: Path) -> set[int]:
-    """Give every token id that a file beside the weights names."""
-    found: set[int] = set()
-    for name in ("config.json", "generation_config.json"):
-        content = json.loads((folder / name).read_text())
-        for key, value in content.items():
-            if key.endswith("_token_id") and value is not None:
-                found |= set(value) if isinstance(value, list) else {value}
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    found |= set(tokenizer["model"]["vocab"].values()) | {token["id"] for token in tokenizer["added_tokens"]}
-    steps = json.dumps(tokenizer["post_processor"])
-    return found | {int(part.split("]")[0]) for part in steps.split('"ids": [')[1:]}
-
-
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    weights=st.sampled_from(sorted(FAMILIES)),
-    rows=st.sampled_from([None, 300, 319, 320, 512, 575, 576, 640]),
-    tokenizer=st.sampled_from(["s300", "s320", "s330", "t512", "t576", "t596"]),
-    asked=st.none() | st.sampled_from(sorted(FAMILIES)),
-    instruct=st.booleans(),
-)
-def test_no_file_names_a_token_that_the_embedding_has_not(
-    tmp_path_factory: pytest.TempPathFactory, tokenizers: dict[str, Path], weights: str, rows: int | None,
-    tokenizer: str, asked: str | None, *, instruct: bool,
-) -> None:  # fmt: skip
-    folder = tmp_path_factory.mktemp("model")
-    spec = Spec(weights, dim=16, heads=2, layers=1, vocab=rows)
-    source = write_checkpoint(folder / "in", spec, tokenizers[tokenizer])
-    try:
-        distconv.convert(source, folder / "out", family=asked, instruct=instruct)
-    except MismatchError:
-        assert not (folder / "out").exists()
-        return
-    assert max(list_ids(folder / "out")) < spec.vocab_size
-
-
-@pytest.mark.parametrize(
-    ("weights", "other"), [("llama-2", "llama-3"), ("llama-3", "llama-2"), ("llama-3.1", "code-llama")]
-)
-def test_every_verb_refuses_the_tokenizer_of_another_model(
-    checkpoint: Write, tmp_path: Path, weights: str, other: str
-) -> None:  # fmt: skip
-    source = write_checkpoint(tmp_path / "in", Spec(weights), checkpoint(Spec(other)) / "tokenizer.model")
-    for verb in (
-        lambda: distconv.inspect(source),
-        lambda: distconv.plan(source),
-        lambda: distconv.convert(source, tmp_path / "out"),
-        lambda: convert_tokenizer(source, tmp_path / "out"),
+def test_ids_that_the_embedding_has_not_are_refused_where_a_tokenizer_would_name_them(tmp_path: Path) -> None:
+    python, family = fields(8192, 80, 64, 1e-5, n_kv_heads=8, rope_theta=1e4), "code-llama-70b-python"
+    with pytest.raises(MismatchError) as raised:
+        choose(tmp_path, python, vocab=32015, tokenizer_size=32000, family=family, instruct=True)
+    assert str(raised.value) == (
+        f"{tmp_path}: Code Llama 70B Python or Instruct (instruct) has the special tokens 32015, the embedding "
+        "32,015 rows; give another --family, or none, or leave --instruct out"
+    )
+    for rows, tokenizer, instruct in (
+        (32016, "sentencepiece", True),
+        (32015, "sentencepiece", False),
+        (32015, None, True),
     ):
-        with pytest.raises(InputError, match="give the right file by --tokenizer"):
-            verb()
-    assert not (tmp_path / "out").exists()
-    right = checkpoint(Spec(weights)) / "tokenizer.model"
-    assert distconv.convert(source, tmp_path / "out", tokenizer=right).chunks
-
-
-def test_the_tokenizer_alone_heeds_the_checkpoint_beside_it(checkpoint: Write, tmp_path: Path) -> None:
-    source = checkpoint(Spec("llama-3.1"))
-    with pytest.raises(MismatchError, match=r"but params\.json has use_scaled_rope; leave --family out"):
-        convert_tokenizer(source, tmp_path / "out", family="llama-3")
-    # A file alone says nothing against it.
-    assert convert_tokenizer(source / "tokenizer.model", tmp_path / "out", family="llama-3").notes == ()
-    notes = convert_tokenizer(source, tmp_path / "instruct", family="llama-3.1", instruct=True).notes
-    assert not any("--instruct" in note for note in notes)
+        found = choose(tmp_path, python, vocab=rows, tokenizer=tokenizer, family=family, instruct=instruct)
+        assert (found.family.name, found.instruct) == (family, instruct)
+    with pytest.raises(MismatchError) as raised:
+        choose(tmp_path, newer(512, 4, 8), vocab=128000, tokenizer="tiktoken")
+    assert str(raised.value) == (
+        f"{tmp_path}: Llama 3 has the special tokens 128000, 128001, the embedding 128,000 rows; "
+        "give another --family, or none"
+    )

@@ -1,5 +1,6 @@
 """A shard that torch.save would write: the same bytes, and zipfile, unzip and torch take it."""
 
+import io
 import random
 import shutil
 import subprocess
@@ -88,6 +89,27 @@ def test_long_names_and_names_that_are_no_text_have_the_bytes_that_torch_saves(t
     torch.save(state, tmp_path / "torch" / f"{STEM}.pth")
     write_shard(tmp_path / f"{STEM}.pth", state)
     assert (tmp_path / f"{STEM}.pth").read_bytes() == (tmp_path / "torch" / f"{STEM}.pth").read_bytes()
+
+
+@same_bytes
+@pytest.mark.parametrize("dtypes", [1, 2], ids=["among them 255", "among them 256"])
+def test_a_storage_is_recalled_by_its_number_in_the_pickle_however_large(tmp_path: Path, dtypes: int) -> None:
+    kinds = tuple(DTYPES)[:dtypes]
+    owners = {fresh(f"w{number}"): torch.ones(2, dtype=kinds[number % dtypes]) for number in range(40)}
+    state = owners | {fresh(f"again{name}"): tensor.detach() for name, tensor in owners.items()}
+    (tmp_path / "torch").mkdir()
+    torch.save(state, tmp_path / "torch" / f"{STEM}.pth")
+    write_shard(tmp_path / f"{STEM}.pth", state)
+    assert (tmp_path / f"{STEM}.pth").read_bytes() == (tmp_path / "torch" / f"{STEM}.pth").read_bytes()
+
+
+def test_more_records_than_16_bits_count_are_found_be_they_empty() -> None:
+    layout = lay_out_archive(STEM, [TensorEntry(f"w{number}", BFLOAT16, (0,)) for number in range(1 << 16)])
+    content = bytearray(layout.size_bytes)
+    for offset_bytes, run in (*layout.literals, *layout.seal([0] * (1 << 16))):
+        content[offset_bytes : offset_bytes + len(run)] = run
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.namelist() == [f"{STEM}/{record.name}" for record in layout.records]
 
 
 @pytest.fixture(scope="module")

@@ -149,6 +149,26 @@ def test_a_piece_further_on_reads_the_same_further_on() -> None:
     assert replace(moved, source_offset=piece.source_offset) == piece
 
 
+@pytest.mark.parametrize("rows", [64, 67])
+def test_blocks_are_read_through_gaps_that_are_nobodys(rows: int) -> None:
+    target, expected = look((rows, 8), (10, 1))
+    blocks = list(make_blocks(target, 4 * 10 * UNIT_BYTES))
+    np.testing.assert_array_equal(execute(target, blocks), expected)
+    assert [block.elements // 8 for block in blocks[:-1]] == [4] * ((rows - 1) // 4)
+    assert all(len(ranges(piece)) == 1 for block in blocks for piece in block.pieces)
+
+
+@pytest.mark.parametrize(("block_bytes", "rows", "requests"), [(64, 2, 8), (3002 * UNIT_BYTES, 1, 1)])
+def test_gaps_are_read_through_only_where_a_block_has_room_for_them(
+    block_bytes: int, rows: int, requests: int
+) -> None:
+    target, expected = look((16, 4, 2), (4000, 1000, 1))
+    blocks = list(make_blocks(target, block_bytes))
+    np.testing.assert_array_equal(execute(target, blocks), expected)
+    assert {block.elements for block in blocks} == {rows * 8}
+    assert {len(ranges(piece)) for block in blocks for piece in block.pieces} == {requests}
+
+
 TRANSPOSED = (4096, 1024), (1, 4096)
 
 
@@ -203,6 +223,20 @@ def test_what_repeats_is_cut_once_however_many_blocks_there_are(
     # To choose the size of a block, and to make the first one: of each part that is a band of its own.
     bands_of_parts = 1 if way is BY_COLUMNS else 3
     assert len(made) == bands_of_parts * 2 * (3 if way is BY_COLUMNS else 1) * (len(copies) // 3)
+
+
+@pytest.mark.parametrize("block_rows", [4, 8, 12])
+def test_copies_of_different_steps_are_put_together_block_by_block(block_rows: int) -> None:
+    left, right = (Region(name, 0, 128 * UNIT_BYTES, 0, zipped=False) for name in ("0", "1"))
+    copies = (
+        Copy(left, 0, (0, 0), (Loop(32, 4, 0), Loop(4, 1, 1))),
+        Copy(right, 0, (0, 4), (Loop(8, 4, 0, step=4), Loop(4, 32, 0), Loop(4, 1, 1))),
+    )
+    target = OutputTensor("target", "source", (32, 8), FLOAT32, FLOAT32, copies)
+    stored = np.arange(128).reshape(4, 8, 4).transpose(1, 0, 2).reshape(32, 4)
+    expected = np.concatenate([np.arange(128).reshape(32, 4), stored], axis=1)
+    blocks = list(make_blocks(target, block_rows * 8 * UNIT_BYTES))
+    np.testing.assert_array_equal(execute(target, blocks), expected)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 5])

@@ -1,5 +1,6 @@
 """The store: a thread a connection; each request is told, shaped, struck by faults, done and answered."""
 
+import contextlib
 import itertools
 import socket
 import threading
@@ -47,11 +48,9 @@ class Server:
             threading.Thread(target=self._converse, args=(number, connection), daemon=True).start()
 
     def _converse(self, number: int, connection: Connection) -> None:
-        try:
+        with contextlib.suppress(Disconnected), contextlib.closing(connection):
             while True:
                 self._handle(number, connection)
-        except Disconnected:
-            connection.close()
 
     def _handle(self, number: int, connection: Connection) -> None:
         head = connection.read_head()

@@ -66,14 +66,6 @@ class RangeFile(io.RawIOBase):
         self._reader = reader
         self._position = 0
 
-    def readable(self) -> bool:
-        """Say that it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Say that it can be moved in."""
-        return True
-
     def tell(self) -> int:
         """Give the position in bytes."""
         return self._position

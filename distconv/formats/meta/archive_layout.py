@@ -139,7 +139,7 @@ def lay_out_archive(stem: str, entries: Sequence[TensorEntry]) -> ArchiveLayout:
     """
     records: list[Record] = []
     literals: list[tuple[int, bytes]] = []
-    pending, position, start = b"", 0, 0
+    pending, position, start = bytearray(), 0, 0
     for name, size_bytes, content in _list_contents(entries):
         path = f"{stem}/{name}".encode()
         header = _make_local_header(path, position, size_bytes)
@@ -150,8 +150,8 @@ def lay_out_archive(stem: str, entries: Sequence[TensorEntry]) -> ArchiveLayout:
         if content is not None:
             pending += content + record.descriptor.make(zlib.crc32(content))
         elif size_bytes:
-            literals.append((start, pending))
-            pending, start = b"", position
+            literals.append((start, bytes(pending)))
+            pending, start = bytearray(), position
     end = _make_end(records, [0] * len(records))
     storages = tuple(record for record in records[:-1] if record.content is None)
     return ArchiveLayout(position + len(end), tuple(literals), storages, tuple(records))

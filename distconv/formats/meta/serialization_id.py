@@ -4,6 +4,7 @@ Nothing reads it; it is made as torch's builds for Linux make it, so that files 
 (``caffe2/serialize/inline_container.cc``, ``writeSerializationId``; ``c10/util/hash.h``).
 """
 
+import struct
 from collections.abc import Iterable, Sequence
 from functools import reduce
 
@@ -33,15 +34,13 @@ def _order(hashes: Iterable[int]) -> list[int]:
     Its buckets are parts of one linked list: a bucket's first element goes to the list's
     front, a further one to the bucket's front; growing adds all again, in the list's order.
     """
-    ordered: list[int] = []  # the list from its end
     sizes = iter(_BUCKET_COUNTS)
+    count = next(sizes)
     buckets: dict[int, list[int]] = {}
-    count = 0
     for added, value in enumerate(hashes):
         if added == count:
             count = next(sizes)
-            ordered = _flatten(buckets)
-            buckets = {}
+            ordered, buckets = _flatten(buckets), {}
             for earlier in ordered:
                 buckets.setdefault(earlier % count, []).append(earlier)
         buckets.setdefault(value % count, []).append(value)
@@ -49,6 +48,7 @@ def _order(hashes: Iterable[int]) -> list[int]:
 
 
 def _flatten(buckets: dict[int, list[int]]) -> list[int]:
+    """Give the list from its end."""
     return [value for bucket in reversed(buckets.values()) for value in reversed(bucket)]
 
 
@@ -56,9 +56,9 @@ def _hash(content: bytes) -> int:
     """Hash as libstdc++'s ``std::hash<std::string>`` of 64 bits does (MurmurHash64A)."""
     value = _SEED ^ (len(content) * _MULTIPLIER & _MASK)
     whole = len(content) & ~7
-    for start in range(0, whole, 8):
-        word = int.from_bytes(content[start : start + 8], "little") * _MULTIPLIER & _MASK
-        value = (value ^ ((word ^ word >> 47) * _MULTIPLIER & _MASK)) * _MULTIPLIER & _MASK
+    for (word,) in struct.iter_unpack("<Q", content[:whole]):
+        mixed = word * _MULTIPLIER & _MASK
+        value = (value ^ ((mixed ^ mixed >> 47) * _MULTIPLIER & _MASK)) * _MULTIPLIER & _MASK
     if content[whole:]:
         value = (value ^ int.from_bytes(content[whole:], "little")) * _MULTIPLIER & _MASK
     value = (value ^ value >> 47) * _MULTIPLIER & _MASK

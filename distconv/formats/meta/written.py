@@ -11,10 +11,12 @@ from distconv.formats.meta.archive import locate_data, read_archive
 from distconv.formats.meta.archive_layout import lay_out_archive
 from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.pickle_writer import TensorEntry
+from distconv.formats.meta.shards import shard_name
 from distconv.formats.written import Written
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.regions import Region
 from distconv.storage.base import Reader, Storage, opened, read_range
+from distconv.storage.window import read_by_windows
 
 _SHARD = re.compile(r"consolidated\.(\d{2,})\.pth")
 _FOR_INPUT = ": download it again"
@@ -23,7 +25,7 @@ _FOR_INPUT = ": download it again"
 
 def shard_names(count: int) -> tuple[str, ...]:
     """Name the shards of so many model-parallel ranks, in their order."""
-    return tuple(f"consolidated.{rank:02d}.pth" for rank in range(count))
+    return tuple(map(shard_name, range(count)))
 
 
 def list_shards(storage: Storage, output: str) -> tuple[str, ...]:
@@ -48,7 +50,7 @@ def read_shard(storage: Storage, path: str) -> dict[str, Written]:
     """
     try:
         with opened(storage, path) as reader:
-            found = read_archive(reader)
+            found = read_archive(read_by_windows(reader))
             starts = {region: locate_data(reader, region) for _mark, region in found.values()}
     except FileNotFoundError:
         raise OutputError(f"{path}: missing") from None

@@ -10,6 +10,7 @@ from distconv.formats.safetensors.index import is_plain_name
 from distconv.formats.written import Headers, Written, read_object
 from distconv.layout.dtypes import DTYPES
 from distconv.storage.base import Storage, join, opened, read_range, read_small
+from distconv.storage.window import read_by_windows
 
 _DTYPES_BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
 
@@ -40,7 +41,7 @@ def read_header(storage: Storage, path: str) -> dict[str, Written]:
     """
     try:
         with opened(storage, path) as reader:
-            found = read_safetensors(reader)
+            found = read_safetensors(read_by_windows(reader))
     except FileNotFoundError:
         raise OutputError(f"{path}: missing, though the index names it") from None
     except InputError as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import ray
+from ray.exceptions import RayError
 
 from distconv.errors import ClusterError, ConversionError, Stopped, UsageError
 from distconv.moving.executor import Cluster
@@ -132,7 +133,12 @@ def find_nodes(needs: Needs) -> dict[str, str]:
 
 def refuse_dead(needs: Needs) -> None:
     """Raise ClusterError where no living node is left on which a worker could ever come up."""
-    if not find_nodes(needs):
+    try:
+        nodes = find_nodes(needs)
+    except RayError:
+        # Who does not answer on a busy host may do so the next time.
+        return
+    if not nodes:
         raise ClusterError(
             "the Ray that was started on this host has died, as where the kernel kills its raylet for want of memory; "
             "free some or ask for fewer workers, and run the same command again"
@@ -166,7 +172,8 @@ def _connect(address: str, slots: int | None) -> None:
         start_local(slots)
         return
     _refuse_unreachable(address)
-    _init(address)
+    with _explained(address):
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
 
 
 _STARTS = 3
@@ -183,7 +190,15 @@ def start_local(slots: int | None) -> None:
     for left in reversed(range(_STARTS)):
         try:
             # The address is said outright, or RAY_ADDRESS or what another Ray left behind would choose.
-            _init(LOCAL, num_cpus=slots, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
+            with _explained(LOCAL):
+                ray.init(
+                    address=LOCAL,
+                    num_cpus=slots,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         except ClusterError:
             if not left:
                 raise
@@ -191,22 +206,11 @@ def start_local(slots: int | None) -> None:
             return
 
 
-def _init(
-    address: str,
-    *,
-    num_cpus: int | None = None,
-    include_dashboard: bool | None = None,
-    object_store_memory: int | None = None,
-) -> None:
+@contextlib.contextmanager
+def _explained(address: str) -> Iterator[None]:
+    """Let what fails say which Ray it was."""
     try:
-        ray.init(
-            address=address,
-            num_cpus=num_cpus,
-            include_dashboard=include_dashboard,
-            object_store_memory=object_store_memory,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        yield
     except Stopped:
         raise
     # Ray raises a plain Exception where its processes do not come up in time.

@@ -79,7 +79,7 @@ def run_on_ray(
     are replaced and their units done again; the first error that does not pass is raised.
     Progress begins when the first worker is up. Whatever ends the run, also an exception that a signal handler raises, the workers are
     given a few seconds to remove their partial files. A worker that was killed leaves its
-    own behind.
+    own behind, for who owns the folder.
     """
     is_own = not is_elsewhere(cluster)
     with connected(cluster, job.device, len(chunks)) as found:

@@ -12,11 +12,11 @@ from functools import partial
 from urllib.parse import quote, urlsplit
 
 from distconv.storage.base import Buffer
+from distconv.storage.http.retry import TransientError, Window, persist
+from distconv.storage.http.wire import Answer, BrokenError, Connections, Receive
 from distconv.storage.s3.access import find_access, host_of, make_context
 from distconv.storage.s3.place import Place, make_path
 from distconv.storage.s3.refusals import SLOW, fail, find_region, is_transient, read_answer, refuse
-from distconv.storage.s3.retry import TransientError, Window, persist
-from distconv.storage.s3.wire import Answer, BrokenError, Connections, Receive
 
 LARGEST_WINDOW = 64
 """So many requests a process has under way at most."""

@@ -7,14 +7,14 @@ import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from distconv.storage.http.retry import TransientError, persist
+from distconv.storage.http.wire import Answer
 from distconv.storage.s3.client import Call, Client
 from distconv.storage.s3.documents import StoredPart, make_completion
 from distconv.storage.s3.objects import ABSENT, ATTEMPT, REFUSED, Head, delete, head
 from distconv.storage.s3.refusals import read_answer, refuse
-from distconv.storage.s3.retry import TransientError, persist
 from distconv.storage.s3.sums import combine_sums
 from distconv.storage.s3.uploads import is_there
-from distconv.storage.s3.wire import Answer
 
 Condition = Callable[[], Mapping[str, str]]
 """Gives the condition of the next try."""

@@ -5,9 +5,9 @@ import os
 import ssl
 
 from distconv.errors import ConversionError
+from distconv.storage.http.retry import TransientError
+from distconv.storage.http.wire import Answer
 from distconv.storage.s3.documents import find_error, parse, text
-from distconv.storage.s3.retry import TransientError
-from distconv.storage.s3.wire import Answer
 
 SLOW = frozenset({"SlowDown", "503 Slow Down", "ThrottlingException", "RequestLimitExceeded"})
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})

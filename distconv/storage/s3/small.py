@@ -3,11 +3,11 @@
 import errno
 import os
 
+from distconv.storage.http.retry import TransientError, persist
 from distconv.storage.s3.client import connect
 from distconv.storage.s3.objects import ABSENT, delete, get, head, put
 from distconv.storage.s3.place import Place, split_path
 from distconv.storage.s3.refusals import refuse
-from distconv.storage.s3.retry import TransientError, persist
 
 
 def read_now(place: Place, path: str, limit_bytes: int) -> bytes:

@@ -22,28 +22,28 @@ from distconv.storage.s3.uploads import send_part
 _SMALLEST_PART = 8 << 20
 _MOST_PARTS = 9000
 """S3 takes 10,000; what runs leave over must fit in as well."""
-BUFFERS = 9
-"""So many parts' memory a writer has at most: seven that are sent, one that waits for its size, one being filled."""
+BUFFERS = 6
+"""So many parts' memory a writer has at most: four that are sent, one that waits for its size, one being filled."""
 _MIB = 1 << 20
 
 
-def part_size(size_bytes: int | None) -> int:
+def part_size(size_bytes: int) -> int:
     """Give the size of the parts of a file of this size."""
-    exact = -(-(size_bytes or 0) // _MOST_PARTS)
+    exact = -(-size_bytes // _MOST_PARTS)
     return max(_SMALLEST_PART, -(-exact // _MIB) * _MIB)
 
 
-def number_part(first: int, end: int, size_bytes: int | None) -> int:
+def number_part(first: int, end: int, size_bytes: int) -> int:
     """Number the part of these bytes, in a file of this size."""
     step = part_size(size_bytes)
-    is_end = size_bytes is not None and 0 < first < end == size_bytes
+    is_end = 0 < first < end == size_bytes
     return 2 + end // step if is_end else 1 + first // step
 
 
 class PartStream:
     """A run of a file; what is written is copied at once, and sent by threads."""
 
-    def __init__(self, place: Place, path: str, upload: str, size_bytes: int | None) -> None:
+    def __init__(self, place: Place, path: str, upload: str, size_bytes: int) -> None:
         """Begin wherever the first write is."""
         self.parts: list[StoredPart] = []
         """What is stored, in order."""
@@ -124,7 +124,7 @@ class PartStream:
             return self._free.pop()
         self._made += 1
         # A small file needs no more than its size.
-        left = self._part_bytes if self._size_bytes is None else self._size_bytes - self.end
+        left = self._size_bytes - self.end
         return make_buffer(min(self._part_bytes, max(left, 1)))
 
     def _send(self, blocks: list[memoryview]) -> None:

@@ -31,7 +31,7 @@ def make_version(parts: Iterable[StoredPart]) -> str:
 class S3PartWriter:
     """A run of a file that somebody else began; written in order of offset from wherever the first write is."""
 
-    def __init__(self, place: Place, path: str, upload: str, size_bytes: int | None) -> None:
+    def __init__(self, place: Place, path: str, upload: str, size_bytes: int) -> None:
         """Take an upload that is there."""
         self._place, self._path, self._upload = place, path, upload
         self._bucket, self._key = split_path(path)

@@ -11,17 +11,17 @@ import pytest
 from distconv.errors import InputError
 from distconv.moving.executor import classify
 from distconv.storage.base import join, opened, read_range, write_small
-from distconv.storage.s3 import retry
+from distconv.storage.http import retry
+from distconv.storage.http.retry import TransientError, Window, persist
 from distconv.storage.s3.client import LARGEST_WINDOW, connect, count_requests
 from distconv.storage.s3.place import Place, split_path
-from distconv.storage.s3.retry import TransientError, Window, persist
 from distconv.storage.s3.storage import S3Storage
 from distconv.storage.s3.stream import BUFFERS, PartStream, part_size
 from tests.object_store import Fault, ObjectStore, made_up_bytes
 from tests.storage.s3.conftest import PATIENCE_SECONDS
 from tests.storage.s3.test_verbs import begun
 
-PART = part_size(None)
+PART = part_size(0)
 TRANSIENT = [
     Fault("error", code="InternalError", times=2),
     Fault("error", code="ServiceUnavailable", times=2),

@@ -28,7 +28,7 @@ def test_a_write_that_was_dropped_fails_for_good(
 ) -> None:
     path = join(folder, "config.json")
     writer = begun(storage, path, b"zombie")
-    started = storage.open_attempt(path, writer.attempt)
+    started = storage.open_attempt(path, writer.attempt, len(b"zombie"))
     sweep(storage, folder)
     if is_taken:
         write_small(storage, path, b"heir")

@@ -8,7 +8,7 @@ from distconv.storage.fencing import is_attempt
 from distconv.storage.s3 import stream
 from distconv.storage.s3.documents import StoredPart
 from distconv.storage.s3.place import Place
-from distconv.storage.s3.stream import PartStream, part_size
+from distconv.storage.s3.stream import PartStream, number_part, part_size
 from distconv.storage.s3.uploads import make_name, parse_name
 
 STEP = 16
@@ -63,16 +63,17 @@ def test_runs_of_at_least_a_part_are_told_apart_by_where_they_begin(
         pairs = list(zip(starts, runs, strict=True))
         order.shuffle(pairs)  # type: ignore[attr-defined]
         for start, size in pairs:
-            writer = PartStream(Place(), "s3://models/file", "upload", None)
+            writer = PartStream(Place(), "s3://models/file", "upload", len(content))
             for first in range(start, start + size, block):
                 writer.write(first, content[first : min(first + block, start + size)])
             writer.finish()
         assert b"".join(sent[number] for number in sorted(sent)) == content
         offset = 0
         for number in sorted(sent):
-            assert number == 1 + offset // STEP
-            offset += len(sent[number])
-        assert all(STEP <= len(sent[number]) <= 2 * STEP for number in sorted(sent)[:-1])
+            end = offset + len(sent[number])
+            assert number == number_part(offset, end, len(content))
+            offset = end
+        assert all(STEP <= len(sent[number]) <= 2 * STEP for number in sorted(sent)[:-2])
 
 
 @pytest.mark.parametrize("size", [0, 1, 70 << 30, 80 << 30, 400 << 30, 5 << 40])

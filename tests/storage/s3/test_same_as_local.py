@@ -81,7 +81,7 @@ class Pair(RuleBasedStateMachine):
         for storage, folder in zip(self.storages, self.folders, strict=True):
             path = join(folder, name)
             begun.append(writer := storage.begin(path, len(content)))
-            part = storage.open_attempt(path, writer.attempt) if by_part else writer
+            part = storage.open_attempt(path, writer.attempt, len(content)) if by_part else writer
             part.write_at(0, content)
             part.finish() if by_part and content else None
         return tuple(begun)
@@ -102,7 +102,7 @@ class Pair(RuleBasedStateMachine):
         for storage, writer in zip(self.storages, writers, strict=True):
             storage.drop_attempt(writer.attempt)
             assert (
-                outcome(lambda s=storage, w=writer: s.open_attempt("s3://models/x", w.attempt))
+                outcome(lambda s=storage, w=writer: s.open_attempt("s3://models/x", w.attempt, 1))
                 is FileNotFoundError
             )
 

@@ -7,17 +7,18 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from distconv.errors import ConversionError
 from distconv.storage.base import join, opened, read_range
-from distconv.storage.s3.client import Call, Client, connect
+from distconv.storage.http.wire import Answer
+from distconv.storage.s3.client import Call, Client, connect, count_requests
 from distconv.storage.s3.place import Place
 from distconv.storage.s3.storage import S3Storage
-from distconv.storage.s3.wire import Answer
-from tests.object_store import ObjectStore
+from tests.object_store import Fault, ObjectStore
 from tests.storage.s3.test_verbs import begun
 
 
@@ -65,12 +66,14 @@ def copy(source: socket.socket, target: socket.socket) -> None:
 
 def relay(raw: socket.socket, context: ssl.SSLContext, port: int) -> None:
     """Take TLS off a connection, and hand on what comes either way."""
-    with contextlib.suppress(OSError), raw, context.wrap_socket(raw, server_side=True) as ours:
-        with socket.create_connection(("127.0.0.1", port)) as theirs:
-            back = threading.Thread(target=copy, args=(theirs, ours))
-            back.start()
-            copy(ours, theirs)
-            back.join()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(OSError))
+        ours = stack.enter_context(context.wrap_socket(stack.enter_context(raw), server_side=True))
+        theirs = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        back = threading.Thread(target=copy, args=(theirs, ours))
+        back.start()
+        copy(ours, theirs)
+        back.join()
 
 
 def serve(listener: socket.socket, context: ssl.SSLContext, port: int) -> None:
@@ -181,3 +184,23 @@ def test_of_two_who_complete_at_once_one_does(held: S3Storage, stand: ObjectStor
         for writer in writers:
             writer.abort()
     assert len(held.list_names(folder)) == 20
+
+
+def test_connections_that_the_store_has_closed_meanwhile_cost_one_try(
+    held: S3Storage, stand: ObjectStore, folder: str
+) -> None:
+    stand.fault(Fault("hold", "HeadObject", times=8, gate="all"))
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(held.find, join(folder, "file")) for _number in range(8)]
+        stand.wait_held("all", 8)
+        stand.release("all")
+        assert [one.result() for one in found] == [None] * 8
+    connections = connect(held.place)._connections
+    (idle,) = connections._idle.values()
+    assert len(idle) >= 8
+    for connection in idle:
+        connection.sock.shutdown(socket.SHUT_RDWR)
+    before = count_requests()["HeadObject"]
+    assert held.find(join(folder, "file")) is None
+    assert count_requests()["HeadObject"] == before + 2
+    assert len(idle) == 1

@@ -1,21 +1,25 @@
 """What an object store answers is what local files would: written, read, listed, changed, removed."""
 
 import pickle
+import posixpath
 import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from distconv.errors import ConversionError, InputError, UsageError
 from distconv.storage.base import join, opened, read_range, read_small, write_small
 from distconv.storage.fencing import is_attempt
-from distconv.storage.s3.client import count_requests
-from distconv.storage.s3.place import Place
+from distconv.storage.s3.client import connect, count_requests
+from distconv.storage.s3.place import Place, split_folder, split_path
 from distconv.storage.s3.storage import S3Storage
 from distconv.storage.s3.stream import part_size
+from distconv.storage.s3.uploads import begin_upload, list_parts, parse_name
 from distconv.storage.s3.writer import S3Writer
 from tests.object_store import ObjectStore
 
-PART = part_size(None)
+PART = part_size(0)
 
 
 def begun(storage: S3Storage, path: str, content: bytes) -> S3Writer:
@@ -49,7 +53,7 @@ def test_nothing_is_seen_before_the_commit_and_nothing_is_left_by_an_abort(
     writer.abort()
     assert storage.list_names(folder) == ()
     with pytest.raises(FileNotFoundError):
-        storage.open_attempt(join(folder, "file"), writer.attempt)
+        storage.open_attempt(join(folder, "file"), writer.attempt, 7)
     assert storage.take_attempt(join(folder, "file"), writer.attempt, 7) is None
 
 
@@ -81,7 +85,7 @@ def test_runs_of_several_writers_make_one_file(storage: S3Storage, folder: str) 
     path, cut, end = join(folder, "file"), PART + 12345, 3 * PART + 1
     writer = storage.begin(path, len(content))
     for first, last in ((cut, end), (0, cut)):
-        part = storage.open_attempt(path, writer.attempt)
+        part = storage.open_attempt(path, writer.attempt, len(content))
         part.write_at(first, content[first:last])
         part.finish()
         part.close()
@@ -102,6 +106,19 @@ def test_what_is_written_out_of_order_is_refused(storage: S3Storage, folder: str
     writer.write_at(0, b"01")
     with pytest.raises(ConversionError, match="written at byte 5 after byte 2"):
         writer.write_at(5, b"5")
+    writer.abort()
+
+
+def test_the_last_part_of_a_file_is_numbered_after_all_others(held: S3Storage, folder: str) -> None:
+    path, size = join(folder, "file"), 100 << 30
+    writer = held.begin(path, size)
+    told = held.open_attempt(path, writer.attempt, size)
+    told.write_at(size - 1, b"0")
+    told.finish()
+    (part,) = list_parts(
+        connect(held.place), *split_path(path), parse_name(posixpath.basename(writer.attempt))[1]
+    )  # type: ignore[misc]
+    assert part.number == 2 + size // part_size(size)
     writer.abort()
 
 
@@ -218,3 +235,20 @@ def test_a_bucket_that_is_not_there_is_named(held: S3Storage) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         held.begin("s3://nowhere/file", 3)
     assert (caught.value.filename, caught.value.strerror) == ("s3://nowhere/file", "no such bucket")
+
+
+def test_folders_of_more_names_than_one_answer_has_are_listed_whole(
+    held: S3Storage, stand: ObjectStore, folder: str, tmp_path: Path
+) -> None:
+    bucket, prefix = split_folder(folder)
+    names = {f"{number:04}" for number in range(1003)}
+    for name in names:
+        (tmp_path / name).touch()
+    stand.share(tmp_path, bucket, prefix)
+    client = connect(held.place)
+    with ThreadPoolExecutor(8) as pool:
+        uploads = set(pool.map(lambda name: begin_upload(client, bucket, f"{prefix}{name}", {}), names))
+    listed = held.list_names(folder)
+    assert {name for name in listed if not is_attempt(name)} == names
+    assert {parse_name(name)[1] for name in listed if is_attempt(name)} == uploads  # type: ignore[index]
+    assert len(stand.requests("ListObjectsV2")) == len(stand.requests("ListMultipartUploads")) == 2

@@ -1,11 +1,14 @@
 """HTTP/1.1 on connections that are used again; bodies go out of, and come into, the caller's memory."""
 
+import base64
+import contextlib
 import http.client
 import ssl
 import threading
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from distconv.storage.base import Buffer
 
@@ -63,14 +66,13 @@ class Connections:
                 connection.sock.settimeout(_SILENCE_SECONDS)
             target = f"{parts.path}?{parts.query}" if parts.query else parts.path
             response, is_sound = _send(connection, method, target, headers, body)
-            if receive is not None and response.status in {200, 206}:
-                receive(response)
-                found = b""
-            else:
-                found = response.read()
+            found = _take_body(response, receive)
             is_sound = is_sound and response.isclosed() and not response.will_close
         except (OSError, http.client.HTTPException) as error:
             connection.close()
+            if was_idle:
+                # The others have waited as long as this one.
+                self.close()
             raise BrokenError(error, was_idle=was_idle) from error
         except BaseException:
             connection.close()
@@ -85,21 +87,37 @@ class Connections:
     def close(self) -> None:
         """Close connections that are idle; takes no lock, as a process that forked meanwhile could never."""
         for idle in list(self._idle.values()):
-            while idle:
-                idle.pop().close()
+            with contextlib.suppress(IndexError):
+                while True:
+                    idle.pop().close()
 
     def _take(self, place: tuple[str, str]) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
             idle = self._idle.get(place)
-            if idle:
-                return idle.pop(), True
+            with contextlib.suppress(IndexError):
+                if idle:
+                    return idle.pop(), True
             if place[0] == "https" and self._context is None:
                 self._context = self._make_context()
-        if place[0] == "https":
-            return http.client.HTTPSConnection(
-                place[1], timeout=_CONNECT_SECONDS, context=self._context
-            ), False
-        return http.client.HTTPConnection(place[1], timeout=_CONNECT_SECONDS), False
+        return _make_connection(place, self._context), False
+
+
+def _make_connection(place: tuple[str, str], context: ssl.SSLContext | None) -> http.client.HTTPConnection:
+    """Make a connection; with TLS through HTTPS_PROXY, where that is set and NO_PROXY does not name the host."""
+    scheme, host = place
+    if scheme != "https":
+        return http.client.HTTPConnection(host, timeout=_CONNECT_SECONDS)
+    proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get("https")
+    if not proxy:
+        return http.client.HTTPSConnection(host, timeout=_CONNECT_SECONDS, context=context)
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    connection = http.client.HTTPSConnection(
+        parts.hostname or "", parts.port or 80, timeout=_CONNECT_SECONDS, context=context
+    )
+    user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    basic = f"Basic {base64.b64encode(user.encode()).decode()}"
+    connection.set_tunnel(host, headers={"Proxy-Authorization": basic} if parts.username else {})
+    return connection
 
 
 def _send(
@@ -119,6 +137,18 @@ def _send(
         # Who refuses may say so, and close, before it has read all.
         return connection.getresponse(), False
     return connection.getresponse(), True
+
+
+def _take_body(response: http.client.HTTPResponse, receive: Receive | None) -> bytes:
+    try:
+        if receive is not None and response.status in {200, 206}:
+            receive(response)
+            return b""
+        return response.read()
+    except BaseException:
+        # Where no other request may follow, the socket is the answer's.
+        response.close()
+        raise
 
 
 def receive_into(response: http.client.HTTPResponse, buffers: Sequence[memoryview]) -> int:

@@ -13,6 +13,11 @@ _FIRST_SECONDS = 0.1
 _LONGEST_SECONDS = 10.0
 _DOUBLINGS = 30
 """More than lead to the longest pause: a number of any size is no float."""
+_LONGEST_ASKED_SECONDS = 900.0
+"""Rate limits are counted over minutes (the hub's over five); who asks for more in all is not waited for."""
+
+_random = random.SystemRandom()
+"""Processes that were forked from one do not draw the same of it."""
 
 
 class TransientError(OSError):
@@ -20,6 +25,8 @@ class TransientError(OSError):
 
     at_once = False
     """Whether there is no reason to wait."""
+    after_seconds = 0.0
+    """For how long the server asks to be left alone (``Retry-After``)."""
 
 
 def persist(
@@ -29,10 +36,11 @@ def persist(
 ) -> Result:
     """Try until it succeeds, with pauses drawn from zero to twice what they were drawn from before.
 
+    What a server asks for comes on top of a pause, and of the time.
     Once so much time has passed without ``progress`` changing, the last TransientError is raised as the plain
     OSError that its number stands for.
     """
-    failures, deadline, seen = 0, 0.0, progress()
+    failures, deadline, seen, left = 0, 0.0, progress(), _LONGEST_ASKED_SECONDS
     while True:
         try:
             return attempt()
@@ -40,10 +48,12 @@ def persist(
             now, reached = time.monotonic(), progress()
             if failures == 0 or reached != seen:
                 failures, deadline, seen = 0, now + patience_seconds, reached
-            pause = random.uniform(0, min(_LONGEST_SECONDS, _FIRST_SECONDS * 2 ** min(failures, _DOUBLINGS)))  # noqa: S311
+            pause = _random.uniform(0, min(_LONGEST_SECONDS, _FIRST_SECONDS * 2 ** min(failures, _DOUBLINGS)))
             if error.at_once and failures == 0:
                 pause = 0.0
             failures += 1
+            asked = min(error.after_seconds, left)
+            left, pause, deadline = left - asked, pause + asked, deadline + asked
             if now + pause > deadline:
                 raise OSError(error.errno, error.strerror, error.filename) from error
             time.sleep(pause)

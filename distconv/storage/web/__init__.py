@@ -1,0 +1,1 @@
+"""Files of the Hugging Face Hub, and of servers on the web, as storages that are only read."""

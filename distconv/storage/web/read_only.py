@@ -1,0 +1,79 @@
+"""Verbs that write, of places where nothing is written."""
+
+from typing import NoReturn
+
+from distconv.errors import UsageError
+from distconv.storage.base import Removal, Storage, Writer, opened, read_range
+
+
+def refuse_writing(path: str) -> UsageError:
+    """Say what to do instead of writing to a URL that is only read."""
+    end = "ORG/REPO" if not path.startswith("hf://") else "/".join(path.split("/")[2:4]).partition("@")[0]
+    return UsageError(
+        f"{path}: is only read; convert into a folder (or s3://), then `distconv push FOLDER {end}` brings that "
+        "to the hub"
+    )
+
+
+class ReadOnly:
+    """All verbs of ``Storage`` that write; each raises UsageError."""
+
+    __slots__ = ()
+
+    def make_folder(self, folder: str) -> None:
+        """Refuse."""
+        raise refuse_writing(folder)
+
+    def probe(self, folder: str) -> None:
+        """Refuse."""
+        raise refuse_writing(folder)
+
+    def find_least_run(self, path: str, size_bytes: int) -> int:  # noqa: ARG002
+        """Refuse."""
+        raise refuse_writing(path)
+
+    def begin(self, path: str, size_bytes: int) -> Writer:  # noqa: ARG002
+        """Refuse."""
+        raise refuse_writing(path)
+
+    def open_attempt(self, path: str, attempt: str, size_bytes: int) -> NoReturn:  # noqa: ARG002
+        """Refuse."""
+        raise refuse_writing(path)
+
+    def take_attempt(self, path: str, attempt: str, size_bytes: int) -> NoReturn:  # noqa: ARG002
+        """Refuse."""
+        raise refuse_writing(path)
+
+    def remove(self, path: str) -> None:
+        """Refuse."""
+        raise refuse_writing(path)
+
+    def begin_removal(self, path: str) -> Removal:
+        """Refuse."""
+        raise refuse_writing(path)
+
+    def drop_attempt(self, path: str) -> None:
+        """Refuse."""
+        raise refuse_writing(path)
+
+    def create(self, path: str, content: bytes) -> bool:  # noqa: ARG002
+        """Refuse."""
+        raise refuse_writing(path)
+
+    def refresh(self, path: str, mark: bytes, content: bytes) -> bool:  # noqa: ARG002
+        """Refuse."""
+        raise refuse_writing(path)
+
+    def flush_folder(self, folder: str) -> None:
+        """Refuse."""
+        raise refuse_writing(folder)
+
+    def free_bytes(self, folder: str) -> int | None:
+        """Refuse."""
+        raise refuse_writing(folder)
+
+
+def read_head(storage: Storage, path: str, limit_bytes: int) -> bytes:
+    """Read the beginning of a file."""
+    with opened(storage, path) as reader:
+        return bytes(read_range(reader, 0, min(reader.size_bytes, limit_bytes)))

@@ -1,0 +1,112 @@
+"""Plain values of a pickle are those that Python's pickle writes, in every protocol that has no lines of text."""
+
+import pickle
+import pickletools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distconv.errors import InputError
+from distconv.formats.marks import OPAQUE
+from distconv.formats.meta.pickles import EndsEarlyError, load_pickle
+
+keys = st.text(max_size=12).filter(str.isprintable) | st.integers(0, (1 << 32) - 1)
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 800), 1 << 800)
+    | st.sampled_from([0, 255, 256, 65_535, 65_536, (1 << 31) - 1, 1 << 31, -1, -(1 << 31), -(1 << 31) - 1])
+    | st.floats(allow_nan=False)
+    | st.text(max_size=300),
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.lists(inner, max_size=5).map(tuple)
+        | st.dictionaries(keys, inner, max_size=5)
+    ),
+    max_leaves=30,
+)
+protocols = st.integers(1, 5)
+
+
+@given(plain, protocols)
+def test_a_plain_value_is_read_as_pickle_wrote_it(value: object, protocol: int) -> None:
+    content = pickle.dumps(value, protocol)
+    found, end = load_pickle(content)
+    assert (found, repr(found), end) == (value, repr(value), len(content))
+
+
+@given(plain, plain, protocols, st.binary(max_size=9))
+def test_pickles_that_stand_in_a_row_are_read_one_by_one(
+    first: object, second: object, protocol: int, before: bytes
+) -> None:
+    content = before + pickle.dumps(first, protocol) + pickle.dumps(second, protocol)
+    found, end = load_pickle(content, len(before))
+    assert (found, end) == (first, len(before + pickle.dumps(first, protocol)))
+    assert load_pickle(content, end) == (second, len(content))
+
+
+@given(plain, protocols, st.data())
+def test_a_pickle_that_is_cut_off_is_known_to_go_on(
+    value: object, protocol: int, data: st.DataObject
+) -> None:
+    content = pickle.dumps(value, protocol)
+    cut = content[: data.draw(st.integers(0, len(content) - 1))]
+    with pytest.raises(EndsEarlyError, match=f"cut off at byte {len(cut):,}"):
+        load_pickle(cut)
+
+
+@pytest.mark.parametrize("protocol", range(1, 6))
+def test_what_is_there_twice_is_one_however_many_things_there_are(protocol: int) -> None:
+    names = [f"name {number}" for number in range(300)]
+    found, _end = load_pickle(pickle.dumps([names, names, *names], protocol))
+    assert isinstance(found, list)
+    assert found[0] is found[1]
+    assert found == [names, names, *names]
+
+
+@given(st.binary(max_size=400), protocols.filter(lambda protocol: protocol > 2))
+def test_bytes_are_nothing_of_a_state_dicts_and_end_where_they_end(content: bytes, protocol: int) -> None:
+    assert load_pickle(pickle.dumps([content, 1], protocol))[0] == [OPAQUE, 1]
+
+
+def test_a_shape_is_a_tuple() -> None:
+    assert load_pickle(pickle.dumps({"shape": torch.Size((2, 3))}, 2))[0] == {"shape": (2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x80\x06N.", "a pickle of protocol 6, expected at most 5"),
+        (b"\x80\x02ctorch\nSize\n]\x85R.", "a list is not a shape"),
+        (b"\x80\x02ctorch\nSize\n)R.", "a call with 0 arguments, expected 1 to 1"),
+        (b"\x80\x02ctorch\nSize\nNR.", "calls something without arguments"),
+        (b"\x80\x02NK\x01a.", "appends to None"),
+        (b"\x80\x02K\x05(K\x01e.", "appends to 5"),
+        (b"\x80\x02]NNs.", "sets an item of a list"),
+        (b"\x80\x02](NNu.", "sets an item of a list"),
+        (b"\x80\x02N)R.", "calls None"),
+        (b"\x80\x02X\x02\x00\x00\x00os)\x81.", "makes an object of 'os'"),
+        (b"\x80\x02]Nb.", "sets the state of a list"),
+        (b"\x80\x02NQ.", "an unknown kind of storage"),
+        (b"\x80\x04K\x01\x8c\x01a\x93.", "names something by what is no text"),
+        (b"\x80\x04\x8c\x01aK\x01\x93.", "names something by what is no text"),
+        (b"\x80\x02B\x01\x00\x10\x00", "holds 1,048,577 bytes in one piece"),
+        (b"\x80\x02}(K\x01u.", "makes no sense at byte 7"),
+        (b"\x80\x02h\x05N.", "nothing was kept as 5"),
+        (b"\x80\x02\xffN.", "no opcode 0xff"),
+        (b"\x80\x02c" + b"x" * 300 + b"\nname\n.", "a line without an end"),
+        (b"\x80\x02N\x85\x86N.", "pop from an empty stack"),
+    ],
+)  # fmt: skip
+def test_what_no_state_dict_needs_is_refused_and_named(content: bytes, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        load_pickle(content)
+
+
+def test_opcodes_that_run_or_copy_something_are_refused_by_their_names() -> None:
+    for opcode in pickletools.opcodes:
+        if opcode.name in {"INST", "OBJ", "DUP", "EXT1", "BUILD_SET", "NEWOBJ_EX", "LONG4", "BINUNICODE8"}:
+            with pytest.raises(InputError, match=f"uses {opcode.name}, which no state dict needs"):
+                load_pickle(b"\x80\x04" + opcode.code.encode("latin-1") + bytes(9) + b".")

@@ -1,0 +1,219 @@
+"""A plan's files, sizes, type and units are those of the tensors that it was made for."""
+
+import io
+import json
+import random
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+import safetensors.torch
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distconv.families.translate import Decisions
+from distconv.layout.copies import Copy, Loop
+from distconv.layout.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
+from distconv.layout.files import File, OutputTensor, Part, list_around
+from distconv.layout.regions import Region
+from distconv.planning.plan import Plan, describe_large_tensors, make_plan, make_shard_plan
+
+DECISIONS = Decisions(tied=True, kv_replication=2)
+KILOBYTE, MEGABYTE = 10**3, 10**6
+
+
+def target(name: str, elements: int, dtype: DType = BFLOAT16) -> OutputTensor:
+    """A vector that lies in a storage of its own."""
+    region = Region(name, 0, elements * dtype.size_bytes, 0, zipped=False)
+    copy = Copy(region, 0, (0,), (Loop(elements, 1, 0),))
+    return OutputTensor(name, name, (elements,), dtype, dtype, (copy,))
+
+
+def zeros(tensor: OutputTensor) -> torch.Tensor:
+    """Give torch's tensor of its shape and type."""
+    return torch.zeros(tensor.shape, dtype=getattr(torch, tensor.dtype.name))
+
+
+targets = st.lists(
+    st.tuples(st.integers(1, 40), st.sampled_from([BFLOAT16, FLOAT16, FLOAT32])), min_size=1, max_size=9
+).map(
+    lambda drawn: [
+        target(f"layers.{number}.weight", elements, dtype) for number, (elements, dtype) in enumerate(drawn)
+    ]
+)
+
+
+@given(targets, st.integers(1, 200))
+def test_a_plan_of_chunks_is_what_huggingface_hub_groups_and_safetensors_writes(
+    tensors: list[OutputTensor], limit: int
+) -> None:
+    plan = make_plan(tensors, DECISIONS, limit)
+    state = {tensor.name: zeros(tensor) for tensor in tensors}
+    split = split_torch_state_dict_into_shards(
+        state, filename_pattern="model{suffix}.safetensors", max_shard_size=limit
+    )
+    assert {file.name: {tensor.name for tensor in file.tensors} for file in plan.files} == {
+        name: set(names) for name, names in split.filename_to_tensors.items()
+    }
+    assert [file.name for file in plan.files] == sorted(split.filename_to_tensors)
+    written = [
+        safetensors.torch.save({name: state[name] for name in names}, {"format": "pt"})
+        for names in split.filename_to_tensors.values()
+    ]
+    assert plan.size_bytes == sum(map(len, written))
+    assert plan.tensors == tuple(tensor for file in plan.files for tensor in file.tensors)
+    assert sorted(plan.tensors, key=tensors.index) == tensors
+    assert (plan.decisions, plan.chunk_limit_bytes) == (DECISIONS, limit)
+
+
+@given(targets, st.integers(1, 200))
+def test_large_tensors_are_those_alone_above_the_limit_the_largest_first(
+    tensors: list[OutputTensor], limit: int
+) -> None:
+    plan = make_plan(tensors, DECISIONS, limit)
+    above = {tensor.name for tensor in tensors if zeros(tensor).nbytes > limit}
+    alone = {file.tensors[0].name for file in plan.files if len(file.tensors) == 1}
+    sizes = [zeros(tensor).nbytes for tensor in plan.large_tensors]
+    assert {tensor.name for tensor in plan.large_tensors} == above <= alone
+    assert len(sizes) == len(above)
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@given(targets, st.randoms(use_true_random=False))
+def test_the_type_is_that_of_most_elements_whatever_their_order(
+    tensors: list[OutputTensor], order: random.Random
+) -> None:
+    counts = Counter(dtype for tensor in tensors for dtype in [tensor.dtype.name] * len(zeros(tensor)))
+    found = make_plan(tensors, DECISIONS).dtype
+    assert counts[found.name] == max(counts.values())
+    assert make_plan(order.sample(tensors, len(tensors)), DECISIONS).dtype is found
+
+
+def test_of_types_with_as_many_elements_the_one_that_stands_first_in_files_counts() -> None:
+    tensors = [target("a", 3, FLOAT16), target("b", 3, FLOAT32), target("c", 3, BFLOAT16)]
+    written = safetensors.torch.save({tensor.name: zeros(tensor) for tensor in tensors})
+    header = json.loads(written[8 : 8 + int.from_bytes(written[:8], "little")])
+    first = min(header, key=lambda name: header[name]["data_offsets"])
+    plan = make_plan(tensors, DECISIONS)
+    assert plan.files[0].tensors[0].name == first
+    assert plan.dtype is plan.files[0].tensors[0].dtype
+
+
+@pytest.mark.parametrize(
+    ("sizes", "limit"),
+    [([MEGABYTE, 2 * MEGABYTE], 256 * MEGABYTE), ([9_600 * MEGABYTE, 9_600 * MEGABYTE], 300 * MEGABYTE)],
+)
+def test_the_limit_of_chunks_follows_from_all_bytes_that_are_written_unless_it_is_given(
+    sizes: list[int], limit: int
+) -> None:
+    tensors = [target(f"t{number}", size // 2) for number, size in enumerate(sizes)]
+    assert make_plan(tensors, DECISIONS).chunk_limit_bytes == limit
+    assert make_plan(tensors, DECISIONS, 7 * MEGABYTE).chunk_limit_bytes == 7 * MEGABYTE
+
+
+@pytest.mark.parametrize(
+    ("sizes", "limit"),
+    [([MEGABYTE, 2 * MEGABYTE], 256 * MEGABYTE), ([38_400 * MEGABYTE, 38_400 * MEGABYTE], 300 * MEGABYTE)],
+)
+def test_the_limit_of_parts_follows_from_the_bytes_of_all_ranks_unless_it_is_given(
+    sizes: list[int], limit: int
+) -> None:
+    ranks = [[target("t", size // 2)] for size in sizes]
+    assert make_shard_plan(ranks, DECISIONS).chunk_limit_bytes == limit
+    assert make_shard_plan(ranks, DECISIONS, 7 * MEGABYTE).chunk_limit_bytes == 7 * MEGABYTE
+
+
+def write(file: File) -> bytes:
+    """Fill a planned shard with zeros as data."""
+    content = bytearray(file.size_bytes)
+    checksums = [zlib.crc32(bytes(tensor.size_bytes)) for tensor in file.tensors]
+    for literal in list_around(file, checksums):
+        content[literal.offset_bytes : literal.offset_bytes + len(literal.content)] = literal.content
+    return bytes(content)
+
+
+@given(st.lists(targets, min_size=1, max_size=3))
+def test_a_plan_of_shards_is_a_file_a_rank_that_torch_loads(ranks: list[list[OutputTensor]]) -> None:
+    plan = make_shard_plan(ranks, DECISIONS, 100, {"other.weight": "layers.0.weight"})
+    assert [file.name for file in plan.files] == [f"consolidated.{n:02}.pth" for n in range(len(ranks))]
+    assert (plan.decisions, plan.chunk_limit_bytes) == (DECISIONS, 100)
+    assert plan.tensors == tuple(tensor for rank in ranks for tensor in rank)
+    for file, rank in zip(plan.files, ranks, strict=True):
+        loaded = torch.load(io.BytesIO(write(file)), weights_only=True)
+        assert loaded.pop("other.weight").data_ptr() == loaded["layers.0.weight"].data_ptr()
+        assert list(loaded) == [tensor.name for tensor in rank]
+        assert all(torch.equal(loaded[tensor.name], zeros(tensor)) for tensor in rank)
+        assert all(loaded[tensor.name].dtype == zeros(tensor).dtype for tensor in rank)
+
+
+def test_shards_without_further_names_hold_what_they_are_given() -> None:
+    plan = make_shard_plan([[target("a", 2), target("b", 3)]], DECISIONS)
+    assert list(torch.load(io.BytesIO(write(plan.files[0])), weights_only=True)) == ["a", "b"]
+
+
+@given(targets, st.integers(1, 200), st.data())
+def test_every_chunk_is_a_unit_of_work(tensors: list[OutputTensor], limit: int, data: st.DataObject) -> None:
+    plan = make_plan(tensors, DECISIONS, limit)
+    whole = data.draw(st.sets(st.sampled_from([file.name for file in plan.files])))
+    assert plan.list_units() == plan.list_units(whole) == plan.files
+
+
+@given(st.lists(targets, min_size=1, max_size=3), st.integers(1, 200), st.data())
+def test_shards_are_worked_on_in_parts_up_to_the_limit_unless_they_are_wanted_whole(
+    ranks: list[list[OutputTensor]], limit: int, data: st.DataObject
+) -> None:
+    plan = make_shard_plan(ranks, DECISIONS, limit)
+    whole = data.draw(st.sets(st.sampled_from([file.name for file in plan.files])))
+    for wanted, units in ((set(), plan.list_units()), (whole, plan.list_units(whole))):
+        assert {unit.name for unit in units if isinstance(unit, File)} >= wanted
+        assert tuple(tensor for unit in units for tensor in unit.tensors) == plan.tensors
+        for unit in units:
+            # What would be tiny is in its neighbour.
+            sizes = sorted(tensor.size_bytes for tensor in unit.tensors)
+            assert unit.name in wanted or sum(sizes[:-1]) <= limit + limit // 16
+        parts = [unit for unit in units if isinstance(unit, Part)]
+        for first, second in pairwise(parts):
+            if first.file == second.file:
+                assert data_bytes(first) + second.tensors[0].size_bytes > limit
+
+
+def data_bytes(part: Part) -> int:
+    """Count a part's data."""
+    return sum(tensor.size_bytes for tensor in part.tensors)
+
+
+def say(sizes: Sequence[int]) -> tuple[str, ...]:
+    """Say what of tensors of so many kilobytes is larger than 4."""
+    tensors = [target(f"t{number}", size * KILOBYTE // 2) for number, size in enumerate(sizes)]
+    return describe_large_tensors(make_plan(tensors, DECISIONS, 4 * KILOBYTE))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "named", "more"),
+    [
+        ([5, 4], "1 chunk is", "t0 (5.0 kB)", 0),
+        ([5, 1, 6], "2 chunks are", "t2 (6.0 kB), t0 (5.0 kB)", 0),
+        ([5, 6, 7], "3 chunks are", "t2 (7.0 kB), t1 (6.0 kB), t0 (5.0 kB)", 0),
+        ([5, 6, 7, 8], "4 chunks are", "t3 (8.0 kB), t2 (7.0 kB), t1 (6.0 kB)", 1),
+        ([5, 9, 6, 7, 8], "5 chunks are", "t1 (9.0 kB), t4 (8.0 kB), t3 (7.0 kB)", 2),
+    ],
+)
+def test_large_tensors_are_counted_and_the_largest_named_with_their_sizes_and_the_limit(
+    sizes: list[int], count: str, named: str, more: int
+) -> None:
+    (words,) = say(sizes)
+    assert words.startswith(f"{count} larger than 4.0 kB, ")
+    assert words.endswith(f": {named}" + (f" and {more} more" if more else ""))
+
+
+def test_nothing_is_said_where_no_tensor_is_above_the_limit() -> None:
+    assert say([4, 4, 1]) == ()
+
+
+def test_a_plan_of_nothing_has_nothing() -> None:
+    plan = Plan((), DECISIONS, 1)
+    assert (plan.tensors, plan.size_bytes, plan.large_tensors, plan.list_units()) == ((), 0, (), ())
