@@ -5,7 +5,7 @@ from collections import Counter
 
 import distconv
 from distconv.errors import DistconvError
-from distconv.storage.s3 import retry
+from distconv.storage.http import retry
 from tests.faults import digest_folder, looks_whole
 from tests.object_store import Fault, ObjectStore
 from tests.stored import AnyPath, StoredPath

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distconv.storage.base import Buffer
+from distconv.storage.http.retry import TransientError, persist
 from distconv.storage.http.wire import Answer
 from distconv.storage.s3.client import Call, Client
-from distconv.storage.s3.retry import TransientError, persist
 from distconv.storage.s3.sums import describe_sum
 
 ATTEMPT = "x-amz-meta-distconv-attempt"

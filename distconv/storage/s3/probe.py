@@ -5,11 +5,11 @@ import uuid
 from collections.abc import Iterator
 
 from distconv.errors import OutputError
+from distconv.storage.http.retry import persist
 from distconv.storage.s3.client import Call, Client, connect
 from distconv.storage.s3.documents import make_completion
 from distconv.storage.s3.objects import ABSENT, REFUSED, delete, put
 from distconv.storage.s3.place import Place, split_folder
-from distconv.storage.s3.retry import persist
 from distconv.storage.s3.uploads import begin_upload, drop_upload, is_there, list_uploads, send_part
 
 _REFUSED = REFUSED | {501}
