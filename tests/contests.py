@@ -21,7 +21,7 @@ from distconv.errors import DistconvError
 from distconv.output import acquisition, holders, ownership
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole
-from tests.stored import AnyPath
+from tests.stored import AnyPath, remove_folder
 
 CHUNK_BYTES = 1_000_000
 BEAT_SECONDS = 0.05
@@ -69,19 +69,19 @@ def wait_for_owner(process: int, output: AnyPath) -> None:
         time.sleep(0.002)
 
 
-def undisturbed(source: Path, place: Path, **options: object) -> tuple[dict[str, str], float]:
+def undisturbed(source: AnyPath, place: AnyPath, **options: object) -> tuple[dict[str, str], float]:
     """Give what a conversion makes, and the seconds that it takes."""
     began = time.monotonic()
     assert end(start(source, place, patience=1.0, **options)) == 0
     seconds = time.monotonic() - began
     found = digest_folder(place)
-    shutil.rmtree(place)
+    remove_folder(place)
     return found, seconds
 
 
 def contest_output(
-    source: Path,
-    place: Path,
+    source: AnyPath,
+    place: AnyPath,
     rounds: int,
     seed: int,
     seen: tuple[Path, Path] | None = None,
@@ -119,7 +119,7 @@ def contest_output(
         assert set(codes) <= {0, 2, LOST}, f"{name}: ended with {codes}"
         assert digest_folder(outputs[0]) == expected, f"{name}: after those that had been stopped, {codes}"
         ends.update({0: "finished", 2: "refused", LOST: "lost"}[code] for code in codes)
-        shutil.rmtree(outputs[0])
+        remove_folder(outputs[0])
     return ends
 
 

@@ -8,6 +8,7 @@ import errno
 import functools
 import os
 import posixpath
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -85,6 +86,14 @@ class StoredPath:
         rows = [row for page in pages for row in page.get("Contents", ())]
         return {posixpath.basename(row["Key"]): row["ETag"] for row in rows}
 
+    def parts(self) -> list[str]:
+        """Give the names of what is being written in a folder, by the parts that are stored of it."""
+        found = []
+        for name, upload in self.uploads():
+            listed = self.client.list_parts(Bucket=self.bucket, Key=(self / name).key, UploadId=upload)
+            found += [name for _part in listed.get("Parts", ())]
+        return found
+
     def uploads(self) -> list[tuple[str, str]]:
         """Give (name, id) of what is being written in a folder."""
         rows = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=f"{self.key}/").get(
@@ -123,6 +132,24 @@ class StoredPath:
 
 
 AnyPath = Path | StoredPath
+
+
+def remove_folder(folder: AnyPath) -> None:
+    """Remove a folder with all that is in it, unfinished too."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder)
+        return
+    for path in folder.iterdir():
+        path.unlink()
+    for name, upload in folder.uploads():
+        folder.client.abort_multipart_upload(Bucket=folder.bucket, Key=(folder / name).key, UploadId=upload)
+
+
+def stamp_files(folder: AnyPath) -> dict[str, object]:
+    """Tell a folder's files apart from ones that were written again; a store must give each write an ETag of its own."""
+    if isinstance(folder, StoredPath):
+        return dict(folder.etags())
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*")}
 
 
 def use_store(patch: pytest.MonkeyPatch, store: Store, folder: Path) -> None:

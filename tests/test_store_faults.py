@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("botocore", reason="needs the extra s3")
 
 import distconv
-from distconv.storage.s3 import retry
+from distconv.storage.http import retry
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
 from tests.object_store import ObjectStore, start

@@ -7,21 +7,27 @@ chunk that was recorded may have been written again.
 import contextlib
 import os
 import random
-import shutil
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
+import pytest
 
+import distconv
 from tests.benchmarks.measure import tree
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece
 from tests.contests import contest_input, contest_living, contest_output
 from tests.faults import digest_folder, looks_whole, read_recorded
 from tests.mounts import bound_twice, why_no_bindfs
+from tests.object_store import ObjectStore, start
+from tests.store_faults import convert_among_faults, hurry
+from tests.stored import AnyPath, StoredPath, remove_folder, stamp_files, use_store
 
 SPEC = Spec("llama-2", dim=512, heads=8, kv_heads=4, layers=6, multiple_of=256, shards=2)
 """Of about 50 MB: some tens of chunks, each some milliseconds."""
@@ -31,7 +37,7 @@ TO_META = ("--to", "meta", "--shards", "2")
 """Shards are written in parts, of which those that are recorded are gone on with."""
 
 
-def command(source: Path, output: Path, *options: str) -> list[str]:
+def command(source: AnyPath, output: AnyPath, *options: str) -> list[str]:
     """Give the command line of a conversion."""
     return [
         sys.executable, "-m", "distconv", "convert", str(source), str(output), "--quiet",
@@ -39,19 +45,19 @@ def command(source: Path, output: Path, *options: str) -> list[str]:
     ]  # fmt: skip
 
 
-def stamps(output: Path) -> dict[str, tuple[int, int]]:
+def stamps(output: AnyPath) -> dict[str, object]:
     """Tell chunks apart from ones that were written again."""
-    weights = [*output.glob("*.safetensors"), *output.glob("*.pth")]
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in weights}
+    found = stamp_files(output)
+    return {name: stamp for name, stamp in found.items() if re.fullmatch(r"[^.].*\.(safetensors|pth)", name)}
 
 
-def recorded_stamps(output: Path) -> dict[str, tuple[int, int]]:
+def recorded_stamps(output: AnyPath) -> dict[str, object]:
     """Tell the chunks that must be kept apart from ones that were written again."""
     found = stamps(output)
     return {name: found[name] for name in read_recorded(output)}
 
 
-def torture_inline(source: Path, place: Path, kills: int, seed: int, *options: str) -> int:
+def torture_inline(source: AnyPath, place: AnyPath, kills: int, seed: int, *options: str) -> int:
     """Kill a conversion ``kills`` times, beginning anew when it ends; gives how often it ended."""
     chance = random.Random(seed)
     reference = place / f"reference{len(options)}"
@@ -62,6 +68,7 @@ def torture_inline(source: Path, place: Path, kills: int, seed: int, *options: s
     done, ended, output = 0, 0, place / f"output{len(options)}-0"
     while done < kills:
         before = recorded_stamps(output)
+        forget_writes(output)
         process = subprocess.Popen(
             command(source, output, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -91,13 +98,28 @@ def torture_inline(source: Path, place: Path, kills: int, seed: int, *options: s
     return ended + 1
 
 
-def wait_until_moving(process: "subprocess.Popen[bytes]", output: Path) -> None:
+def wait_until_moving(process: "subprocess.Popen[bytes]", output: AnyPath) -> None:
     """Wait until the process writes a chunk, or has ended."""
-    while process.poll() is None and not list(output.glob(f".*.[sp]*.*-{process.pid}-*.partial")):
+    while process.poll() is None and not (
+        stores_parts(output) or list(output.glob(f".*.[sp]*.*-{process.pid}-*.partial"))
+    ):
         time.sleep(0.002)
 
 
-def check_kept(before: dict[str, tuple[int, int]], output: Path) -> None:
+def forget_writes(output: AnyPath) -> None:
+    """Let only what is written from now on count for ``stores_parts``."""
+    if isinstance(output, StoredPath) and isinstance(output.store, ObjectStore):
+        output.store.clear_requests()
+
+
+def stores_parts(output: AnyPath) -> bool:
+    """Whether something of a chunk has come to a store."""
+    if not isinstance(output, StoredPath) or not isinstance(output.store, ObjectStore):
+        return False
+    return any(part.key.endswith((".safetensors", ".pth")) for part in output.store.requests("UploadPart"))
+
+
+def check_kept(before: dict[str, object], output: AnyPath) -> None:
     """Every chunk that was recorded is still the same file."""
     after = stamps(output)
     changed = [name for name, stamp in before.items() if after.get(name) != stamp]
@@ -106,7 +128,7 @@ def check_kept(before: dict[str, tuple[int, int]], output: Path) -> None:
         raise AssertionError(message)
 
 
-def check_equal(expected: dict[str, str], output: Path) -> None:
+def check_equal(expected: dict[str, str], output: AnyPath) -> None:
     """Every file has the bytes of the undisturbed run."""
     found = digest_folder(output)
     if found != expected:
@@ -115,7 +137,7 @@ def check_equal(expected: dict[str, str], output: Path) -> None:
         raise AssertionError(message)
 
 
-def check_tensors(expected: dict[str, str], output: Path) -> None:
+def check_tensors(expected: dict[str, str], output: AnyPath) -> None:
     """What looks whole has all its files; only the journal and the owner's file may still be there."""
     found = digest_folder(output)
     if not expected.items() <= found.items():
@@ -123,7 +145,7 @@ def check_tensors(expected: dict[str, str], output: Path) -> None:
         raise AssertionError(message)
 
 
-def torture_ray(source: Path, place: Path, kills: int, seed: int, *options: str) -> dict[str, int]:
+def torture_ray(source: AnyPath, place: AnyPath, kills: int, seed: int, *options: str) -> dict[str, int]:
     """Kill workers, raylets and drivers of conversions on Ray in turn; gives how many of each."""
     chance = random.Random(seed)
     reference = place / f"ray-reference{len(options)}"
@@ -134,6 +156,7 @@ def torture_ray(source: Path, place: Path, kills: int, seed: int, *options: str)
     while sum(done.values()) < kills:
         victim = min(done, key=lambda name: done[name])
         seen, before = stamps(output), recorded_stamps(output)
+        forget_writes(output)
         process = subprocess.Popen(
             command(source, output, "--workers", "2", *options),
             stdout=subprocess.DEVNULL,
@@ -144,7 +167,7 @@ def torture_ray(source: Path, place: Path, kills: int, seed: int, *options: str)
         check_kept(before, output)
         if code == 0:
             check_equal(expected, output)
-            shutil.rmtree(output)
+            remove_folder(output)
             number += 1
             output = place / f"ray-output{len(options)}-{number}"
         elif looks_whole(output):
@@ -158,7 +181,7 @@ def torture_ray(source: Path, place: Path, kills: int, seed: int, *options: str)
 
 def kill_one(
     process: "subprocess.Popen[bytes]",
-    output: Path,
+    output: AnyPath,
     victim: str,
     before: set[str],
     chance: random.Random,
@@ -166,7 +189,8 @@ def kill_one(
     """Wait until bytes move, then a moment, and kill; True where somebody was killed."""
     deadline = time.monotonic() + RAY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if set(stamps(output)) - before or any(map(writes, find_processes(process.pid, VICTIMS["worker"]))):
+        workers = find_processes(process.pid, VICTIMS["worker"])
+        if set(stamps(output)) - before or stores_parts(output) or any(map(writes, workers)):
             break
         time.sleep(0.005)
     time.sleep(chance.uniform(0, 0.3))
@@ -208,34 +232,67 @@ RAY_SECONDS = 180
 @click.option("--stops", default=120, show_default=True, help="Of owners of OUTPUT, with successors.")
 @click.option("--swaps", default=60, show_default=True, help="Of INPUT, while it is converted.")
 @click.option("--mounts", default=20, show_default=True, help="Rounds of each kind on caching mounts.")
+@click.option(
+    "--faults", default=200, show_default=True, help="Conversions in a store that fails now and then."
+)
+@click.option("--store", is_flag=True, help="With both ends in an object store rather than in local folders.")
 @click.option("--seed", default=0, show_default=True)
-def main(kills: int, ray_kills: int, stops: int, swaps: int, mounts: int, seed: int) -> None:
+def main(
+    kills: int, ray_kills: int, stops: int, swaps: int, mounts: int, faults: int, seed: int, *, store: bool
+) -> None:
     """Kill, stop, swap, go on, compare."""
     with tempfile.TemporaryDirectory(prefix="distconv-torture-") as folder:
         place = Path(folder)
         tokenizer = write_sentencepiece(place / "tokenizer.model")
         source = write_checkpoint(place / "source-0", SPEC, tokenizer)
-        ends = contest_output(source, place, stops, seed)
-        click.echo(
-            f"OUTPUT: {stops} rounds, owners that were stopped {dict(ends)}; all of the successor's bytes"
-        )
+        if store:
+            torture_store(source, place, (kills, ray_kills, stops, faults), seed)
+            return
         ends = contest_input(SPEC, tokenizer, place, swaps, seed)
         click.echo(f"INPUT: {swaps} changes, {dict(ends)}; no mixture")
         click.echo(torture_mounts(source, place, mounts, seed))
-        ended = torture_inline(source, place, kills, seed)
-        click.echo(f"inline: {kills} kills over {ended} conversions, each equal to the undisturbed run")
-        killed = torture_ray(source, place, ray_kills, seed)
-        click.echo(f"Ray: killed {killed}, each conversion went on to the same bytes")
-        ended = torture_inline(source, place, kills // 2, seed, *TO_META)
+        torture_place(source, place, (kills, ray_kills, stops), seed)
+
+
+def torture_place(source: AnyPath, place: AnyPath, counts: tuple[int, int, int], seed: int) -> None:
+    """Stop and kill conversions; ``counts`` are kills, kills on Ray, and stops."""
+    kills, ray_kills, stops = counts
+    for words, shares, options in (("", (1, 1, 1), ()), ("to Meta, ", (2, 3, 3), TO_META)):
+        chosen: dict[str, object] = {"to": "meta", "shards": 2} if options else {}
+        rounds = stops // shares[2]
+        ends = contest_output(source, place, rounds, seed, **chosen)
+        click.echo(f"{words}OUTPUT: {rounds} rounds, stopped {dict(ends)}; all of the successor's bytes")
+        rounds = kills // shares[0]
+        ended = torture_inline(source, place, rounds, seed, *options)
         click.echo(
-            f"to Meta, inline: {kills // 2} kills over {ended} conversions, each equal to the undisturbed run"
+            f"{words}inline: {rounds} kills over {ended} conversions, each equal to the undisturbed run"
         )
-        killed = torture_ray(source, place, ray_kills // 3, seed, *TO_META)
-        click.echo(f"to Meta, Ray: killed {killed}, each conversion went on to the same bytes")
-        ends = contest_output(source, place, stops // 3, seed, to="meta", shards=2)
-        click.echo(
-            f"to Meta, OUTPUT: {stops // 3} rounds, stopped {dict(ends)}; all of the successor's bytes"
-        )
+        killed = torture_ray(source, place, ray_kills // shares[1], seed, *options)
+        click.echo(f"{words}Ray: killed {killed}, each conversion went on to the same bytes")
+
+
+def torture_store(source: Path, place: Path, counts: tuple[int, int, int, int], seed: int) -> None:
+    """Do all that in a store; the last of ``counts`` are conversions among faults of the store's."""
+    small = write_checkpoint(
+        place / "small", replace(SPEC, dim=64, layers=2, multiple_of=16), place / "tokenizer.model"
+    )
+    with start("models", random_etags=True) as store, pytest.MonkeyPatch.context() as patch:
+        use_store(patch, store, place)
+        stored = [StoredPath(store, "models", name) for name in ("in", "small", "out")]
+        for folder, target in zip((source, small), stored, strict=False):
+            store.share(folder, target.bucket, f"{target.key}/")
+        torture_place(stored[0], stored[2], counts[:3], seed)
+        hurry()
+        for to in ("transformers", "meta"):
+            options: dict[str, object] = {"max_shard_size": 200_000, "to": to}
+            distconv.convert(stored[1], place / to, **options)  # type: ignore[arg-type]
+            expected = digest_folder(place / to)
+            ends = convert_among_faults(
+                stored[1], stored[2] / to, store, expected, counts[3] // 2, seed, **options
+            )
+            click.echo(
+                f"to {to}, faults: {counts[3] // 2} rounds {dict(ends)}; whole and right, or told as failed"
+            )
 
 
 def torture_mounts(source: Path, place: Path, rounds: int, seed: int) -> str:

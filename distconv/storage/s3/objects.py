@@ -1,9 +1,11 @@
 """Verbs on whole objects, conditional ones too, as S3 has them."""
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distconv.storage.base import Buffer
+from distconv.storage.http.retry import TransientError, persist
 from distconv.storage.http.wire import Answer
 from distconv.storage.s3.client import Call, Client
 from distconv.storage.s3.sums import describe_sum
@@ -77,4 +79,13 @@ def delete(client: Client, bucket: str, key: str, etag: str | None = None) -> bo
     """Remove an object, or only the one with this ETag; False where that is not there."""
     condition = {} if etag is None else {"If-Match": etag}
     call = Call("DeleteObject", "DELETE", bucket, key, headers=condition)
-    return client.ask(call, accept=REFUSED).status < 300
+
+    def attempt() -> bool:
+        answer = client.ask_once(call, accept=REFUSED)
+        if answer.status == 409:
+            raise TransientError(
+                errno.EAGAIN, "DeleteObject: somebody else changes it at the same time", call.path
+            )
+        return answer.status < 300
+
+    return persist(attempt, client.patience_seconds)

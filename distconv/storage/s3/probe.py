@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 
 from distconv.errors import OutputError
+from distconv.storage.http.retry import persist
 from distconv.storage.s3.client import Call, Client, connect
 from distconv.storage.s3.documents import make_completion
 from distconv.storage.s3.objects import ABSENT, REFUSED, delete, put
@@ -21,7 +22,15 @@ def probe(place: Place, folder: str) -> None:
     conversion does.
     """
     client = connect(place)
-    bucket, prefix = split_folder(folder)
+    ignored = persist(lambda: _try_all(client, *split_folder(folder)), client.patience_seconds)
+    if ignored:
+        raise OutputError(
+            f"{folder}: this store ignores {', '.join(ignored)}; without them two conversions could destroy "
+            "each other's files: give a folder in a store that keeps them, or a local one"
+        )
+
+
+def _try_all(client: Client, bucket: str, prefix: str) -> list[str]:
     token = uuid.uuid4().hex
     # Of a name that the next owner of the folder drops, should this be killed: as an object, and as an upload.
     key = f"{prefix}.distconv.json.probe.{token}-1-{token[:8]}.partial"
@@ -32,11 +41,7 @@ def probe(place: Place, folder: str) -> None:
         ignored += _try_delete(client, bucket, key)
     finally:
         delete(client, bucket, key)
-    if ignored:
-        raise OutputError(
-            f"{folder}: this store ignores {', '.join(ignored)}; without them two conversions could destroy "
-            "each other's files: give a folder in a store that keeps them, or a local one"
-        )
+    return ignored
 
 
 def _try_puts(client: Client, bucket: str, key: str) -> Iterator[str]:
