@@ -263,6 +263,7 @@ def _check(options: Options, progress: Progress) -> None:
         family=options.family,
         tokenizer=options.tokenizer,
         params=options.params,
+        endpoint_url=options.endpoint_url,
         progress=progress,
     )
     for note in report.notes:

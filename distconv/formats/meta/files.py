@@ -147,8 +147,10 @@ def find_tokenizer(storage: Storage, source: str) -> str:
 
 
 def find_parent(storage: Storage, folder: str) -> str:
-    """Give the folder above, links resolved."""
-    return posixpath.dirname(storage.real_path(folder))
+    """Give the folder above, links resolved; nothing is above a bucket, which is given itself."""
+    real = storage.real_path(folder)
+    above = posixpath.dirname(real)
+    return real if "://" in real and "://" not in above else above
 
 
 def _first(storage: Storage, folders: Iterable[str], name: str) -> str | None:
