@@ -2,6 +2,7 @@
 # Slurm: one Ray over all nodes of an allocation, one conversion on it.
 #
 #   sbatch cluster/slurm.sh /shared/Llama-2-70b /shared/llama-2-70b-hf --device cuda
+#   AWS_PROFILE=models sbatch cluster/slurm.sh s3://models/Llama-2-70b s3://models/llama-2-70b-hf
 #
 # distconv must be installed on a path that every node sees (DISTCONV_BIN, the bin folder of a
 # virtual environment), or be on PATH. The same command again continues after a time limit.

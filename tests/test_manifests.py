@@ -46,8 +46,9 @@ def schema() -> Any:
     return found
 
 
-def test_the_rayjob_is_one_that_kuberay_takes(schema: Any) -> None:
-    jsonschema.validate(yaml.safe_load((CLUSTER / "rayjob.yaml").read_text()), schema)
+@pytest.mark.parametrize("name", ["rayjob.yaml", "rayjob-s3.yaml"])
+def test_a_rayjob_is_one_that_kuberay_takes(schema: Any, name: str) -> None:
+    jsonschema.validate(yaml.safe_load((CLUSTER / name).read_text()), schema)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,15 @@ def test_all_pods_of_the_rayjob_mount_the_claim_and_run_one_image() -> None:
     assert len({str(pod["volumes"]) for pod in pods}) == 1
     mounts = {mount["mountPath"] for pod in pods for c in pod["containers"] for mount in c["volumeMounts"]}
     assert mounts == {"/models"}
+
+
+def test_all_pods_of_the_rayjob_with_buckets_have_one_identity_and_no_claim() -> None:
+    cluster = yaml.safe_load((CLUSTER / "rayjob-s3.yaml").read_text())["spec"]["rayClusterSpec"]
+    pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    assert {pod["serviceAccountName"] for pod in pods} == {"distconv"}
+    assert not any("volumes" in pod for pod in pods)
+    images = {container["image"] for pod in pods for container in pod["containers"]}
+    assert [image.rpartition(":")[2] for image in images] == [VERSION]
 
 
 def test_rays_launcher_takes_the_cluster() -> None:
