@@ -39,6 +39,7 @@ bench: .venv/installed
 torture: .venv/installed
 	$(BIN)/python -m tests.fuzz
 	$(BIN)/python -m tests.torture
+	$(BIN)/python -m tests.torture --store
 
 mutants: .venv/mutants
 	$(BIN)/python -m tests.mutants $(ROOM) $(MUTANTS)
