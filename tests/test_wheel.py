@@ -16,7 +16,11 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_the_wheel_installed_elsewhere_converts(checkpoint: Callable[[Spec], Path], tmp_path: Path) -> None:
+def test_the_wheel_installed_elsewhere_converts(
+    checkpoint: Callable[[Spec], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It would lead to a source tree.
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     tree = tmp_path / "tree"
     shutil.copytree(ROOT / "distconv", tree / "distconv", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
