@@ -36,24 +36,17 @@ def submit(work: Callable[..., Result], *arguments: object) -> "Future[Result]":
 
     The threads are daemons: one that waits for a dead network must not keep the process from ending.
     """
-    return _Pool.of_process().submit(work, *arguments)
+    return _pool.submit(work, *arguments)
 
 
 class _Pool:
     """Threads that come up as they are needed."""
 
-    _pools: dict[int, "_Pool"] = {}  # noqa: RUF012  one a process: threads do not survive a fork
-    _lock = threading.Lock()
-
     def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
+        self._starting = threading.Lock()
         self._threads = 0
-
-    @classmethod
-    def of_process(cls) -> "_Pool":
-        with cls._lock:
-            return cls._pools.setdefault(os.getpid(), cls())
 
     def submit(self, work: Callable[..., Result], *arguments: object) -> "Future[Result]":
         future: Future[Result] = Future()
@@ -69,12 +62,30 @@ class _Pool:
                 future.set_result(result)
 
         self._waiting.put(run)
-        if not self._idle.acquire(blocking=False) and self._threads < REQUESTS:
+        if not self._idle.acquire(blocking=False):
+            self._start_thread()
+        return future
+
+    def _start_thread(self) -> None:
+        with self._starting:
+            if self._threads == REQUESTS:
+                return
             self._threads += 1
             threading.Thread(target=self._work, daemon=True, name=f"request {self._threads}").start()
-        return future
 
     def _work(self) -> None:
         while True:
             self._waiting.get()()
             self._idle.release()
+
+
+_pool = _Pool()
+
+
+def _forget() -> None:
+    """Let a forked process make its own: threads do not survive a fork."""
+    global _pool  # noqa: PLW0603
+    _pool = _Pool()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -6,7 +6,6 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import quote, urlsplit
@@ -20,7 +19,6 @@ from distconv.storage.s3.refusals import SLOW, fail, find_region, is_transient, 
 
 LARGEST_WINDOW = 64
 """So many requests a process has under way at most."""
-_THREADS = 32
 _FIRST_PATIENCE_SECONDS = 10.0
 """An endpoint that never answered is more likely wrong than down."""
 
@@ -52,7 +50,6 @@ class Client:
         self.place = place
         self.access = find_access(place)
         self.window = Window(LARGEST_WINDOW)
-        self.pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
         self._connections = Connections(partial(make_context, place))
         self._regions: dict[str, str] = {}
         self._has_answered = False

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from distconv.errors import ConversionError
 from distconv.storage.base import Buffer
 from distconv.storage.memory import make_buffer
+from distconv.storage.parallel import submit
 from distconv.storage.s3.client import connect
 from distconv.storage.s3.documents import StoredPart
 from distconv.storage.s3.place import Place, split_path
@@ -132,7 +133,7 @@ class PartStream:
         number = number_part(self._part_start, end, self._size_bytes)
         self._part_start = end
         client = connect(self._place)
-        future = client.pool.submit(send_part, client, self._bucket, self._key, self._upload, number, blocks)
+        future = submit(send_part, client, self._bucket, self._key, self._upload, number, blocks)
         self._sent.append((future, blocks))
 
     def _wait(self) -> None:

@@ -68,7 +68,6 @@ class S3Writer(S3PartWriter):
         """Take an upload; ``token`` is None where somebody else began it."""
         super().__init__(place, path, upload, size_bytes)
         self.attempt = name_attempt(path, upload)
-        self._size_bytes: int = size_bytes
         self._token = token
         self._is_committed = False
 

@@ -1,5 +1,8 @@
 """Parts of several writers of one file have numbers of their own, and attempts have names that can be read."""
 
+from collections.abc import Callable
+from concurrent.futures import Future
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -14,18 +17,11 @@ from distconv.storage.s3.uploads import make_name, parse_name
 STEP = 16
 
 
-class Now:
-    """Stands for a client; what is to be done by a thread is done at once."""
-
-    def __init__(self) -> None:
-        self.pool = self
-
-    def submit(self, work: object, *arguments: object) -> "Now":
-        self.given = work(*arguments)  # type: ignore[operator]
-        return self
-
-    def result(self) -> object:
-        return self.given
+def do_at_once(work: Callable[..., StoredPart], *arguments: object) -> "Future[StoredPart]":
+    """Do what is to be done by a thread."""
+    future: Future[StoredPart] = Future()
+    future.set_result(work(*arguments))
+    return future
 
 
 @pytest.fixture
@@ -41,7 +37,8 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> dict[int, bytes]:
         return StoredPart(number, "", len(sent[number]), None)
 
     monkeypatch.setattr(stream, "part_size", lambda _size: STEP)
-    monkeypatch.setattr(stream, "connect", lambda _place: Now())
+    monkeypatch.setattr(stream, "connect", lambda _place: None)
+    monkeypatch.setattr(stream, "submit", do_at_once)
     monkeypatch.setattr(stream, "send_part", send)
     return sent
 
