@@ -105,6 +105,11 @@ shards_option = click.option(
 )
 
 
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add all that can be said of INPUT besides where it is."""
+    return family_options(tokenizer_option(params_option(endpoint_option(command))))
+
+
 class Resource(click.ParamType[tuple[str, float]]):
     """A custom resource of a Ray cluster: ``NAME=AMOUNT``."""
 

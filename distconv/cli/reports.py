@@ -7,24 +7,18 @@ import click
 from distconv.cli.options import (
     Place,
     dtype_option,
-    endpoint_option,
-    family_options,
     json_option,
-    params_option,
     shards_option,
     size_option,
+    source_options,
     to_option,
-    tokenizer_option,
 )
 from distconv.cli.screen import choose_progress, defuse, show
 
 
 @click.command(short_help="Compare INPUT's files with their checksums.")
 @click.argument("source", metavar="INPUT", type=Place())
-@family_options
-@tokenizer_option
-@params_option
-@endpoint_option
+@source_options
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
 def check(
@@ -60,10 +54,7 @@ def check(
 @shards_option
 @dtype_option
 @size_option
-@family_options
-@tokenizer_option
-@params_option
-@endpoint_option
+@source_options
 @json_option
 def plan(
     *, source: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None, family: str | None,
@@ -97,10 +88,7 @@ def plan(
 
 @click.command(short_help="Tell what the model in INPUT is.")
 @click.argument("source", metavar="INPUT", type=Place())
-@family_options
-@tokenizer_option
-@params_option
-@endpoint_option
+@source_options
 @json_option
 def inspect(
     *,
@@ -144,10 +132,7 @@ def inspect(
     metavar="INPUT",
     help="Also compare every tensor with what it was made from.",
 )
-@family_options
-@tokenizer_option
-@params_option
-@endpoint_option
+@source_options
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
 def verify(

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from distconv.storage.base import Entry
+from distconv.storage.http.wire import Answer
 from distconv.storage.s3.client import Call, Client
 from distconv.storage.s3.documents import keys, parse, text
-from distconv.storage.s3.objects import head
+from distconv.storage.s3.objects import MISSING, head
 from distconv.storage.s3.removal import NOTE_BYTES, name_note
 from distconv.storage.s3.uploads import list_uploads
 
@@ -17,7 +18,7 @@ def list_objects(client: Client, bucket: str, folder: str) -> Iterator[Entry]:
         query = {"list-type": "2", "prefix": folder, "delimiter": "/", "encoding-type": "url"}
         if token:
             query["continuation-token"] = token
-        answer = client.ask(Call("ListObjectsV2", "GET", bucket, "", query), accept=frozenset({404}))
+        answer = client.ask(Call("ListObjectsV2", "GET", bucket, "", query), accept=MISSING)
         root = parse(answer.body)
         if answer.status == 404 or root is None:
             return
@@ -42,17 +43,19 @@ def list_attempts(client: Client, bucket: str, folder: str) -> Iterator[Entry]:
 
 def has_bucket(client: Client, bucket: str, folder: str) -> bool:
     """Whether the bucket is there; asked by ``folder``, outside of which one may not be allowed to look."""
-    query = {"list-type": "2", "prefix": folder, "max-keys": "1"}
-    call = Call("ListObjectsV2", "GET", bucket, "", query)
-    return client.ask(call, accept=frozenset({404})).status != 404
+    return _list_one(client, bucket, folder).status != 404
 
 
 def has_keys(client: Client, bucket: str, folder: str) -> bool:
     """Whether there is a folder: whether anything lies in it, or it is a bucket."""
-    query = {"list-type": "2", "prefix": folder, "max-keys": "1"}
-    answer = client.ask(Call("ListObjectsV2", "GET", bucket, "", query), accept=frozenset({404}))
+    answer = _list_one(client, bucket, folder)
     root = parse(answer.body)
     return answer.status != 404 and root is not None and (not folder or root.find("Contents") is not None)
+
+
+def _list_one(client: Client, bucket: str, folder: str) -> Answer:
+    query = {"list-type": "2", "prefix": folder, "max-keys": "1"}
+    return client.ask(Call("ListObjectsV2", "GET", bucket, "", query), accept=MISSING)
 
 
 def _look_closer(client: Client, bucket: str, key: str, entry: Entry) -> Entry:

@@ -36,7 +36,7 @@ LARGEST_WINDOW = 64
 """So many requests a process has under way at most."""
 PATIENCE_SECONDS, FIRST_PATIENCE_SECONDS = 120.0, 10.0
 """How long what may pass is tried again; a server that never answered is more likely wrong than down."""
-_MOST_REDIRECTS = 5
+MOST_REDIRECTS = 5
 _MOST_RENEWALS = 2
 """So often is a file found anew where nothing came from where it was found."""
 _HEADERS = {"User-Agent": f"distconv/{VERSION}", "Accept-Encoding": "identity", "Accept": "*/*"}
@@ -110,7 +110,7 @@ class Client:
     def _read_once(self, finder: Finder, remote: Remote, wanted: Range) -> None:
         found, is_fresh = self._find(finder, remote)
         redirects, renewals = 0, 0
-        while redirects <= _MOST_REDIRECTS:
+        while redirects <= MOST_REDIRECTS:
             answer = self._ask_for(finder, remote, wanted, found)
             if answer.status in {200, 206}:
                 return

@@ -13,9 +13,8 @@ from distconv.storage.base import Entry
 from distconv.storage.http.retry import persist
 from distconv.storage.http.wire import Answer
 from distconv.storage.web.answers import follow, is_redirect, read_tag
-from distconv.storage.web.client import FIRST_PATIENCE_SECONDS, get_client
+from distconv.storage.web.client import FIRST_PATIENCE_SECONDS, MOST_REDIRECTS, get_client
 
-_MOST_REDIRECTS = 5
 _ABSENT = frozenset({403, 404, 405, 410})
 """Some stores answer 403 where there is nothing, so as not to tell what there is."""
 
@@ -69,7 +68,7 @@ def _ask(path: str, url: str) -> tuple[int, Mapping[str, str]] | None:
             raise _Seen({name.lower(): value for name, value in response.getheaders()})
         response.read()
 
-    for _redirect in range(_MOST_REDIRECTS):
+    for _redirect in range(MOST_REDIRECTS):
         asked = url
 
         def attempt(asked: str = asked) -> Answer:
