@@ -8,7 +8,8 @@ import threading
 from dataclasses import dataclass
 
 from distconv.storage.base import Buffer
-from distconv.storage.local import LocalReader, LocalStorage, LocalWriter
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalReader, LocalWriter
 from tests.stored import AnyPath, StoredPath
 
 

@@ -4,6 +4,7 @@ The hub lists a commit in pages, answers for a large file with a redirect to ano
 answers, and gives small files itself, after a redirect of its own.
 """
 
+import abc
 import contextlib
 import functools
 import hashlib
@@ -113,7 +114,7 @@ def _version(path: Path, *, is_changed: bool, is_large: bool) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler, abc.ABC):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server_name_here = ""
@@ -138,8 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.serve()
 
+    @abc.abstractmethod
     def serve(self) -> None:
-        raise NotImplementedError
+        """Answer as the server does that this is."""
 
     def give(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.object_store import ObjectStore
+from tests.object_store import ObjectStore, start
 from tests.seaweed import Seaweed
 
 Store = ObjectStore | Seaweed
@@ -171,3 +171,11 @@ def _forget() -> None:
         from distconv.storage.s3 import client
 
         client._forget()
+
+
+@contextlib.contextmanager
+def run_store(folder: Path) -> Iterator[ObjectStore]:
+    """Run a store with a bucket ``models``, where this process and its children find it; each write has an ETag of its own."""
+    with start("models", random_etags=True) as store, pytest.MonkeyPatch.context() as patch:
+        use_store(patch, store, folder)
+        yield store

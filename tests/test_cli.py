@@ -495,7 +495,8 @@ def test_a_stop_while_ray_starts_has_the_right_code_too(checkpoint: Write, tmp_p
 HANGING = """
 import signal, sys, time
 from distconv.cli import main
-from distconv.storage.local import LocalStorage, LocalWriter
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalWriter
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -9,7 +9,7 @@ import pytest
 import distconv
 from distconv.moving.job import Job
 from distconv.moving.worker import write_file
-from distconv.storage import local
+from distconv.storage import local_files
 from distconv.storage.base import write_small
 from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec
@@ -52,7 +52,7 @@ def test_what_is_written_becomes_safe_from_time_to_time(
     blocks: list[int],
     flushes: int,
 ) -> None:
-    monkeypatch.setattr(local, "FLUSH_BYTES", 1000)
+    monkeypatch.setattr(local_files, "FLUSH_BYTES", 1000)
     writer = LocalStorage().begin(str(tmp_path / "file"), sum(blocks))
     recorder.install(monkeypatch)
     start = 0
@@ -68,7 +68,7 @@ def test_a_chunk_tells_of_no_more_than_what_is_soon_safe(
     checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder
 ) -> None:
     chunk = max(plan_folder(checkpoint(SPEC)).files, key=lambda chunk: chunk.size_bytes)
-    monkeypatch.setattr(local, "FLUSH_BYTES", 10_000)
+    monkeypatch.setattr(local_files, "FLUSH_BYTES", 10_000)
     unsafe: list[int] = []
 
     def told(size_bytes: int) -> None:
@@ -84,7 +84,7 @@ def test_a_chunk_tells_of_no_more_than_what_is_soon_safe(
 def test_so_much_is_written_before_it_is_made_safe_that_disks_are_not_slowed_and_hundreds_not_silent() -> (
     None
 ):
-    assert 64 << 20 <= local.FLUSH_BYTES <= 256 << 20
+    assert 64 << 20 <= local_files.FLUSH_BYTES <= 256 << 20
 
 
 def test_a_folder_is_flushed_itself(

@@ -17,7 +17,8 @@ import distconv
 from distconv.errors import InputError
 from distconv.storage import places
 from distconv.storage.base import Entry
-from distconv.storage.local import LocalReader, LocalStorage
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalReader
 from distconv.verbs import convert as conversion
 from distconv.verbs import sources
 from tests.checkpoints import Spec, write_checkpoint

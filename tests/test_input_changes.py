@@ -16,7 +16,8 @@ import distconv
 from distconv.errors import ConversionError, InputError, OutputError
 from distconv.output import folder
 from distconv.storage import places
-from distconv.storage.local import LocalStorage, LocalWriter
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalWriter
 from distconv.storage.pinning import Pins
 from distconv.verbs import check as checking
 from distconv.verbs import convert as conversion

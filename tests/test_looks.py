@@ -9,7 +9,8 @@ import pytest
 import distconv
 from distconv.moving import shared
 from distconv.storage.base import Entry
-from distconv.storage.local import LocalReader, LocalStorage
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalReader
 from tests.checkpoints import Spec
 from tests.test_to_meta_resumed import PART_BYTES, SOURCE, InterruptedAtError, give_up
 from tests.transformers_models import ModelSpec

@@ -23,7 +23,8 @@ from distconv.moving.compare import answer, target_of_view
 from distconv.moving.devices import HostDevice
 from distconv.moving.job import Job, Receipt
 from distconv.output.folder import Folder
-from distconv.storage.local import LocalReader, LocalStorage
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalReader
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
 from tests.moving.fakes import RecordingProgress

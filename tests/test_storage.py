@@ -9,7 +9,8 @@ import pytest
 
 from distconv.errors import ConversionError, InputError, OutputError
 from distconv.storage.base import Entry, opened, read_range, read_small, write_small
-from distconv.storage.local import LocalStorage, LocalWriter
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalWriter
 
 HERE = LocalStorage()
 

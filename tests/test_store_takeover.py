@@ -16,9 +16,9 @@ from tests import contests
 from tests.checkpoints import Spec
 from tests.contests import LOST, end
 from tests.faults import digest_folder
-from tests.object_store import Fault, ObjectStore, start
+from tests.object_store import Fault, ObjectStore
 from tests.patience import HANG_SECONDS
-from tests.stored import StoredPath, use_store
+from tests.stored import StoredPath, run_store
 from tests.test_stores import JOURNAL, LARGE, RECEIPT, SPEC, assert_clean
 
 Write = Callable[[Spec], Path]
@@ -28,8 +28,7 @@ PATIENCE_SECONDS = 1.0
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """Give a store with a bucket ``models``."""
-    with start("models", random_etags=True) as store, pytest.MonkeyPatch.context() as patch:
-        use_store(patch, store, tmp_path_factory.mktemp("aws"))
+    with run_store(tmp_path_factory.mktemp("aws")) as store:
         yield store
 
 

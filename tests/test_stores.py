@@ -21,9 +21,9 @@ from distconv.cli import main
 from distconv.errors import OutputError
 from tests.checkpoints import Spec
 from tests.faults import digest_folder, looks_whole, read_recorded
-from tests.object_store import Fault, ObjectStore, start
+from tests.object_store import Fault, ObjectStore
 from tests.patience import HANG_SECONDS
-from tests.stored import AnyPath, StoredPath, use_store
+from tests.stored import AnyPath, StoredPath, run_store
 
 Write = Callable[[Spec], Path]
 SPEC = Spec("llama-2", heads=8, kv_heads=4, shards=2)
@@ -36,9 +36,8 @@ JOURNAL, RECEIPT = ".distconv.journal", "distconv.json"
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    """Give a store with a bucket ``models``, where this process and its children find it; each write has an ETag of its own."""
-    with start("models", random_etags=True) as store, pytest.MonkeyPatch.context() as patch:
-        use_store(patch, store, tmp_path_factory.mktemp("aws"))
+    """Give a store with a bucket ``models``."""
+    with run_store(tmp_path_factory.mktemp("aws")) as store:
         yield store
 
 

@@ -15,7 +15,8 @@ from distconv.errors import DistconvError, OutputError
 from distconv.output.holders import Holder
 from distconv.storage import places
 from distconv.storage.fencing import LocalRemoval
-from distconv.storage.local import LocalReader, LocalStorage, LocalWriter
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalReader, LocalWriter
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
 

@@ -14,7 +14,8 @@ from distconv.errors import ConversionError, Interrupted
 from distconv.layout.units import Checksum
 from distconv.moving import worker
 from distconv.moving.job import Job, Receipt
-from distconv.storage.local import LocalReader, LocalStorage
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalReader
 from distconv.verbs import convert as conversion
 from tests.checkpoints import Spec
 from tests.faults import digest_folder

@@ -19,7 +19,8 @@ import torch
 import distconv
 from distconv.errors import ConversionError, InputError, OutputError
 from distconv.storage import places
-from distconv.storage.local import LocalStorage, LocalWriter
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalWriter
 from tests.contests import end
 from tests.faults import Calls, FaultyStorage, digest_folder, never
 from tests.transformers_models import ModelSpec, write_model

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-import pytest
 
 import distconv
 from tests.benchmarks.measure import tree
@@ -25,9 +24,9 @@ from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece
 from tests.contests import contest_input, contest_living, contest_output
 from tests.faults import digest_folder, looks_whole, read_recorded
 from tests.mounts import bound_twice, why_no_bindfs
-from tests.object_store import ObjectStore, start
+from tests.object_store import ObjectStore
 from tests.store_faults import convert_among_faults, hurry
-from tests.stored import AnyPath, StoredPath, remove_folder, stamp_files, use_store
+from tests.stored import AnyPath, StoredPath, remove_folder, run_store, stamp_files
 
 SPEC = Spec("llama-2", dim=512, heads=8, kv_heads=4, layers=6, multiple_of=256, shards=2)
 """Of about 50 MB: some tens of chunks, each some milliseconds."""
@@ -276,8 +275,7 @@ def torture_store(source: Path, place: Path, counts: tuple[int, int, int, int], 
     small = write_checkpoint(
         place / "small", replace(SPEC, dim=64, layers=2, multiple_of=16), place / "tokenizer.model"
     )
-    with start("models", random_etags=True) as store, pytest.MonkeyPatch.context() as patch:
-        use_store(patch, store, place)
+    with run_store(place) as store:
         stored = [StoredPath(store, "models", name) for name in ("in", "small", "out")]
         for folder, target in zip((source, small), stored, strict=False):
             store.share(folder, target.bucket, f"{target.key}/")

@@ -18,11 +18,12 @@ ignored: it may only have been slow, and its unit may be somebody else's by now.
 """
 
 import math
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import ConversionError, DistconvError
+from distconv.moving.paces import Paces
 from distconv.moving.silence import Silences
 
 
@@ -93,19 +94,6 @@ class _Assignment:
     began_at: float
 
 
-@dataclass(slots=True)
-class _Pace:
-    """What a worker has moved so far."""
-
-    seconds: float = 0.0
-    size_bytes: int = 0
-
-    @property
-    def seconds_per_byte(self) -> float:
-        """The mean over its units; 0 while nothing is known."""
-        return self.seconds / self.size_bytes if self.size_bytes else 0.0
-
-
 class Scheduler:
     """The state of one run; after GiveUp or Finish every event is ignored."""
 
@@ -131,7 +119,7 @@ class Scheduler:
         self._resting: list[tuple[float, str]] = []
         self._free: list[int] = []
         self._busy: dict[int, _Assignment] = {}
-        self._paces: defaultdict[int, _Pace] = defaultdict(_Pace)
+        self._paces = Paces()
         self._silences = Silences(limits.stall_seconds)
         self._gone: set[int] = set()
         self._empty_since = now
@@ -158,8 +146,7 @@ class Scheduler:
         if assignment is None:
             return ()
         if moved:
-            self._paces[worker].seconds += now - assignment.began_at
-            self._paces[worker].size_bytes += self._sizes_bytes[assignment.unit]
+            self._paces.count(worker, self._sizes_bytes[assignment.unit], now - assignment.began_at)
         self._left -= 1
         self._line_up_behind(assignment.unit)
         self._free.append(worker)
@@ -257,7 +244,7 @@ class Scheduler:
         self._resting = [(ready_at, unit) for ready_at, unit in self._resting if ready_at > now]
         self._todo.extendleft(reversed(rested))
         actions = []
-        for worker in sorted(self._free, key=lambda worker: self._paces[worker].seconds_per_byte):
+        for worker in sorted(self._free, key=self._paces.of):
             # Who is slower than one that waits has no reason not to.
             if not self._todo or self._is_better_left(worker, now):
                 break
@@ -276,25 +263,14 @@ class Scheduler:
         has moved nothing yet neither waits nor is waited for.
         """
         size_bytes = self._sizes_bytes[self._todo[0]]
-        end = now + size_bytes * self._paces[worker].seconds_per_byte
+        end = now + size_bytes * self._paces.of(worker)
         units = 0
-        for other in self._busy:
-            ready_at, pace = self._expect(other, now)
+        for other, assignment in self._busy.items():
+            held_bytes = self._sizes_bytes[assignment.unit]
+            ready_at, pace = self._paces.expect(other, held_bytes, assignment.began_at, now)
             if pace and ready_at < end:
                 units += int(min((end - ready_at) / (size_bytes * pace), len(self._todo)))
         return units >= len(self._todo)
-
-    def _expect(self, worker: int, now: float) -> tuple[float, float]:
-        """Give the moment at which a busy worker will be free, and its pace in seconds a byte, 0 if unknown.
-
-        Who takes longer for its unit than expected is thought to stay as slow.
-        """
-        pace = self._paces[worker].seconds_per_byte
-        assignment = self._busy[worker]
-        size_bytes = self._sizes_bytes[assignment.unit]
-        if pace and size_bytes:
-            pace = max(pace, (now - assignment.began_at) / size_bytes)
-        return max(now, assignment.began_at + size_bytes * pace), pace
 
     def _give_up(self, error: DistconvError) -> tuple[Action, ...]:
         self._over = True

@@ -1,6 +1,5 @@
 """Download models by the link of Meta's e-mail: what is there, is it whole, is it right."""
 
-import hashlib
 import os
 import threading
 import time
@@ -8,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from distconv.downloads.evidence import describe_wrong_params, describe_wrong_text, has_checksums
+from distconv.downloads.evidence import has_checksums
 from distconv.downloads.large import Fetching, LargeFile
 from distconv.downloads.link import ANEW, read_link
 from distconv.downloads.partial import PartialFile, state_path
@@ -25,19 +24,15 @@ from distconv.downloads.releases import (
 )
 from distconv.downloads.server import RefusedError, Server
 from distconv.errors import InputError, OutputError, UsageError
-from distconv.formats.meta.checklist import Listed, parse_checklist
-from distconv.formats.meta.files import is_of_meta
+from distconv.formats.meta.checklist import Listed
 from distconv.humanize import format_count, format_size
 from distconv.moving.progress import Progress, SilentProgress
 from distconv.output.acquisition import owned
-from distconv.output.loading import SMALL_FILE_BYTES
-from distconv.sidecars.tokenizer import make_vocabulary
-from distconv.storage.base import PathLike, join, read_small, write_small
+from distconv.storage.base import PathLike, join
 from distconv.storage.local import LocalStorage
 from distconv.storage.places import read_local
+from distconv.verbs.small_downloads import SmallFiles
 
-_DISPENSABLE = {*LEGAL, CHECKLIST, TOKENIZER_CHECKLIST}
-"""What a release may lack."""
 PART_BYTES = 64 << 20
 """What one request asks for: large enough that asking costs nothing, small enough to share."""
 TRIES = 8
@@ -131,9 +126,7 @@ class _Download:
         stop = threading.Event()
         self._patience = Patience(TRIES, _LONGEST_WAIT_SECONDS, stop, progress.note)
         self._large = Fetching(server, self._storage, self._patience, progress, stop, PART_BYTES)
-        self._small_bytes = self._by_md5 = 0
-        self._unproved: list[str] = []
-        self._notes: list[str] = []
+        self._small = SmallFiles(server, self._storage, self._patience, progress)
 
     def run(self, releases: Sequence[Release], connections: int, started: float) -> DownloadReport:
         """Find out what there is, then fetch it."""
@@ -144,7 +137,7 @@ class _Download:
         for folder in wanted.folders:
             self._storage.make_folder(folder)
         sweep_attempts(self._storage, [*small, *map(state_path, large)])
-        listed, count = self._fetch_small(wanted.small)
+        listed, count = self._small.fetch(wanted.small)
         files = self._look_at_large(wanted.large, listed)
         try:
             self._check_room(files)
@@ -155,11 +148,11 @@ class _Download:
         return DownloadReport(
             folders=wanted.folders,
             files=count + len(files),
-            bytes_fetched=self._small_bytes + self._large.fetched_bytes,
-            checked_files=self._by_md5 + self._large.by_md5,
+            bytes_fetched=self._small.fetched_bytes + self._large.fetched_bytes,
+            checked_files=self._small.by_md5 + self._large.by_md5,
             files_by_crc32=self._large.by_crc32,
             seconds=time.monotonic() - started,
-            notes=(*self._notes, *self._describe_unproved()),
+            notes=(*self._small.notes, *self._describe_unproved()),
         )
 
     def _name_files(self, releases: Sequence[Release], remotes: Mapping[Release, str]) -> _Wanted:
@@ -188,86 +181,6 @@ class _Download:
                 return remote
         raise refusal or InputError(f"{release.name}: not there")
 
-    def _fetch_small(self, wanted: Sequence[tuple[str, str]]) -> tuple[dict[str, Listed], int]:
-        """Fetch small files; gives what the checklists among them say, and how many came.
-
-        All are looked at before any gets its name.
-        """
-        contents: dict[str, tuple[str, bytes]] = {}
-        listed: dict[str, Listed] = {}
-        for name, path in wanted:
-            base = os.path.basename(path)
-            content = self._fetch_if_served(name, base)
-            if content is None or (base in LEGAL and self._is_somebody_elses(path, content)):
-                continue
-            contents[path] = name, content
-            if base in {CHECKLIST, TOKENIZER_CHECKLIST}:
-                listed |= {
-                    entry.path: entry for entry in parse_checklist(path, os.path.dirname(path), content)
-                }
-        proved = {
-            path: self._prove_small(name, path, content, listed) for path, (name, content) in contents.items()
-        }
-        for path, content in proved.items():
-            write_small(self._storage, path, content)
-        return listed, len(contents)
-
-    def _fetch_if_served(self, name: str, base: str) -> bytes | None:
-        """Fetch a small file; None for one that a release may lack."""
-        try:
-            content = self._read_small(name)
-        except RefusedError:
-            if base not in _DISPENSABLE:
-                raise
-            if base == CHECKLIST:
-                self._notes.append(f"{name} is not served: MD5 cannot be compared")
-            return None
-        if base not in _DISPENSABLE:
-            return content
-        fault = describe_wrong_text(content) if base in LEGAL or not content.strip() else None
-        if fault is not None:
-            self._notes.append(f"{name}: left out, as what the server gives is {fault}")
-            return None
-        return content
-
-    def _is_somebody_elses(self, path: str, content: bytes) -> bool:
-        """Whether a licence or policy stands there that is none of Meta's, as a project's own; it stays."""
-        if self._storage.find(path) is None or is_of_meta(self._storage, path):
-            return False
-        if read_small(self._storage, path, SMALL_FILE_BYTES) == content:
-            return False
-        self._notes.append(
-            f"{path}: does not read like Meta's, and stays as it is; the model's own was not written"
-        )
-        return True
-
-    def _read_small(self, name: str) -> bytes:
-        content = self._patience.ask(partial(self._server.read_small, name), name)
-        self._small_bytes += len(content)
-        return content
-
-    def _prove_small(self, name: str, path: str, content: bytes, listed: Mapping[str, Listed]) -> bytes:
-        """Give a small file's content as it should be, fetched once more where it first is not."""
-        entry = listed.get(path)
-        if entry is not None:
-            if _md5(content) != entry.md5:
-                self._progress.note(f"{name}: its MD5 is wrong; fetching it again")
-                content = self._read_small(name)
-            if _md5(content) != entry.md5:
-                raise InputError(f"{name}: its MD5 is wrong twice in a row; {ANEW}")
-            self._by_md5 += 1
-            return content
-        base = os.path.basename(path)
-        if base == PARAMS and (wrong := describe_wrong_params(content)):
-            raise InputError(
-                f"{name}: {self._server.host} gives {wrong}, expected a model's dimensions; {ANEW}"
-            )
-        if base == TOKENIZER:
-            make_vocabulary(path, content)
-        if base in {PARAMS, TOKENIZER}:
-            self._unproved.append(path)
-        return content
-
     def _look_at_large(
         self, wanted: Sequence[tuple[str, str]], listed: Mapping[str, Listed]
     ) -> list[LargeFile]:
@@ -284,7 +197,7 @@ class _Download:
     def _describe_unproved(self) -> Iterator[str]:
         """Name the files that were only looked at, folder by folder."""
         folders: dict[str, list[str]] = {}
-        for path in sorted([*self._unproved, *self._large.unproved]):
+        for path in sorted([*self._small.unproved, *self._large.unproved]):
             folders.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
         for folder, names in folders.items():
             yield f"{folder}: looked at, but compared with nothing, as no checksum is known: {', '.join(names)}"
@@ -297,7 +210,3 @@ class _Download:
                 f"{self._place}: {format_size(needed)} are to come, {format_size(free)} are free; free some space "
                 f"or give another folder"
             )
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -21,7 +21,8 @@ from distconv.moving.devices import Device, Finish, HostDevice, TorchDevice
 from distconv.moving.pieces import Piece
 from distconv.moving.sources import Sources
 from distconv.storage.base import Access
-from distconv.storage.local import LocalReader, LocalStorage
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalReader
 from distconv.verbs.plan import _WORKER_MEMORY_BYTES
 from tests.views import BY_ROWS, ROTARY_QUERY, Way
 

@@ -27,7 +27,8 @@ from distconv.moving.worker import write_file
 from distconv.output.acquisition import owned
 from distconv.planning.plan import Plan
 from distconv.storage.base import Buffer
-from distconv.storage.local import LocalReader, LocalStorage, LocalWriter
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalReader, LocalWriter
 from distconv.storage.memory import HUGE_PAGE_BYTES
 from distconv.verbs.checkpoint import decide, plan_conversion, read_checkpoint
 from distconv.verbs.plan import read_bytes

@@ -17,7 +17,8 @@ from distconv.output.finalise import (
 )
 from distconv.output.targets import TRANSFORMERS, is_legal, is_partial
 from distconv.storage.fencing import LocalRemoval, make_attempt
-from distconv.storage.local import LocalStorage, LocalWriter
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalWriter
 from tests.checkpoints import Spec
 
 Write = Callable[[Spec], Path]
