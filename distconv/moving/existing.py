@@ -27,18 +27,21 @@ def find_finished(
     vouched = {file.name for file in there if entries[file.name].version == known.get(file.name)}
     asked = [file for file in there if file.name not in vouched]
 
-    def has_head(file: File, _stopped: Callable[[], bool]) -> bool:
-        return is_finished(storage, join(output, file.name), file)
+    def begins_right(file: File, _stopped: Callable[[], bool]) -> bool:
+        return _has_head(storage, join(output, file.name), file)
 
-    found = map_at_once(has_head, asked, _LOOKS) if asked else []
+    found = map_at_once(begins_right, asked, _LOOKS)
     return frozenset(vouched | {file.name for file, whole in zip(asked, found, strict=True) if whole})
 
 
 def is_finished(storage: Storage, path: str, chunk: File) -> bool:
     """Whether a file is there with this chunk's size and header."""
     entry = storage.find(path)
-    if entry is None or entry.size_bytes != chunk.size_bytes:
-        return False
+    return entry is not None and entry.size_bytes == chunk.size_bytes and _has_head(storage, path, chunk)
+
+
+def _has_head(storage: Storage, path: str, chunk: File) -> bool:
+    """Whether a file begins with this chunk's header, and is not gone again."""
     try:
         with opened(storage, path) as reader:
             return read_range(reader, 0, len(chunk.head)) == chunk.head
