@@ -83,7 +83,7 @@ def main() -> None:
         model = AutoModelForCausalLM.from_pretrained(output)
         tokenizer = AutoTokenizer.from_pretrained(output)
         prompt = tokenizer("Licensed under the", return_tensors="pt")
-        made = model.generate(**prompt, max_new_tokens=8, do_sample=False)
+        made = model.generate(**prompt, max_new_tokens=8, do_sample=False)  # type: ignore[misc]  # of its own self
         print("Its weights are random, and so is what it says:", repr(tokenizer.decode(made[0])))
 
 

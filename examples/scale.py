@@ -19,7 +19,7 @@ from distconv.formats.safetensors.chunks import default_chunk_bytes, group_tenso
 from distconv.layout.files import group_runs
 from distconv.moving.executor import TICK_SECONDS, make_limits
 from distconv.moving.scheduler import Action, Assign, Finish, GiveUp, Replace, Scheduler
-from distconv.storage.local import FLUSH_BYTES
+from distconv.storage.local_files import FLUSH_BYTES
 
 GB = 1e9
 WORKERS = tuple(2**power for power in range(11))
