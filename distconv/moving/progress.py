@@ -49,12 +49,13 @@ class SilentProgress:
 
 
 class Stopwatch:
-    """Passes everything on, and remembers when moving began and ended, in seconds of one clock."""
+    """Passes everything on, and remembers when moving, and all work, began and ended, in seconds of one clock."""
 
     def __init__(self, progress: Progress) -> None:
         """Take whom to tell."""
         self.begun: float | None = None
         self.first: float | None = None
+        self.moved: float | None = None
         self.ended: float | None = None
         self._progress = progress
 
@@ -72,8 +73,12 @@ class Stopwatch:
         self.first = self.first or time.monotonic()
         self._progress.advance(size_bytes, worker)
 
+    def has_moved(self) -> None:
+        """Take the time at which a unit that wrote tensors ended: the last one ends the moving."""
+        self.moved = time.monotonic()
+
     def unit_done(self, name: str) -> None:
-        """Pass it on, and take the time: the last one to end ends the moving."""
+        """Pass it on, and take the time: the last one to end ends the work."""
         self.ended = time.monotonic()
         self._progress.unit_done(name)
 

@@ -153,12 +153,12 @@ class Scheduler:
         return self._settle(now)
 
     def _line_up_behind(self, done: str) -> None:
-        """Let go what waited for this unit last, before all others: what it reads was just written."""
+        """Let go what waited for this unit last, behind all others: at the end all workers have such units to share."""
         for unit, others in list(self._waiting.items()):
             others.discard(done)
             if not others:
                 del self._waiting[unit]
-                self._todo.appendleft(unit)
+                self._todo.append(unit)
 
     def failed(self, worker: int, failure: Failure, now: float) -> tuple[Action, ...]:
         """Tell that a worker could not do its unit, and waits for another one."""

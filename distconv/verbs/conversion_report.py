@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from distconv.humanize import format_count, format_size
 
+_WORTH_TELLING = 0.05
+"""Of a second."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
@@ -29,6 +32,8 @@ class ConversionReport:
     seconds_to_first_byte: float | None
     """From the call to the first byte written, Ray's start included; None where nothing moved."""
     seconds_moving: float
+    seconds_checksums: float
+    """For MD5s, after the last tensor was moved."""
     seconds_finishing: float
     already_done: bool
     examined: str | None
@@ -55,6 +60,7 @@ class ConversionReport:
                 if self.seconds_to_first_byte is None
                 else round(self.seconds_to_first_byte, 3),
                 "moving": round(self.seconds_moving, 3),
+                "checksums": round(self.seconds_checksums, 3),
                 "finishing": round(self.seconds_finishing, 3),
             },
             **self.summary,
@@ -71,13 +77,14 @@ class ConversionReport:
             chunks = format_count(self.chunks, self.noun)
             return (f"{self.output}: already done, {chunks} as planned; looked at: {self.examined}{hint}",)
         rate = self.bytes_written / max(self.seconds_moving, 1e-9)
+        md5s = f"MD5s {self.seconds_checksums:.1f} s, " if self.seconds_checksums >= _WORTH_TELLING else ""
         found = [
             f"{self.output}: {self.family}, {self.dtype}, {format_count(self.chunks, self.noun)}",
             (
                 f"wrote {format_size(self.bytes_written)} in {self.seconds_moving:.1f} s ({format_size(rate)}/s)"
             ),
             (
-                f"planning {self.seconds_planning:.1f} s, starting {self.seconds_starting:.1f} s, finishing {self.seconds_finishing:.1f} s"
+                f"planning {self.seconds_planning:.1f} s, starting {self.seconds_starting:.1f} s, {md5s}finishing {self.seconds_finishing:.1f} s"
             ),
         ]
         counts = ((self.kept_chunks, self.noun), (self.kept_parts, "part"))

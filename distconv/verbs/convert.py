@@ -109,11 +109,12 @@ def _ask(source: Source, options: Options, watch: Stopwatch, questions: Sequence
 
 @dataclass(frozen=True, slots=True)
 class _Moved:
-    """What was moved, and when that began and ended, in seconds of one clock."""
+    """What was done, and when, in seconds of one clock: tensors are moved, and then MD5s made."""
 
     receipts: tuple[Receipt, ...]
     begun: float
     first: float | None
+    moved: float
     ended: float
 
 
@@ -129,7 +130,7 @@ def _convert(
     if not options.overwrite and is_recorded(storage, options.output, identity):
         examined, damaged = examine(storage, options.output, prepared, watch, verify=options.verify)
     planned = time.monotonic()
-    moved = _Moved((), planned, None, planned)
+    moved = _Moved((), planned, None, planned, planned)
     if examined is None:
         moved = _make(storage, source, options, prepared, identity, damaged, watch)
     receipts = moved.receipts
@@ -149,7 +150,8 @@ def _convert(
         seconds_planning=planned - started,
         seconds_starting=moved.begun - planned,
         seconds_to_first_byte=None if moved.first is None else moved.first - started,
-        seconds_moving=moved.ended - moved.begun,
+        seconds_moving=moved.moved - moved.begun,
+        seconds_checksums=moved.ended - moved.moved,
         seconds_finishing=time.monotonic() - moved.ended,
         already_done=examined is not None,
         examined=examined,
@@ -195,9 +197,8 @@ def _make(
         folder.remove(damaged)
         receipts = _move_all(storage, source, options, prepared, folder, watch)
         _check_chunks(storage, output, plan, folder.versions)
-        moved = _Moved(
-            receipts, watch.begun or time.monotonic(), watch.first, watch.ended or time.monotonic()
-        )
+        begun = watch.begun or time.monotonic()
+        moved = _Moved(receipts, begun, watch.first, watch.moved or begun, watch.ended or time.monotonic())
         if options.verify:
             compare_all(storage, output, prepared, watch, folder.remove)
         if strangers := tuple(obstacles(overwrite=False)):
@@ -242,6 +243,7 @@ def _move_all(
         def hear(receipt: Receipt) -> None:
             if receipt.md5 is None:
                 keep(receipt)
+                watch.has_moved()
             else:
                 folder.keep_md5(files[receipt.chunk], receipt.md5)
 

@@ -47,16 +47,18 @@ def print_tables(found: dict[str, Any]) -> None:
 def print_ways(groups: dict[str, list[Row]]) -> None:
     """Print how every way moves, against the first one's moving of the same round."""
     first = next(iter(groups.values()))
-    click.echo(f"\n{'':<44}{'moving s':>10}{'pace':>7}{'finishing s':>13}{'anon MiB':>10}")
+    click.echo(f"\n{'':<44}{'moving s':>10}{'pace':>7}{'MD5s s':>9}{'finishing s':>13}{'anon MiB':>10}")
     for name, rows in groups.items():
         pace = median(
             one["seconds_moving"] / row["seconds_moving"] for one, row in zip(first, rows, strict=True)
         )
-        moving, finishing = (
-            median(row[f"seconds_{phase}"] for row in rows) for phase in ("moving", "finishing")
+        moving, checksums, finishing = (
+            median(row[f"seconds_{phase}"] for row in rows) for phase in ("moving", "checksums", "finishing")
         )
         memory = median(row["peak_anonymous_bytes"] for row in rows) / 2**20
-        click.echo(f"{name:<44}{moving:>10.2f}{pace:>7.2f}{finishing:>13.2f}{memory:>10.0f}")
+        click.echo(
+            f"{name:<44}{moving:>10.2f}{pace:>7.2f}{checksums:>9.2f}{finishing:>13.2f}{memory:>10.0f}"
+        )
 
 
 def print_place(groups: dict[str, list[Row]], input_bytes: int) -> None:
