@@ -269,7 +269,8 @@ class Scheduler:
             held_bytes = self._sizes_bytes[assignment.unit]
             ready_at, pace = self._paces.expect(other, held_bytes, assignment.began_at, now)
             if pace and ready_at < end:
-                units += int(min((end - ready_at) / (size_bytes * pace), len(self._todo)))
+                # What they would end at the very same moment is better begun now.
+                units += math.ceil(min((end - ready_at) / (size_bytes * pace), 1 + len(self._todo))) - 1
         return units >= len(self._todo)
 
     def _give_up(self, error: DistconvError) -> tuple[Action, ...]:

@@ -422,7 +422,7 @@ def test_a_slow_worker_waits_if_the_others_are_through_before_it_would_be() -> N
     assert scheduler.done(1, 5.0) == (Finish(),)
 
 
-@pytest.mark.parametrize(("left", "waits"), [(6, True), (7, False)])
+@pytest.mark.parametrize(("left", "waits"), [(4, True), (5, False)])
 def test_what_all_the_faster_workers_get_done_is_taken_together(left: int, waits: bool) -> None:
     scheduler = Scheduler(dict.fromkeys(map(str, range(9 + left)), 10), Limits(), 0.0)
     for worker in (1, 2, 3):
@@ -430,7 +430,7 @@ def test_what_all_the_faster_workers_get_done_is_taken_together(left: int, waits
     for second in (1.0, 2.0, 3.0):
         for worker in (1, 2):
             scheduler.done(worker, second)
-    # It would need until 7; by then each of the others, busy until 4, ends three more.
+    # It would need until 7; before that each of the others, busy until 4, ends two more.
     assert scheduler.done(3, 3.5) == (() if waits else (Assign(3, "9", 1),))
 
 
@@ -457,6 +457,13 @@ def test_a_worker_waits_no_longer_for_one_that_has_become_slow() -> None:
     assert scheduler.done(2, 2.5) == ()  # the other is expected at 3, and with the last unit at 4
     assert scheduler.tick(4.0) == ()
     assert scheduler.tick(5.0) == (Assign(2, "e", 1),)
+
+
+def test_a_worker_that_would_end_the_last_unit_when_the_others_would_takes_it() -> None:
+    scheduler = with_one_ahead("abcd", 1)
+    assert scheduler.done(2, 1.0) == (Assign(2, "d", 1),)  # each ends one a second, and both are free at 2
+    scheduler = with_one_ahead("abcde", 2)
+    assert scheduler.done(2, 2.0) == (Assign(2, "e", 1),)  # until 4, as the other, which is busy until 3
 
 
 def test_a_lost_worker_is_not_waited_for() -> None:
