@@ -100,7 +100,7 @@ class S3Storage:
         found = parse_name(posixpath.basename(attempt))
         if found is None or not is_there(connect(self.place), *split_path(path), found[1]):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return S3PartWriter(self.place, path, found[1], size_bytes)
+        return S3PartWriter.open(self.place, path, found[1], size_bytes)
 
     def take_attempt(self, path: str, attempt: str, size_bytes: int) -> S3Writer | None:
         """Go on with somebody's unfinished write, under the name that it has: see ``writer``."""
