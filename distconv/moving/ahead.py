@@ -20,7 +20,7 @@ from distconv.storage.parallel import submit
 _SLACK_BYTES = 512
 """More than a zip record's local header takes, with the name and the padding that torch gives it."""
 _ALIGNMENT_BYTES = 64
-_ON_THEIR_WAY = 5
+_ON_THEIR_WAY = 4
 """So many ranges are to be on their way while others are used up."""
 
 
@@ -127,7 +127,7 @@ class Ranges:
         size = min(self._access.request_bytes, self._access.ahead_bytes // (streams + _ON_THEIR_WAY))
         left = max(0, region.size_bytes - first)
         good = -(-left // max(1, round(left / max(1, size))))
-        if left > size and region not in self._known:
+        if streams > 1 and left > size and region not in self._known:
             good = size * (number + 1) // streams
         self._known.add(region)
         one = self._open[region] = Range(region, first, first, good, self._bytes)

@@ -83,7 +83,9 @@ def test_a_file_of_any_size_fits_in_the_parts_that_it_may_have(size: int) -> Non
 
 
 @given(size=st.integers(1, 6 * STEP), block=st.integers(1, 3 * STEP))
-def test_of_a_file_that_one_writes_alone_each_part_is_sent_as_soon_as_it_is_full(size: int, block: int) -> None:
+def test_of_a_file_that_one_writes_alone_each_part_is_sent_as_soon_as_it_is_full(
+    size: int, block: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         sent = small_parts.__wrapped__(patch)  # type: ignore[attr-defined]
         content = bytes(number % 251 for number in range(size))
