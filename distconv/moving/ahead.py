@@ -6,7 +6,7 @@ What neighbouring blocks read of a storage is asked for together, in memory that
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from distconv.formats.meta.archive import LOCAL_HEADER_BYTES, find_data
 from distconv.layout.regions import Region
@@ -20,6 +20,8 @@ from distconv.storage.parallel import submit
 _SLACK_BYTES = 512
 """More than a zip record's local header takes, with the name and the padding that torch gives it."""
 _ALIGNMENT_BYTES = 64
+_ON_THEIR_WAY = 4
+"""So many ranges are to be on their way while others are used up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,60 +33,105 @@ class Wanted:
     unit_bytes: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Range:
     """Bytes of a region that are read together; offsets count from the first byte of its data."""
 
     region: Region
     first: int
     end: int
+    good_bytes: int
+    """At about this size it is read."""
+    opened: int
+    """How many bytes the blocks before it read."""
+    last_block: int = 0
+    """The number of the last block that wants some of it."""
+    is_open: bool = True
+    """Whether further blocks may want some of it."""
 
 
-@dataclass(slots=True)
-class Group:
-    """Blocks that are read together, each with where its runs of bytes lie: range, offset in it, size."""
+Run = tuple[Range, int, int]
+"""A range, and where in it a run of bytes begins and how long it is."""
 
-    blocks: list[tuple[Wanted, list[tuple[Range, int, int]]]] = field(default_factory=list)
-    ranges: list[Range] = field(default_factory=list)
 
-    @property
-    def size_bytes(self) -> int:
-        """What is read."""
-        return sum(one.end - one.first for one in self.ranges)
+class Ranges:
+    """Cuts what blocks read, one after the other, into ranges of a good size.
 
-    def add(self, wanted: Wanted, gap_bytes: int) -> None:
-        """Add a block; what it reads behind what is read of the same region, or near it, is read with that."""
+    Of a tensor whose columns lie in many files each block reads a little of all. While the range of one file is used up,
+    those of the others must stay: with S bytes each, S of every file are held at once. So the more files, the smaller
+    ranges are; and the first ones are of different sizes, so that afterwards one ends where another is in its middle.
+    """
+
+    def __init__(self, access: Access) -> None:
+        """Begin with none."""
+        self._access = access
+        self._open: dict[Region, Range] = {}
+        self._known: set[Region] = set()
+        self._place = -1
+        self._blocks = self._bytes = 0
+
+    def add(self, wanted: Wanted) -> tuple[list[Run], list[Range]]:
+        """Add a block: gives where its runs of bytes lie, and the ranges that begin with it."""
+        if wanted.place != self._place:
+            self.end()
+            self._place = wanted.place
+        begun: list[Range] = []
+        streams = len({piece.region for piece in wanted.block.pieces})
         runs = []
         for piece in wanted.block.pieces:
             size = piece.run * wanted.unit_bytes
             for offset in piece.offsets():
                 first = offset * wanted.unit_bytes
-                found = self._find(piece.region, first, gap_bytes)
+                found = self._find(piece.region, first, size)
+                if found is None:
+                    found = self._begin(piece.region, first, streams, len(begun))
+                    begun.append(found)
                 found.end = max(found.end, first + size)
+                found.last_block = self._blocks
                 runs.append((found, first - found.first, size))
-        self.blocks.append((wanted, runs))
+                self._bytes += size
+        self._blocks += 1
+        for one in list(self._open.values()):
+            # No other block wants of it what is near.
+            if one.opened + self._access.ahead_bytes < self._bytes:
+                self.close(one)
+        return runs, begun
 
-    def _find(self, region: Region, first: int, gap_bytes: int) -> Range:
-        for one in reversed(self.ranges):
-            if one.region is region or one.region == region:
-                if one.first <= first <= one.end + gap_bytes:
-                    return one
-                break
-        self.ranges.append(Range(region, first, first))
-        return self.ranges[-1]
+    def end(self) -> None:
+        """Let nothing more be wanted of the ranges that there are."""
+        for one in list(self._open.values()):
+            self.close(one)
+        self._known.clear()
 
+    def close(self, one: Range) -> None:
+        """Let nothing more be wanted of a range."""
+        if one.is_open:
+            one.is_open = False
+            del self._open[one.region]
 
-def group_blocks(blocks: Iterable[Wanted], access: Access) -> Iterator[Group]:
-    """Group blocks until the requests for them are of a good size, or half of what is read ahead is reached."""
-    group = Group()
-    for wanted in blocks:
-        group.add(wanted, access.gap_bytes)
-        size = group.size_bytes
-        if size >= access.request_bytes * len(group.ranges) or size >= access.ahead_bytes // 2:
-            yield group
-            group = Group()
-    if group.blocks:
-        yield group
+    def _find(self, region: Region, first: int, size: int) -> Range | None:
+        """Give the range that a run of bytes lies in, or behind which it is read; None where it begins another."""
+        one = self._open.get(region)
+        if one is None:
+            return None
+        begins_inside = one.first <= first < one.end
+        goes_on = one.end <= first <= one.end + self._access.gap_bytes
+        is_small = one.end - one.first + size // 2 < one.good_bytes
+        is_bounded = first + size - one.first <= max(one.good_bytes, self._access.ahead_bytes // 2)
+        if (begins_inside or (goes_on and is_small)) and is_bounded:
+            return one
+        self.close(one)
+        return None
+
+    def _begin(self, region: Region, first: int, streams: int, number: int) -> Range:
+        size = min(self._access.request_bytes, self._access.ahead_bytes // (streams + _ON_THEIR_WAY))
+        left = max(0, region.size_bytes - first)
+        good = -(-left // max(1, round(left / max(1, size))))
+        if streams > 1 and left > size and region not in self._known:
+            good = size * (number + 1) // streams
+        self._known.add(region)
+        one = self._open[region] = Range(region, first, first, good, self._bytes)
+        return one
 
 
 class Ring:
@@ -96,10 +143,7 @@ class Ring:
         self._taken: deque[tuple[int, int]] = deque()
 
     def take(self, size_bytes: int) -> memoryview | None:
-        """Take the next piece; None until more is given back. What is larger than all is memory of its own."""
-        if not self._taken and size_bytes > len(self._memory):
-            self._taken.append((0, 0))
-            return make_buffer(size_bytes)
+        """Take the next piece; None where there is no room, until more is given back."""
         end = self._taken[-1][1] if self._taken else 0
         oldest = self._taken[0][0] if self._taken else 0
         wrapped = bool(self._taken) and end <= oldest
@@ -126,11 +170,13 @@ class _Reading:
     """Where the region's local header comes to lie; None where somebody else reads it, or there is none."""
     is_located: bool
     """Whether the memory begins with the range itself."""
+    in_ring: bool
+    futures: tuple[Future[None], ...] = ()
 
-    def locate(self, sources: Sources) -> memoryview:
-        """Give the range's bytes once they are there."""
+    def locate(self, sources: Sources) -> None:
+        """Let the memory begin with the range, once that is there."""
         if self.is_located:
-            return self.memory
+            return
         region = self.range.region
         if self.header is not None and region not in sources.data_offsets:
             sources.data_offsets[region] = find_data(self.header, region, self.reader.size_bytes)
@@ -139,7 +185,8 @@ class _Reading:
         if skipped + size > len(self.memory):
             self.memory = make_buffer(skipped + size)
             self.reader.read_into(start + self.range.first, self.memory[skipped:])
-        return self.memory[skipped : skipped + size]
+        self.memory = self.memory[skipped : skipped + size]
+        self.is_located = True
 
 
 class Ahead:
@@ -149,45 +196,82 @@ class Ahead:
         """Begin with nothing; ``stopped`` is asked while an answer is waited for, and Interrupted raised."""
         self._sources, self._access, self._stopped = sources, access, stopped
         self._ring = Ring(access.ahead_bytes)
+        self._ranges = Ranges(access)
         self._headers: set[Region] = set()
-        self._started: deque[tuple[Group, dict[int, _Reading], list[Future[None]]]] = deque()
+        self._planned: deque[tuple[Wanted, list[Run]]] = deque()
+        self._upcoming: deque[Range] = deque()
+        """In the order in which they are needed first; none of those that are asked for."""
+        self._started: dict[Range, _Reading] = {}
+        """In the same order."""
 
     def read(self, blocks: Iterable[Wanted]) -> Iterator[tuple[Wanted, list[memoryview]]]:
         """Give each block with the runs of bytes that its pieces read, good until the next is asked for."""
-        groups = group_blocks(blocks, self._access)
-        upcoming = next(groups, None)
+        left = iter(blocks)
+        number = 0
         try:
-            while self._started or upcoming is not None:
-                while upcoming is not None and (memory := self._ring.take(_need(upcoming))) is not None:
-                    self._start(upcoming, memory)
-                    upcoming = next(groups, None)
-                group, readings, futures = self._started[0]
-                wait_for(futures, self._stopped)
-                found = {key: reading.locate(self._sources) for key, reading in readings.items()}
-                for wanted, runs in group.blocks:
-                    yield wanted, [found[id(one)][first : first + size] for one, first, size in runs]
-                self._started.popleft()
-                self._ring.give_back()
+            self._ask_ahead(left)
+            while self._planned:
+                wanted, runs = self._planned.popleft()
+                yield wanted, [self._await(one)[first : first + size] for one, first, size in runs]
+                self._give_back(number)
+                number += 1
+                self._ask_ahead(left)
         finally:
-            for _group, _readings, futures in self._started:
-                for future in futures:
+            for reading in self._started.values():
+                for future in reading.futures:
                     future.cancel()
 
-    def _start(self, group: Group, memory: memoryview) -> None:
-        readings, futures, used = {}, list[Future[None]](), 0
-        for one in group.ranges:
-            size = one.end - one.first
-            # As it lies in the file, so do elements lie at multiples of their size.
-            reading, start = self._place(one, memory[used : used + size + _SLACK_BYTES + _ALIGNMENT_BYTES])
-            used += size + _SLACK_BYTES + _ALIGNMENT_BYTES
-            readings[id(one)] = reading
-            self._sources.bytes_read += len(reading.memory)
-            futures += self._ask(reading.reader, start, reading.memory)
-            if reading.header is not None and one.first:
-                futures += self._ask(reading.reader, one.region.offset_bytes, reading.header)
-        self._started.append((group, readings, futures))
+    def _ask_ahead(self, left: Iterator[Wanted]) -> None:
+        """Ask for what there is room for."""
+        while True:
+            while not self._upcoming or self._upcoming[0].is_open:
+                wanted = next(left, None)
+                if wanted is None:
+                    self._ranges.end()
+                    break
+                runs, begun = self._ranges.add(wanted)
+                self._planned.append((wanted, runs))
+                self._upcoming += begun
+            if not self._upcoming:
+                return
+            memory = self._ring.take(_need(self._upcoming[0]))
+            if memory is None:
+                return
+            self._start(self._upcoming.popleft(), memory, in_ring=True)
 
-    def _place(self, one: Range, memory: memoryview) -> tuple[_Reading, int]:
+    def _await(self, one: Range) -> memoryview:
+        """Give a range's bytes."""
+        while one not in self._started:
+            # One block wants more than there is room for, or what it wants lies behind what stays.
+            upcoming = self._upcoming.popleft()
+            self._ranges.close(upcoming)
+            self._start(upcoming, make_buffer(_need(upcoming)), in_ring=False)
+        reading = self._started[one]
+        if reading.futures:
+            wait_for(reading.futures, self._stopped)
+            reading.futures = ()
+        reading.locate(self._sources)
+        return reading.memory
+
+    def _give_back(self, number: int) -> None:
+        """Give back what no block after this one wants, as far as it was taken first."""
+        for one, reading in list(self._started.items()):
+            if one.last_block > number:
+                return
+            del self._started[one]
+            if reading.in_ring:
+                self._ring.give_back()
+
+    def _start(self, one: Range, memory: memoryview, *, in_ring: bool) -> None:
+        reading, start = self._place(one, memory, in_ring=in_ring)
+        self._sources.bytes_read += len(reading.memory)
+        futures = list(self._ask(reading.reader, start, reading.memory))
+        if reading.header is not None and one.first:
+            futures += self._ask(reading.reader, one.region.offset_bytes, reading.header)
+        reading.futures = tuple(futures)
+        self._started[one] = reading
+
+    def _place(self, one: Range, memory: memoryview, *, in_ring: bool) -> tuple[_Reading, int]:
         """Give what is read, and from where in the file."""
         region, size = one.region, one.end - one.first
         reader = self._sources.open(region.path)
@@ -195,13 +279,14 @@ class Ahead:
         start = (region.offset_bytes if known is None else known) + one.first
         if known is None:
             size = min(size + _SLACK_BYTES, max(0, reader.size_bytes - start))
+        # As it lies in the file, so do elements lie at multiples of their size.
         phase = start % _ALIGNMENT_BYTES
         memory = memory[phase : phase + size]
         header = None
         if known is None and region not in self._headers:
             self._headers.add(region)
             header = memory[:LOCAL_HEADER_BYTES] if not one.first else make_buffer(LOCAL_HEADER_BYTES)
-        return _Reading(one, reader, memory, header, known is not None), start
+        return _Reading(one, reader, memory, header, known is not None, in_ring), start
 
     def _ask(self, reader: Reader, start: int, memory: memoryview) -> Iterator[Future[None]]:
         """Ask for a run of bytes, in several requests where it is long."""
@@ -211,5 +296,5 @@ class Ahead:
             yield submit(reader.read_into, start + first, memory[first : first + step])
 
 
-def _need(group: Group) -> int:
-    return group.size_bytes + len(group.ranges) * (_SLACK_BYTES + _ALIGNMENT_BYTES)
+def _need(one: Range) -> int:
+    return one.end - one.first + _SLACK_BYTES + _ALIGNMENT_BYTES

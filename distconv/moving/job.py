@@ -8,6 +8,7 @@ from distconv.errors import describe_os_error
 from distconv.moving.digests import ChunkDigests, PartDigests
 from distconv.moving.spans import Work
 from distconv.storage.base import Storage, Writer
+from distconv.storage.looks import find_each
 
 
 class Owner(Protocol):
@@ -39,8 +40,8 @@ class Preconditions:
     def find_missing_source(self, storage: Storage) -> str | None:
         """Tell which of INPUT's files is not to be seen here, if any."""
         try:
-            for path, size_bytes in self.sources.items():
-                entry = storage.find(path)
+            for path, entry in find_each(storage, self.sources).items():
+                size_bytes = self.sources[path]
                 if entry is None:
                     return f"{path} is not there"
                 if entry.size_bytes != size_bytes:

@@ -126,8 +126,8 @@ class Folder:
         self.owner.sweep(self._storage, is_partial)
         *before, mark = files
         self._beside = (*before, RECEIPT_NAME)
-        ordered = {name: files[name] for name in before} | {RECEIPT_NAME: self._make_receipt(files)}
-        write_files(self._storage, self.owner, ordered)
+        write_files(self._storage, self.owner, {name: files[name] for name in before})
+        write_files(self._storage, self.owner, {RECEIPT_NAME: self._make_receipt(files)})
         with self._noting_change():
             self._source.prove(self._identity)
         write_files(self._storage, self.owner, {mark: files[mark]})

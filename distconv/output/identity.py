@@ -10,6 +10,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from typing import Self
 
@@ -19,7 +20,8 @@ from distconv.formats.views import TensorView
 from distconv.output.loading import digest_file
 from distconv.output.targets import TRANSFORMERS, Target
 from distconv.planning.plan import Plan
-from distconv.storage.base import Storage, opened
+from distconv.storage.base import Entry, Storage
+from distconv.storage.looks import ask_each, find_each
 from distconv.storage.pinning import describe_change
 
 _LIBRARIES = ("tokenizers",)
@@ -75,14 +77,17 @@ class Source:
         up keeps theirs.
         """
         self._storage, self._files = storage, files
+        paths = (*files.weights, *files.small)
         with ExitStack() as held:
-            for path in (*files.weights, *files.small):
-                held.enter_context(opened(storage, path))
-            self._weights = {path: _stamp(storage, path) for path in files.weights}
-            stamps = {path: _stamp(storage, path) for path in files.small}
-            self.pinned = storage.pinned(self._weights | stamps)
+
+            def hold(path: str) -> None:
+                held.callback(storage.open(path).close)
+
+            ask_each(hold, paths)
+            self._entries = _look(storage, paths)
+            self.pinned = storage.pinned({path: entry.stamp for path, entry in self._entries.items()})
             """Where INPUT is read: there nothing can be read of what has its names meanwhile."""
-            self._small = {path: digest_file(storage, path) for path in files.small}
+            self._small = ask_each(partial(digest_file, self.pinned), files.small)
             self._held = held.pop_all()
 
     def __enter__(self) -> Self:
@@ -96,8 +101,7 @@ class Source:
     @property
     def sizes(self) -> dict[str, int]:
         """Sizes in bytes of the weights' files, by path."""
-        found = ((path, self._storage.find(path)) for path in self._files.weights)
-        return {path: entry.size_bytes for path, entry in found if entry is not None}
+        return {path: self._entries[path].size_bytes for path in self._files.weights}
 
     @property
     def digests(self) -> frozenset[str]:
@@ -105,7 +109,7 @@ class Source:
         return frozenset(self._small.values())
 
     def describe(self, views: Iterable[TensorView]) -> dict[str, object]:
-        """Describe each file: one with weights by its place below INPUT's folder, a small one by its name.
+        """Describe each file as it was: one with weights by its place below INPUT's folder, a small one by its name.
 
         ``views`` are what the headers of the weights say.
         """
@@ -116,7 +120,7 @@ class Source:
         for view in views:
             by_path[view.region.path].append(view)
         return small | {
-            os.path.relpath(path, self._files.folder): _fingerprint(self._storage, path, found)
+            os.path.relpath(path, self._files.folder): _fingerprint(self._entries[path], found)
             for path, found in by_path.items()
         }
 
@@ -125,7 +129,8 @@ class Source:
 
         FileNotFoundError where one is not to be seen, which on a share may pass.
         """
-        _refuse(path for path, stamp in self._weights.items() if _stamp(self._storage, path) != stamp)
+        now = _look(self._storage, self._files.weights)
+        _refuse(path for path, entry in now.items() if entry.stamp != self._entries[path].stamp)
 
     def prove(self, identity: Mapping[str, object]) -> None:
         """Raise InputError where any file is not the one of which ``identity`` was made.
@@ -133,13 +138,15 @@ class Source:
         Beside names and times headers are read again, with the checksums in them: what a host
         knows of files on a share may be old.
         """
-        self.check()
-        _refuse(path for path, digest in self._small.items() if digest_file(self._storage, path) != digest)
+        small = ask_each(partial(digest_file, self._storage), self._files.small)
+        _refuse(path for path, digest in self._small.items() if small[path] != digest)
         before = identity["source"]
-        now = self.describe(self._files.read_views(self._storage))
+        now = self.describe(self._files.read_views(self.pinned))
         if isinstance(before, dict) and now != before:
             changed = (name for name in now | before if now.get(name) != before.get(name))
             _refuse(posixpath.join(self._files.folder, name) for name in changed)
+        # After their headers: those were of these very files.
+        self.check()
 
 
 def refuse_overlap(storage: Storage, files: InputFiles, output: str) -> None:
@@ -167,18 +174,18 @@ def _refuse(changed: Iterable[str]) -> None:
         raise InputError.of(findings)
 
 
-def _stamp(storage: Storage, path: str) -> str:
-    entry = storage.find(path)
-    if entry is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    return entry.stamp
+def _look(storage: Storage, paths: Iterable[str]) -> dict[str, Entry]:
+    """Look at files; FileNotFoundError where one is not there."""
+    found = {}
+    for path, entry in find_each(storage, paths).items():
+        if entry is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        found[path] = entry
+    return found
 
 
-def _fingerprint(storage: Storage, path: str, views: Iterable[TensorView]) -> dict[str, object]:
+def _fingerprint(entry: Entry, views: Iterable[TensorView]) -> dict[str, object]:
     """Tell a file from a changed one without reading its data: size, time, and what its headers say."""
-    entry = storage.find(path)
-    if entry is None:
-        raise InputError(f"{path}: gone while it was read")
     digest = hashlib.sha256()
     for view in views:
         where = (view.region.offset_bytes, view.region.size_bytes, view.region.crc32)

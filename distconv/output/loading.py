@@ -101,7 +101,7 @@ def find_obstacles(
 
 def read_recorded(storage: Storage, output: str) -> Mapping[str, str]:
     """Give the SHA-256 of all files that OUTPUT's receipt names; none where there is no good one."""
-    if storage.find(join(output, RECEIPT_NAME)) is None:
+    if RECEIPT_NAME not in storage.list_names(output):
         return {}
     try:
         return read_receipt(storage, join(output, RECEIPT_NAME)).files
@@ -116,12 +116,12 @@ def find_replaced(storage: Storage, output: str, target: Target) -> tuple[Target
 
 def _find_recorded(storage: Storage, output: str) -> Iterator[Target]:
     """Give the targets that journal and receipt name; those of older versions name none."""
+    there = storage.list_names(output)
     for name in (JOURNAL_NAME, RECEIPT_NAME):
-        path = join(output, name)
-        if storage.find(path) is None:
+        if name not in there:
             continue
         try:
-            identity = read_object(storage, path).get("conversion")
+            identity = read_object(storage, join(output, name)).get("conversion")
         except (OutputError, FileNotFoundError):
             continue
         word = identity.get("to", TRANSFORMERS.name) if isinstance(identity, dict) else None

@@ -12,7 +12,7 @@ that nothing of it lands after its successor has looked at what the folder holds
 import contextlib
 import errno
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from distconv.errors import ConversionError, InputError, OutputError
@@ -40,9 +40,9 @@ def is_owner_file(name: str) -> bool:
     return name == _FIRST or _OWNER.fullmatch(name) is not None
 
 
-def is_owned(storage: Storage, folder: str) -> bool:
-    """Whether somebody has the folder, or had it and did not give it back."""
-    return any(is_owner_file(name) for name in storage.list_names(folder))
+def is_owned(names: Iterable[str]) -> bool:
+    """Whether somebody has the folder in which these are, or had it and did not give it back."""
+    return any(map(is_owner_file, names))
 
 
 @dataclass(frozen=True, slots=True)

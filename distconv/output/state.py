@@ -123,12 +123,12 @@ def find_decisions(
 
     ``source`` describes INPUT's files, as ``Source.describe`` does. Only looks; None where nothing tells.
     """
+    there = storage.list_names(output)
     for name in (JOURNAL_NAME, RECEIPT_NAME):
-        path = join(output, name)
-        if storage.find(path) is None:
+        if name not in there:
             continue
         try:
-            found, _digests, _unfinished = _read_record(storage, path)
+            found, _digests, _unfinished = _read_record(storage, join(output, name))
         except FileNotFoundError:
             continue
         if isinstance(found, dict) and _is_of(found, target, family, source):
@@ -146,14 +146,12 @@ def _is_of(identity: Mapping[str, object], target: Target, family: str, source: 
 
 def is_recorded(storage: Storage, output: str, identity: dict[str, object]) -> bool:
     """Whether OUTPUT has the receipt of this very conversion, and is nobody's any more; only looks."""
+    there = storage.list_names(output)
     # Its owner is about to finish, or was killed as it did.
-    if is_owned(storage, output):
-        return False
-    path = join(output, RECEIPT_NAME)
-    if storage.find(path) is None:
+    if RECEIPT_NAME not in there or is_owned(there):
         return False
     try:
-        return read_receipt(storage, path).identity == identity
+        return read_receipt(storage, join(output, RECEIPT_NAME)).identity == identity
     except (OutputError, FileNotFoundError):
         return False
 
@@ -163,11 +161,10 @@ def find_attempts(storage: Storage, output: str, identity: dict[str, object]) ->
 
     Whoever may still write into them writes the same bytes.
     """
-    path = join(output, JOURNAL_NAME)
-    if storage.find(path) is None:
+    if JOURNAL_NAME not in storage.list_names(output):
         return frozenset()
     try:
-        conversion, _digests, unfinished = _read_record(storage, path)
+        conversion, _digests, unfinished = _read_record(storage, join(output, JOURNAL_NAME))
     except FileNotFoundError:
         return frozenset()
     if conversion != identity:

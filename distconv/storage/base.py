@@ -85,8 +85,9 @@ class PartWriter(Protocol):
 class Writer(PartWriter, Protocol):
     """A file that is being written, invisible under its final name until it is committed."""
 
-    attempt: str
-    """By which others open it, to write parts of it."""
+    @property
+    def attempt(self) -> str:
+        """By which others open it, to write parts of it."""
 
     def commit(self, *, replace: bool = False) -> bool:
         """Make it durable and visible.

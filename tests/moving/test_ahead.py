@@ -204,7 +204,7 @@ def test_pieces_of_a_ring_never_overlap_and_are_given_while_there_is_room(
             continue
         taken = ring.take(step)
         if taken is None:
-            assert held
+            assert held or step > size
             continue
         piece = np.frombuffer(taken, np.uint8)
         assert len(piece) == step

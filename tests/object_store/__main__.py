@@ -26,7 +26,9 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--rate-mb", type=float, default=0, help="10^6 bytes a second and connection; 0: no limit"
     )
-    parser.add_argument("--discard", action="store_true", help="throw contents away (implies --random-etags)")
+    parser.add_argument(
+        "--discard", action="store_true", help="throw large contents away (implies --random-etags)"
+    )
     parser.add_argument("--random-etags", action="store_true", help="ETags that are no MD5")
     parser.add_argument(
         "--no-verification", action="store_true", help="of signatures; access keys are looked at"

@@ -14,7 +14,8 @@ from tests.object_store.bodies import Body
 from tests.object_store.errors import Disconnected
 
 BLOCK_BYTES = 256 << 10
-PACE_S = 0.01
+SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; Python does not name it
+UNLIMITED = (1 << 8 * struct.calcsize("@L")) - 1
 RUNS = 512  # at once: less than any system's IOV_MAX
 HEAD_LIMIT_BYTES = 64 << 10
 
@@ -49,27 +50,28 @@ class Answer:
 
 
 class Pace:
-    """Lets bytes of one connection pass at a rate."""
+    """Lets bytes of one connection pass at a rate, in bytes a second; nought for no limit.
 
-    def __init__(self, rate: Callable[[], float]) -> None:
-        self._rate, self._free_at = rate, 0.0
+    What goes out is paced by the kernel (``SO_MAX_PACING_RATE``, socket(7)), what comes in by waiting at a body's end:
+    a store that woke for every few milliseconds of each connection would take from the client what is measured.
+    """
 
-    def passed(self, size_bytes: int) -> None:
-        """Wait for as long as ``size_bytes`` take after those before; the rate is in bytes a second, nought for no limit."""
-        if rate := self._rate():
-            now = time.monotonic()
-            self._free_at = max(self._free_at, now) + size_bytes / rate
-            time.sleep(self._free_at - now)
+    def __init__(self, connected: socket.socket, rate: Callable[[], float]) -> None:
+        self._socket, self._rate, self._set = connected, rate, 0
 
-    def begin(self) -> None:
-        """Forget what was not used."""
-        self._free_at = time.monotonic()
+    def begin(self) -> float:
+        """Take the rate as it is now, and give the time."""
+        rate = int(self._rate())
+        if rate != self._set:
+            limit = struct.pack("@L", rate or UNLIMITED)
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, limit)
+            self._set = rate
+        return time.monotonic()
 
-    @property
-    def block_bytes(self) -> int:
-        """Give how much may pass at once."""
-        rate = self._rate()
-        return max(4096, int(rate * PACE_S)) if rate else 8 << 20
+    def end(self, began: float, size_bytes: int) -> None:
+        """Wait until so many bytes have had their time since then."""
+        if self._set:
+            time.sleep(max(0.0, began + size_bytes / self._set - time.monotonic()))
 
 
 class Connection:
@@ -110,8 +112,8 @@ class Connection:
         """
         if head.headers.get("expect", "").lower() == "100-continue":
             self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        size_bytes, came, owed = head.body_bytes, 0, 0
-        self._pace.begin()
+        size_bytes, came = head.body_bytes, 0
+        began = self._pace.begin()
         flags = socket.MSG_TRUNC if into is None and block is None else socket.MSG_WAITALL
         while came < size_bytes:
             if limit_bytes is not None and came >= limit_bytes:
@@ -121,10 +123,8 @@ class Connection:
             size = self._receive(target, flags)
             if block:
                 block(target[:size])
-            came, owed = came + size, owed + size
-            if owed >= self._pace.block_bytes or came == size_bytes:
-                self._pace.passed(owed)
-                owed = 0
+            came += size
+        self._pace.end(began, came)
 
     def _receive(self, target: memoryview, flags: int) -> int:
         """Receive some bytes, and give how many: first those that came with the head."""
@@ -157,7 +157,6 @@ class Connection:
             self._send(head, socket.MSG_MORE if allowed else 0)
             self._send_body(answer.body, answer.offset_bytes, allowed)
         else:
-            self._pace.passed(allowed)
             self._send(head + answer.text[:allowed])
             self.sent_bytes = allowed
         if allowed < length:
@@ -172,13 +171,10 @@ class Connection:
         # From memory rather than by sendfile: pages of 4 KiB cost both ends more than the copy does.
         end = offset_bytes + size_bytes
         while offset_bytes < end:
-            block_end = min(end, offset_bytes + self._pace.block_bytes)
-            self._pace.passed(block_end - offset_bytes)
-            while offset_bytes < block_end:
-                runs = itertools.islice(body.runs(offset_bytes, block_end - offset_bytes), RUNS)
-                with broken_off():
-                    sent = self._socket.sendmsg(runs)
-                offset_bytes, self.sent_bytes = offset_bytes + sent, self.sent_bytes + sent
+            runs = itertools.islice(body.runs(offset_bytes, end - offset_bytes), RUNS)
+            with broken_off():
+                sent = self._socket.sendmsg(runs)
+            offset_bytes, self.sent_bytes = offset_bytes + sent, self.sent_bytes + sent
 
     def close(self) -> None:
         """End the connection in order."""

@@ -28,6 +28,7 @@ OPERATIONS = (
     ("PUT", False, "", "CreateBucket"),
 )
 CONTENTS = {"PutObject", "UploadPart"}
+DISCARDED_FROM_BYTES = 1 << 20  # what says who owns a folder, and what is in it, is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,8 @@ def receive(
     if not state.settings.random_etags:
         names.add("MD5")
     digests = {name: begin(name) for name in names}
-    memory = None if state.settings.discard else memoryview(bytearray(request.head.body_bytes))
+    discarded = state.settings.discard and request.head.body_bytes >= DISCARDED_FROM_BYTES
+    memory = None if discarded else memoryview(bytearray(request.head.body_bytes))
 
     def take(block: memoryview) -> None:
         for digest in digests.values():

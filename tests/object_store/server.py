@@ -44,7 +44,7 @@ class Server:
         """Take connections for ever."""
         for number in itertools.count(1):
             connected, _address = self._listener.accept()
-            connection = Connection(connected, Pace(lambda: self.state.settings.rate))
+            connection = Connection(connected, Pace(connected, lambda: self.state.settings.rate))
             threading.Thread(target=self._converse, args=(number, connection), daemon=True).start()
 
     def _converse(self, number: int, connection: Connection) -> None:

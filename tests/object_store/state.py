@@ -21,7 +21,7 @@ class Settings:
 
     latency_s: float = 0.0  # from a whole request to its effect and the first byte of its answer
     rate: float = 0.0  # bytes a second and connection, either way; nought: no limit
-    discard: bool = False  # bodies are thrown away; objects read as made-up bytes of their size
+    discard: bool = False  # large bodies are thrown away, and read as made-up bytes of their size
     random_etags: bool = False  # rather than MD5 (and MD5 of MD5s): another one at every write
     verify_signatures: bool = True
     ignored_conditions: tuple[str, ...] = ()  # "put", "complete", "delete": such stores exist

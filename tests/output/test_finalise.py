@@ -86,13 +86,14 @@ def test_a_folder_that_loses_its_marks_loses_them_for_good_and_nothing_else(tmp_
     assert {path.name for path in tmp_path.iterdir()} == {*CHUNKS, "distconv.json"}
 
 
-def test_files_are_written_in_their_order_and_their_names_made_safe(tmp_path: Path) -> None:
+def test_files_are_written_and_then_their_names_made_safe(tmp_path: Path) -> None:
     files = {"tokenizer.json": b"{}", "LICENSE": b"may be used", "config.json": b"", "a": b"a"}
     (tmp_path / "LICENSE").write_bytes(b"an older one")
     storage = NotingStorage([])
     with owned(LocalStorage(), str(tmp_path), print) as owner:
         write_files(storage, owner, files)
-    assert storage.calls == [*(f"write {name}" for name in files), "flush"]
+    assert sorted(storage.calls[:-1]) == sorted(f"write {name}" for name in files)
+    assert storage.calls[-1] == "flush"
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from distconv.storage.http.retry import TransientError, persist
 from distconv.storage.http.wire import Answer
 from distconv.storage.s3.client import Call, Client
-from distconv.storage.s3.documents import StoredPart, make_completion
+from distconv.storage.s3.documents import StoredPart, make_completion, parse, text
 from distconv.storage.s3.objects import ABSENT, ATTEMPT, REFUSED, Head, delete, head
 from distconv.storage.s3.refusals import read_answer, refuse
 from distconv.storage.s3.sums import combine_sums
@@ -35,6 +35,8 @@ class Completion:
         """Take the parts in order; ``token`` is the upload's own, unless somebody else began it."""
         self._client, self._bucket, self._key, self._upload = client, bucket, key, upload
         self._token, self._parts = token, parts
+        self.etag: str | None = None
+        """Of the object, where the store told it."""
         self._is_unsure = False
         self._sum: str | None = None
         if parts and all(part.crc64nvme for part in parts):
@@ -67,6 +69,7 @@ class Completion:
                 return True
             raise
         if answer.status < 300:
+            self.etag = _read_etag(answer)
             return True
         found = self._head()
         if self._is_ours(found):
@@ -126,6 +129,13 @@ class Completion:
     @property
     def _path(self) -> str:
         return Call("", "", self._bucket, self._key).path
+
+
+def _read_etag(answer: Answer) -> str | None:
+    """Read an ETag as lists have it; None where the answer has none, or writes it otherwise."""
+    root = parse(answer.body)
+    etag = "" if root is None else text(root, "ETag")
+    return etag if etag.startswith('"') and etag.endswith('"') else None
 
 
 _SUM = "x-amz-checksum-crc64nvme"

@@ -16,16 +16,20 @@ class S3Reader:
 
     access = ACCESS
 
-    def __init__(self, place: Place, path: str, size_bytes: int, etag: str) -> None:
-        """Take what is known of it; nothing is asked."""
+    def __init__(self, place: Place, path: str, size_bytes: int, etag: str, beginning: bytes = b"") -> None:
+        """Take what is known of it, its first bytes too; nothing is asked."""
         self.path = path
         self.size_bytes = size_bytes
         self.stamp = f"{size_bytes} {etag}"
-        self._place, self._etag = place, etag
+        self._place, self._etag, self._beginning = place, etag, beginning
         self._bucket, self._key = split_path(path)
 
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
-        """Fill the whole buffer from this offset, by one request."""
+        """Fill the whole buffer from this offset, by one request at most."""
+        end = offset_bytes + len(buffer)
+        if end <= len(self._beginning):
+            buffer[:] = self._beginning[offset_bytes:end]
+            return
         self.read_vector(offset_bytes, (buffer,))
 
     def read_vector(self, offset_bytes: int, buffers: Sequence[memoryview]) -> None:

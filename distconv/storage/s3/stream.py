@@ -24,7 +24,7 @@ _SMALLEST_PART = 8 << 20
 _MOST_PARTS = 9000
 """S3 takes 10,000; what runs leave over must fit in as well."""
 BUFFERS = 6
-"""So many parts' memory a writer has at most: four that are sent, one that waits for its size, one being filled."""
+"""So many parts' memory a writer has at most: those that are sent, one being filled, and of a run one that waits for its size."""
 _MIB = 1 << 20
 
 
@@ -44,12 +44,17 @@ def number_part(first: int, end: int, size_bytes: int) -> int:
 class PartStream:
     """A run of a file; what is written is copied at once, and sent by threads."""
 
-    def __init__(self, place: Place, path: str, upload: str, size_bytes: int) -> None:
-        """Begin wherever the first write is."""
+    def __init__(
+        self, place: Place, path: str, upload: Future[str], size_bytes: int, *, alone: bool = False
+    ) -> None:
+        """Begin wherever the first write is; ``alone``: who writes a file's first byte writes all of it.
+
+        The upload's id may still be on its way.
+        """
         self.parts: list[StoredPart] = []
         """What is stored, in order."""
         self.first = self.end = -1
-        self._place, self._path, self._upload = place, path, upload
+        self._place, self._path, self._upload, self._alone = place, path, upload, alone
         self._bucket, self._key = split_path(path)
         self._size_bytes, self._part_bytes = size_bytes, part_size(size_bytes)
         self._held: list[memoryview] = []
@@ -80,6 +85,14 @@ class PartStream:
             self._filled += count
             self.end += count
             view = view[count:]
+            if self._is_whole and (self._filled == self._part_bytes or self.end == self._size_bytes):
+                self._send([last[: self._filled]])
+                self._held = []
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the parts' sizes are known beforehand, as the run is the file."""
+        return self._alone and self.first == 0
 
     def finish(self) -> None:
         """Wait until all is stored; what of it failed is raised, however often this is called."""
@@ -99,7 +112,8 @@ class PartStream:
     def finish_empty(self) -> None:
         """Store the one part of a file of no bytes."""
         self.first = self.end = 0
-        self.parts.append(send_part(connect(self._place), self._bucket, self._key, self._upload, 1, ()))
+        client, upload = connect(self._place), self._upload.result()
+        self.parts.append(send_part(client, self._bucket, self._key, upload, 1, ()))
 
     def close(self) -> None:
         """Drop what is not sent, and wait for what is: nothing is stored after this."""
@@ -132,8 +146,8 @@ class PartStream:
         end = self._part_start + sum(len(block) for block in blocks)
         number = number_part(self._part_start, end, self._size_bytes)
         self._part_start = end
-        client = connect(self._place)
-        future = submit(send_part, client, self._bucket, self._key, self._upload, number, blocks)
+        client, upload = connect(self._place), self._upload.result()
+        future = submit(send_part, client, self._bucket, self._key, upload, number, blocks)
         self._sent.append((future, blocks))
 
     def _wait(self) -> None:

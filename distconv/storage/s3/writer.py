@@ -10,15 +10,17 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterable
+from concurrent.futures import Future
 
 from distconv.errors import ConversionError
 from distconv.storage.base import Buffer
+from distconv.storage.parallel import make_done, submit
 from distconv.storage.s3.client import connect
 from distconv.storage.s3.completion import Completion
 from distconv.storage.s3.documents import StoredPart
 from distconv.storage.s3.objects import ATTEMPT, head
 from distconv.storage.s3.place import Place, split_path
-from distconv.storage.s3.stream import PartStream, number_part
+from distconv.storage.s3.stream import PartStream, number_part, part_size
 from distconv.storage.s3.uploads import begin_upload, drop_upload, list_parts, name_attempt
 
 
@@ -31,12 +33,23 @@ def make_version(parts: Iterable[StoredPart]) -> str:
 class S3PartWriter:
     """A run of a file that somebody else began; written in order of offset from wherever the first write is."""
 
-    def __init__(self, place: Place, path: str, upload: str, size_bytes: int) -> None:
-        """Take an upload that is there."""
-        self._place, self._path, self._upload = place, path, upload
+    def __init__(
+        self, place: Place, path: str, upload: Future[str], size_bytes: int, *, alone: bool = False
+    ) -> None:
+        """Take the id of an upload; ``alone``: see ``PartStream``."""
+        self._place, self._path, self._began = place, path, upload
         self._bucket, self._key = split_path(path)
         self._size_bytes = size_bytes
-        self._stream = PartStream(place, path, upload, size_bytes)
+        self._stream = PartStream(place, path, upload, size_bytes, alone=alone)
+
+    @classmethod
+    def open(cls, place: Place, path: str, upload: str, size_bytes: int) -> "S3PartWriter":
+        """Take an upload that is there."""
+        return cls(place, path, make_done(upload), size_bytes)
+
+    @property
+    def _upload(self) -> str:
+        return self._began.result()
 
     def write_at(self, offset_bytes: int, buffer: Buffer) -> None:
         """Write the whole buffer; FileNotFoundError, sooner or later, where the upload was dropped."""
@@ -64,21 +77,33 @@ class S3PartWriter:
 class S3Writer(S3PartWriter):
     """A file that is being written, by this and by those who open its attempt; visible once it is committed."""
 
-    def __init__(self, place: Place, path: str, upload: str, size_bytes: int, token: str | None) -> None:
+    def __init__(
+        self, place: Place, path: str, upload: Future[str], size_bytes: int, token: str | None
+    ) -> None:
         """Take an upload; ``token`` is None where somebody else began it."""
-        super().__init__(place, path, upload, size_bytes)
-        self.attempt = name_attempt(path, upload)
+        super().__init__(place, path, upload, size_bytes, alone=token is not None)
         self._token = token
         self._is_committed = False
+        self._etag: str | None = None
+
+    @property
+    def attempt(self) -> str:
+        """By which others open it."""
+        return name_attempt(self._path, self._upload)
 
     @classmethod
     def begin(cls, place: Place, path: str, size_bytes: int) -> "S3Writer":
-        """Begin an upload."""
+        """Begin an upload.
+
+        Of a file of several parts it is waited for when the first one is sent, and so before it is asked who owns the
+        folder: who takes that over must find all uploads that may still be completed.
+        """
         bucket, key = split_path(path)
         token = uuid.uuid4().hex
-        return cls(
-            place, path, begin_upload(connect(place), bucket, key, {ATTEMPT: token}), size_bytes, token
-        )
+        upload = submit(begin_upload, connect(place), bucket, key, {ATTEMPT: token})
+        if size_bytes <= part_size(size_bytes):
+            upload.result()
+        return cls(place, path, upload, size_bytes, token)
 
     @classmethod
     def take(cls, place: Place, path: str, upload: str, size_bytes: int) -> "S3Writer | None":
@@ -87,7 +112,7 @@ class S3Writer(S3PartWriter):
         parts = list_parts(connect(place), bucket, key, upload)
         if parts is None or sum(part.size_bytes for part in parts) > size_bytes:
             return None
-        return cls(place, path, upload, size_bytes, None)
+        return cls(place, path, make_done(upload), size_bytes, None)
 
     def commit(self, *, replace: bool = False) -> bool:
         """Make an object of all parts, those of others too; False where the name is taken.
@@ -103,10 +128,13 @@ class S3Writer(S3PartWriter):
             connect(self._place), self._bucket, self._key, self._upload, self._token, self._gather()
         )
         self._is_committed = completion.replace() if replace else completion.create()
+        self._etag = completion.etag
         return self._is_committed
 
     def find_version(self) -> str | None:
-        """Give the ETag of the object that was made of the upload; None where another stands there by now."""
+        """Give the ETag of the object that was made of the upload; None where it was not told, and another stands there by now."""
+        if self._etag is not None:
+            return self._etag
         found = head(connect(self._place), self._bucket, self._key)
         is_ours = found is not None and self._token is not None and found.metadata.get(ATTEMPT) == self._token
         return found.etag if found is not None and is_ours else None
@@ -114,7 +142,7 @@ class S3Writer(S3PartWriter):
     def abort(self) -> None:
         """Drop the upload."""
         self.close()
-        if not self._is_committed:
+        if not self._is_committed and self._began.exception() is None:
             drop_upload(connect(self._place), self._bucket, self._key, self._upload)
 
     def _gather(self) -> list[StoredPart]:

@@ -137,6 +137,7 @@ def test_reads_go_on_where_a_body_broke_off(held: S3Storage, stand: ObjectStore,
     path = join(folder, "file")
     stand.make_up(*split_path(path), 1 << 20)
     with opened(held, path) as reader:
+        stand.clear_requests()
         stand.fault(Fault("cut", "GetObject", bytes=1000, times=3))
         stand.fault(Fault("error", "GetObject", code="SlowDown", first=4))
         stand.fault(Fault("reset", "GetObject", first=5))
@@ -153,8 +154,8 @@ def test_a_body_that_breaks_off_again_and_again_is_read_as_long_as_some_comes(
     storage = S3Storage(Place(stand.url, profile="stand", patience_seconds=0.5))
     path = join(folder, "file")
     stand.make_up(*split_path(path), 100_000)
-    stand.fault(Fault("cut", "GetObject", bytes=500, times=None))
     with opened(storage, path) as reader:
+        stand.fault(Fault("cut", "GetObject", bytes=500, times=None))
         assert read_range(reader, 0, 100_000) == made_up_bytes(0, 100_000)
 
 
@@ -165,8 +166,8 @@ def test_what_does_not_pass_is_told_in_time_and_may_be_tried_by_others(
     path = join(folder, "file")
     write_small(storage, path, b"content")
     stand.fault(Fault("error", "GetObject", code="InternalError", times=None))
-    with opened(storage, path) as reader, pytest.raises(OSError, match="answers 500 InternalError") as caught:
-        read_range(reader, 0, 7)
+    with pytest.raises(OSError, match="answers 500 InternalError") as caught:
+        storage.open(path)
     assert caught.value.filename == path
     assert not classify("unit", caught.value).final
 
@@ -279,7 +280,7 @@ def test_a_forked_process_makes_connections_of_its_own(
         used = {record.connection for record in stand.requests()}
         stand.clear_requests()
         with multiprocessing.get_context("fork").Pool(1) as pool:
-            assert pool.apply(read_all, (held, path)) == (b"content", {"HeadObject": 1, "GetObject": 1})
+            assert pool.apply(read_all, (held, path)) == (b"content", {"GetObject": 1})
         assert not used & {record.connection for record in stand.requests()}
         assert read_range(reader, 0, 7) == b"content"
 

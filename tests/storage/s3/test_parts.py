@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 
 from distconv.storage.fencing import is_attempt
+from distconv.storage.parallel import make_done
 from distconv.storage.s3 import stream
 from distconv.storage.s3.documents import StoredPart
 from distconv.storage.s3.place import Place
@@ -60,7 +61,7 @@ def test_runs_of_at_least_a_part_are_told_apart_by_where_they_begin(
         pairs = list(zip(starts, runs, strict=True))
         order.shuffle(pairs)  # type: ignore[attr-defined]
         for start, size in pairs:
-            writer = PartStream(Place(), "s3://models/file", "upload", len(content))
+            writer = PartStream(Place(), "s3://models/file", make_done("upload"), len(content))
             for first in range(start, start + size, block):
                 writer.write(first, content[first : min(first + block, start + size)])
             writer.finish()
@@ -79,6 +80,23 @@ def test_a_file_of_any_size_fits_in_the_parts_that_it_may_have(size: int) -> Non
     assert 8 << 20 <= step <= 5 << 30
     assert size / step <= 9000
     assert step == 8 << 20 or size / (step - (1 << 20)) > 9000
+
+
+@given(size=st.integers(1, 6 * STEP), block=st.integers(1, 3 * STEP))
+def test_of_a_file_that_one_writes_alone_each_part_is_sent_as_soon_as_it_is_full(
+    size: int, block: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        sent = small_parts.__wrapped__(patch)  # type: ignore[attr-defined]
+        content = bytes(number % 251 for number in range(size))
+        writer = PartStream(Place(), "s3://models/file", make_done("upload"), size, alone=True)
+        for first in range(0, size, block):
+            end = min(first + block, size)
+            writer.write(first, content[first:end])
+            assert sum(map(len, sent.values())) == (end if end == size else end // STEP * STEP)
+        writer.finish()
+        assert b"".join(sent[number] for number in sorted(sent)) == content
+        assert all(len(sent[number]) == STEP for number in sorted(sent)[:-1])
 
 
 @given(
