@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distconv.errors import MismatchError
+from distconv.families.dimensions import Dimensions
 from distconv.families.llama import FAMILIES, TIKTOKEN_SIZE, Family
-from distconv.families.rules import Dimensions
 from distconv.formats.meta.params import Params
 from distconv.layout.dtypes import DType
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from distconv.errors import InputError
 from distconv.families.cuts import COLUMNS, ROWS, Cut
+from distconv.families.dimensions import Dimensions
 from distconv.families.operations import Operation
 from distconv.formats.meta.catalog import Catalog
 from distconv.formats.meta.params import Params
@@ -26,31 +27,6 @@ class Rule:
     target: str
     operation: Operation
     shape: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Dimensions:
-    """Sizes of the whole model, in elements; read from params.json and from the tensors."""
-
-    dim: int
-    layers: int
-    heads: int
-    kv_heads: int
-    """As stored, all copies counted."""
-    head_dim: int
-    ffn_dim: int
-    vocab: int
-
-    def size(self, symbol: str) -> int:
-        """Give the size that a symbol of a rule's shape stands for."""
-        sizes = {
-            "dim": self.dim,
-            "q": self.heads * self.head_dim,
-            "kv": self.kv_heads * self.head_dim,
-            "ffn": self.ffn_dim,
-            "vocab": self.vocab,
-        }
-        return sizes[symbol]
 
 
 @dataclass(frozen=True, slots=True)

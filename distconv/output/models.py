@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 
 from distconv.errors import InputError, Stopped
+from distconv.families.dimensions import Dimensions
 from distconv.families.llama import CUTS, RULES
-from distconv.families.rules import Dimensions, match_rules, read_dimensions
+from distconv.families.rules import match_rules, read_dimensions
 from distconv.formats.meta.catalog import Catalog, Shard
 from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.params import Params, read_params

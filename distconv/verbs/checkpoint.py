@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
 from distconv.families.choose import Choice, choose_family
+from distconv.families.dimensions import Dimensions
 from distconv.families.evidence import Facts
 from distconv.families.llama import CUTS, EMBEDDING, IGNORED, OUTPUT, RULES
-from distconv.families.rules import Dimensions, Match, describe_foreign_tensors, match_rules, read_dimensions
+from distconv.families.rules import Match, describe_foreign_tensors, match_rules, read_dimensions
 from distconv.families.translate import Decisions, make_targets
 from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.files import SourceFiles, find_files

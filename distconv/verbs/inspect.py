@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from distconv.families.rules import Dimensions
+from distconv.families.dimensions import Dimensions
 from distconv.families.translate import join_ranks, list_shard_counts, make_targets
 from distconv.humanize import format_choice, format_count, format_size
 from distconv.layout.dtypes import STORABLE, DType

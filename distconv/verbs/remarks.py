@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 
 from distconv.families.choose import Choice
+from distconv.families.dimensions import Dimensions
 from distconv.families.llama import BUFFERS, FREQUENCIES
-from distconv.families.rules import Dimensions
 from distconv.formats.meta.catalog import Catalog
 from distconv.formats.meta.params import Params
 from distconv.sidecars.tokenizer import Vocabulary

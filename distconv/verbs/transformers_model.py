@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.families.choose import Choice
+from distconv.families.dimensions import Dimensions
 from distconv.families.llama import OUTPUT, RULES
-from distconv.families.rules import Dimensions, Rule, expand_rules
+from distconv.families.rules import Rule, expand_rules
 from distconv.families.translate import MetaTensor, invert_rules, keep_rows
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles

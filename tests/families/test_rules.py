@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from distconv.errors import InputError
 from distconv.families.cuts import COLUMNS, ROWS
+from distconv.families.dimensions import Dimensions
 from distconv.families.llama import CUTS, EMBEDDING, IGNORED, OUTPUT, RULES
 from distconv.families.operations import ROTARY, SAME
-from distconv.families.rules import Dimensions, describe_foreign_tensors, match_rules, read_dimensions
+from distconv.families.rules import describe_foreign_tensors, match_rules, read_dimensions
 from distconv.formats.meta.catalog import Catalog, Shard
 from distconv.formats.meta.params import Params, read_params
 from distconv.formats.views import TensorView
