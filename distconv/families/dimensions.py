@@ -15,6 +15,10 @@ class Sizes(Protocol):
     def head_dim(self) -> int:
         """Size of a head that is rotated."""
 
+    @property
+    def layers(self) -> int:
+        """Layers of the text model."""
+
     def size(self, symbol: str) -> int:
         """Give the size that a symbol of a rule's shape stands for."""
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from distconv.formats.meta.archive import LOCAL_HEADER_BYTES, find_data
-from distconv.layout.regions import Region
+from distconv.layout.regions import ZEROS, Region
 from distconv.moving.bands import Block
 from distconv.moving.sources import Sources
 from distconv.storage.base import Access, Reader
@@ -181,7 +181,7 @@ class Ahead:
             reading, start = self._place(one, memory[used : used + size + _SLACK_BYTES + _ALIGNMENT_BYTES])
             used += size + _SLACK_BYTES + _ALIGNMENT_BYTES
             readings[id(one)] = reading
-            self._sources.bytes_read += len(reading.memory)
+            self._sources.bytes_read += len(reading.memory) if one.region.path != ZEROS.path else 0
             futures += self._ask(reading.reader, start, reading.memory)
             if reading.header is not None and one.first:
                 futures += self._ask(reading.reader, one.region.offset_bytes, reading.header)

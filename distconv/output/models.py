@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from distconv.errors import InputError, Stopped
 from distconv.families.dimensions import Dimensions
-from distconv.families.llama import CUTS, RULES
+from distconv.families.llama import RULES
 from distconv.families.rules import match_rules, read_dimensions
 from distconv.formats.meta.catalog import Catalog, Shard
 from distconv.formats.meta.files import PARAMS_NAME
@@ -58,7 +58,7 @@ def find_misfits_of_params(storage: Storage, output: str, headers: Headers) -> I
     try:
         params = read_params(storage, path)
         dimensions = read_dimensions(catalog, params, RULES)
-        match_rules(RULES, CUTS, (), catalog, dimensions)
+        match_rules(RULES, (), catalog, dimensions)
     except InputError as error:
         yield from str(error).splitlines()
         return

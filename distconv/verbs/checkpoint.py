@@ -7,7 +7,7 @@ from distconv.errors import InputError
 from distconv.families.choose import Choice, choose_family
 from distconv.families.dimensions import Dimensions
 from distconv.families.evidence import Facts
-from distconv.families.llama import CUTS, EMBEDDING, IGNORED, OUTPUT, RULES
+from distconv.families.llama import EMBEDDING, IGNORED, OUTPUT, RULES
 from distconv.families.rules import Match, describe_foreign_tensors, match_rules, read_dimensions
 from distconv.families.translate import Decisions, make_targets
 from distconv.formats.meta.catalog import Catalog, read_catalog
@@ -74,7 +74,7 @@ def read_found(
     facts = _make_facts(files.folder, params, dimensions, catalog, vocabulary)
     choice = choose_family(facts, family, instruct=instruct)
     optional = frozenset({OUTPUT}) if choice.may_tie else frozenset()
-    matches = match_rules(RULES, CUTS, IGNORED, catalog, dimensions, optional, _ABSENCE)
+    matches = match_rules(RULES, IGNORED, catalog, dimensions, optional, _ABSENCE)
     notes = (
         *files.notes,
         *catalog.notes,

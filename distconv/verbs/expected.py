@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distconv.families.cuts import ROWS, Cut
-from distconv.families.llama import CUTS, EMBEDDING, OUTPUT, RULES
+from distconv.families.llama import EMBEDDING, OUTPUT, RULES
 from distconv.families.operations import SAME, Operation
 from distconv.families.rules import expand_rules
 from distconv.formats.views import TensorView
@@ -84,12 +84,12 @@ def expect_checkpoint(checkpoint: Checkpoint) -> list[Expected]:
 def expect_model(model: TransformersModel) -> list[Expected]:
     """Expect the tensors that Transformers' files have whole; an output that is the embedding is expected too."""
     shape, tensors = model.config.shape, model.catalog.tensors
-    targets = {source: target for source, (target, _rule) in expand_rules(RULES, shape.layers)}
+    targets = {one.source: one.target for one in expand_rules(RULES, model.dimensions)}
     found = []
-    for source, (target, rule) in expand_rules(RULES, shape.layers):
-        own = targets[EMBEDDING] if source == OUTPUT and model.tied else target
+    for one in expand_rules(RULES, model.dimensions):
+        own = targets[EMBEDDING] if one.source == OUTPUT and model.tied else one.target
         view = tensors[own]
-        rows = model.rows if source in {EMBEDDING, OUTPUT} else view.shape[0]
-        cut = CUTS.get(rule.source, model.config.family.embedding_cut)
-        found.append(Expected(source, own, (view,), ROWS, rule.operation, cut, rows, shape.head_dim))
+        rows = model.rows if one.source in {EMBEDDING, OUTPUT} else view.shape[0]
+        cut = one.rule.cut or model.config.family.embedding_cut
+        found.append(Expected(one.source, own, (view,), ROWS, one.rule.operation, cut, rows, shape.head_dim))
     return found

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from distconv.families.choose import Choice
-from distconv.families.llama import CUTS, EMBEDDING, OUTPUT
+from distconv.families.cuts import ROWS
+from distconv.families.llama import EMBEDDING, OUTPUT
 from distconv.families.translate import Decisions, MetaTensor, cut_for_ranks, join_ranks
 from distconv.formats.meta.files import PARAMS_NAME, TOKENIZER_NAME
 from distconv.formats.meta.params import Params
@@ -123,11 +124,11 @@ def _plan_shards(
     if tied:
         embedding = next(whole for whole in wholes if whole.tensor.name == EMBEDDING)
         wholes = [whole for whole in wholes if whole.tensor.name != OUTPUT]
-        if embedding.cut == CUTS[OUTPUT]:
+        if embedding.cut == ROWS:
             shared = {OUTPUT: EMBEDDING}
         else:
             output = replace(embedding.tensor, name=OUTPUT)
-            wholes.append(replace(embedding, tensor=output, cut=CUTS[OUTPUT]))
+            wholes.append(replace(embedding, tensor=output, cut=ROWS, stored=OUTPUT))
     dtype = None if options.dtype == "auto" else DTYPES[options.dtype]
     parts = cut_for_ranks(wholes, _count(options), head_dim, dtype)
     decisions = Decisions(bool(shared), replication)

@@ -1,14 +1,14 @@
 """A Transformers folder as INPUT: everything that is known of it without reading a tensor's data."""
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.families.choose import Choice
 from distconv.families.dimensions import Dimensions
 from distconv.families.llama import OUTPUT, RULES
-from distconv.families.rules import Rule, expand_rules
+from distconv.families.rules import expand_rules
 from distconv.families.translate import MetaTensor, invert_rules, keep_rows
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles
@@ -49,8 +49,7 @@ class TransformersModel:
     def whole_tensors(self) -> Iterator[MetaTensor]:
         """Give Meta's whole tensors, in the order of the rules; a tied output is none of them."""
         tensors = {name: view.whole() for name, view in self.catalog.tensors.items()}
-        shape, cut = self.config.shape, self.config.family.embedding_cut
-        for whole in invert_rules(RULES, tensors, shape.layers, shape.head_dim, cut):
+        for whole in invert_rules(RULES, tensors, self.dimensions, self.config.family.embedding_cut):
             yield keep_rows(whole, self.rows)
 
     @property
@@ -105,19 +104,17 @@ def _check_tensors(
     catalog: TransformersCatalog, sizes: Dimensions, files: TransformersFiles, *, tied: bool
 ) -> Iterator[str]:
     """Tell of tensors that are missing, unknown, or not of the shape that config.json gives."""
-    wanted: Mapping[str, Rule] = {
-        target: rule for _source, (target, rule) in expand_rules(RULES, sizes.layers)
-    }
+    wanted = {one.target: one for one in expand_rules(RULES, sizes)}
     name = posixpath.basename(files.config)
     for target in sorted(catalog.tensors.keys() - wanted.keys()):
         yield f"{catalog.tensors[target].region.path}: {catalog.stored_name(target)} is no tensor of a {sizes.layers}-layer Llama"
-    for target, rule in wanted.items():
+    for target, one in wanted.items():
         view = catalog.tensors.get(target)
         if view is None:
-            if rule.source != OUTPUT or not tied:
+            if one.source != OUTPUT or not tied:
                 yield f"{files.folder}: {target} is missing; {name} needs it"
             continue
-        yield from _check_view(view, tuple(sizes.size(symbol) for symbol in rule.shape), name)
+        yield from _check_view(view, one.shape(sizes), name)
 
 
 def _check_view(view: TensorView, shape: tuple[int, ...], config: str) -> Iterator[str]:

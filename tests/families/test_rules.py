@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from distconv.errors import InputError
 from distconv.families.cuts import COLUMNS, ROWS
 from distconv.families.dimensions import Dimensions
-from distconv.families.llama import CUTS, EMBEDDING, IGNORED, OUTPUT, RULES
+from distconv.families.llama import EMBEDDING, IGNORED, OUTPUT, RULES
 from distconv.families.operations import ROTARY, SAME
 from distconv.families.rules import describe_foreign_tensors, match_rules, read_dimensions
 from distconv.formats.meta.catalog import Catalog, Shard
@@ -78,7 +78,7 @@ def sizes(spec: Spec) -> Dimensions:
 
 def match(ranks: list[Parts], spec: Spec = SPEC, optional: frozenset[str] = frozenset(), **options: object):
     """Match a model's ranks."""
-    return match_rules(RULES, CUTS, IGNORED, catalog(ranks), sizes(spec), optional, **options)  # type: ignore[arg-type]
+    return match_rules(RULES, IGNORED, catalog(ranks), sizes(spec), optional, **options)  # type: ignore[arg-type]
 
 
 def findings(ranks: list[Parts], spec: Spec = SPEC, **options: object) -> list[str]:
@@ -264,7 +264,7 @@ def test_what_is_no_tensor_of_the_model_is_told_by_where_it_is_those_of_one_begi
         ranks[1][name] = view(name, (2,))
     ranks[0]["foreign"] = view("foreign", (2,))
     with pytest.raises(InputError) as raised:
-        match_rules(RULES, CUTS, IGNORED, catalog(ranks, {"foreign": "module.foreign"}), sizes(SPEC))
+        match_rules(RULES, IGNORED, catalog(ranks, {"foreign": "module.foreign"}), sizes(SPEC))
     assert sorted(str(raised.value).split("\n")) == [
         "consolidated.00.pth: module.foreign is no tensor of a 2-layer Llama",
         "consolidated.01.pth: layers.0.bias is no tensor of a 2-layer Llama",
