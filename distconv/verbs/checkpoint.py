@@ -63,6 +63,9 @@ def read_found(
     Raises InputError with all that is wrong of one kind at once.
     """
     params = read_params(storage, files.params)
+    if params.vision is not None or params.llama_4 is not None:
+        model = "Llama 3.2 Vision" if params.llama_4 is None else "Llama 4"
+        raise InputError(f"{params.path}: a {model} model; distconv converts text models of Llama 1 to 3.3")
     catalog = read_catalog(storage, files.shards)
     shards = (ShardFiles(number, shard.paths) for number, shard in enumerate(catalog))
     files = replace(files, shards=tuple(shards))

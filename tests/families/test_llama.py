@@ -13,7 +13,7 @@ from distconv.families import llama
 from distconv.families.cuts import COLUMNS, ROWS
 from distconv.families.llama import EMBEDDING, FAMILIES, IGNORED, RULES, TIKTOKEN_SIZE
 from distconv.sidecars.chat import CHAT_TEMPLATES
-from distconv.sidecars.ranks import make_special_tokens
+from distconv.sidecars.special_tokens import TOKEN_SETS
 from tests import reference
 from tests.checkpoints import COLUMN_EMBEDDING, Spec, shapes
 
@@ -103,7 +103,7 @@ def test_ids_of_a_published_tokenizer_are_the_published_ones(name: str) -> None:
 def test_special_tokens_follow_the_ranks_of_a_tiktoken_file(
     version: str, ranks: int, *, instruct: bool
 ) -> None:
-    special = make_special_tokens(version)  # type: ignore[arg-type]
+    special = TOKEN_SETS[version].texts  # type: ignore[arg-type]
     begin, ends = FAMILIES[version].token_ids(ranks + len(special), instruct=instruct)
     assert special[begin - ranks] == "<|begin_of_text|>"
     wanted = {"<|end_of_text|>"}
