@@ -68,11 +68,15 @@ class Family:
     instruct_eos: tuple[int, ...]
     chat: str | None
     may_tie: bool = False
-    special_tokens: Literal["llama-3", "llama-3.1"] | None = None
+    special_tokens: Literal["llama-3", "llama-3.1", "llama-3.2-vision", "llama-4"] | None = None
     sampled: bool = False
     """Whether Meta's instruct models come with sampling on (generation_config.json)."""
     guard: bool = False
     """A moderation model: always instruction-tuned, and without a chat template."""
+    architecture: Literal["llama", "mllama", "llama4"] = "llama"
+    """Whose tensors it has, by Transformers' ``model_type``."""
+    published_tokens: int = TIKTOKEN_SIZE
+    """Of a tiktoken file, special ones counted, for which the ids are given."""
 
     @property
     def embedding_cut(self) -> Cut:
@@ -88,7 +92,7 @@ class Family:
         ends = self.instruct_eos if instruct else (self.eos,)
         if self.tokenizer == "sentencepiece" or tokenizer_size is None:
             return self.bos, ends
-        shift = tokenizer_size - TIKTOKEN_SIZE
+        shift = tokenizer_size - self.published_tokens
         return self.bos + shift, tuple(end + shift for end in ends)
 
     def is_like(self, other: "Family") -> bool:

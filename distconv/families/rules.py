@@ -258,10 +258,14 @@ def _explain_shapes(
             yield f"{name} in {shard}: shape {shape}, expected {expected}"
 
 
+_OTHERS_JSON = "whose params.json says nothing of it; take the params.json of this model"
+
+
 def describe_foreign_tensors(catalog: Catalog) -> str | None:
-    """Name the model that has such tensors, where distconv does not convert it."""
+    """Name the model that has such tensors, which is no text model of Meta's."""
     foreign = (
-        (r"(text_model|vision_model)\..*", "a Llama 3.2 Vision model; distconv converts text models"),
+        (r"(text_model|vision_model)\..*", f"a Llama 3.2 Vision model, {_OTHERS_JSON}"),
+        (r"vision_embeddings\..*", f"a Llama 4 model, {_OTHERS_JSON}"),
         (r"(.*\.)?_?flat_params?(_.*)?", "flat parameters of FSDP; save a full state dict (FULL_STATE_DICT)"),
         (
             r"layers\.\d+\.(attn|sa_norm|mlp_norm)\..*",
@@ -279,7 +283,7 @@ def describe_foreign_tensors(catalog: Catalog) -> str | None:
         (r".*(lora_[ab]|adaptor|adapter).*", "a LoRA (QLoRA) checkpoint; merge it into the model first"),
         (
             r".*feed_forward\.(experts|router).*|.*\.block_sparse_moe\..*|.*\.moe_.*",
-            "a mixture-of-experts model (Llama 4 or Mixtral); distconv converts Llama 1 to 3.3",
+            f"a mixture-of-experts model (Llama 4 or Mixtral), {_OTHERS_JSON}",
         ),
     )
     for pattern, description in foreign:

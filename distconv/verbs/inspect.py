@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from distconv.families.dimensions import Dimensions
+from distconv.families.dimensions import ModelDimensions
 from distconv.families.translate import join_ranks, list_shard_counts, make_targets
 from distconv.humanize import format_choice, format_count, format_size
 from distconv.layout.dtypes import STORABLE, DType
@@ -141,7 +141,7 @@ def _inspect_model(model: TransformersModel) -> Inspection:
     return Inspection(found, rows, model.notes)
 
 
-def _size_values(sizes: Dimensions) -> dict[str, object]:
+def _size_values(sizes: ModelDimensions) -> dict[str, object]:
     return {
         "dim": sizes.dim,
         "layers": sizes.layers,
@@ -153,7 +153,7 @@ def _size_values(sizes: Dimensions) -> dict[str, object]:
     }
 
 
-def _size_rows(sizes: Dimensions) -> list[tuple[str, str]]:
+def _size_rows(sizes: ModelDimensions) -> list[tuple[str, str]]:
     return [
         ("layers", f"{sizes.layers}"),
         ("dim", f"{sizes.dim}, feed-forward {sizes.ffn_dim}"),

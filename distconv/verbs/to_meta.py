@@ -98,7 +98,7 @@ def plan_reshard(checkpoint: Checkpoint, replication: int, options: Options) -> 
     """Plan the shards of a checkpoint that has each key head so often."""
     wholes = [_recut(whole, checkpoint) for whole in join_ranks(checkpoint.matches, replication)]
     # A trainer's may lack the output, where params.json says that they are tied.
-    tied = checkpoint.match(OUTPUT) is None or share_storage(checkpoint.catalog)
+    tied = checkpoint.match(checkpoint.architecture.output) is None or share_storage(checkpoint.catalog)
     return _plan_shards(wholes, checkpoint.dimensions.head_dim, replication, options, tied=tied)
 
 

@@ -1,14 +1,15 @@
 """A Transformers folder as INPUT: everything that is known of it without reading a tensor's data."""
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from distconv.errors import InputError
+from distconv.families.architectures import ARCHITECTURES, Architecture
 from distconv.families.choose import Choice
 from distconv.families.dimensions import Dimensions
 from distconv.families.llama import OUTPUT, RULES
-from distconv.families.rules import expand_rules
+from distconv.families.rules import Rule, expand_rules
 from distconv.families.translate import MetaTensor, invert_rules, keep_rows
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles
@@ -46,10 +47,20 @@ class TransformersModel:
         """Sizes of the model."""
         return _measure(self.config)
 
+    @property
+    def architecture(self) -> Architecture:
+        """Which kind of model it is."""
+        return ARCHITECTURES[self.config.family.architecture]
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        """What makes its tensors of Meta's, and back."""
+        return self.architecture.make_rules(self.dimensions)
+
     def whole_tensors(self) -> Iterator[MetaTensor]:
         """Give Meta's whole tensors, in the order of the rules; a tied output is none of them."""
         tensors = {name: view.whole() for name, view in self.catalog.tensors.items()}
-        for whole in invert_rules(RULES, tensors, self.dimensions, self.config.family.embedding_cut):
+        for whole in invert_rules(self.rules, tensors, self.dimensions, self.config.family.embedding_cut):
             yield keep_rows(whole, self.rows)
 
     @property

@@ -84,6 +84,8 @@ def test_the_families_are_those_that_were_published() -> None:
             "special_tokens": row.tokens,
             "sampled": row.chat is not None,
             "guard": row.guard,
+            "architecture": "llama",
+            "published_tokens": TIKTOKEN_SIZE,
         }
         for name, row in PUBLISHED.items()
     }

@@ -391,14 +391,19 @@ FOREIGN = {
     "layers.0.feed_forward.moe_w_in_eD_F": "mixture-of-experts",
 }
 CALLED = {
-    "Llama 3.2 Vision": "a Llama 3.2 Vision model; distconv converts text models",
+    "Llama 3.2 Vision": (
+        "a Llama 3.2 Vision model, whose params.json says nothing of it; take the params.json of this model"
+    ),
     "FSDP": "flat parameters of FSDP; save a full state dict (FULL_STATE_DICT)",
     "torchtune": "a checkpoint with torchtune's own names; save it by torchtune's FullModelMetaCheckpointer",
     "torchtitan": "a checkpoint with torchtitan's newer or gpt-fast's names; export it in Transformers' format from there",
     "Transformers": "a checkpoint with Transformers' names, which needs no conversion; for Meta's code give its folder and --to meta",
     "quantized": "a quantized checkpoint; convert the bf16 one instead",
     "LoRA": "a LoRA (QLoRA) checkpoint; merge it into the model first",
-    "mixture-of-experts": "a mixture-of-experts model (Llama 4 or Mixtral); distconv converts Llama 1 to 3.3",
+    "mixture-of-experts": (
+        "a mixture-of-experts model (Llama 4 or Mixtral), whose params.json says nothing of it; "
+        "take the params.json of this model"
+    ),
 }
 """What each is, and what to do instead."""
 
