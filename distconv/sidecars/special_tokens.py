@@ -38,6 +38,10 @@ class TokenSet:
     begin: str = "<|begin_of_text|>"
     end: str = "<|end_of_text|>"
 
+    def find(self, text: str, begin: int) -> int:
+        """Give a token's id; ``begin`` is that of the first one."""
+        return begin + self.texts.index(text)
+
 
 def _fill(named: Mapping[int, str], count: int) -> tuple[str, ...]:
     """Give so many tokens: the named ones by place, all others reserved and numbered in order."""

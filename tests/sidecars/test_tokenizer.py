@@ -267,7 +267,7 @@ def test_llama_4s_ranks_are_followed_by_as_many_special_tokens_as_its_code_has(t
     vocabulary = read(tmp_path, "\n".join(lines).encode())
     assert vocabulary.size == 202_048
     with pytest.raises(
-        InputError, match="200,000 ranks, which 2,048 special tokens follow; expected .* 256 of them"
+        InputError, match=r"200,000 ranks, which 2,048 special tokens follow; expected .* 256 of them"
     ):
         write_tokenizer(tmp_path, vocabulary)
     assert read(tmp_path, "\n".join(lines[:-1]).encode()).size == 199_999 + 256
