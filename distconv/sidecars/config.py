@@ -34,7 +34,6 @@ class Rope:
             "original_max_position_embeddings": self.original_context,
         }
 
-
     def list_keys(self) -> dict[str, object]:
         """Give all keys of a config, the older ones beside the newer."""
         scaling = self.scaling()
@@ -107,7 +106,11 @@ def make_config(
 
 
 def make_parts_config(
-    architecture: str, top: Mapping[str, object], text: Mapping[str, object], vision: Mapping[str, object], dtype: str
+    architecture: str,
+    top: Mapping[str, object],
+    text: Mapping[str, object],
+    vision: Mapping[str, object],
+    dtype: str,
 ) -> dict[str, object]:
     """Make config.json's content of a text model and an image encoder; ``top`` is what stands beside their configs."""
     stored = {"dtype": dtype, "torch_dtype": dtype}
