@@ -46,9 +46,9 @@ class Place(click.Path):
 
 
 def _families() -> list[str]:
-    from distconv.families.llama import FAMILIES
+    from distconv.families.images import ALL_FAMILIES
 
-    return list(FAMILIES)
+    return list(ALL_FAMILIES)
 
 
 def family_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -8,6 +8,7 @@ import posixpath
 from dataclasses import dataclass, replace
 
 from distconv.errors import MismatchError, UsageError
+from distconv.families.dimensions import Dimensions, Llama4Dimensions, MllamaDimensions
 from distconv.families.evidence import (
     LLAMA_1_MD5,
     LLAMA_2_MD5,
@@ -16,6 +17,7 @@ from distconv.families.evidence import (
     check_tokenizer,
     tell_tokenizer,
 )
+from distconv.families.images import ALL_FAMILIES, assume_variant, tell_image_family
 from distconv.families.llama import FAMILIES, Family
 from distconv.formats.meta.params import Params
 from distconv.layout.dtypes import FLOAT16
@@ -45,6 +47,13 @@ def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = F
     the tokenizer is another model's. What else speaks against it is among the assumptions.
     """
     asked = None if family is None else find_family(family)
+    if not isinstance(facts.dimensions, Dimensions):
+        return _choose_image_family(facts, facts.dimensions, asked, instruct=instruct)
+    if asked is not None and asked.architecture != "llama":
+        raise MismatchError(
+            f"{facts.folder}: --family {asked.name} ({asked.title}), but params.json says nothing of images; "
+            "leave --family out"
+        )
     check_tokenizer(facts, asked)
     told = _detect(facts)
     chosen = FAMILIES[told.name] if asked is None else asked
@@ -69,9 +78,27 @@ def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = F
 
 def find_family(name: str) -> Family:
     """Give a family by its name; UsageError where there is none."""
-    if name not in FAMILIES:
-        raise UsageError(f"--family {name}: unknown; expected one of {', '.join(FAMILIES)}")
-    return FAMILIES[name]
+    if name not in ALL_FAMILIES:
+        raise UsageError(f"--family {name}: unknown; expected one of {', '.join(ALL_FAMILIES)}")
+    return ALL_FAMILIES[name]
+
+
+def _choose_image_family(
+    facts: Facts, dimensions: MllamaDimensions | Llama4Dimensions, asked: Family | None, *, instruct: bool
+) -> Choice:
+    """Tell the family of a model that sees, or take the one asked for; its tokenizer must be that of the weights."""
+    told = tell_image_family(facts.folder, dimensions, asked, has_statistics=facts.has_statistics)
+    chosen, size = told.family, facts.tokenizer_size
+    if facts.tokenizer == "sentencepiece" or (size is not None and size > dimensions.vocab):
+        raise MismatchError(
+            f"{facts.folder}: the tokenizer is a {facts.tokenizer} file of {size or 0:,} tokens, expected a tiktoken one "
+            f"of {dimensions.vocab:,}, as the output has rows; give the right file by --tokenizer"
+        )
+    variant = assume_variant(chosen, facts.folder, instruct=instruct)
+    assumptions = (*told.assumptions, *variant, *_theta_assumption(chosen, facts.params))
+    return Choice(
+        chosen, instruct or chosen.guard, told.evidence, assumptions, may_tie=False, variant=variant
+    )
 
 
 def _check_ids(facts: Facts, choice: Choice) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distconv.errors import MismatchError
+from distconv.families.dimensions import ModelDimensions
 from distconv.families.llama import FAMILIES, TIKTOKEN_SIZE, Family
-from distconv.families.rules import Dimensions
 from distconv.formats.meta.params import Params
 from distconv.layout.dtypes import DType
 
@@ -37,7 +37,7 @@ class Facts:
     """All that the choice rests on."""
 
     params: Params
-    dimensions: Dimensions
+    dimensions: ModelDimensions
     dtype: DType
     tokenizer: Tokenizer | None
     folder: str
@@ -45,6 +45,8 @@ class Facts:
     """Embedding and output are one storage: proof of tying without reading data."""
     tokenizer_size: int | None = None
     """Tokens of the tokenizer, special ones included; None where they are not known."""
+    has_statistics: bool = False
+    """Whether the shards hold how often Llama 4's experts were chosen."""
 
 
 @dataclass(frozen=True, slots=True)

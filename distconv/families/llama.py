@@ -1,6 +1,5 @@
 """The Llama families: their tensors, and what tells one from another when they are loaded."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,35 +10,28 @@ from distconv.families.rules import Rule
 EMBEDDING = "tok_embeddings.weight"
 OUTPUT = "output.weight"
 
+_BLOCK = "layers.{i}."
+_THEIRS = "model.layers.{i}."
+
 RULES = (
     Rule(EMBEDDING, "model.embed_tokens.weight", SAME, ("vocab", "dim")),
-    Rule("layers.{i}.attention.wq.weight", "model.layers.{i}.self_attn.q_proj.weight", ROTARY, ("q", "dim")),
-    Rule("layers.{i}.attention.wk.weight", "model.layers.{i}.self_attn.k_proj.weight", ROTARY, ("kv", "dim")),
-    Rule("layers.{i}.attention.wv.weight", "model.layers.{i}.self_attn.v_proj.weight", SAME, ("kv", "dim")),
-    Rule("layers.{i}.attention.wo.weight", "model.layers.{i}.self_attn.o_proj.weight", SAME, ("dim", "q")),
-    Rule("layers.{i}.feed_forward.w1.weight", "model.layers.{i}.mlp.gate_proj.weight", SAME, ("ffn", "dim")),
-    Rule("layers.{i}.feed_forward.w2.weight", "model.layers.{i}.mlp.down_proj.weight", SAME, ("dim", "ffn")),
-    Rule("layers.{i}.feed_forward.w3.weight", "model.layers.{i}.mlp.up_proj.weight", SAME, ("ffn", "dim")),
-    Rule("layers.{i}.attention_norm.weight", "model.layers.{i}.input_layernorm.weight", SAME, ("dim",)),
-    Rule("layers.{i}.ffn_norm.weight", "model.layers.{i}.post_attention_layernorm.weight", SAME, ("dim",)),
-    Rule("norm.weight", "model.norm.weight", SAME, ("dim",)),
-    Rule(OUTPUT, "lm_head.weight", SAME, ("vocab", "dim")),
+    Rule(
+        f"{_BLOCK}attention.wq.weight", f"{_THEIRS}self_attn.q_proj.weight", ROTARY, ("q", "dim"), QUERY_HEADS
+    ),
+    Rule(
+        f"{_BLOCK}attention.wk.weight", f"{_THEIRS}self_attn.k_proj.weight", ROTARY, ("kv", "dim"), KEY_HEADS
+    ),
+    Rule(f"{_BLOCK}attention.wv.weight", f"{_THEIRS}self_attn.v_proj.weight", SAME, ("kv", "dim"), KEY_HEADS),
+    Rule(f"{_BLOCK}attention.wo.weight", f"{_THEIRS}self_attn.o_proj.weight", SAME, ("dim", "q"), COLUMNS),
+    Rule(f"{_BLOCK}feed_forward.w1.weight", f"{_THEIRS}mlp.gate_proj.weight", SAME, ("ffn", "dim"), ROWS),
+    Rule(f"{_BLOCK}feed_forward.w2.weight", f"{_THEIRS}mlp.down_proj.weight", SAME, ("dim", "ffn"), COLUMNS),
+    Rule(f"{_BLOCK}feed_forward.w3.weight", f"{_THEIRS}mlp.up_proj.weight", SAME, ("ffn", "dim"), ROWS),
+    Rule(f"{_BLOCK}attention_norm.weight", f"{_THEIRS}input_layernorm.weight", SAME, ("dim",), REPLICATED),
+    Rule(f"{_BLOCK}ffn_norm.weight", f"{_THEIRS}post_attention_layernorm.weight", SAME, ("dim",), REPLICATED),
+    Rule("norm.weight", "model.norm.weight", SAME, ("dim",), REPLICATED),
+    Rule(OUTPUT, "lm_head.weight", SAME, ("vocab", "dim"), ROWS),
 )
-
-CUTS: Mapping[str, Cut] = {
-    "layers.{i}.attention.wq.weight": QUERY_HEADS,
-    "layers.{i}.attention.wk.weight": KEY_HEADS,
-    "layers.{i}.attention.wv.weight": KEY_HEADS,
-    "layers.{i}.attention.wo.weight": COLUMNS,
-    "layers.{i}.feed_forward.w1.weight": ROWS,
-    "layers.{i}.feed_forward.w2.weight": COLUMNS,
-    "layers.{i}.feed_forward.w3.weight": ROWS,
-    "layers.{i}.attention_norm.weight": REPLICATED,
-    "layers.{i}.ffn_norm.weight": REPLICATED,
-    "norm.weight": REPLICATED,
-    OUTPUT: ROWS,
-}
-"""By Meta's names. The embedding's axis is the family's: see ``Family.embedding_cut``."""
+"""Without a cut, the embedding's is the family's: see ``Family.embedding_cut``."""
 
 FREQUENCIES = (r"rope\.freqs", r"layers\.\d+\.attention\.inner_attention\.rope\.freqs")
 """Rotary frequencies follow from the configuration: Meta's own files hold them."""
@@ -76,11 +68,15 @@ class Family:
     instruct_eos: tuple[int, ...]
     chat: str | None
     may_tie: bool = False
-    special_tokens: Literal["llama-3", "llama-3.1"] | None = None
+    special_tokens: Literal["llama-3", "llama-3.1", "llama-3.2-vision", "llama-4"] | None = None
     sampled: bool = False
     """Whether Meta's instruct models come with sampling on (generation_config.json)."""
     guard: bool = False
     """A moderation model: always instruction-tuned, and without a chat template."""
+    architecture: Literal["llama", "mllama", "llama4"] = "llama"
+    """Whose tensors it has, by Transformers' ``model_type``."""
+    published_tokens: int = TIKTOKEN_SIZE
+    """Of a tiktoken file, special ones counted, for which the ids are given."""
 
     @property
     def embedding_cut(self) -> Cut:
@@ -96,7 +92,7 @@ class Family:
         ends = self.instruct_eos if instruct else (self.eos,)
         if self.tokenizer == "sentencepiece" or tokenizer_size is None:
             return self.bos, ends
-        shift = tokenizer_size - TIKTOKEN_SIZE
+        shift = tokenizer_size - self.published_tokens
         return self.bos + shift, tuple(end + shift for end in ends)
 
     def is_like(self, other: "Family") -> bool:

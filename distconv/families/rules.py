@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from distconv.errors import InputError
 from distconv.families.cuts import COLUMNS, ROWS, Cut
+from distconv.families.dimensions import Dimensions, Sizes
 from distconv.families.operations import Operation
 from distconv.formats.meta.catalog import Catalog
 from distconv.formats.meta.params import Params
@@ -17,40 +18,22 @@ from distconv.layout.dtypes import STORABLE
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One kind of tensor: Meta's name, Transformers' name, what makes one of the other, its whole shape.
+    """One kind of tensor: Meta's name, Transformers' name, what makes one of the other, its whole shape, its cut.
 
-    ``{i}`` in the names is the layer.
+    ``{i}`` in the names is the layer, of the kind ``layers``. What several rules make of one name of Transformers' lies
+    one behind the other along ``axis``, in the order of the rules. ``stored`` is how Meta's files call it; what several
+    rules store under one name lies one behind the other along the rows in each rank.
     """
 
     source: str
     target: str
     operation: Operation
     shape: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Dimensions:
-    """Sizes of the whole model, in elements; read from params.json and from the tensors."""
-
-    dim: int
-    layers: int
-    heads: int
-    kv_heads: int
-    """As stored, all copies counted."""
-    head_dim: int
-    ffn_dim: int
-    vocab: int
-
-    def size(self, symbol: str) -> int:
-        """Give the size that a symbol of a rule's shape stands for."""
-        sizes = {
-            "dim": self.dim,
-            "q": self.heads * self.head_dim,
-            "kv": self.kv_heads * self.head_dim,
-            "ffn": self.ffn_dim,
-            "vocab": self.vocab,
-        }
-        return sizes[symbol]
+    cut: Cut | None = None
+    """None for a vocabulary's embedding, of which Llama 1 and 2 cut the columns, Llama 3 the rows."""
+    layers: str = "text"
+    axis: int = 0
+    stored: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +45,10 @@ class Match:
     operation: Operation
     cut: Cut
     views: tuple[TensorView, ...]
+    axis: int = 0
+    """Along which it lies beside others of the same target."""
+    stored: str | None = None
+    """How Meta's files call it, where others are stored with it."""
 
 
 def read_dimensions(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -> Dimensions:
@@ -147,25 +134,23 @@ def _first_shape(catalog: Catalog, name: str, beside: str) -> tuple[int, ...]:
 
 
 def match_rules(
-    rules: tuple[Rule, ...],
-    cuts: Mapping[str, Cut],
+    rules: Sequence[Rule],
     ignored: tuple[str, ...],
     catalog: Catalog,
-    dimensions: Dimensions,
+    dimensions: Sizes,
     optional: frozenset[str] = frozenset(),
     absence: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Match, ...]:
     """Give every target tensor its source parts.
 
-    ``cuts`` are by the rules' source names; without one it is the vocabulary's embedding, of which Llama 1
-    and 2 cut the columns, Llama 3 the rows, and a shard's shape tells which. Every source tensor must match exactly one rule or an ignored pattern, and be in every
-    shard; its parts, of whatever sizes, must make up the whole. All violations are collected
-    and raised as one InputError; ``absence`` says what to do where no shard has a tensor.
+    Every source tensor must match exactly one rule or an ignored pattern, and be in every shard; its parts, of
+    whatever sizes, must make up the whole. A shard's shape tells how an embedding is cut that may be either way. All
+    violations are collected and raised as one InputError; ``absence`` says what to do where no shard has a tensor.
     """
-    wanted = dict(expand_rules(rules, dimensions.layers))
+    wanted = {one.source: one for one in expand_rules(rules, dimensions)}
     findings = list(_name_unknown(wanted.keys(), ignored, catalog, dimensions))
     matches = []
-    for name, (target, rule) in wanted.items():
+    for name, one in wanted.items():
         views = catalog.views(name)
         if not views and name in optional:
             continue
@@ -174,9 +159,9 @@ def match_rules(
             advice = f"; {absence[name]}" if not views and name in absence else ""
             findings.append(f"{name}: missing in {', '.join(missing)}{advice}")
             continue
-        cut = cuts.get(rule.source) or embedding_cut(views[0].shape, dimensions.dim)
-        findings += _check_views(name, rule, cut, catalog, dimensions)
-        matches.append(Match(name, target, rule.operation, cut, views))
+        cut = one.rule.cut or embedding_cut(views[0].shape, dimensions.size("dim"))
+        findings += _check_views(name, one.rule, cut, catalog, dimensions)
+        matches.append(Match(name, one.target, one.rule.operation, cut, views, one.rule.axis, one.stored))
     if findings:
         more = len(findings) - _MOST_FINDINGS
         raise InputError.of(
@@ -189,7 +174,7 @@ _MOST_FINDINGS = 20
 
 
 def _name_unknown(
-    wanted: Container[str], ignored: tuple[str, ...], catalog: Catalog, dimensions: Dimensions
+    wanted: Container[str], ignored: tuple[str, ...], catalog: Catalog, dimensions: Sizes
 ) -> Iterator[str]:
     """Name what is no tensor of the model; those that share a beginning of their own together."""
     groups: dict[str, list[str]] = {}
@@ -204,25 +189,41 @@ def _name_unknown(
         yield f"{where} {'are' if len(names) > 1 else 'is'} no tensor of a {dimensions.layers}-layer Llama"
 
 
-def expand_rules(rules: Sequence[Rule], layers: int) -> Iterator[tuple[str, tuple[str, Rule]]]:
-    """Give each tensor's name in Meta's dialect, then that in Transformers' and its rule."""
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A rule for one tensor, by its names in Meta's dialect, in Transformers', and in Meta's files."""
+
+    source: str
+    target: str
+    stored: str
+    rule: Rule
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        """Give the whole shape that Meta's code has it in."""
+        return tuple(sizes.size(symbol) for symbol in self.rule.shape)
+
+
+def expand_rules(rules: Sequence[Rule], sizes: Sizes) -> Iterator[Named]:
+    """Give each tensor of a model of these sizes."""
     for rule in rules:
-        for layer in range(layers) if "{i}" in rule.source else (0,):
-            yield rule.source.replace("{i}", str(layer)), (rule.target.replace("{i}", str(layer)), rule)
+        for layer, number in sizes.numbers(rule.layers) if "{i}" in rule.source else ((0, 0),):
+            source = rule.source.replace("{i}", str(layer))
+            stored = source if rule.stored is None else rule.stored.replace("{i}", str(layer))
+            yield Named(source, rule.target.replace("{i}", str(number)), stored, rule)
 
 
 def _where(catalog: Catalog, name: str) -> str:
     return next(shard.name for shard in catalog if name in shard.tensors)
 
 
-def _check_views(name: str, rule: Rule, cut: Cut, catalog: Catalog, dimensions: Dimensions) -> Iterator[str]:
+def _check_views(name: str, rule: Rule, cut: Cut, catalog: Catalog, dimensions: Sizes) -> Iterator[str]:
     whole = tuple(dimensions.size(symbol) for symbol in rule.shape)
     dtypes = {shard.tensors[name].dtype for shard in catalog}
     if len(dtypes) > 1:
         yield f"{name}: stored as {' and '.join(sorted(map(str, dtypes)))} in different shards"
     # Names of files are no key: ranks in folders of their own have the same ones.
     shapes = [(shard.name, shard.tensors[name].shape) for shard in catalog]
-    if not _make_up([shape for _, shape in shapes], whole, cut.axis):
+    if not _make_up([shape for _, shape in shapes], whole, cut):
         yield from _explain_shapes(name, shapes, whole, cut.axis)
         return
     for shard in catalog:
@@ -231,11 +232,12 @@ def _check_views(name: str, rule: Rule, cut: Cut, catalog: Catalog, dimensions: 
             yield f"{name} in {shard.name}: stored as {dtype}, expected a floating-point type of 16 bits or more"
 
 
-def _make_up(parts: Sequence[tuple[int, ...]], whole: tuple[int, ...], axis: int | None) -> bool:
+def _make_up(parts: Sequence[tuple[int, ...]], whole: tuple[int, ...], cut: Cut) -> bool:
     """Whether parts of these shapes, one after the other along the axis, are the whole."""
+    axis = cut.axis
     if axis is None:
         return all(part == whole for part in parts)
-    if any(len(part) != len(whole) for part in parts):
+    if any(len(part) != len(whole) or part[axis] % cut.groups for part in parts):
         return False
     joined = {(*part[:axis], whole[axis], *part[axis + 1 :]) for part in parts}
     return joined == {whole} and sum(part[axis] for part in parts) == whole[axis]
@@ -256,10 +258,14 @@ def _explain_shapes(
             yield f"{name} in {shard}: shape {shape}, expected {expected}"
 
 
+_OTHERS_JSON = "whose params.json says nothing of it; take the params.json of this model"
+
+
 def describe_foreign_tensors(catalog: Catalog) -> str | None:
-    """Name the model that has such tensors, where distconv does not convert it."""
+    """Name the model that has such tensors, which is no text model of Meta's."""
     foreign = (
-        (r"(text_model|vision_model)\..*", "a Llama 3.2 Vision model; distconv converts text models"),
+        (r"(text_model|vision_model)\..*", f"a Llama 3.2 Vision model, {_OTHERS_JSON}"),
+        (r"vision_embeddings\..*", f"a Llama 4 model, {_OTHERS_JSON}"),
         (r"(.*\.)?_?flat_params?(_.*)?", "flat parameters of FSDP; save a full state dict (FULL_STATE_DICT)"),
         (
             r"layers\.\d+\.(attn|sa_norm|mlp_norm)\..*",
@@ -277,7 +283,7 @@ def describe_foreign_tensors(catalog: Catalog) -> str | None:
         (r".*(lora_[ab]|adaptor|adapter).*", "a LoRA (QLoRA) checkpoint; merge it into the model first"),
         (
             r".*feed_forward\.(experts|router).*|.*\.block_sparse_moe\..*|.*\.moe_.*",
-            "a mixture-of-experts model (Llama 4 or Mixtral); distconv converts Llama 1 to 3.3",
+            f"a mixture-of-experts model (Llama 4 or Mixtral), {_OTHERS_JSON}",
         ),
     )
     for pattern, description in foreign:

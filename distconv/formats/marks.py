@@ -185,6 +185,7 @@ _STORAGES = {
 _BESIDE = {
     "__builtin__": "bool bytes complex dict float frozenset int list long object range set slice str tuple unicode xrange",
     "_codecs": "encode",
+    "_io": "BytesIO",
     "argparse": "Namespace",
     "collections": "Counter defaultdict deque",
     "copy_reg": "_reconstructor",

@@ -268,14 +268,25 @@ def group_runs(sizes_bytes: Sequence[int], limit_bytes: int, least_bytes: int = 
 
 
 def describe_layers(names: Iterable[str]) -> str:
-    """Say which layers tensors of these names are of."""
+    """Say which layers tensors of these names are of, an image encoder's after the text model's."""
     names = list(names)
-    numbers = sorted({int(match[1]) for name in names if (match := _LAYER.match(name))})
+    found: dict[str, list[int]] = {}
+    for name in names:
+        if match := _LAYER.match(name):
+            kind = "vision " if match["vision"] else "cross-attention " if match["cross"] else ""
+            found.setdefault(kind, []).append(int(match["layer"]))
+    if not found:
+        return ", ".join(dict.fromkeys(name.split(".")[-2] for name in names))
+    runs = [f"{kind}{_describe_run(numbers)}" for kind, numbers in sorted(found.items())]
     outside = "+" if any(not _LAYER.match(name) for name in names) else ""
-    if not numbers:
-        return ", ".join(name.split(".")[-2] for name in names)
-    first, last = numbers[0], numbers[-1]
-    return (f"{first}" if first == last else f"{first}-{last}") + outside
+    return ", ".join(runs) + outside
 
 
-_LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
+def _describe_run(numbers: Sequence[int]) -> str:
+    first, last = min(numbers), max(numbers)
+    return f"{first}" if first == last else f"{first}-{last}"
+
+
+_LAYER = re.compile(
+    r"(?P<vision>vision_)?(?:\w+\.)*?(?:(?P<cross>cross_attention_)?layers|resblocks)\.(?P<layer>\d+)\."
+)

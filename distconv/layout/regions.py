@@ -18,3 +18,7 @@ class Region:
     crc32: int
     """Of the data, from the zip's central directory; 0 where nothing is recorded."""
     zipped: bool
+
+
+ZEROS = Region("", 0, 1 << 62, 0, zipped=False)
+"""Zeros without end, which lie in no file: what a tensor has that INPUT has not."""

@@ -123,10 +123,10 @@ def _put_digits(
         else:
             loops.append(replace(loop, axis=others[loop.axis]))
     loops.sort(key=lambda loop: (loop.axis, -loop.step))
-    return Copy(copy.region, copy.source_offset, tuple(start), _merge(loops))
+    return Copy(copy.region, copy.source_offset, tuple(start), merge_loops(loops))
 
 
-def _merge(loops: Sequence[Loop]) -> tuple[Loop, ...]:
+def merge_loops(loops: Sequence[Loop]) -> tuple[Loop, ...]:
     """Take a loop that only goes on where the next one ends together with that one."""
     found: list[Loop] = []
     for inner in loops:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from distconv.formats.meta.archive import LOCAL_HEADER_BYTES, find_data
-from distconv.layout.regions import Region
+from distconv.layout.regions import ZEROS, Region
 from distconv.moving.bands import Block
 from distconv.moving.sources import Sources
 from distconv.storage.base import Access, Reader
@@ -264,7 +264,7 @@ class Ahead:
 
     def _start(self, one: Range, memory: memoryview, *, in_ring: bool) -> None:
         reading, start = self._place(one, memory, in_ring=in_ring)
-        self._sources.bytes_read += len(reading.memory)
+        self._sources.bytes_read += len(reading.memory) if one.region.path != ZEROS.path else 0
         futures = list(self._ask(reading.reader, start, reading.memory))
         if reading.header is not None and one.first:
             futures += self._ask(reading.reader, one.region.offset_bytes, reading.header)

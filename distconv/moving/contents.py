@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from distconv.layout.files import OutputTensor
+from distconv.layout.regions import ZEROS
 from distconv.moving.ahead import Ahead, Wanted
 from distconv.moving.bands import Block, make_blocks
 from distconv.moving.devices import Device, Finish
@@ -118,7 +119,7 @@ class Contents:
     def _find_access(self) -> Access:
         """Tell how INPUT is read, all of which lies in one place."""
         copies = (copy for tensor in self._tensors for copy in tensor.copies)
-        first = next(copies, None)
+        first = next((copy for copy in copies if copy.region.path != ZEROS.path), None)
         return LOCAL_ACCESS if first is None else self._sources.open(first.region.path).access
 
 

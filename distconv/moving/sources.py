@@ -5,10 +5,25 @@ from contextlib import ExitStack
 from typing import Self
 
 from distconv.formats.meta.archive import locate_data
-from distconv.layout.regions import Region
+from distconv.layout.regions import ZEROS, Region
 from distconv.moving.pieces import Piece
 from distconv.moving.spans import Spans
-from distconv.storage.base import Reader, Storage, opened
+from distconv.storage.base import LOCAL_ACCESS, Reader, Storage, opened
+
+
+class ZeroReader:
+    """What is read where nothing is stored."""
+
+    path = ZEROS.path
+    size_bytes = ZEROS.size_bytes
+    access = LOCAL_ACCESS
+
+    def read_into(self, offset_bytes: int, buffer: memoryview) -> None:  # noqa: ARG002
+        """Fill the buffer with zeros."""
+        buffer[:] = bytes(len(buffer))
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
 
 class Sources:
@@ -22,7 +37,7 @@ class Sources:
         """Where data begins, as far as that is known."""
         self._storage = storage
         self._stack = ExitStack()
-        self._readers: dict[str, Reader] = {}
+        self._readers: dict[str, Reader] = {ZEROS.path: ZeroReader()}
 
     def __enter__(self) -> Self:
         """Use it in a ``with`` block."""
@@ -68,4 +83,4 @@ class Sources:
             end = position + size
             reader.read_into(start + offset * unit_bytes, buffer[position:end])
             position = end
-        self.bytes_read += len(buffer)
+        self.bytes_read += len(buffer) if reader.path != ZEROS.path else 0

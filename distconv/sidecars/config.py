@@ -34,6 +34,15 @@ class Rope:
             "original_max_position_embeddings": self.original_context,
         }
 
+    def list_keys(self) -> dict[str, object]:
+        """Give all keys of a config, the older ones beside the newer."""
+        scaling = self.scaling()
+        return {
+            "rope_parameters": {"rope_theta": self.theta, **scaling},
+            "rope_scaling": None if self.factor is None else scaling,
+            "rope_theta": self.theta,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
@@ -51,10 +60,11 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class TokenIds:
-    """Where text begins and ends."""
+    """Where text begins and ends, and what fills up shorter ones."""
 
     bos: int
     eos: int | tuple[int, ...]
+    pad: int | None = None
 
     def plain_eos(self) -> int | list[int]:
         """Give the end as JSON has it."""
@@ -65,7 +75,6 @@ def make_config(
     shape: ModelShape, rope: Rope, context: int, tokens: TokenIds, *, tied: bool, dtype: str
 ) -> dict[str, object]:
     """Make config.json's content: ``configuration_llama.py`` of transformers 5.23, and the older keys."""
-    scaling = rope.scaling()
     return {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
@@ -84,17 +93,34 @@ def make_config(
         "num_attention_heads": shape.heads,
         "num_hidden_layers": shape.layers,
         "num_key_value_heads": shape.kv_heads,
-        "pad_token_id": None,
+        "pad_token_id": tokens.pad,
         "pretraining_tp": 1,
         "rms_norm_eps": shape.norm_eps,
-        "rope_parameters": {"rope_theta": rope.theta, **scaling},
-        "rope_scaling": None if rope.factor is None else scaling,
-        "rope_theta": rope.theta,
+        **rope.list_keys(),
         "tie_word_embeddings": tied,
         "torch_dtype": dtype,
         "transformers_version": metadata.version("transformers"),
         "use_cache": True,
         "vocab_size": shape.vocab_size,
+    }
+
+
+def make_parts_config(
+    architecture: str,
+    top: Mapping[str, object],
+    text: Mapping[str, object],
+    vision: Mapping[str, object],
+    dtype: str,
+) -> dict[str, object]:
+    """Make config.json's content of a text model and an image encoder; ``top`` is what stands beside their configs."""
+    stored = {"dtype": dtype, "torch_dtype": dtype}
+    return {
+        "architectures": [architecture],
+        **top,
+        **stored,
+        "text_config": {**text, **stored},
+        "transformers_version": metadata.version("transformers"),
+        "vision_config": {**vision, **stored},
     }
 
 
@@ -104,6 +130,7 @@ def make_generation_config(tokens: TokenIds, *, sampled: bool) -> dict[str, obje
     return {
         "bos_token_id": tokens.bos,
         "eos_token_id": tokens.plain_eos(),
+        **({} if tokens.pad is None else {"pad_token_id": tokens.pad}),
         **sampling,
         "transformers_version": metadata.version("transformers"),
     }

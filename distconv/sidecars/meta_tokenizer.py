@@ -12,14 +12,8 @@ from distconv.errors import InputError, MismatchError
 from distconv.families.evidence import Tokenizer
 from distconv.formats.meta.files import TOKENIZER_NAME
 from distconv.formats.plain_json import parse_object
-from distconv.sidecars.ranks import (
-    PATTERN,
-    RankVocabulary,
-    make_byte_table,
-    make_rank_merges,
-    make_rank_vocabulary,
-    make_special_tokens,
-)
+from distconv.sidecars.ranks import RankVocabulary, make_byte_table, make_rank_merges, make_rank_vocabulary
+from distconv.sidecars.special_tokens import TOKEN_SETS
 from distconv.sidecars.tokenizer import make_vocabulary
 from distconv.storage.base import join
 
@@ -27,8 +21,6 @@ _ADVICE = f"put {TOKENIZER_NAME} of the base model beside it"
 _TABLE_NAME = "tokenizer.json"
 _LEGACY_NAME = "added_tokens.json"
 _MOST_SHOWN = 5
-_LATER_TOKENS = ("<|step_id|>", "<|image|>")
-"""Names that llama-models' ``Tokenizer`` has for tokens which Llama 3.1's files still call reserved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +50,7 @@ def make_meta_tokenizer(folder: str, files: Mapping[str, bytes]) -> MetaTokenize
         content = make_rank_file(path, parsed)
     else:
         raise InputError(f"{folder}: neither {TOKENIZER_NAME} nor {_TABLE_NAME}; {_ADVICE}")
-    vocabulary = make_vocabulary(path, content)
+    vocabulary = make_vocabulary(path, content, _tell_special_count(parsed))
     beyond = {number: text for number, text in added.items() if number >= vocabulary.size}
     notes = _note_renamed(path, vocabulary, added) if isinstance(vocabulary, RankVocabulary) else ()
     return MetaTokenizer(vocabulary.kind, content, vocabulary.size, beyond, tuple(notes))
@@ -73,7 +65,7 @@ def make_rank_file(path: str, parsed: Mapping[str, object]) -> bytes:
     model = parsed.get("model")
     found = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(found, dict) or model.get("type") not in {None, "BPE"}:
-        raise InputError(f"{path}: no BPE with a vocabulary, expected that of Llama 3; {_ADVICE}")
+        raise InputError(f"{path}: no BPE with a vocabulary, expected that of Llama 3 or 4; {_ADVICE}")
     if model.get("byte_fallback") is True or "▁" in found:
         raise InputError(
             f"{path}: the BPE of a sentencepiece model, whose scores tokenizer.json does not have; {_ADVICE}"
@@ -83,12 +75,17 @@ def make_rank_file(path: str, parsed: Mapping[str, object]) -> bytes:
     content = b"".join(lines)
     make_rank_vocabulary(path, content)
     _check_merges(path, found, model.get("merges"), tokens)
-    patterns = set(_find_patterns(parsed.get("pre_tokenizer")))
-    if patterns != {PATTERN} or parsed.get("normalizer") is not None:
+    if _tell_special_count(parsed) is None or parsed.get("normalizer") is not None:
         raise InputError(
-            f"{path}: text is cut before it is merged in another way than Llama 3 does; {_ADVICE}"
+            f"{path}: text is cut before it is merged in another way than Llama 3 and 4 do; {_ADVICE}"
         )
     return content
+
+
+def _tell_special_count(parsed: Mapping[str, object]) -> int | None:
+    """Tell how many special tokens follow the ranks by how text is cut; None where no Llama cuts it so."""
+    patterns = set(_find_patterns(parsed.get("pre_tokenizer")))
+    return next((tokens.counted for tokens in TOKEN_SETS.values() if patterns == {tokens.pattern}), None)
 
 
 def decide_rows(path: str, rows: int, tokenizer: MetaTokenizer) -> tuple[int, str | None]:
@@ -191,7 +188,8 @@ def _find_patterns(node: object) -> Iterator[str]:
 def _note_renamed(path: str, ranks: RankVocabulary, added: Mapping[int, str]) -> Iterator[str]:
     """Name special tokens that Meta's code calls otherwise, whatever the folder says."""
     first = len(ranks.tokens)
-    known = {*make_special_tokens("llama-3"), *make_special_tokens("llama-3.1"), *_LATER_TOKENS}
+    sets = (tokens for tokens in TOKEN_SETS.values() if tokens.counted == ranks.special_count)
+    known = {text for tokens in sets for text in tokens.texts}
     renamed = [
         text for number, text in sorted(added.items()) if first <= number < ranks.size and text not in known
     ]

@@ -10,43 +10,9 @@ from typing import Literal
 
 from distconv.errors import InputError
 from distconv.sidecars.merges import LONGEST_TOKEN, find_merges, write_tokenizer
+from distconv.sidecars.special_tokens import ALL_SPECIAL, TokenSet, count_special_tokens
 
-SpecialTokens = Literal["llama-3", "llama-3.1"]
-
-BEGIN_OF_TEXT = "<|begin_of_text|>"
-END_OF_TEXT = "<|end_of_text|>"
-END_OF_TURN = "<|eot_id|>"
-
-_SPECIAL_COUNT = 256
-_LLAMA_4_RANKS = 200_000
 _LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) (\d{1,9})\r?")
-
-# Meta's ``llama3/tokenizer.py``: how text is cut before bytes are merged.
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-# The named ones by place behind the ranks; all other places are reserved, numbered in order.
-_NAMED: dict[SpecialTokens, dict[int, str]] = {
-    "llama-3": {
-        0: BEGIN_OF_TEXT,
-        1: END_OF_TEXT,
-        6: "<|start_header_id|>",
-        7: "<|end_header_id|>",
-        9: END_OF_TURN,
-    },
-    "llama-3.1": {
-        0: BEGIN_OF_TEXT,
-        1: END_OF_TEXT,
-        4: "<|finetune_right_pad_id|>",
-        6: "<|start_header_id|>",
-        7: "<|end_header_id|>",
-        8: "<|eom_id|>",
-        9: END_OF_TURN,
-        10: "<|python_tag|>",
-    },
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +21,8 @@ class RankVocabulary:
 
     path: str
     tokens: tuple[bytes, ...] = field(repr=False)
+    special_count: int
+    """How many special tokens Meta's code counts behind the ranks."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -64,8 +32,8 @@ class RankVocabulary:
 
     @property
     def size(self) -> int:
-        """Number of tokens, the 256 special ones behind the ranks included."""
-        return len(self.tokens) + _SPECIAL_COUNT
+        """Number of tokens, special ones included."""
+        return len(self.tokens) + self.special_count
 
 
 def looks_like_ranks(content: bytes) -> bool:
@@ -73,15 +41,14 @@ def looks_like_ranks(content: bytes) -> bool:
     return _LINE.fullmatch(content[:512].split(b"\n", 1)[0]) is not None
 
 
-def make_rank_vocabulary(path: str, content: bytes) -> RankVocabulary:
-    """Read a file from its bytes; InputError where it is damaged or not of Llama 3."""
+def make_rank_vocabulary(path: str, content: bytes, special_count: int | None = None) -> RankVocabulary:
+    """Read a file from its bytes; InputError where it is damaged.
+
+    ``special_count`` is told by the number of ranks where it is None.
+    """
     lines = content.split(b"\n")
     if lines[-1] == b"":
         lines.pop()
-    if len(lines) >= _LLAMA_4_RANKS:
-        raise InputError(
-            f"{path}: {len(lines):,} ranks, the tokenizer of a Llama 4 model; distconv converts Llama 1 to 3.3"
-        )
     tokens = tuple(_read_line(path, rank, line) for rank, line in enumerate(lines))
     longest = max(map(len, tokens))
     if longest > LONGEST_TOKEN:
@@ -92,27 +59,27 @@ def make_rank_vocabulary(path: str, content: bytes) -> RankVocabulary:
     missing = sum(bytes([value]) not in known for value in range(256))
     if missing:
         raise InputError(f"{path}: {missing} of the 256 single bytes have no rank; the file is damaged")
-    special = {text.encode() for version in _NAMED for text in make_special_tokens(version)}
-    if special & known:
+    special = known & {text.encode() for text in ALL_SPECIAL}
+    if special:
         raise InputError(
-            f"{path}: {len(special & known)} of Llama's special tokens stand among the ranks, which they follow"
+            f"{path}: {len(special)} of Llama's special tokens stand among the ranks, which they follow"
         )
-    return RankVocabulary(path, tokens)
+    return RankVocabulary(path, tokens, special_count or count_special_tokens(len(tokens)))
 
 
-def make_special_tokens(version: SpecialTokens) -> tuple[str, ...]:
-    """Give the 256 special tokens, in the order of their ids."""
-    named = _NAMED[version]
-    places = (place for place in range(_SPECIAL_COUNT) if place not in named)
-    reserved = {place: f"<|reserved_special_token_{number}|>" for number, place in enumerate(places)}
-    return tuple((named | reserved)[place] for place in range(_SPECIAL_COUNT))
+def make_rank_tokenizer(vocabulary: RankVocabulary, special: TokenSet) -> bytes:
+    """Make tokenizer.json of the tokenizer that gives the ids which tiktoken gives, after ``<|begin_of_text|>``.
 
-
-def make_rank_tokenizer(vocabulary: RankVocabulary, version: SpecialTokens) -> bytes:
-    """Make tokenizer.json of the tokenizer that gives the ids which tiktoken gives, after ``<|begin_of_text|>``."""
+    InputError where the special tokens do not belong to as many ranks.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
     from tokenizers.models import BPE
 
+    if special.counted != vocabulary.special_count:
+        raise InputError(
+            f"{vocabulary.path}: {len(vocabulary.tokens):,} ranks, which {vocabulary.special_count:,} special tokens "
+            f"follow; expected the tokenizer of a model with {special.counted:,} of them"
+        )
     texts = _make_texts(vocabulary.tokens)
     tokenizer = Tokenizer(
         BPE(
@@ -124,14 +91,13 @@ def make_rank_tokenizer(vocabulary: RankVocabulary, version: SpecialTokens) -> b
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated", invert=False),
+            pre_tokenizers.Split(Regex(special.pattern), behavior="isolated", invert=False),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    special = make_special_tokens(version)
-    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
-    begin = special[0]
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special.texts])
+    begin = special.begin
     tokenizer.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=False),

@@ -13,34 +13,35 @@ from distconv.formats.meta.files import TOKENIZER_NAME
 from distconv.sidecars.config import to_json
 from distconv.sidecars.pieces import PieceVocabulary, make_piece_tokenizer, make_piece_vocabulary
 from distconv.sidecars.ranks import (
-    BEGIN_OF_TEXT,
-    END_OF_TEXT,
-    END_OF_TURN,
     RankVocabulary,
-    SpecialTokens,
     looks_like_ranks,
     make_rank_tokenizer,
     make_rank_vocabulary,
 )
+from distconv.sidecars.special_tokens import TOKEN_SETS, SpecialTokens
 from distconv.storage.base import Storage, read_small
 
 Vocabulary = PieceVocabulary | RankVocabulary
 """What Meta's tokenizer.model holds; has ``path``, ``kind``, ``size`` and ``notes``."""
 
 _LIMIT_BYTES = 8 << 20
-"""Four times Llama 3's; merges are looked for at every byte."""
-_EXPECTED = "a sentencepiece model (Llama 1, 2, Code Llama) or lines `base64 rank` (Llama 3)"
+"""Twice Llama 4's; merges are looked for at every byte."""
+_EXPECTED = "a sentencepiece model (Llama 1, 2, Code Llama) or lines `base64 rank` (Llama 3 and 4)"
 
 
-def read_vocabulary(storage: Storage, path: str) -> Vocabulary:
-    """Read tokenizer.model; InputError where it is of neither kind, damaged, or of Llama 4."""
-    return make_vocabulary(path, read_small(storage, path, _LIMIT_BYTES))
+def read_vocabulary(storage: Storage, path: str, special_count: int | None = None) -> Vocabulary:
+    """Read tokenizer.model as ``make_vocabulary`` does."""
+    return make_vocabulary(path, read_small(storage, path, _LIMIT_BYTES), special_count)
 
 
-def make_vocabulary(path: str, content: bytes) -> Vocabulary:
-    """Understand what tokenizer.model holds, which lies or shall lie at ``path``."""
+def make_vocabulary(path: str, content: bytes, special_count: int | None = None) -> Vocabulary:
+    """Understand what tokenizer.model holds, which lies or shall lie at ``path``.
+
+    ``special_count`` is how many special tokens follow a tiktoken file's ranks, where the model tells. InputError
+    where the file is of neither kind, or damaged.
+    """
     if looks_like_ranks(content):
-        return make_rank_vocabulary(path, content)
+        return make_rank_vocabulary(path, content, special_count)
     try:
         return make_piece_vocabulary(path, content)
     except ValueError:
@@ -69,7 +70,7 @@ def make_tokenizer_files(
     """Make tokenizer.json, tokenizer_config.json, for a template chat_template.jinja, and tokenizer.model.
 
     ``special_tokens`` names the set behind a tiktoken file's ranks, None for sentencepiece;
-    ``context`` is in tokens; ``instruct`` ends text where Llama 3's instruct models end a turn.
+    ``context`` is in tokens; ``instruct`` ends text where instruct models end a turn.
     """
     config: dict[str, object] = {**_COMMON, "model_max_length": context}
     if isinstance(vocabulary, PieceVocabulary):
@@ -80,8 +81,10 @@ def make_tokenizer_files(
     else:
         if special_tokens is None:
             raise InputError(f"{vocabulary.path}: a tiktoken file, expected a sentencepiece model")
-        content = make_rank_tokenizer(vocabulary, special_tokens)
-        config |= {"bos_token": BEGIN_OF_TEXT, "eos_token": END_OF_TURN if instruct else END_OF_TEXT}
+        special = TOKEN_SETS[special_tokens]
+        content = make_rank_tokenizer(vocabulary, special)
+        config |= {"bos_token": special.begin, "eos_token": special.end_of_turn if instruct else special.end}
+        config |= {} if special.pad is None else {"pad_token": special.pad}
     if chat_template is not None:
         # Transformers before 4.47 knows no file for it, and up to 4.43 takes ChatML in its place.
         config["chat_template"] = chat_template

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from distconv.errors import DistconvError, InputError
 from distconv.families.llama import Family
-from distconv.formats.meta.params import RopeScaling
+from distconv.formats.meta.rope import RopeScaling
 from distconv.formats.safetensors.chunks import make_index_file
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.planning.plan import Plan

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from distconv.errors import OutputError
-from distconv.families.llama import FAMILIES
+from distconv.families.images import ALL_FAMILIES
 from distconv.formats.meta.checklist import parse_checklist
 from distconv.humanize import format_count
 from distconv.output.receipt import Conversion, ModelReceipt
@@ -34,7 +34,7 @@ def make_card(receipt: ModelReceipt, files: Mapping[str, bytes]) -> str:
     from huggingface_hub import ModelCardData
 
     conversion = receipt.conversion
-    if conversion.family not in FAMILIES:
+    if conversion.family not in ALL_FAMILIES:
         raise OutputError(
             f"{RECEIPT_NAME}: family {conversion.family} is unknown here; use the distconv that wrote it"
         )
@@ -45,7 +45,7 @@ def make_card(receipt: ModelReceipt, files: Mapping[str, bytes]) -> str:
         license=known or "other", license_name=None if known else "llama",
     )  # fmt: skip
     lines = (
-        *_describe(conversion, FAMILIES[conversion.family].title),
+        *_describe(conversion, ALL_FAMILIES[conversion.family].title),
         *_list_sources(conversion),
         *_list_files(receipt, files),
         f"`{RECEIPT_NAME}` has a digest of every tensor; `distconv verify FOLDER` checks a download against it.",

@@ -4,10 +4,13 @@ import math
 from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
+from distconv.families.architectures import LLAMA, Architecture, tell_architecture
 from distconv.families.choose import Choice, choose_family
+from distconv.families.dimensions import ModelDimensions
 from distconv.families.evidence import Facts
-from distconv.families.llama import CUTS, EMBEDDING, IGNORED, OUTPUT, RULES
-from distconv.families.rules import Dimensions, Match, describe_foreign_tensors, match_rules, read_dimensions
+from distconv.families.fused import take_apart
+from distconv.families.llama import EMBEDDING, OUTPUT
+from distconv.families.rules import Match, describe_foreign_tensors, match_rules
 from distconv.families.translate import Decisions, make_targets
 from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.files import SourceFiles, find_files
@@ -29,7 +32,8 @@ class Checkpoint:
     files: SourceFiles
     params: Params
     catalog: Catalog
-    dimensions: Dimensions
+    architecture: Architecture
+    dimensions: ModelDimensions
     vocabulary: Vocabulary | None
     choice: Choice
     matches: tuple[Match, ...]
@@ -62,18 +66,21 @@ def read_found(
     Raises InputError with all that is wrong of one kind at once.
     """
     params = read_params(storage, files.params)
+    architecture = tell_architecture(params)
     catalog = read_catalog(storage, files.shards)
     shards = (ShardFiles(number, shard.paths) for number, shard in enumerate(catalog))
     files = replace(files, shards=tuple(shards))
-    foreign = describe_foreign_tensors(catalog)
+    foreign = describe_foreign_tensors(catalog) if architecture is LLAMA else None
     if foreign is not None:
         raise InputError(f"{files.folder}: {foreign}")
-    dimensions = read_dimensions(catalog, params, RULES)
+    dimensions = architecture.read_dimensions(catalog, params)
+    rules = architecture.make_rules(dimensions)
     vocabulary = None if files.tokenizer is None else read_vocabulary(storage, files.tokenizer)
-    facts = _make_facts(files.folder, params, dimensions, catalog, vocabulary)
+    facts = _make_facts(files.folder, params, dimensions, catalog, vocabulary, architecture)
     choice = choose_family(facts, family, instruct=instruct)
-    optional = frozenset({OUTPUT}) if choice.may_tie else frozenset()
-    matches = match_rules(RULES, CUTS, IGNORED, catalog, dimensions, optional, _ABSENCE)
+    optional = frozenset({architecture.output}) if choice.may_tie else frozenset()
+    apart = take_apart(catalog, rules, dimensions)
+    matches = match_rules(rules, architecture.ignored, apart, dimensions, optional, _ABSENCE)
     notes = (
         *files.notes,
         *catalog.notes,
@@ -83,20 +90,26 @@ def read_found(
         *note_differences(params, dimensions, vocabulary),
         *note_params(params, choice),
     )
-    return Checkpoint(files, params, catalog, dimensions, vocabulary, choice, matches, notes)
+    return Checkpoint(files, params, catalog, architecture, dimensions, vocabulary, choice, matches, notes)
 
 
 def _make_facts(
-    folder: str, params: Params, dimensions: Dimensions, catalog: Catalog, vocabulary: Vocabulary | None
+    folder: str,
+    params: Params,
+    dimensions: ModelDimensions,
+    catalog: Catalog,
+    vocabulary: Vocabulary | None,
+    architecture: Architecture,
 ) -> Facts:
     return Facts(
         params=params,
         dimensions=dimensions,
-        dtype=catalog.views(EMBEDDING)[0].dtype,
+        dtype=catalog.views(architecture.embedding)[0].dtype,
         tokenizer=None if vocabulary is None else vocabulary.kind,
         folder=folder,
         tied_storage=share_storage(catalog),
         tokenizer_size=None if vocabulary is None else vocabulary.size,
+        has_statistics=any(name.endswith("expert_activation_DE") for name in catalog.names()),
     )
 
 

@@ -5,30 +5,31 @@ shard and permuted by an index of rows, and compared with what the chunks' own h
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distconv.families.llama import EMBEDDING, OUTPUT
-from distconv.families.operations import ROTARY
 from distconv.families.rules import Match
 from distconv.formats.written import Headers, Written
-from distconv.layout.dtypes import DType
+from distconv.layout.dtypes import BFLOAT16, DType
+from distconv.layout.reshape import zeros
+from distconv.layout.tensors import Tensor
 from distconv.moving.progress import Progress
 from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
 from distconv.storage.base import Storage, opened, read_range
 from distconv.verbs.checkpoint import Checkpoint
 from distconv.verbs.rows import (
-    band_rows,
     cast_rows,
     choose_dtype,
     count_copies,
     find_difference,
     group_copies,
     join_shapes,
-    read_whole_rows,
+    read_bands,
 )
+from distconv.verbs.turning import list_head_rows, turn
 
 if TYPE_CHECKING:
     from distconv.verbs.rows import Rows
@@ -50,14 +51,16 @@ def compare_chunks(
     storage: Storage, checkpoint: Checkpoint, headers: Headers, progress: Progress
 ) -> list[Finding]:
     """List every tensor of these chunks that is missing, foreign, or differs from the source."""
-    missing = {match.target: match for match in checkpoint.matches}
+    missing: dict[str, list[Match]] = {}
+    for match in checkpoint.matches:
+        missing.setdefault(match.target, []).append(match)
     findings: list[Finding] = []
     sizes = [entry.size_bytes for path in _paths(headers) if (entry := storage.find(path)) is not None]
     progress.begin(sum(sizes), len(headers))
     try:
         with Sources(storage) as sources:
             dtype = choose_dtype(
-                (missing[tensor].views[0].dtype, target)
+                (missing[tensor][0].views[0].dtype, target)
                 for written in headers.values()
                 for tensor, target in written.items()
                 if tensor in missing
@@ -66,11 +69,13 @@ def compare_chunks(
             for name, written in headers.items():
                 progress.advance(min((target.offset_bytes for target in written.values()), default=0))
                 for tensor, target in written.items():
-                    words = _compare_tensor(comparison, missing.pop(tensor, None), tensor, target)
+                    words = _compare_tensor(comparison, missing.pop(tensor, []), tensor, target)
                     if words is not None:
                         findings.append(Finding(words, name))
                 progress.unit_done(name)
-            words_of_missing = [_explain_missing(match, checkpoint, sources) for match in missing.values()]
+            words_of_missing = [
+                _explain_missing(matches[0], checkpoint, sources) for matches in missing.values()
+            ]
     finally:
         progress.end()
     return findings + [Finding(words) for words in words_of_missing if words is not None]
@@ -91,53 +96,94 @@ def _explain_missing(match: Match, checkpoint: Checkpoint, sources: Sources) -> 
     return f"{match.target}: missing"
 
 
-def _compare_tensor(comparison: _Comparison, match: Match | None, name: str, target: Written) -> str | None:
-    """Compare one tensor; tell what is wrong with it."""
-    if match is None:
+def _compare_tensor(
+    comparison: _Comparison, matches: Sequence[Match], name: str, target: Written
+) -> str | None:
+    """Compare one tensor, which may be made of several; tell what is wrong with it."""
+    if not matches:
         return f"{name} in {target.path}: not a tensor of the source, or there twice"
-    stored = match.views[0].dtype
-    shape, copies = _whole_shape(match, target)
+    stored = matches[0].views[0].dtype
+    head_dim, copies = comparison.checkpoint.dimensions.head_dim, _count_copies(matches[0], target)
+    shape = _target_shape(matches, copies, head_dim)
     if target.shape != shape:
         return f"{name} in {target.path}: shape {target.shape}, expected {shape}"
     if target.dtype != (comparison.dtype or stored):
         return f"{name} in {target.path}: stored as {target.dtype}, expected {comparison.dtype or stored}"
-    row_bytes = target.dtype.size_bytes * (shape[1] if len(shape) > 1 else 1)
-    with opened(comparison.storage, target.path) as reader:
-        for first, rows in _bands(match, copies, comparison.checkpoint, comparison.sources):
-            size = len(rows) * row_bytes
-            found = read_range(reader, target.offset_bytes + first * row_bytes, size)
-            comparison.progress.advance(size)
-            at = find_difference(cast_rows(rows, stored, target.dtype), found, row_bytes, target.dtype)
-            if at is not None:
-                return f"{name} in {target.path}: row {first + at[0]}, column {at[1]} differs from {match.source}"
+    before = 0
+    for match in matches:
+        made = _apply(match, copies, head_dim).shape
+        # Beside others each row is a part of a longer one; otherwise all of it is one run.
+        place = _Place(before, shape[-1]) if match.axis else _Place(before * math.prod(made[1:]), None)
+        words = _compare_match(comparison, match, copies, place, target)
+        if words is not None:
+            return f"{name} in {target.path}: {words}"
+        before += made[match.axis]
     return None
 
 
-def _whole_shape(match: Match, target: Written) -> tuple[tuple[int, ...], int]:
-    """The shape that the shards give together; doubled key heads may be written once."""
-    shape = join_shapes(match.views, match.cut.axis)
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in the target what is made of one of the source's tensors begins, and how far apart its rows are.
+
+    In elements; ``width`` is None where they lie one behind the other.
+    """
+
+    first: int
+    width: int | None
+
+
+def _compare_match(
+    comparison: _Comparison, match: Match, copies: int, place: _Place, target: Written
+) -> str | None:
+    import numpy as np
+
+    stored, unit = match.views[0].dtype, target.dtype.size_bytes
+    with opened(comparison.storage, target.path) as reader:
+        for first, rows in _bands(match, copies, comparison.checkpoint, comparison.sources):
+            count, columns = rows.shape
+            width = place.width or columns
+            behind, before = divmod(place.first, width)
+            begin = target.offset_bytes + (behind + first) * width * unit
+            lines = np.frombuffer(read_range(reader, begin, count * width * unit), np.uint8).reshape(
+                count, -1
+            )
+            found = lines[:, before * unit : (before + columns) * unit].tobytes()
+            comparison.progress.advance(len(found))
+            expected = cast_rows(np.ascontiguousarray(rows), stored, target.dtype)
+            at = find_difference(expected, found, columns * unit, target.dtype)
+            if at is not None:
+                return f"row {behind + first + at[0]}, column {before + at[1]} differs from {match.source}"
+    return None
+
+
+def _count_copies(match: Match, target: Written) -> int:
+    """Tell how often key heads are stored; doubled ones may be written once."""
     if match.cut.heads != "key" or not target.shape:
-        return shape, 1
-    copies = count_copies(match.views, target.shape[0])
-    return (shape[0] // copies, *shape[1:]), copies
+        return 1
+    return count_copies(match.views, target.shape[0])
+
+
+def _target_shape(matches: Sequence[Match], copies: int, head_dim: int) -> tuple[int, ...]:
+    """The shape that the shards give together."""
+    shapes, axis = [_apply(match, copies, head_dim).shape for match in matches], matches[0].axis
+    return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
+
+
+def _apply(match: Match, copies: int, head_dim: int) -> Tensor:
+    """Give what a match becomes, for its shape."""
+    return match.operation.apply(zeros(match.source, BFLOAT16, _whole_shape(match, copies)), head_dim)
+
+
+def _whole_shape(match: Match, copies: int) -> tuple[int, ...]:
+    rows, *others = join_shapes(match.views, match.cut.axis)
+    return (rows // copies, *others)
 
 
 def _bands(
     match: Match, copies: int, checkpoint: Checkpoint, sources: Sources
 ) -> Iterator[tuple[int, "Rows"]]:
-    """Give the whole tensor as (first row, rows), permuted as Transformers wants it."""
+    """Give the whole tensor as (first row, rows), as Transformers wants it."""
+    head_dim, shape = checkpoint.dimensions.head_dim, _whole_shape(match, copies)
     parts = group_copies(match.views, match.cut, copies)
-    rows, *others = join_shapes([part for part, *_twins in parts], match.cut.axis)
-    head = checkpoint.dimensions.head_dim if match.operation is ROTARY else 1
-    band = band_rows(math.prod(others), match.views[0].dtype, head)
-    for first in range(0, rows, band):
-        found = read_whole_rows(match.cut, parts, first, min(band, rows - first), sources)
-        yield first, found[_rotary_rows(len(found), head)] if match.operation is ROTARY else found
-
-
-def _rotary_rows(rows: int, head: int) -> list[int]:
-    """Meta's row for each of Transformers': row h, p, i is Meta's row h, 2 i + p."""
-    half = head // 2
-    return [
-        start + 2 * (place % half) + place // half for start in range(0, rows, head) for place in range(head)
-    ]
+    bands = read_bands(match.cut, parts, shape, sources, list_head_rows(match.operation, head_dim))
+    return turn(match.operation, bands, shape, head_dim)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distconv.families.operations import ROTARY
 from distconv.formats.meta.shards import shard_name
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType
@@ -18,7 +17,7 @@ from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
 from distconv.storage.base import Storage, opened, read_range
 from distconv.verbs.expected import Expected
-from distconv.verbs.rows import band_rows, cast_rows, choose_dtype, find_difference, read_whole_rows
+from distconv.verbs.rows import cast_rows, choose_dtype, find_difference
 
 if TYPE_CHECKING:
     from distconv.verbs.rows import Rows
@@ -33,20 +32,20 @@ def compare_shards(
     """List every tensor of the shards that is missing, foreign, or differs from INPUT's."""
     names = [shard_name(rank) for rank in range(ranks)]
     findings = [*_find_strangers(expected, names, headers)]
-    found = {whole.name: _find_targets(whole.name, names, headers) for whole in expected}
+    groups: dict[str, list[Expected]] = {}
+    for whole in expected:
+        groups.setdefault(whole.held_as, []).append(whole)
+    found = {name: _find_targets(name, names, headers) for name in groups}
     sizes = (part.elements * part.dtype.size_bytes for targets in found.values() for part in targets.values())
     progress.begin(sum(sizes), len(found), "tensors")
     try:
         dtype = choose_dtype(
-            (whole.stored, part) for whole in expected for part in found[whole.name].values()
+            (whole.dtype, part) for whole in expected for part in found[whole.held_as].values()
         )
         with Sources(storage) as sources:
-            for whole in expected:
-                targets = found[whole.name]
-                counted = whole.as_in(tuple(targets.values()), ranks)
-                shared = _Shared(counted, ranks, dtype or whole.stored)
-                findings += _compare(storage, shared, targets, sources, progress)
-                progress.unit_done(whole.name)
+            for name, targets in found.items():
+                findings += _compare_group(storage, groups[name], ranks, dtype, targets, sources, progress)
+                progress.unit_done(name)
     finally:
         progress.end()
     return findings
@@ -63,7 +62,7 @@ def _find_targets(tensor: str, names: Sequence[str], headers: Headers) -> Target
 def _find_strangers(
     expected: Sequence[Expected], names: Sequence[str], headers: Headers
 ) -> Iterator[Finding]:
-    wanted = {whole.name for whole in expected}
+    wanted = {whole.held_as for whole in expected}
     for name in names:
         if name not in headers:
             yield Finding(f"{name}: missing or damaged, none of its tensors can be compared", name)
@@ -77,70 +76,112 @@ def _find_strangers(
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """What one rank holds of a whole tensor, in rows and columns."""
+    """What one rank holds of a whole tensor, in rows and columns, and in which of its rows that begins."""
 
     first_row: int
     end_row: int
     first_column: int
     end_column: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.end_row - self.first_row, self.end_column - self.first_column
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """A whole tensor that so many ranks share, in a type of OUTPUT's."""
+    """A whole tensor that so many ranks share, in a type of OUTPUT's, and its rows in each of their files."""
 
     whole: Expected
     ranks: int
     dtype: DType
+    at: int = 0
+    """How many rows lie before it, of tensors that are stored with it."""
 
-    def slice(self, rank: int) -> _Slice:
-        """Give what a rank holds: even parts of rows or columns, or of heads one at least."""
-        whole, ranks = self.whole, self.ranks
-        rows, *others = whole.shape
-        columns = math.prod(others)
-        if whole.cut.axis is None:
-            return _Slice(0, rows, 0, columns)
-        if whole.cut.axis == 1:
-            return _Slice(0, rows, rank * columns // ranks, (rank + 1) * columns // ranks)
+    def shape(self, rank: int) -> tuple[int, ...]:
+        """Give the shape of what a rank holds of it."""
+        parts, axis = self.slices(rank), self.whole.cut.axis
+        rows = sum(part.end_row - part.first_row for part in parts)
+        if axis == 1:
+            return rows, parts[0].end_column - parts[0].first_column
+        return (rows, *self.whole.shape[1:])
+
+    def slices(self, rank: int) -> list[_Slice]:
+        """Give what a rank holds: even parts of rows or columns, of each expert, or of heads one at least."""
+        whole, ranks, cut = self.whole, self.ranks, self.whole.cut
+        rows, columns = whole.shape[0], math.prod(whole.shape[1:])
+        if cut.axis is None:
+            return [_Slice(0, rows, 0, columns, self.at)]
+        if cut.axis == 1:
+            return [_Slice(0, rows, rank * columns // ranks, (rank + 1) * columns // ranks, self.at)]
         heads = rows // whole.head_dim
-        if whole.cut.heads == "key" and ranks > heads:
+        if cut.heads == "key" and ranks > heads:
             first = rank * heads // ranks * whole.head_dim
-            return _Slice(first, first + whole.head_dim, 0, columns)
-        return _Slice(rank * rows // ranks, (rank + 1) * rows // ranks, 0, columns)
+            return [_Slice(first, first + whole.head_dim, 0, columns, self.at)]
+        size = rows // cut.groups
+        low, high = rank * size // ranks, (rank + 1) * size // ranks
+        return [
+            _Slice(group * size + low, group * size + high, 0, columns, self.at + group * (high - low))
+            for group in range(cut.groups)
+        ]
 
-    def misfit(self, part: _Slice, target: Written) -> str | None:
-        """Tell where a rank's part is of another shape or type."""
-        shape = part.shape[: len(self.whole.shape)]
-        if target.shape != shape:
-            return f"{self.whole.name} in {target.path}: shape {target.shape}, expected {shape}"
-        if target.dtype != self.dtype:
-            return f"{self.whole.name} in {target.path}: stored as {target.dtype}, expected {self.dtype}"
-        return None
+
+def _compare_group(
+    storage: Storage,
+    wholes: Sequence[Expected],
+    ranks: int,
+    dtype: DType | None,
+    targets: Targets,
+    sources: Sources,
+    progress: Progress,
+) -> Iterator[Finding]:
+    """Compare tensors that each rank has one behind the other, all of its rows."""
+    shared: list[_Shared] = []
+    for whole in wholes:
+        counted = whole.as_in(tuple(targets.values()), ranks)
+        at = sum(before.shape(0)[0] for before in shared) if len(wholes) > 1 else 0
+        shared.append(_Shared(counted, ranks, dtype or whole.dtype, at))
+    wrong = {}
+    for rank, target in targets.items():
+        rows = sum(one.shape(rank)[0] for one in shared)
+        words = _find_misfit(shared[0], (rows, *shared[0].shape(rank)[1:]), target)
+        if words is not None:
+            wrong[rank] = words
+    for one in shared:
+        wrong = _compare(storage, one, targets, wrong, sources, progress)
+    for rank, words in sorted(wrong.items()):
+        yield Finding(words, shard_name(rank))
+
+
+def _find_misfit(shared: _Shared, shape: tuple[int, ...], target: Written) -> str | None:
+    """Tell where a rank's part is of another shape or type."""
+    name = shared.whole.held_as
+    if target.shape != shape:
+        return f"{name} in {target.path}: shape {target.shape}, expected {shape}"
+    if target.dtype != shared.dtype:
+        return f"{name} in {target.path}: stored as {target.dtype}, expected {shared.dtype}"
+    return None
 
 
 def _compare(
-    storage: Storage, shared: _Shared, targets: Targets, sources: Sources, progress: Progress
-) -> Iterator[Finding]:
-    """Go through the rows once, and compare each with every rank that holds some of it."""
-    slices = {rank: shared.slice(rank) for rank in targets}
-    misfits = {rank: shared.misfit(slices[rank], target) for rank, target in targets.items()}
-    wrong = {rank: words for rank, words in misfits.items() if words is not None}
-    for first, rows in _bands(shared.whole, sources):
-        for rank, part in slices.items():
+    storage: Storage,
+    shared: _Shared,
+    targets: Targets,
+    wrong: Mapping[int, str],
+    sources: Sources,
+    progress: Progress,
+) -> dict[int, str]:
+    """Go through the rows once, and compare each with every rank that holds some of it; add what differs."""
+    found = dict(wrong)
+    slices = [(rank, part) for rank in targets if rank not in wrong for part in shared.slices(rank)]
+    for first, rows in shared.whole.read(sources):
+        for rank, part in slices:
             low, high = max(first, part.first_row), min(first + len(rows), part.end_row)
-            if rank in wrong or low >= high:
+            if rank in found or low >= high:
                 continue
             wanted = rows[low - first : high - first, part.first_column : part.end_column]
             words = _differ(storage, shared.whole, targets[rank], part, low, wanted)
             progress.advance(wanted.size * shared.dtype.size_bytes)
             if words is not None:
-                wrong[rank] = words
-    for rank, words in sorted(wrong.items()):
-        yield Finding(words, shard_name(rank))
+                found[rank] = words
+    return found
 
 
 def _differ(
@@ -149,33 +190,14 @@ def _differ(
     """Compare rows from ``row`` on of the whole with a rank's; tell where they differ."""
     import numpy as np
 
-    row_bytes = part.shape[1] * target.dtype.size_bytes
-    skipped = row - part.first_row
-    expected = cast_rows(np.ascontiguousarray(wanted), whole.stored, target.dtype)
+    row_bytes = wanted.shape[1] * target.dtype.size_bytes
+    skipped = part.at + row - part.first_row
+    expected = cast_rows(np.ascontiguousarray(wanted), whole.dtype, target.dtype)
     with opened(storage, target.path) as reader:
         found = read_range(reader, target.offset_bytes + skipped * row_bytes, len(expected))
     at = find_difference(expected, found, row_bytes, target.dtype)
     if at is None:
         return None
-    return f"{whole.name} in {target.path}: row {skipped + at[0]}, column {at[1]} differs from {whole.source}"
-
-
-def _bands(whole: Expected, sources: Sources) -> Iterator[tuple[int, "Rows"]]:
-    """Give the whole tensor as (first row, rows of all columns), in Meta's order."""
-    rows, *others = whole.shape
-    columns = math.prod(others)
-    head = whole.head_dim if whole.operation is ROTARY else 1
-    band = band_rows(columns, whole.stored, head)
-    for first in range(0, rows, band):
-        found = read_whole_rows(whole.joined, whole.parts, first, min(band, rows - first), sources)
-        found = found.reshape(len(found), columns)
-        yield first, found[_interleave(len(found), head)] if whole.operation is ROTARY else found
-
-
-def _interleave(rows: int, head: int) -> list[int]:
-    """Transformers' row for each of Meta's: row h, 2 i + p is Transformers' row h, p, i."""
-    return [
-        start + place % 2 * (head // 2) + place // 2
-        for start in range(0, rows, head)
-        for place in range(head)
-    ]
+    return (
+        f"{whole.held_as} in {target.path}: row {skipped + at[0]}, column {at[1]} differs from {whole.source}"
+    )

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 
 from distconv.families.choose import Choice
+from distconv.families.dimensions import ModelDimensions
 from distconv.families.llama import BUFFERS, FREQUENCIES
-from distconv.families.rules import Dimensions
 from distconv.formats.meta.catalog import Catalog
 from distconv.formats.meta.params import Params
 from distconv.sidecars.tokenizer import Vocabulary
@@ -13,7 +13,9 @@ from distconv.sidecars.tokenizer import Vocabulary
 _MOST_SHOWN = 4
 
 
-def note_differences(params: Params, dimensions: Dimensions, vocabulary: Vocabulary | None) -> Iterator[str]:
+def note_differences(
+    params: Params, dimensions: ModelDimensions, vocabulary: Vocabulary | None
+) -> Iterator[str]:
     """Say where params.json, tensors and tokenizer differ, and which of them counts."""
     if params.ffn_dim is not None and params.ffn_dim != dimensions.ffn_dim:
         yield f"w1 has {dimensions.ffn_dim} rows, {params.path} gives {params.ffn_dim}; the tensor is believed"

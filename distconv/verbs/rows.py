@@ -6,7 +6,7 @@ bounded: a band of rows at a time.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from distconv.families.cuts import Cut
@@ -55,6 +55,17 @@ def group_copies(views: Sequence[TensorView], cut: Cut, copies: int) -> list[tup
     return [tuple(views[first : first + copies]) for first in range(0, len(views), copies)]
 
 
+def read_bands(
+    cut: Cut, parts: Sequence[tuple[TensorView, ...]], shape: tuple[int, ...], sources: Sources, head: int = 1
+) -> Iterator[tuple[int, "Rows"]]:
+    """Give a whole tensor as (first row, rows), each row one run of all its elements; whole heads at a time."""
+    columns = math.prod(shape[1:])
+    band = band_rows(columns, parts[0][0].dtype, head)
+    for first in range(0, shape[0], band):
+        found = read_whole_rows(cut, parts, first, min(band, shape[0] - first), sources)
+        yield first, found.reshape(len(found), columns)
+
+
 def read_whole_rows(
     cut: Cut, parts: Sequence[tuple[TensorView, ...]], first: int, count: int, sources: Sources
 ) -> "Rows":
@@ -66,17 +77,26 @@ def read_whole_rows(
             [read_rows(view, first, count, sources) for (view,) in parts if view.shape[1]], axis=1
         )
     found = []
-    begin = 0
-    for views in parts:
-        rows = views[0].shape[0]
+    for begin, start, rows, views in _list_runs(cut, parts):
         low, high = max(first - begin, 0), min(first + count - begin, rows)
-        begin += rows
         if low >= high:
             continue
-        part, *twins = (read_rows(view, low, high - low, sources) for view in views)
+        part, *twins = (read_rows(view, start + low, high - low, sources) for view in views)
         # Written once though the copies differ: no row of it can be right.
         found.append(part if all((part == twin).all() for twin in twins) else ~part)
     return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _list_runs(
+    cut: Cut, parts: Sequence[tuple[TensorView, ...]]
+) -> Iterator[tuple[int, int, int, tuple[TensorView, ...]]]:
+    """Give runs of rows in the whole's order: where each begins there and in its part, how long it is, whose it is."""
+    begin = 0
+    for group in range(cut.groups):
+        for views in parts:
+            rows = views[0].shape[0] // cut.groups
+            yield begin, group * rows, rows, views
+            begin += rows
 
 
 def read_rows(view: TensorView, first: int, count: int, sources: Sources) -> "Rows":

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from distconv.families.choose import Choice
-from distconv.families.llama import CUTS, EMBEDDING, OUTPUT
+from distconv.families.cuts import ROWS
+from distconv.families.llama import EMBEDDING, OUTPUT
 from distconv.families.translate import Decisions, MetaTensor, cut_for_ranks, join_ranks
 from distconv.formats.meta.files import PARAMS_NAME, TOKENIZER_NAME
 from distconv.formats.meta.params import Params
@@ -15,7 +16,6 @@ from distconv.output.identity import Source
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.targets import META
 from distconv.planning.plan import Plan, make_shard_plan
-from distconv.sidecars.meta_params import make_params
 from distconv.storage.base import Storage, read_small
 from distconv.verbs.assembly import read_legal
 from distconv.verbs.checkpoint import Checkpoint, decide_replication, share_storage
@@ -53,7 +53,7 @@ def prepare_back(storage: Storage, source: Source, model: TransformersModel, opt
     plan = plan_back(model, options)
     files = read_legal(storage, model.files.legal)
     files[TOKENIZER_NAME] = model.tokenizer.content
-    files[PARAMS_NAME] = make_params(model.config, rows=model.rows, shards=_count(options))
+    files[PARAMS_NAME] = model.make_params(_count(options))
     return _prepare(
         options,
         model.choice,
@@ -97,14 +97,14 @@ def plan_reshard(checkpoint: Checkpoint, replication: int, options: Options) -> 
     """Plan the shards of a checkpoint that has each key head so often."""
     wholes = [_recut(whole, checkpoint) for whole in join_ranks(checkpoint.matches, replication)]
     # A trainer's may lack the output, where params.json says that they are tied.
-    tied = checkpoint.match(OUTPUT) is None or share_storage(checkpoint.catalog)
+    tied = checkpoint.match(checkpoint.architecture.output) is None or share_storage(checkpoint.catalog)
     return _plan_shards(wholes, checkpoint.dimensions.head_dim, replication, options, tied=tied)
 
 
 def plan_back(model: TransformersModel, options: Options) -> Plan:
     """Plan the shards of a model in Transformers' format."""
     wholes = list(model.whole_tensors())
-    return _plan_shards(wholes, model.config.shape.head_dim, 1, options, tied=model.tied)
+    return _plan_shards(wholes, model.dimensions.head_dim, 1, options, tied=model.tied)
 
 
 def notes_for_meta(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -123,11 +123,11 @@ def _plan_shards(
     if tied:
         embedding = next(whole for whole in wholes if whole.tensor.name == EMBEDDING)
         wholes = [whole for whole in wholes if whole.tensor.name != OUTPUT]
-        if embedding.cut == CUTS[OUTPUT]:
+        if embedding.cut == ROWS:
             shared = {OUTPUT: EMBEDDING}
         else:
             output = replace(embedding.tensor, name=OUTPUT)
-            wholes.append(replace(embedding, tensor=output, cut=CUTS[OUTPUT]))
+            wholes.append(replace(embedding, tensor=output, cut=ROWS, stored=OUTPUT))
     dtype = None if options.dtype == "auto" else DTYPES[options.dtype]
     parts = cut_for_ranks(wholes, _count(options), head_dim, dtype)
     decisions = Decisions(bool(shared), replication)

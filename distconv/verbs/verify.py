@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from distconv.errors import InputError, OutputError
-from distconv.families.llama import FAMILIES
+from distconv.families.images import ALL_FAMILIES
 from distconv.formats.written import Headers
 from distconv.moving.progress import Progress, SilentProgress
 from distconv.output.findings import Depth, Finding
@@ -115,7 +115,7 @@ def _read_source(storage: Storage, options: Options) -> Compare | None:
     if entry is None or not entry.is_folder:
         return None
     recorded = _find_conversion(storage, options.output)
-    if options.family is None and recorded is not None and recorded.family in FAMILIES:
+    if options.family is None and recorded is not None and recorded.family in ALL_FAMILIES:
         options = replace(options, family=recorded.family)
     target = find_target(storage, options.output)
     if target is TRANSFORMERS:

@@ -8,9 +8,9 @@ import torch
 
 from distconv.errors import InputError, UsageError
 from distconv.families.choose import Choice, choose_family
+from distconv.families.dimensions import Dimensions
 from distconv.families.evidence import Facts
 from distconv.families.llama import FAMILIES
-from distconv.families.rules import Dimensions
 from distconv.formats.meta.params import read_params
 from distconv.layout.dtypes import BFLOAT16, FLOAT16, DType
 from distconv.storage.local import LocalStorage

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from distconv.families import llama
 from distconv.families.cuts import COLUMNS, ROWS
-from distconv.families.llama import CUTS, EMBEDDING, FAMILIES, IGNORED, OUTPUT, RULES, TIKTOKEN_SIZE
+from distconv.families.llama import EMBEDDING, FAMILIES, IGNORED, RULES, TIKTOKEN_SIZE
 from distconv.sidecars.chat import CHAT_TEMPLATES
-from distconv.sidecars.ranks import make_special_tokens
+from distconv.sidecars.special_tokens import TOKEN_SETS
 from tests import reference
 from tests.checkpoints import COLUMN_EMBEDDING, Spec, shapes
 
@@ -84,6 +84,8 @@ def test_the_families_are_those_that_were_published() -> None:
             "special_tokens": row.tokens,
             "sampled": row.chat is not None,
             "guard": row.guard,
+            "architecture": "llama",
+            "published_tokens": TIKTOKEN_SIZE,
         }
         for name, row in PUBLISHED.items()
     }
@@ -103,7 +105,7 @@ def test_ids_of_a_published_tokenizer_are_the_published_ones(name: str) -> None:
 def test_special_tokens_follow_the_ranks_of_a_tiktoken_file(
     version: str, ranks: int, *, instruct: bool
 ) -> None:
-    special = make_special_tokens(version)  # type: ignore[arg-type]
+    special = TOKEN_SETS[version].texts  # type: ignore[arg-type]
     begin, ends = FAMILIES[version].token_ids(ranks + len(special), instruct=instruct)
     assert special[begin - ranks] == "<|begin_of_text|>"
     wanted = {"<|end_of_text|>"}
@@ -144,10 +146,9 @@ def test_rules_and_cuts_are_those_of_metas_model() -> None:
         for rule in RULES
     }
     assert found == {name: (reference.rename(name), shape) for name, shape, _axis in shapes(spec)}
-    assert {name.replace("{i}", "0"): cut.axis for name, cut in CUTS.items()} == {
+    assert {rule.source.replace("{i}", "0"): rule.cut.axis for rule in RULES if rule.cut is not None} == {
         name: axis for name, _shape, axis in shapes(spec) if name != EMBEDDING
     }
-    assert OUTPUT in CUTS
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from distconv.errors import InputError
 from distconv.families.cuts import COLUMNS, ROWS
-from distconv.families.llama import CUTS, EMBEDDING, IGNORED, OUTPUT, RULES
+from distconv.families.dimensions import Dimensions
+from distconv.families.llama import EMBEDDING, IGNORED, OUTPUT, RULES
 from distconv.families.operations import ROTARY, SAME
-from distconv.families.rules import Dimensions, describe_foreign_tensors, match_rules, read_dimensions
+from distconv.families.rules import describe_foreign_tensors, match_rules, read_dimensions
 from distconv.formats.meta.catalog import Catalog, Shard
 from distconv.formats.meta.params import Params, read_params
 from distconv.formats.views import TensorView
@@ -77,7 +78,7 @@ def sizes(spec: Spec) -> Dimensions:
 
 def match(ranks: list[Parts], spec: Spec = SPEC, optional: frozenset[str] = frozenset(), **options: object):
     """Match a model's ranks."""
-    return match_rules(RULES, CUTS, IGNORED, catalog(ranks), sizes(spec), optional, **options)  # type: ignore[arg-type]
+    return match_rules(RULES, IGNORED, catalog(ranks), sizes(spec), optional, **options)  # type: ignore[arg-type]
 
 
 def findings(ranks: list[Parts], spec: Spec = SPEC, **options: object) -> list[str]:
@@ -263,7 +264,7 @@ def test_what_is_no_tensor_of_the_model_is_told_by_where_it_is_those_of_one_begi
         ranks[1][name] = view(name, (2,))
     ranks[0]["foreign"] = view("foreign", (2,))
     with pytest.raises(InputError) as raised:
-        match_rules(RULES, CUTS, IGNORED, catalog(ranks, {"foreign": "module.foreign"}), sizes(SPEC))
+        match_rules(RULES, IGNORED, catalog(ranks, {"foreign": "module.foreign"}), sizes(SPEC))
     assert sorted(str(raised.value).split("\n")) == [
         "consolidated.00.pth: module.foreign is no tensor of a 2-layer Llama",
         "consolidated.01.pth: layers.0.bias is no tensor of a 2-layer Llama",
@@ -390,14 +391,19 @@ FOREIGN = {
     "layers.0.feed_forward.moe_w_in_eD_F": "mixture-of-experts",
 }
 CALLED = {
-    "Llama 3.2 Vision": "a Llama 3.2 Vision model; distconv converts text models",
+    "Llama 3.2 Vision": (
+        "a Llama 3.2 Vision model, whose params.json says nothing of it; take the params.json of this model"
+    ),
     "FSDP": "flat parameters of FSDP; save a full state dict (FULL_STATE_DICT)",
     "torchtune": "a checkpoint with torchtune's own names; save it by torchtune's FullModelMetaCheckpointer",
     "torchtitan": "a checkpoint with torchtitan's newer or gpt-fast's names; export it in Transformers' format from there",
     "Transformers": "a checkpoint with Transformers' names, which needs no conversion; for Meta's code give its folder and --to meta",
     "quantized": "a quantized checkpoint; convert the bf16 one instead",
     "LoRA": "a LoRA (QLoRA) checkpoint; merge it into the model first",
-    "mixture-of-experts": "a mixture-of-experts model (Llama 4 or Mixtral); distconv converts Llama 1 to 3.3",
+    "mixture-of-experts": (
+        "a mixture-of-experts model (Llama 4 or Mixtral), whose params.json says nothing of it; "
+        "take the params.json of this model"
+    ),
 }
 """What each is, and what to do instead."""
 

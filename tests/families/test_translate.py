@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distconv.errors import InputError, UsageError
 from distconv.families.cuts import COLUMNS, ROWS
-from distconv.families.llama import CUTS, EMBEDDING, OUTPUT, RULES
+from distconv.families.llama import EMBEDDING, OUTPUT, RULES
 from distconv.families.rules import Match
 from distconv.families.translate import (
     Decisions,
@@ -29,6 +29,7 @@ from distconv.layout.regions import Region
 from distconv.layout.tensors import Tensor
 from tests import reference
 from tests.checkpoints import Spec, shapes
+from tests.families.test_rules import sizes
 from tests.layout.test_algebra import Contents, fill, numbered, store
 
 SPECS = [
@@ -65,9 +66,10 @@ def hold(contents: Contents, name: str, array: np.ndarray) -> Tensor:
 def wholes(spec: Spec, contents: Contents) -> list[MetaTensor]:
     """Give a model's whole tensors, each with the cut of its kind."""
     axes = {name: axis for name, _shape, axis in shapes(spec)}
+    cuts = {rule.source: rule.cut for rule in RULES}
     found = []
     for name, array in make_model(spec).items():
-        cut = CUTS.get(re.sub(r"\.\d+\.", ".{i}.", name)) or (COLUMNS if axes[name] else ROWS)
+        cut = cuts[re.sub(r"\.\d+\.", ".{i}.", name)] or (COLUMNS if axes[name] else ROWS)
         found.append(MetaTensor(hold(contents, name, array), cut, f"their {name}"))
     return found
 
@@ -78,7 +80,7 @@ def test_transformers_tensors_become_metas_by_name_place_and_cut(spec: Spec) -> 
     model = make_model(spec)
     tensors = {name: hold(contents, name, array) for name, array in to_transformers(spec, model).items()}
     embedding = COLUMNS if spec.by_columns else ROWS
-    found = list(invert_rules(RULES, tensors, spec.layers, spec.head_dim, embedding))
+    found = list(invert_rules(RULES, tensors, sizes(spec), embedding))
     assert {whole.tensor.name for whole in found} == set(model)
     for whole in found:
         np.testing.assert_array_equal(fill(whole.tensor, contents), model[whole.tensor.name])
@@ -97,7 +99,7 @@ def test_a_tensor_that_transformers_does_not_store_is_left_out() -> None:
         name: hold(contents, name, array) for name, array in to_transformers(spec, make_model(spec)).items()
     }
     del tensors["lm_head.weight"], tensors["model.layers.0.mlp.up_proj.weight"]
-    found = {whole.tensor.name for whole in invert_rules(RULES, tensors, spec.layers, spec.head_dim, COLUMNS)}
+    found = {whole.tensor.name for whole in invert_rules(RULES, tensors, sizes(spec), COLUMNS)}
     assert set(make_model(spec)) - found == {"output.weight", "layers.0.feed_forward.w3.weight"}
 
 

@@ -157,17 +157,21 @@ BUSY = settings(
 FOREIGN = {
     "quantization_args": "quantized",
     "lora_args": "LoRA",
-    "vision_chunk_size": "Vision",
-    "vision_num_cross_attention_layers": "Vision",
+    "moe": "Mixtral",
+    "sliding_window": "Mistral",
+}
+PARTS = {
+    "vision_chunk_size": "Llama 3.2 Vision",
+    "vision_num_cross_attention_layers": "Llama 3.2 Vision",
+    "vision_model": "Llama 3.2 Vision",
     "moe_args": "Llama 4",
     "nope_layer_interval": "Llama 4",
     "attention_chunk_size": "Llama 4",
     "use_qk_norm": "Llama 4",
     "attn_temperature_tuning": "Llama 4",
-    "vision_args": "Llama 4",
-    "moe": "Mixtral",
-    "sliding_window": "Mistral",
+    "vision_args": "vision_args",
 }
+"""Fields of models with images, none of which makes one alone."""
 OPTIONAL = (
     "n_kv_heads", "multiple_of", "ffn_dim_multiplier", "hidden_dim", "head_dim", "vocab_size", "use_scaled_rope",
     "rope_scaling", "rope_scaling_factor", "max_seq_len", "weight_tying",
@@ -188,7 +192,7 @@ USED = st.one_of(
 
 
 @BUSY
-@given(key=st.sampled_from([*FOREIGN, *OPTIONAL]), value=UNUSED)
+@given(key=st.sampled_from([*FOREIGN, *PARTS, *OPTIONAL]), value=UNUSED)
 def test_a_field_that_says_unused_says_nothing(scratch: Path, key: str, value: object) -> None:
     plain = {name: field for name, field in GOOD.items() if name != key}
     expected, found = read(scratch, plain), read(scratch, plain | {key: value})
@@ -196,11 +200,11 @@ def test_a_field_that_says_unused_says_nothing(scratch: Path, key: str, value: o
 
 
 @BUSY
-@given(key=st.sampled_from(list(FOREIGN)), value=USED)
+@given(key=st.sampled_from([*FOREIGN, *PARTS]), value=USED)
 def test_a_field_of_another_model_that_is_used_is_refused_by_name(
     scratch: Path, key: str, value: object
 ) -> None:
-    with pytest.raises(InputError, match=FOREIGN[key]):
+    with pytest.raises(InputError, match=(FOREIGN | PARTS)[key]):
         read(scratch, GOOD | {key: value})
 
 

@@ -27,6 +27,12 @@ def llama_3_file() -> Path:
 
 
 @pytest.fixture(scope="session")
+def llama_4_file() -> Path:
+    """Give the tokenizer of Llama 4, a tiktoken file."""
+    return packaged_file("llama_models", "llama4/tokenizer.model")
+
+
+@pytest.fixture(scope="session")
 def pieces_file() -> Path:
     """Give a published sentencepiece model made as Llama 2's is."""
     return packaged_file("mistral_common", "data/tokenizer.model.v1")
@@ -36,6 +42,12 @@ def pieces_file() -> Path:
 def llama_3_vocabulary(llama_3_file: Path) -> Vocabulary:
     """Give Llama 3's vocabulary."""
     return read_vocabulary(LocalStorage(), str(llama_3_file))
+
+
+@pytest.fixture(scope="session")
+def llama_4_vocabulary(llama_4_file: Path) -> Vocabulary:
+    """Give Llama 4's vocabulary."""
+    return read_vocabulary(LocalStorage(), str(llama_4_file))
 
 
 @pytest.fixture(scope="session")

@@ -17,14 +17,15 @@ from distconv.errors import InputError, MismatchError
 from distconv.formats.meta.checklist import parse_checklist
 from distconv.sidecars.meta_checklist import make_checklist
 from distconv.sidecars.meta_tokenizer import MetaTokenizer, decide_rows, make_meta_tokenizer
-from distconv.sidecars.ranks import make_rank_tokenizer, make_rank_vocabulary, make_special_tokens
+from distconv.sidecars.ranks import make_rank_tokenizer, make_rank_vocabulary
+from distconv.sidecars.special_tokens import TOKEN_SETS
 
 Change = Callable[[dict[str, object]], object]
 
 
 def make_table(content: bytes) -> bytes:
     """Make tokenizer.json as distconv does."""
-    return make_rank_tokenizer(make_rank_vocabulary("tokenizer.model", content), "llama-3.1")
+    return make_rank_tokenizer(make_rank_vocabulary("tokenizer.model", content), TOKEN_SETS["llama-3.1"])
 
 
 def regenerate(table: bytes) -> MetaTokenizer:
@@ -49,7 +50,7 @@ def test_llama_3s_own_comes_back_from_what_distconv_wrote(llama_3_file: Path) ->
 
 
 def test_llama_3s_own_comes_back_from_what_transformers_wrote(llama_3_file: Path) -> None:
-    special = list(make_special_tokens("llama-3"))
+    special = list(TOKEN_SETS["llama-3"].texts)
     own = TikTokenConverter(vocab_file=str(llama_3_file), extra_special_tokens=special).converted()
     assert regenerate(own.to_str().encode()).content == llama_3_file.read_bytes()
 

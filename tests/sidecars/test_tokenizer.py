@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 from distconv.errors import InputError
 from distconv.sidecars.chat import CHAT_TEMPLATES
 from distconv.sidecars.pieces import PieceVocabulary, make_piece_merges
-from distconv.sidecars.ranks import RankVocabulary, make_special_tokens
+from distconv.sidecars.ranks import RankVocabulary
+from distconv.sidecars.special_tokens import TOKEN_SETS
 from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files, read_vocabulary
 from distconv.storage.local import LocalStorage
 from tests.sidecars.strings import make_strings
@@ -164,7 +165,7 @@ def test_tiktoken_merges_are_those_of_the_converter_in_transformers(llama_3_voca
         llama_3_vocabulary, special_tokens="llama-3", context=8192, instruct=False, chat_template=None
     )
     converter = TikTokenConverter(
-        vocab_file=str(llama_3_file), extra_special_tokens=list(make_special_tokens("llama-3"))
+        vocab_file=str(llama_3_file), extra_special_tokens=list(TOKEN_SETS["llama-3"].texts)
     )
     expected = json.loads(converter.converted().to_str())
     found = json.loads(Tokenizer.from_str(files["tokenizer.json"].decode()).to_str())
@@ -181,7 +182,7 @@ def test_a_small_trained_model_gives_sentencepieces_ids(sentencepiece_file, tmp_
 
 
 def test_special_tokens_of_llama_3_have_their_published_ids():
-    older, newer = make_special_tokens("llama-3"), make_special_tokens("llama-3.1")
+    older, newer = TOKEN_SETS["llama-3"].texts, TOKEN_SETS["llama-3.1"].texts
     assert len(set(older)) == len(set(newer)) == 256
     assert older[:6] == (
         "<|begin_of_text|>",
@@ -260,10 +261,16 @@ def test_a_rank_file_is_read_with_or_without_its_last_line_end(tmp_path):
         assert vocabulary.size == 300 + 256
 
 
-def test_llama_4_is_refused_by_name(tmp_path):
-    lines = [f"{base64.b64encode(str(rank).encode()).decode()} {rank}" for rank in range(200_000)]
-    with pytest.raises(InputError, match="200,000 ranks, the tokenizer of a Llama 4 model"):
-        read(tmp_path, "\n".join(lines).encode())
+def test_llama_4s_ranks_are_followed_by_as_many_special_tokens_as_its_code_has(tmp_path):
+    tokens = [bytes([value]) for value in range(256)] + [b"x%d" % rank for rank in range(256, 200_000)]
+    lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
+    vocabulary = read(tmp_path, "\n".join(lines).encode())
+    assert vocabulary.size == 202_048
+    with pytest.raises(
+        InputError, match=r"200,000 ranks, which 2,048 special tokens follow; expected .* 256 of them"
+    ):
+        write_tokenizer(tmp_path, vocabulary)
+    assert read(tmp_path, "\n".join(lines[:-1]).encode()).size == 199_999 + 256
 
 
 @pytest.mark.parametrize(

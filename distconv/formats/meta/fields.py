@@ -42,6 +42,7 @@ class Fields:
         self.taken: set[str] = set()
         self._found = found
         self._within = within
+        self._opened: list[Fields] = []
 
     def get(self, key: str) -> object:
         """Give a value as it is; None where there is none."""
@@ -52,26 +53,35 @@ class Fields:
         return is_used(self._found.get(key))
 
     def left(self) -> Iterator[str]:
-        """Give the fields that say something and were not taken."""
-        return (key for key in self._found if key not in self.taken and self.has(key))
+        """Give the fields that say something and were not taken, those of opened objects by both names."""
+        for key in self._found:
+            if key not in self.taken and self.has(key):
+                yield self._within + key
+        for inner in self._opened:
+            yield from inner.left()
 
     def open(self, key: str) -> "Fields":
         """Go into an object that lies in a field; its findings come to these."""
         self.taken.add(key)
         found = self._found.get(key)
         if not isinstance(found, dict):
-            self._wrong(key, found, "an object")
+            self.report(key, found, "an object")
             found = {}
         inner = Fields(self.path, found, f"{self._within}{key}.")
         inner.findings = self.findings
+        self._opened.append(inner)
         return inner
+
+    def require(self, key: str) -> bool:
+        """Whether a field is there; that it is not is a finding."""
+        there = self._found.get(key) is not None
+        if not there:
+            self.findings.append(f"{self.path}: no {self._within + key!r}")
+        return there
 
     def take_count(self, key: str) -> int:
         """Take a whole number that must be there; 1 where it is wrong."""
-        if self._found.get(key) is None:
-            self.findings.append(f"{self.path}: no {self._within + key!r}")
-            return 1
-        return self._take_count(key, self._found[key]) or 1
+        return (self._take_count(key, self._found[key]) if self.require(key) else None) or 1
 
     def take_optional_count(self, key: str) -> int | None:
         """Take a whole number; None where there is none, or it says "not used"."""
@@ -92,13 +102,17 @@ class Fields:
                 continue
             if number is None or not 0 < number <= at_most:
                 most = "" if at_most == _LARGEST_NUMBER else f" of at most {at_most:g}"
-                self._wrong(key, value, f"a positive number{most}")
+                self.report(key, value, f"a positive number{most}")
             else:
                 found.setdefault(number, key)
         if len(found) > 1:
             said = " and ".join(f"{self._within}{key} {number:g}" for number, key in found.items())
             self.findings.append(f"{self.path}: {said}, expected one of them or equal ones")
         return next(iter(found), None)
+
+    def report(self, key: str, value: object, expected: str) -> None:
+        """Add that a field's value is not what was expected to the findings."""
+        self.findings.append(f"{self.path}: {self._within}{key} is {_show(value)}, expected {expected}")
 
     def take_flag(self, key: str) -> bool:
         """Take true or false, also as a word."""
@@ -107,19 +121,16 @@ class Fields:
         if isinstance(value, str) and value.strip().lower() == "true":
             return True
         if value is not True and is_used(value):
-            self._wrong(key, value, "true or false")
+            self.report(key, value, "true or false")
         return value is True
 
     def _take_count(self, key: str, value: object) -> int | None:
         self.taken.add(key)
         number = _read_number(value)
         if number is None or not number.is_integer() or not 0 < number <= _LARGEST_COUNT:
-            self._wrong(key, value, f"a whole number from 1 to {_LARGEST_COUNT:,}")
+            self.report(key, value, f"a whole number from 1 to {_LARGEST_COUNT:,}")
             return None
         return int(number)
-
-    def _wrong(self, key: str, value: object, expected: str) -> None:
-        self.findings.append(f"{self.path}: {self._within}{key} is {_show(value)}, expected {expected}")
 
 
 def _read_number(value: object) -> float | None:

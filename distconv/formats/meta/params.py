@@ -6,21 +6,13 @@ from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.formats.meta.fields import Fields, is_used
+from distconv.formats.meta.multimodal import Llama4Params, VisionParams, take_llama_4, take_vision
+from distconv.formats.meta.rope import RopeScaling, take_rope_scaling, takes_scaled_rope
 from distconv.formats.plain_json import parse_object
 from distconv.storage.base import Storage, read_small
 
 _LIMIT_BYTES = 1 << 20
 _MOST_SHOWN = 8
-
-
-@dataclass(frozen=True, slots=True)
-class RopeScaling:
-    """Numbers of "llama3" rope scaling that the file gives; None where the family's count."""
-
-    factor: float | None = None
-    low: float | None = None
-    high: float | None = None
-    original_context: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +33,8 @@ class Params:
     use_scaled_rope: bool
     rope_scaling: RopeScaling
     vocab_size: int | None
+    vision: VisionParams | None
+    llama_4: Llama4Params | None
     tied: bool
     """Whether it says that the output is the embedding."""
     trained_context: tuple[str, int] | None
@@ -123,9 +117,11 @@ def _make_params(path: str, content: bytes, found: Mapping[str, object], *, nest
         hidden_dim=fields.take_optional_count("hidden_dim"),
         norm_eps=fields.take_number("norm_eps", "rms_norm_eps", at_most=1, always=True) or _DEFAULT_EPS,
         rope_theta=fields.take_number("rope_theta", *_BASES, always=True),
-        use_scaled_rope=_takes_scaled_rope(fields),
-        rope_scaling=_take_rope_scaling(fields),
+        use_scaled_rope=takes_scaled_rope(fields),
+        rope_scaling=take_rope_scaling(fields),
         vocab_size=fields.take_optional_count("vocab_size"),
+        vision=take_vision(fields),
+        llama_4=take_llama_4(fields),
         tied=_takes_tied(fields),
         trained_context=_take_context(fields),
         nested=nested,
@@ -147,11 +143,11 @@ _CONTEXTS = ("max_seq_len", "max_seqlen", "max_position_embeddings", "context_le
 """What trainers call the longest sequence that they made room for."""
 _OF_THE_RUN = frozenset(
     {
-        "max_batch_size", "vision_chunk_size", "vision_max_num_chunks", "vision_num_cross_attention_layers",
-        "floor_scale", "attn_scale", "seed", "init_base_std", "init_std_factor", "depth_init", "device",
+        "max_batch_size", "floor_scale", "attn_scale", "seed", "init_base_std", "init_std_factor", "depth_init",
+        "device",
     }
 )  # fmt: skip
-"""Fields that change nothing of a plain Llama that is trained."""
+"""Fields that change nothing of a model that is trained."""
 
 
 def _take_heads(fields: Fields, dim: int, head_dim: int | None) -> int:
@@ -172,61 +168,6 @@ def _take_context(fields: Fields) -> tuple[str, int] | None:
     return found[0] if found else None
 
 
-_SCALINGS = ("rope_scaling", "rope_scaling_args")
-_ORIGINAL_CONTEXTS = ("original_max_position_embeddings", "old_context_len")
-
-
-def _takes_scaled_rope(fields: Fields) -> bool:
-    """Take the flag; where there is none, numbers of scaling under a key of their own say so."""
-    if fields.has("use_scaled_rope"):
-        return fields.take_flag("use_scaled_rope")
-    fields.taken.add("use_scaled_rope")
-    return fields.get("use_scaled_rope") is None and _find_scaling(fields) is not None
-
-
-def _find_scaling(fields: Fields) -> str | None:
-    """Give the key with numbers of scaling; those of type "default", as Transformers writes them, scale nothing."""
-    for key in filter(fields.has, _SCALINGS):
-        found = fields.get(key)
-        kind = found.get("rope_type", found.get("type")) if isinstance(found, dict) else None
-        if kind != "default" or fields.has("use_scaled_rope"):
-            return key
-        fields.taken.add(key)
-    return None
-
-
-def _take_rope_scaling(fields: Fields) -> RopeScaling:
-    """Take the numbers of rope scaling, from whichever of a trainer's keys has them."""
-    key = _find_scaling(fields)
-    inner = None if key is None else fields.open(key)
-    if inner is not None:
-        kind = next((inner.get(key) for key in ("rope_type", "type") if inner.has(key)), "llama3")
-        inner.taken |= {"rope_type", "type"}
-        if kind != "llama3":
-            fields.findings.append(
-                f"{fields.path}: rope scaling of type {kind!r:.40}, expected that of Llama 3.1 ('llama3')"
-            )
-
-    def take(*keys: str, within: tuple[str, ...] = ()) -> float | None:
-        found = {fields.take_number(*keys), None if inner is None else inner.take_number(*keys, *within)} - {
-            None
-        }
-        if len(found) > 1:
-            fields.findings.append(f"{fields.path}: {keys[0]} is given twice, with different values")
-        return next(iter(found), None)
-
-    places = [fields] if inner is None else [inner, fields]
-    lengths = [place.take_optional_count(key) for place in places for key in _ORIGINAL_CONTEXTS]
-    return RopeScaling(
-        factor=take(
-            "rope_scaling_factor", "rope_scale_factor", within=("scaling_factor", "scale_factor", "factor")
-        ),
-        low=take("rope_low_freq_factor", "low_freq_factor"),
-        high=take("rope_high_freq_factor", "high_freq_factor"),
-        original_context=next((length for length in lengths if length is not None), None),
-    )
-
-
 def _mention(path: str, fields: Fields) -> list[str]:
     """Name the fields that say something which a config has no place for."""
     left = [key for key in fields.left() if key not in _OF_THE_RUN]
@@ -239,23 +180,12 @@ def _mention(path: str, fields: Fields) -> list[str]:
 
 _QUANTIZED = "a quantized checkpoint; convert the bf16 one instead"
 _LORA = "a LoRA (QLoRA) checkpoint; merge it into the model first"
-_VISION = "a Llama 3.2 Vision model; distconv converts text models"
-_LLAMA_4 = "a Llama 4 model; distconv converts Llama 1 to 3.3"
 _MIXTRAL = "a Mixtral model; distconv converts Llama"
 _MISTRAL = "a Mistral model; distconv converts Llama"
 _FOREIGN = (
     ("quantization_args", None, _QUANTIZED),
     ("lora_args", "rank", _LORA),
-    ("vision_chunk_size", None, _VISION),
-    ("vision_num_cross_attention_layers", None, _VISION),
-    ("vision_model", None, _VISION),
-    ("vision_args", None, _LLAMA_4),
     ("vision_encoder", None, "a model with a vision encoder; distconv converts text models"),
-    ("moe_args", "num_experts", _LLAMA_4),
-    ("nope_layer_interval", None, _LLAMA_4),
-    ("attention_chunk_size", None, _LLAMA_4),
-    ("use_qk_norm", None, _LLAMA_4),
-    ("attn_temperature_tuning", None, _LLAMA_4),
     ("moe", "num_experts", _MIXTRAL),
     ("sliding_window", None, _MISTRAL),
     ("_sliding_window", None, _MISTRAL),
@@ -285,6 +215,8 @@ def describe_foreign_params(fields: Mapping[str, object]) -> str | None:
 
 def _contradictions(params: Params, head_dim: int | None) -> list[str]:
     found = []
+    if params.vision is not None and params.llama_4 is not None:
+        found.append("fields of Llama 3.2 Vision and of Llama 4 in one file, expected those of one")
     if params.dim % params.n_heads:
         found.append(f"dim {params.dim} is not a multiple of n_heads {params.n_heads}")
     elif head_dim is not None and head_dim != params.head_dim:

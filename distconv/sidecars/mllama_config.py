@@ -1,0 +1,92 @@
+"""config.json of Llama 3.2 Vision, in the form that transformers 4.57 and 5.23 read alike."""
+
+from collections.abc import Iterable
+
+from distconv.errors import InputError
+from distconv.families.dimensions import MllamaDimensions, VisionEncoder
+from distconv.sidecars.config import Rope, TokenIds, make_parts_config
+
+ARCHITECTURE = "MllamaForConditionalGeneration"
+INNER_LAYERS = (3, 7, 15, 23, 30)
+"""Layers of the encoder whose inputs, beside the last one's output, are what the text model sees (``llama3/multimodal/
+model.py``, ``return_intermediate``). Published configs have these numbers. They mean inputs in transformers up to
+4.54; later versions take outputs, which is their fault and not to be made up for in a file.
+"""
+
+
+def list_aspect_ratios(tiles: int) -> list[list[int]]:
+    """Give rows and columns of tiles that an image may have, in the order of Transformers' and Meta's tables."""
+    return [[high, wide] for high in range(1, tiles + 1) for wide in range(1, tiles // high + 1)]
+
+
+def make_mllama_config(
+    path: str,
+    sizes: MllamaDimensions,
+    *,
+    norm_eps: float,
+    rope: Rope,
+    context: int,
+    tokens: TokenIds,
+    dtype: str,
+) -> dict[str, object]:
+    """Make config.json's content: ``configuration_mllama.py`` of transformers 5.23, and the older keys.
+
+    InputError, which speaks of ``path``, where the encoder is none that Meta's code knows.
+    """
+    text: dict[str, object] = {
+        "bos_token_id": tokens.bos,
+        "cross_attention_layers": list(sizes.cross_numbers),
+        "dropout": 0.0,
+        "eos_token_id": tokens.plain_eos(),
+        "hidden_act": "silu",
+        "hidden_size": sizes.dim,
+        "initializer_range": 0.02,
+        "intermediate_size": sizes.ffn_dim,
+        "max_position_embeddings": context,
+        "model_type": "mllama_text_model",
+        "num_attention_heads": sizes.heads,
+        "num_hidden_layers": sizes.layers,
+        "num_key_value_heads": sizes.kv_heads,
+        "pad_token_id": tokens.pad,
+        "rms_norm_eps": norm_eps,
+        **rope.list_keys(),
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "vocab_size": sizes.vocab,
+    }
+    # The embedding's row behind those of the vocabulary is the image's.
+    top = {"image_token_index": sizes.vocab, "model_type": "mllama"}
+    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes.vision), dtype)
+
+
+def _make_encoder(path: str, vision: VisionEncoder) -> dict[str, object]:
+    return {
+        "attention_heads": vision.heads,
+        "hidden_act": "gelu",
+        "hidden_size": vision.width,
+        "image_size": vision.image_size,
+        "initializer_range": 0.02,
+        "intermediate_layers_indices": list(_find_inner_layers(path, vision)),
+        "intermediate_size": vision.ffn_dim,
+        "max_num_tiles": vision.tiles,
+        "model_type": "mllama_vision_model",
+        "norm_eps": 1e-5,
+        "num_channels": vision.channels,
+        "num_global_layers": vision.global_layers,
+        "num_hidden_layers": vision.layers,
+        "patch_size": vision.patch,
+        "supported_aspect_ratios": list_aspect_ratios(vision.tiles),
+        "vision_output_dim": vision.output_dim,
+    }
+
+
+def _find_inner_layers(path: str, vision: VisionEncoder) -> Iterable[int]:
+    """Give those of the layers that there are; the projection must take as many."""
+    found = [number for number in INNER_LAYERS if number < vision.layers]
+    if vision.output_dim != vision.width * (len(found) + 1):
+        raise InputError(
+            f"{path}: the projection takes {vision.output_dim:,} features of an encoder of {vision.layers} layers, "
+            f"{vision.width:,} wide; expected {len(found) + 1} times as many: Meta's code takes the inputs of the layers "
+            f"{', '.join(map(str, found))} and the last one's output"
+        )
+    return found
