@@ -80,7 +80,8 @@ def run(folder: Path, names: Sequence[str], processes: int, memory_bytes: int) -
     Its temporary files have a folder of their own: each mutant's pytest would tidy up after all others.
     """
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    command = [Path(sys.executable).with_name("mutmut"), "run", "--max-children", str(processes), *names]
+    script = ROOT / "tests" / "mutant_runs.py"
+    command = [sys.executable, "-P", script, "--max-children", str(processes), *names]
     with tempfile.TemporaryDirectory(prefix="distconv-mutants-", ignore_cleanup_errors=True) as temporary:
         own = {"PYTHONPATH": str(folder / "mutants"), "OMP_NUM_THREADS": "1", "TMPDIR": temporary}
         return subprocess.run(command, cwd=folder, env=os.environ | own, check=False).returncode
