@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable
 from itertools import pairwise
 from math import ceil
+from pathlib import Path
 from time import process_time
 from unittest import mock
 
@@ -20,6 +21,7 @@ import pytest
 from mutmut.runners.harness import PytestRunner
 from mutmut.state import state
 from mutmut.utils.file_utils import change_cwd
+from mutmut.utils.format_utils import mangled_name_from_mutant_name
 from mutmut.workers.isolation import ForkServerRunner
 
 SECONDS = 5  # a test has these, and as many times what it takes without a mutant: of the processor's time
@@ -34,18 +36,27 @@ class Runs(PytestRunner):
     def warm_up(self) -> None:
         """Only keep the file that output goes to: the session is there, and would take its end for a finding."""
         self.opened: list[object] = [sys.stdout]
+        self.noticed = Path(tempfile.mkdtemp())
 
     def run_tests(self, *, mutant_name: str | None, tests: Iterable[str]) -> int:
-        """Give 1 at the first test that fails, else 0; temporary files are removed."""
+        """Give 1 at the first test that fails, else 0; temporary files are removed.
+
+        The tests that noticed others of the same function come first: mostly they notice this one too.
+        """
         self.opened.append(sys.stdout)
         wanted = set(tests)
+        before = self.noticed / mangled_name_from_mutant_name(str(mutant_name))
+        others = before.read_text().splitlines() if before.exists() else []
         items = [item for item in self.session.items if item.nodeid in wanted]
+        items.sort(key=lambda item: item.nodeid not in others)
         folder = os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp()
         try:
             for item, following in pairwise([*items, None]):
                 _limit(item)
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 if self.session.testsfailed:
+                    if item.nodeid not in others:
+                        before.write_text("\n".join([*others, item.nodeid]))
                     return 1
             return 0
         finally:

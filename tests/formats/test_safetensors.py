@@ -34,6 +34,7 @@ def read(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     with opened(LocalStorage(), str(path)) as reader:
         assert is_safetensors(bytes(read_range(reader, 0, 16)))
         found = read_safetensors(reader)
+        assert all(mark.storage.size_bytes() == record.size_bytes for mark, record in found.values())
         return {
             name: (
                 mark.dtype.name,
@@ -100,6 +101,15 @@ def make(header: object, data: bytes = bytes(8)) -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
+def test_a_tensor_has_at_most_eight_axes(tmp_path: Path) -> None:
+    path = tmp_path / "consolidated.safetensors"
+    path.write_bytes(make({"a": entry(shape=[1] * 8, offsets=[0, 4])}, bytes(4)))
+    assert read(path) == {"a": ("float32", (1,) * 8, bytes(4))}
+    path.write_bytes(make({"a": entry(shape=[1] * 9, offsets=[0, 4])}, bytes(4)))
+    with pytest.raises(InputError, match=r"shape .* at bytes"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -120,8 +130,10 @@ def make(header: object, data: bytes = bytes(8)) -> bytes:
         (make({"a": entry(shape=[2.0])}), "a: shape [2.0] at bytes [0, 8]; the file is damaged"),
         (make({"a": entry(shape=[True, 2])}), "a: shape [True, 2] at bytes [0, 8]; the file is damaged"),
         (make({"a": entry(shape=[1 << 62, 1 << 62])}), "a: shape [4611686018427387904, 4611686018427387904] at bytes [0, 8]; the file is damaged"),
+        (make({"a": entry(shape=[1 << 60])}), "a: shape [1152921504606846976] at bytes [0, 8]; the file is damaged"),
         (make({"a": entry(shape=[1] * 99)}), "a: shape [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 at bytes [0, 8]; the file is damaged"),
         (make({"a": entry(offsets=[8, 0])}), "a: -8 bytes of data, its shape needs 8; the file is damaged"),
+        (make({"a": entry(offsets=[4, 8])}), "a: 4 bytes of data, its shape needs 8; the file is damaged"),
         (make({"a": entry(offsets=[0])}), "a: shape [2] at bytes [0]; the file is damaged"),
         (make({"a": entry(offsets=None)}), "a: shape [2] at bytes None; the file is damaged"),
         (make({"a": entry(), "b": entry()}), "data at byte 130, expected at 138; the file is damaged: download it again"),
@@ -138,6 +150,8 @@ def test_a_damaged_file_is_refused_as_the_package_refuses_it(
         read_safetensors(reader)
     assert str(raised.value) == f"{path}: {words}"
     # The package takes a file without tensors, an F4 type, and more axes than anybody has.
-    if not any(known in words for known in ("without a tensor", "F4", "shape [1, 1", "shape [4611")):
+    if not any(
+        known in words for known in ("without a tensor", "F4", "shape [1, 1", "shape [11529", "shape [4611")
+    ):
         with pytest.raises(SafetensorError):
             safe_open(path, "pt").__enter__()
