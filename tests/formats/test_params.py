@@ -77,6 +77,11 @@ def test_the_feed_forward_size_is_that_of_every_published_model(
         ({"dim": -4096}, "dim is -4096, expected a whole number from 1 to 16,777,216"),
         ({"dim": 10**30}, "dim is 1000000000000000000000000000000, expected a whole number from 1 to 16,777,216"),
         ({"dim": None}, "no 'dim'"),
+        ({"dim": [[1]]}, "dim is a list, expected a whole number from 1 to 16,777,216"),
+        ({"dim": [1] * 100}, "dim is [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, ..., expected a whole number from 1 to 16,777,216"),
+        ({"dim": "x" * 38}, f"dim is '{'x' * 38}', expected a whole number from 1 to 16,777,216"),
+        ({"dim": "x" * 39}, f"dim is '{'x' * 36}..., expected a whole number from 1 to 16,777,216"),
+        ({"dim": float("-inf")}, "dim is -Infinity, expected a whole number from 1 to 16,777,216"),
         ({"n_layers": [32]}, "n_layers is [32], expected a whole number from 1 to 16,777,216"),
         ({"n_heads": 0}, "n_heads is 0, expected a whole number from 1 to 16,777,216"),
         ({"n_heads": 33}, "dim 4096 is not a multiple of n_heads 33"),
@@ -309,6 +314,7 @@ def test_rope_scaling_is_read_under_every_name(
 ) -> None:
     params = read(tmp_path, GOOD | fields)
     assert (params.use_scaled_rope, params.rope_scaling.factor) == (scaled, factor)
+    assert params.notes == ()
 
 
 def test_what_has_no_place_in_a_config_is_mentioned(tmp_path: Path) -> None:

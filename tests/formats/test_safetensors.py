@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file, save_model
 
 from distconv.errors import InputError
+from distconv.formats.safetensors import header
 from distconv.formats.safetensors.header import is_safetensors, read_safetensors
 from distconv.storage.base import opened, read_range
 from distconv.storage.local import LocalStorage
@@ -34,7 +35,9 @@ def read(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     with opened(LocalStorage(), str(path)) as reader:
         assert is_safetensors(bytes(read_range(reader, 0, 16)))
         found = read_safetensors(reader)
-        assert all(mark.storage.size_bytes() == record.size_bytes for mark, record in found.values())
+        for mark, record in found.values():
+            assert mark.storage.size_bytes() == record.size_bytes
+            assert (record.crc32, record.zipped) == (0, False)
         return {
             name: (
                 mark.dtype.name,
@@ -95,10 +98,31 @@ def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8))
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
-def make(header: object, data: bytes = bytes(8)) -> bytes:
+def make(content: object, data: bytes = bytes(8)) -> bytes:
     """Make a file of a header and its data."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
     return len(text).to_bytes(8, "little") + text + data
+
+
+def test_a_header_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "consolidated.safetensors"
+    path.write_bytes(make({name: entry(shape=[0], offsets=[0, 0]) for name in "ab"}, b""))
+    size = path.stat().st_size - 8
+    for name, limit, words in (
+        (
+            "LIMIT_BYTES",
+            size,
+            f"a safetensors file whose header has {size} bytes, expected at most {size - 1}",
+        ),
+        ("LIMIT_TENSORS", 2, "more than 1 tensors in one file; refused as unsafe"),
+    ):
+        monkeypatch.setattr(header, name, limit)
+        assert set(read(path)) == {"a", "b"}
+        monkeypatch.setattr(header, name, limit - 1)
+        with pytest.raises(InputError) as raised:
+            read(path)
+        assert str(raised.value) == f"{path}: {words}"
+        monkeypatch.undo()
 
 
 def test_a_tensor_has_at_most_eight_axes(tmp_path: Path) -> None:
@@ -122,6 +146,7 @@ def test_a_tensor_has_at_most_eight_axes(tmp_path: Path) -> None:
         (make(b'{"a":' * 100_000), "a safetensors file whose header is not JSON (nested too deeply); the file is damaged: download it again"),
         (make({}), "a safetensors file without a tensor, expected a torch checkpoint or the tensors of a model"),
         (make({"__metadata__": {"format": "pt"}}, b""), "a safetensors file without a tensor, expected a torch checkpoint or the tensors of a model"),
+        (make([1]), "a safetensors file whose header is no JSON object; the file is damaged: download it again"),
         (make({"a": 1}), "a: no object in its header; the file is damaged"),
         (make({"a": entry(dtype="F4")}), "a: stored as 'F4', which distconv does not read"),
         (make({"a": entry(dtype=["F32"])}), "a: stored as ['F32'], which distconv does not read"),

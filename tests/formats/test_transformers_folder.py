@@ -335,6 +335,10 @@ def test_a_few_of_many_wrong_names_are_shown(tmp_path: Path) -> None:
     assert len(message) < 2000
     make(tmp_path, index=[f"{number}.safetensors" for number in range(999)])
     assert ", 104.safetensors and 991 more: not in" in refused(tmp_path / INDEX)
+    make(tmp_path, index=parts(8))
+    assert refused(tmp_path / INDEX) == (
+        f"{tmp_path / INDEX}: names {', '.join(parts(8))}: not in {tmp_path}; download the missing files"
+    )
     write_index(tmp_path / INDEX, {f"{number}": f"../{number}" for number in range(4)})
     assert refused(tmp_path).splitlines() == [
         f"{tmp_path / INDEX}: {number} is in '../{number}', expected a file in this folder"

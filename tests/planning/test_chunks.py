@@ -144,6 +144,7 @@ def test_names_of_any_form_are_ordered_as_transformers_does(names: list[str]) ->
 @given(st.integers(1, 10**13))
 def test_the_default_chunk_size_follows_from_the_bytes_alone_and_is_bounded(total: int) -> None:
     size = default_chunk_bytes(total)
+    assert type(size) is int
     assert 256_000_000 <= size <= 5_000_000_000
     assert total / size <= 64 or size == 5_000_000_000
 
