@@ -18,6 +18,7 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from mutmut.mutation.diff_apply import get_diff_for_mutant
@@ -32,12 +33,16 @@ GIB = 1 << 30
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run quick modules first, and their quick tests: a mutant that one notices needs nothing else."""
-    seconds = {item: state().duration_by_test.get(item.nodeid, 0.0) for item in items}
-    of_module: defaultdict[Path, float] = defaultdict(float)
+    """Run first the modules whose tests go through little of the room, and their quick tests first.
+
+    Those are about little, and notice what is wrong with it; a mutant that one notices needs nothing else.
+    """
+    functions = Counter(test for tests in state().tests_by_mangled_function_name.values() for test in tests)
+    of_module: defaultdict[Path, list[int]] = defaultdict(list)
     for item in items:
-        of_module[item.path] += seconds[item]
-    items.sort(key=lambda item: (of_module[item.path], item.path, seconds[item]))
+        of_module[item.path].append(functions[item.nodeid])
+    seconds = state().duration_by_test
+    items.sort(key=lambda item: (fmean(of_module[item.path]), item.path, seconds.get(item.nodeid, 0.0)))
 
 
 def pytest_collection_finish() -> None:
@@ -80,7 +85,8 @@ def run(folder: Path, names: Sequence[str], processes: int, memory_bytes: int) -
     Its temporary files have a folder of their own: each mutant's pytest would tidy up after all others.
     """
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    command = [Path(sys.executable).with_name("mutmut"), "run", "--max-children", str(processes), *names]
+    script = ROOT / "tests" / "mutant_runs.py"
+    command = [sys.executable, "-P", script, "--max-children", str(processes), *names]
     with tempfile.TemporaryDirectory(prefix="distconv-mutants-", ignore_cleanup_errors=True) as temporary:
         own = {"PYTHONPATH": str(folder / "mutants"), "OMP_NUM_THREADS": "1", "TMPDIR": temporary}
         return subprocess.run(command, cwd=folder, env=os.environ | own, check=False).returncode
@@ -135,6 +141,8 @@ def main() -> int:
     prepare(folder, room)
     names = list(asked.names)
     if asked.again:
+        # Tests that were changed may run other functions than they did.
+        (folder / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
         names += [mutant for _file, mutant, status in results(folder) if status not in ("killed", "timeout")]
     code = run(folder, names, asked.processes, room.get("memory_gib", 6) * GIB)
     if not code:

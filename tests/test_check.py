@@ -1,8 +1,11 @@
 """INPUT's own checksums: Meta's checklists, and what zip archives record."""
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 import distconv
-from distconv.errors import InputError
+from distconv.errors import InputError, Interrupted
+from distconv.formats.meta.archive import read_archive
+from distconv.formats.meta.checklist import Listed, compare_crc32, compare_md5, read_checklists
+from distconv.formats.meta.files import SourceFiles
+from distconv.storage.base import opened
+from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec, write_checklist, write_checkpoint
 
 SPEC = Spec(shards=3, heads=6, kv_heads=3, dim=96, multiple_of=24, vocab=336)
@@ -94,6 +102,7 @@ def test_every_form_of_line_is_read(folder: Path, form: str) -> None:
         ("0" * 32 + "  x/../../y\n", "which lies outside"),
         ("<html>403</html>", "line 1 is no `md5  name`; the file is an HTML or XML page"),
         ("0" * 31 + "  params.json\n", "line 1 is no `md5  name`"),
+        ("\n \n\ud8ff\n", "line 3 is no `md5  name`"),
         ("0" * 32 + "  consolidated.07.pth\n", "consolidated.07.pth: missing, though"),
         ("0" * 32 + "  params.json/x\n", "params.json/x: missing, though"),
         ("0" * 32 + "  a\0b\n", "a\0b: missing, though"),
@@ -102,8 +111,44 @@ def test_every_form_of_line_is_read(folder: Path, form: str) -> None:
     ],
 )
 def test_a_bad_checklist_is_a_finding(folder: Path, text: str, words: str) -> None:
-    (folder / "checklist.chk").write_text(text)
+    (folder / "checklist.chk").write_text(text, errors="surrogatepass")
     assert any(words in finding for finding in distconv.check(folder).findings)
+
+
+def test_a_bad_checklist_hides_no_other(folder: Path) -> None:
+    paths = [folder / name for name in ("checklist.chk", "tokenizer_checklist.chk")]
+    for path in paths:
+        path.write_text("nonsense\n")
+    findings = distconv.check(folder).findings
+    assert [finding.partition(":")[0] for finding in findings] == list(map(str, paths))
+
+
+def test_checklists_are_found_without_a_tokenizer_and_beside_one_that_has_no_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "checklist.chk").rename(folder / "tokenizer_checklist.chk")
+    files = SourceFiles("elsewhere", (), "params.json", None, ())
+    assert read_checklists(LocalStorage(), files) == ((), ())
+    monkeypatch.chdir(folder)
+    listed, findings = read_checklists(LocalStorage(), replace(files, tokenizer="tokenizer.model"))
+    assert (len(listed), findings) == (5, ())
+
+
+def test_files_are_compared_block_by_block_until_it_is_stopped(folder: Path) -> None:
+    storage, path = LocalStorage(), str(folder / "consolidated.00.pth")
+    with opened(storage, path) as reader:
+        regions = [region for _mark, region in read_archive(reader).values()]
+    size, data = os.path.getsize(path), sum(region.size_bytes for region in regions)
+    listed = Listed(path, hashlib.md5(Path(path).read_bytes()).hexdigest(), "checklist.chk")
+    for compare, expected in (
+        (lambda told, stopped: compare_md5(storage, listed, told.append, stopped), size),
+        (lambda told, stopped: list(compare_crc32(storage, path, regions, told.append, stopped)), data),
+    ):
+        told: list[int] = []
+        assert not compare(told, lambda: False)
+        assert sum(told) == expected
+        with pytest.raises(Interrupted):
+            compare(told, lambda: True)
 
 
 def test_headers_and_checksums_are_reported_together(folder: Path) -> None:

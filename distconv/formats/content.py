@@ -1,26 +1,30 @@
 """What a file is, told from its first bytes: for messages that name the real trouble."""
 
 from collections.abc import Callable
+from functools import partial
 
 _HTML = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body")
 
 
-def _starts(*prefixes: bytes) -> Callable[[bytes], bool]:
-    return lambda head: head.lstrip().lower().startswith(prefixes)
+def _starts(prefixes: tuple[bytes, ...], head: bytes) -> bool:
+    return head.lstrip().lower().startswith(prefixes)
 
 
 _KINDS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
     (lambda head: not head, "an empty file"),
     (lambda head: not head.strip(b"\0"), "a file of zeros, as a broken download leaves"),
-    (_starts(*_HTML), "an HTML or XML page, as an expired download link gives"),
-    (_starts(b"version https://git-lfs"), "a git-LFS pointer; run `git lfs pull` to get the file"),
+    (partial(_starts, _HTML), "an HTML or XML page, as an expired download link gives"),
+    (
+        partial(_starts, (b"version https://git-lfs",)),
+        "a git-LFS pointer; run `git lfs pull` to get the file",
+    ),
     (lambda head: head.startswith(b"\x1f\x8b"), "a gzip archive; unpack it first"),
     (lambda head: head[257:262] == b"ustar", "a tar archive; unpack it first"),
     (lambda head: head[8:9] == b"{" and head[:1] != b"{", "a safetensors file"),
     (lambda head: head.startswith(b"GGUF"), "a GGUF file"),
     (lambda head: head.startswith((b"PK\x03\x04", b"PK\x05\x06")), "a zip archive"),
     (lambda head: head[:1] == b"\x80", "a pickle"),
-    (_starts(b"{", b"["), "JSON text"),
+    (partial(_starts, (b"{", b"[")), "JSON text"),
 )
 
 HEAD_BYTES = 512

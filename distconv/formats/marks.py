@@ -61,8 +61,10 @@ Arguments = tuple[object, ...]
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A name that is called; ``make`` checks the arguments, and raises InputError."""
+    """A name that is called with ``least`` to ``most`` arguments; ``make`` checks them, and raises InputError."""
 
+    least: int
+    most: int
     make: Callable[[Arguments], object]
 
 
@@ -156,15 +158,13 @@ def _make_dict(arguments: Arguments) -> dict[str, object]:
     return {}
 
 
-def _taking(least: int, most: int, make: Callable[[Arguments], object]) -> Function:
-    """Let a function take so many arguments only."""
-
-    def checked(arguments: Arguments) -> object:
-        if not least <= len(arguments) <= most:
-            raise InputError(f"a call with {len(arguments):,} arguments, expected {least} to {most}")
-        return make(arguments)
-
-    return Function(checked)
+def call(function: Function, arguments: Arguments) -> object:
+    """Call a function of the table; InputError where its arguments are none that it takes."""
+    if not function.least <= len(arguments) <= function.most:
+        raise InputError(
+            f"a call with {len(arguments):,} arguments, expected {function.least} to {function.most}"
+        )
+    return function.make(arguments)
 
 
 _STORAGES = {
@@ -210,17 +210,17 @@ _BESIDE = {
 # Python 3 writes the first names below protocol 3, the second ones from there on.
 _BESIDE |= {"builtins": _BESIDE["__builtin__"], "copyreg": _BESIDE["copy_reg"]}
 
-_REBUILD = _taking(4, _MOST_ARGUMENTS, _rebuild_tensor)
-_PARAMETER = _taking(1, 4, _rebuild_parameter)
+_REBUILD = Function(4, _MOST_ARGUMENTS, _rebuild_tensor)
+_PARAMETER = Function(1, 4, _rebuild_parameter)
 
 NAMES: Mapping[tuple[str, str], object] = MappingProxyType(
     {
         **{(module, name): OPAQUE for module, names in _BESIDE.items() for name in names.split()},
-        ("collections", "OrderedDict"): _taking(0, 1, _make_dict),
-        ("torch", "Size"): _taking(1, 1, _make_size),
+        ("collections", "OrderedDict"): Function(0, 1, _make_dict),
+        ("torch", "Size"): Function(1, 1, _make_size),
         ("torch._utils", "_rebuild_tensor"): _REBUILD,
         ("torch._utils", "_rebuild_tensor_v2"): _REBUILD,
-        ("torch._utils", "_rebuild_tensor_v3"): _taking(7, _MOST_ARGUMENTS, _rebuild_typed_tensor),
+        ("torch._utils", "_rebuild_tensor_v3"): Function(7, _MOST_ARGUMENTS, _rebuild_typed_tensor),
         ("torch._utils", "_rebuild_parameter"): _PARAMETER,
         ("torch._utils", "_rebuild_parameter_with_state"): _PARAMETER,
         ("torch.nn.parameter", "Parameter"): _PARAMETER,

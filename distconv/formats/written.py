@@ -35,6 +35,9 @@ class Written:
         return self.offset_bytes + self.elements * self.dtype.size_bytes
 
 
+FOR_INPUT = ": download it again"
+"""Ends messages on damaged files; what a conversion wrote is nowhere to be had again."""
+
 Headers = Mapping[str, Mapping[str, Written]]
 """By the file's name and the tensor's."""
 

@@ -172,11 +172,12 @@ def _difference(found: Found, identity: dict[str, object]) -> str:
         return f"other files ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
     if not isinstance(found.conversion, dict):
         return f"an unreadable {JOURNAL_NAME if JOURNAL_NAME in found.entries else RECEIPT_NAME}"
+    before = _UNSAID | found.conversion
     changes = [
         change
-        for key, now in {**_UNSAID, **identity}.items()
-        if found.conversion.get(key) != now and key != "plan_sha256"
-        for change in _describe(key, found.conversion.get(key, _UNSAID.get(key)), now)
+        for key, now in (_UNSAID | identity).items()
+        if before.get(key) != now and key != "plan_sha256"
+        for change in _describe(key, before.get(key), now)
     ]
     return f"another conversion ({'; '.join(changes) or 'another plan'})"
 

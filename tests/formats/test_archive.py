@@ -21,9 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distconv.errors import InputError
-from distconv.formats.meta.archive import locate_data, read_archive
+from distconv.formats.meta import legacy
+from distconv.formats.meta.archive import _damaged, locate_data, read_archive
 from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.layouts import ShardFiles
+from distconv.layout.regions import Region
 from distconv.storage.base import opened
 from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec, rezip, write_checkpoint
@@ -151,20 +153,42 @@ def refused(path: Path) -> str:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "an empty file"),
-        (bytes(4096), "a file of zeros"),
-        (b"<!DOCTYPE html><html><body>403 Forbidden</body></html>", "an HTML or XML page"),
-        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an HTML or XML page"),
+        (b"", "it is an empty file, expected a torch checkpoint"),
+        (bytes(4096), "it is a file of zeros, as a broken download leaves, expected a torch checkpoint"),
+        (
+            b"<!DOCTYPE html><html><body>403 Forbidden</body></html>",
+            "it is an HTML or XML page, as an expired download link gives, expected a torch checkpoint",
+        ),
+        (
+            b"\r\n <HTML>",
+            "it is an HTML or XML page, as an expired download link gives, expected a torch checkpoint",
+        ),
+        (
+            b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+            "it is an HTML or XML page, as an expired download link gives, expected a torch checkpoint",
+        ),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
-            "a git-LFS pointer; run `git lfs pull`",
+            "it is a git-LFS pointer; run `git lfs pull` to get the file, expected a torch checkpoint",
         ),
-        (b"\x1f\x8b\x08\x00" + bytes(60), "a gzip archive"),
-        (bytes(257).replace(b"\0", b"n") + b"ustar" + bytes(250), "a tar archive"),
-        (struct.pack("<Q", 60) + b'{"a":{"dtype":"BF16"}}', "a safetensors file"),
-        (b"GGUF\x03\0\0\0", "a GGUF file"),
-        (b'{"dim": 4096}', "JSON text"),
-        (b"\x00\x01\x02\x03hello", "unknown content (first bytes 00 01 02 03"),
+        (
+            b"\x1f\x8b\x08\x00" + bytes(60),
+            "it is a gzip archive; unpack it first, expected a torch checkpoint",
+        ),
+        (
+            bytes(257).replace(b"\0", b"n") + b"ustar" + bytes(250),
+            "it is a tar archive; unpack it first, expected a torch checkpoint",
+        ),
+        (
+            struct.pack("<Q", 60) + b'{"a":{"dtype":"BF16"}}',
+            "a safetensors file whose header ends at byte 68, the file at 30; the file is truncated or damaged: download it again",
+        ),
+        (b"GGUF\x03\0\0\0", "it is a GGUF file, expected a torch checkpoint"),
+        (b'{"dim": 4096}', "it is JSON text, expected a torch checkpoint"),
+        (
+            b"\x00\x01\x02\x03hello",
+            "it is unknown content (first bytes 00 01 02 03 68 65 6c 6c), expected a torch checkpoint",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -302,31 +326,33 @@ def with_pickle(path: Path, content: bytes) -> Path:
 def test_a_pickle_that_calls_anything_is_refused_and_named(good: Path, evil: object, words: str) -> None:
     message = refused(with_pickle(good, pickle.dumps({"a": evil}, protocol=2)))
     assert words in message
-    assert "refused as unsafe" in message
+    assert message.endswith(
+        ", which a state dict of tensors does not need; refused as unsafe: save model.state_dict() alone"
+    )
     assert not Path("evil").exists()
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\x80\x02N.", "it holds None, expected a dict of tensors"),
-        (b"\x80\x02].", "list, expected a dict of tensors"),
-        (b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "no tensors in it"),
-        (b"\x80\x02" + b"(" * 10, "not a readable torch checkpoint"),
-        (b"\x80\x02r\xff\xff\xff\x7fN.", "not a readable torch checkpoint"),
-        (b"\x80\x02Nr\xff\xff\xff\x0f.", "it holds None, expected a dict"),
-        (b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", ""),
-        (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", ""),
-        (b"\x80\x02B\xff\xff\xff\x7f", ""),
-        (b"\x80\x02cbuiltins\neval\n.", "builtins.eval"),
-        (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "os.system"),
-        (b"\x80\x02(ios\nsystem\n.", "INST"),
-        (b"\x80\x02\x82\x01.", "EXT1"),
+        (b"\x80\x02N.", "it holds None, expected a dict of tensors: save model.state_dict()"),
+        (b"\x80\x02].", "it holds a list, expected a dict of tensors: save model.state_dict()"),
+        (b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "no tensors in it; its keys are a"),
+        (b"\x80\x02" + b"(" * 10, "its description is cut off at byte 12; not a readable torch checkpoint: the file is truncated or damaged: download it again"),
+        (b"\x80\x02r\xff\xff\xff\x7fN.", "its description makes no sense at byte 3 (list index out of range); not a readable torch checkpoint: the file is truncated or damaged: download it again"),
+        (b"\x80\x02Nr\xff\xff\xff\x0f.", "it holds None, expected a dict of tensors: save model.state_dict()"),
+        (b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", "it holds a list, expected a dict of tensors: save model.state_dict()"),
+        (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", "the pickle uses BINBYTES8, which no state dict needs; refused as unsafe"),
+        (b"\x80\x02B\xff\xff\xff\x7f", "its description holds 2,147,483,647 bytes in one piece; refused as unsafe"),
+        (b"\x80\x02cbuiltins\neval\n.", "the pickle names builtins.eval, which a state dict of tensors does not need; refused as unsafe: save model.state_dict() alone"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "the pickle names os.system, which a state dict of tensors does not need; refused as unsafe: save model.state_dict() alone"),
+        (b"\x80\x02(ios\nsystem\n.", "the pickle uses INST, which no state dict needs; refused as unsafe"),
+        (b"\x80\x02\x82\x01.", "the pickle uses EXT1, which no state dict needs; refused as unsafe"),
     ],
     ids=["none", "list", "no tensors", "marks", "empty stack", "memo", "deep", "huge bytes", "huge string", "global", "stack global", "inst", "extension"],
 )  # fmt: skip
 def test_a_strange_pickle_is_refused(good: Path, content: bytes, words: str) -> None:
-    assert words in refused(with_pickle(good, content))
+    assert refused(with_pickle(good, content)) == f"{good}: {words}"
 
 
 def outcome(content: bytes, path: Path) -> tuple[str, float]:
@@ -396,16 +422,79 @@ def test_a_class_of_the_trainers_own_is_refused_by_name(tmp_path: Path) -> None:
     assert f"names {__name__}.Settings, which" in refused(path)
 
 
-def test_the_keys_of_a_legacy_file_are_text_and_each_there_once() -> None:
-    for keys, words in [
-        (b"](" + text("0") + text("0") + b"e", "storage 0 is there twice"),
-        (b"]K\0a", "storage 0 belongs to no tensor"),
-        (b"](" + text("1") + b"e", "storage '1' belongs to no tensor"),
-        (b"]", "no data for storage 0"),
-    ]:
-        with pytest.raises(InputError, match=words):
-            read_archive(MemoryReader(make_legacy({4: keys})))
-    assert list(read_archive(MemoryReader(make_legacy({})))) == ["a"]
+DAMAGED = "the file is truncated or damaged"
+
+
+@pytest.mark.parametrize(
+    ("programs", "words"),
+    [
+        ({4: b"](" + text("0") + text("0") + b"e"}, "storage 0 is there twice; the file is damaged"),
+        ({4: b"]K\0a"}, "storage 0 belongs to no tensor of the state dict, so its size is unknown"),
+        ({4: b"](" + text("1") + b"e"}, "storage '1' belongs to no tensor of the state dict, so its size is unknown"),
+        ({4: b"]"}, f"no data for storage 0; {DAMAGED}"),
+        ({4: b"}"}, "no list of storages"),
+        ({0: b"K\x01"}, "a pickle that torch.save did not write, expected a torch checkpoint"),
+        ({1: b"K\x01"}, "a pickle that torch.save did not write, expected a torch checkpoint"),
+        ({2: b"}" + text("little_endian") + b"\x89s"}, "saved on a big-endian machine; save it again on a little-endian one"),
+    ],
+)  # fmt: skip
+def test_the_five_pickles_of_a_legacy_file_are_as_torch_writes_them(
+    programs: dict[int, bytes], words: str
+) -> None:
+    with pytest.raises(InputError) as raised:
+        read_archive(MemoryReader(make_legacy(programs)))
+    assert str(raised.value) == f"fuzzed.pth: {words}"
+
+
+def test_each_storage_of_a_legacy_file_has_its_size_before_it() -> None:
+    good = make_legacy({})
+    ((mark, region),) = read_archive(MemoryReader(good)).values()
+    assert region == Region("fuzzed.pth", len(good) - 48, 48, 0, zipped=False)
+    assert (region.crc32, region.zipped, mark.shape) == (0, False, (3, 4))
+    for content, elements in ((good[:-1], 12), (good[:-56] + struct.pack("<q", -1) + bytes(48), -1)):
+        with pytest.raises(InputError) as raised:
+            read_archive(MemoryReader(content))
+        assert str(raised.value) == (
+            f"fuzzed.pth: storage 0 has {elements} elements, expected 12, "
+            f"in a file of {len(content):,} bytes; {DAMAGED}"
+        )
+
+
+def test_a_legacy_description_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = make_legacy({2: text("x" * 5000)})
+    monkeypatch.setattr(legacy, "_WINDOW_BYTES", 100)
+    assert list(read_archive(MemoryReader(content))) == ["a"]
+    monkeypatch.setattr(legacy, "LIMIT_BYTES", 5000)
+    with pytest.raises(InputError, match=r"^fuzzed\.pth: its description is larger than 5,000 bytes$"):
+        read_archive(MemoryReader(content))
+
+
+def test_whatever_a_parser_raises_is_one_short_line() -> None:
+    error = _damaged(MemoryReader(b""), KeyError("x" * 200))
+    assert str(error) == (
+        f"fuzzed.pth: not a readable torch checkpoint (KeyError: '{'x' * 119}); {DAMAGED}: download it again"
+    )
+    assert "(ValueError: two lines)" in str(_damaged(MemoryReader(b""), ValueError("two\n  lines")))
+
+
+def test_a_typed_tensor_needs_a_type(good: Path) -> None:
+    plain = b"\x80\x02}" + text("a") + TENSOR.replace(b"_v2", b"_v3").removesuffix(b"tR")
+    assert list(read(with_pickle(good, plain + b"ctorch\nfloat32\ntRs.")).shards[0].tensors) == ["a"]
+    assert refused(with_pickle(good, plain + text("float32") + b"tRs.")) == (
+        f"{good}: a tensor without a dtype"
+    )
+
+
+def test_files_that_share_no_tensor_are_parts_of_one_rank_and_that_is_said(tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{name}.pth", {name: torch.ones(2)}) for name in "ab"]
+    single = read(paths[0])
+    assert (len(single.shards), single.notes) == (1, ())
+    ranks = tuple(ShardFiles(number, (str(path),)) for number, path in enumerate(paths))
+    both = read_catalog(STORAGE, ranks)
+    assert [shard.paths for shard in both] == [tuple(map(str, paths))]
+    assert both.notes == (
+        f"{paths[0]} and 1 more: no two of them hold the same tensor, so they are parts of one rank",
+    )
 
 
 def test_a_legacy_description_of_any_length_is_read_or_refused(tmp_path: Path) -> None:

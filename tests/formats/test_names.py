@@ -130,7 +130,7 @@ def test_what_was_taken_off_and_left_aside_is_said(checkpoint: Write, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda state: {"model": state, "state_dict": {name: t.clone() for name, t in state.items()}}, "two models are in it"),
+        (lambda state: {"model": state, "state_dict": {name: t.clone() for name, t in state.items()}}, "model.tok_embeddings.weight and state_dict.tok_embeddings.weight are both tok_embeddings.weight"),
         (lambda state: state | {"module.norm.weight": torch.ones(32)}, "norm.weight and module.norm.weight are both norm.weight"),
         (lambda state: {"model": state, "value_head": {"weight": torch.ones(3)}}, "value_head.weight is no tensor of a 2-layer Llama"),
         (lambda state: {"model": state, "teacher": state}, "begin with 'teacher' are no tensor of a 2-layer Llama"),
@@ -155,6 +155,11 @@ def test_what_is_not_known_is_named(
     with pytest.raises(InputError) as raised:
         plan(folder)
     assert words in str(raised.value)
+    if " both " in words:
+        assert str(raised.value) == (
+            f"{folder}/consolidated.00.pth: {words} of the model: two models are in it, or one is there twice; "
+            "save the state dict of the one to convert alone"
+        )
     assert len(str(raised.value).splitlines()) == 1
 
 

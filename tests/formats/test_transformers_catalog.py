@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file, save_model
 from distconv.errors import InputError
 from distconv.formats import headers
 from distconv.formats.safetensors import index as indexes
+from distconv.formats.safetensors.names import find_transformers_names
 from tests.formats.folders import (
     Tensors,
     assert_holds,
@@ -55,6 +56,7 @@ def test_several_files_with_their_index_are_one_model(saved: Path, state: Tensor
     assert found.size_bytes == sum(path.stat().st_size for path in saved.glob("*.safetensors"))
     assert not found.notes
     assert not found.stored
+    assert found.stored_name("lm_head.weight") == "lm_head.weight"
 
 
 def test_several_files_are_one_model_without_their_index_too(folder: Path, state: Tensors) -> None:
@@ -224,8 +226,8 @@ def test_adapters_and_quantised_weights_are_refused_by_name(
     save_file({**state, name: torch.ones(2)}, write_config(tmp_path) / SINGLE)
     with pytest.raises(InputError) as caught:
         read_catalog(tmp_path)
-    assert words in str(caught.value)
-    assert f"(it has {name})" in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / SINGLE}: {words}")
+    assert str(caught.value).endswith(f" (it has {name})")
 
 
 def change_index(folder: Path, change: Callable[[dict[str, str]], object]) -> None:
@@ -266,6 +268,42 @@ def test_tensors_in_two_files_are_refused_with_every_pair(folder: Path, state: T
     added = [name for name in twins if name not in held]
     assert added
     assert all(f"{name} also in" in message or "more also in" in message for name in added)
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, ""), (2, " and 1 more"), (3, " and 2 more")])
+def test_of_tensors_in_two_files_one_is_named(tmp_path: Path, count: int, more: str) -> None:
+    twins = [f"{letter}.weight" for letter in "abc"]
+    first, second = (write_config(tmp_path) / f"model-{number}-of-2.safetensors" for number in (1, 2))
+    save_file({name: torch.ones(1) for name in twins}, first)
+    save_file({name: torch.ones(1) for name in [*twins[:count], "d.weight"]}, second)
+    with pytest.raises(InputError) as caught:
+        read_catalog(tmp_path)
+    assert str(caught.value) == (
+        f"{second}: a.weight{more} also in {first}; keep the files of one model only"
+    )
+
+
+@pytest.mark.parametrize(("count", "more"), [(4, ""), (5, " and 1 more")])
+def test_of_what_an_index_does_not_have_right_a_few_names_are_shown(
+    tmp_path: Path, count: int, more: str
+) -> None:
+    known, others = "a.weight", [f"{number}.weight" for number in range(count)]
+    save_file({known: torch.ones(1)}, write_config(tmp_path) / SINGLE)
+    write_index(tmp_path / INDEX, dict.fromkeys([known, *others], SINGLE))
+    few = ", ".join(others[:4])
+    advice = "index and files are not of one model: download both again"
+    with pytest.raises(InputError) as caught:
+        read_catalog(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / INDEX}: names {SINGLE} for {few}{more}, found in none of the files; {advice}"
+    )
+    save_file(
+        {name: torch.full((1,), place) for place, name in enumerate([known, *others])}, tmp_path / SINGLE
+    )
+    write_index(tmp_path / INDEX, {known: SINGLE})
+    with pytest.raises(InputError) as caught:
+        read_catalog(tmp_path)
+    assert str(caught.value) == f"{tmp_path / INDEX}: does not name {few}{more}, found in {SINGLE}; {advice}"
 
 
 def test_two_models_in_one_file_are_refused(tmp_path: Path, state: Tensors) -> None:
@@ -311,9 +349,19 @@ def test_names_longer_than_any_have_are_refused(tmp_path: Path) -> None:
         read_catalog(tmp_path)
 
 
+def test_a_name_may_be_as_long_as_a_storages() -> None:
+    assert find_transformers_names("file", ["a" * 1024]).kept == {"a" * 1024: "a" * 1024}
+    with pytest.raises(
+        InputError, match=r"^file: a tensor whose name has 1,025 characters; refused as unsafe$"
+    ):
+        find_transformers_names("file", ["a" * 1025])
+
+
 def test_an_index_of_more_tensors_than_any_model_has_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, state: Tensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(indexes, "LIMIT_TENSORS", len(state))
+    assert_holds(read_catalog(folder), state)
     monkeypatch.setattr(indexes, "LIMIT_TENSORS", 5)
     with pytest.raises(InputError, match=r"index\.json: more than 5 tensors; refused as unsafe"):
         read_catalog(folder)

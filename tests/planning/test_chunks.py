@@ -1,6 +1,7 @@
 """Chunks, headers and index are those that safetensors and save_pretrained write."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,16 @@ from distconv.formats.safetensors.chunks import (
     default_chunk_bytes,
     file_order,
     group_tensors,
+    lay_out_chunks,
     make_header,
     make_index,
+    make_index_file,
     natural_key,
 )
-from distconv.layout.dtypes import DTYPES
+from distconv.layout.dtypes import DTYPES, contiguous_strides
+from distconv.layout.files import OutputTensor
+from distconv.layout.regions import Region
+from distconv.layout.tensors import view_tensor
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -44,6 +50,14 @@ def test_a_header_is_the_one_that_safetensors_writes(tensors: dict[str, tuple[st
     assert written.startswith(header)
     table = json.loads(written[8 : 8 + int.from_bytes(written[:8], "little")])
     assert offsets == tuple(len(header) + table[name]["data_offsets"][0] for name in order)
+
+
+def lay_out(name: str, shape: tuple[int, ...]) -> OutputTensor:
+    """Give a tensor of the output that is all of a file's."""
+    dtype = DTYPES["bfloat16"]
+    region = Region("source", 0, math.prod(shape) * dtype.size_bytes, 0, zipped=False)
+    copies = view_tensor(name, dtype, region, 0, shape, contiguous_strides(shape)).copies
+    return OutputTensor(name, name, shape, dtype, dtype, copies)
 
 
 @pytest.mark.parametrize("layers", [1, 13])
@@ -74,6 +88,12 @@ def test_grouping_and_index_are_those_of_a_model_saved_again(
         weight_map = {tensor: name for name, group in zip(names, groups, strict=True) for tensor in group}
         index = make_index(weight_map, sum(value.numel() for value in tensors.values()), sum(sizes.values()))
         assert (tmp_path / "again" / "model.safetensors.index.json").read_bytes() == index
+    laid = lay_out_chunks([lay_out(name, tuple(value.shape)) for name, value in tensors.items()], limit)
+    assert [chunk.name for chunk in laid] == names
+    written = make_index_file(laid)
+    assert list(written) == (["model.safetensors.index.json"] if len(groups) > 1 else [])
+    for name, content in written.items():
+        assert (tmp_path / "again" / name).read_bytes() == content
 
 
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=12), limit=st.integers(1, 7))
@@ -124,6 +144,7 @@ def test_names_of_any_form_are_ordered_as_transformers_does(names: list[str]) ->
 @given(st.integers(1, 10**13))
 def test_the_default_chunk_size_follows_from_the_bytes_alone_and_is_bounded(total: int) -> None:
     size = default_chunk_bytes(total)
+    assert type(size) is int
     assert 256_000_000 <= size <= 5_000_000_000
     assert total / size <= 64 or size == 5_000_000_000
 

@@ -212,4 +212,4 @@ _MOST_LISTED = 16
 
 
 def _listing(numbers: list[int]) -> str:
-    return ", ".join(f"{number:02d}" for number in numbers) or "none"
+    return ", ".join(f"{number:02d}" for number in numbers)

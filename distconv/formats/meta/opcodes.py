@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from functools import partial
 
 from distconv.errors import InputError, escape
 from distconv.formats.marks import (
@@ -11,6 +12,7 @@ from distconv.formats.marks import (
     Function,
     Opaque,
     TensorMark,
+    call,
     describe,
     make_storage,
 )
@@ -52,33 +54,21 @@ def _pop_mark(machine: Machine) -> None:
     machine.take_marked()
 
 
-def _push(value: object) -> Callable[[Machine], None]:
-    def push(machine: Machine) -> None:
-        machine.stack.append(value)
-
-    return push
+def _push(value: object, machine: Machine) -> None:
+    machine.stack.append(value)
 
 
-def _push_number(size_bytes: int) -> Callable[[Machine], None]:
-    def push(machine: Machine) -> None:
-        machine.stack.append(machine.take_number(size_bytes))
-
-    return push
+def _push_number(size_bytes: int, machine: Machine) -> None:
+    machine.stack.append(machine.take_number(size_bytes))
 
 
-def _push_text(size_bytes: int) -> Callable[[Machine], None]:
-    def push(machine: Machine) -> None:
-        machine.stack.append(machine.take_bytes(machine.take_number(size_bytes)).decode())
-
-    return push
+def _push_text(size_bytes: int, machine: Machine) -> None:
+    machine.stack.append(machine.take_bytes(machine.take_number(size_bytes)).decode())
 
 
-def _push_bytes(size_bytes: int) -> Callable[[Machine], None]:
-    def push(machine: Machine) -> None:
-        machine.take_bytes(machine.take_number(size_bytes))
-        machine.stack.append(OPAQUE)
-
-    return push
+def _push_bytes(size_bytes: int, machine: Machine) -> None:
+    machine.take_bytes(machine.take_number(size_bytes))
+    machine.stack.append(OPAQUE)
 
 
 def _signed(machine: Machine) -> None:
@@ -107,14 +97,11 @@ def _tuple(machine: Machine) -> None:
     machine.stack.append(tuple(machine.take_marked()))
 
 
-def _tuple_of(size: int) -> Callable[[Machine], None]:
-    def make(machine: Machine) -> None:
-        stack = machine.stack
-        if len(stack) < size:
-            raise IndexError("pop from an empty stack")
-        stack[-size:] = [tuple(stack[-size:])]
-
-    return make
+def _tuple_of(size: int, machine: Machine) -> None:
+    stack = machine.stack
+    if len(stack) < size:
+        raise IndexError("pop from an empty stack")
+    stack[-size:] = [tuple(stack[-size:])]
 
 
 def _empty_list(machine: Machine) -> None:
@@ -169,25 +156,19 @@ def _set(target: object, key: object, value: object) -> None:
         raise InputError(f"the pickle sets an item of {describe(target)}; refused as unsafe")
 
 
-def _put(size_bytes: int) -> Callable[[Machine], None]:
-    def put(machine: Machine) -> None:
-        machine.memo[machine.take_number(size_bytes)] = machine.stack[-1]
-
-    return put
+def _put(size_bytes: int, machine: Machine) -> None:
+    machine.memo[machine.take_number(size_bytes)] = machine.stack[-1]
 
 
 def _memoize(machine: Machine) -> None:
     machine.memo[len(machine.memo)] = machine.stack[-1]
 
 
-def _get(size_bytes: int) -> Callable[[Machine], None]:
-    def get(machine: Machine) -> None:
-        number = machine.take_number(size_bytes)
-        if number not in machine.memo:
-            raise IndexError(f"nothing was kept as {number}")
-        machine.stack.append(machine.memo[number])
-
-    return get
+def _get(size_bytes: int, machine: Machine) -> None:
+    number = machine.take_number(size_bytes)
+    if number not in machine.memo:
+        raise IndexError(f"nothing was kept as {number}")
+    machine.stack.append(machine.memo[number])
 
 
 def _global(machine: Machine) -> None:
@@ -220,7 +201,7 @@ def _reduce(machine: Machine) -> None:
     if type(arguments) is not tuple:
         raise InputError("the pickle calls something without arguments; refused as unsafe")
     if type(function) is Function:
-        machine.stack.append(function.make(arguments))
+        machine.stack.append(call(function, arguments))
     elif type(function) is Opaque:
         machine.stack.append(OPAQUE)
     else:
@@ -247,15 +228,18 @@ def _persistent(machine: Machine) -> None:
 _KNOWN: dict[bytes, Callable[[Machine], None]] = {
     b"\x80": _protocol, b"\x95": _frame,
     b"(": _mark, b"0": _pop, b"1": _pop_mark,
-    b"N": _push(None), b"\x88": _push(True), b"\x89": _push(False),
+    b"N": partial(_push, None), b"\x88": partial(_push, True), b"\x89": partial(_push, False),
     b"I": _integer_line, b"L": _integer_line, b"J": _signed, b"\x8a": _long,
-    b"K": _push_number(1), b"M": _push_number(2), b"G": _double,
-    b"X": _push_text(4), b"\x8c": _push_text(1), b"T": _push_text(4), b"U": _push_text(1),
-    b"B": _push_bytes(4), b"C": _push_bytes(1),
-    b")": _push(()), b"t": _tuple, b"\x85": _tuple_of(1), b"\x86": _tuple_of(2), b"\x87": _tuple_of(3),
+    b"K": partial(_push_number, 1), b"M": partial(_push_number, 2), b"G": _double,
+    b"X": partial(_push_text, 4), b"\x8c": partial(_push_text, 1),
+    b"T": partial(_push_text, 4), b"U": partial(_push_text, 1),
+    b"B": partial(_push_bytes, 4), b"C": partial(_push_bytes, 1),
+    b")": partial(_push, ()), b"t": _tuple,
+    b"\x85": partial(_tuple_of, 1), b"\x86": partial(_tuple_of, 2), b"\x87": partial(_tuple_of, 3),
     b"]": _empty_list, b"a": _append, b"e": _appends,
     b"}": _empty_dict, b"s": _set_item, b"u": _set_items,
-    b"q": _put(1), b"r": _put(4), b"\x94": _memoize, b"h": _get(1), b"j": _get(4),
+    b"q": partial(_put, 1), b"r": partial(_put, 4), b"\x94": _memoize,
+    b"h": partial(_get, 1), b"j": partial(_get, 4),
     b"c": _global, b"\x93": _stack_global,
     b"R": _reduce, b"\x81": _new_object, b"b": _build, b"Q": _persistent,
 }  # fmt: skip

@@ -12,15 +12,13 @@ from distconv.formats.meta.archive_layout import lay_out_archive
 from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.pickle_writer import TensorEntry
 from distconv.formats.meta.shards import shard_name
-from distconv.formats.written import Written
+from distconv.formats.written import FOR_INPUT, Written
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.regions import Region
 from distconv.storage.base import Reader, Storage, opened, read_range
 from distconv.storage.window import read_by_windows
 
 _SHARD = re.compile(r"consolidated\.(\d{2,})\.pth")
-_FOR_INPUT = ": download it again"
-"""Ends messages on damaged files; what a conversion wrote is nowhere to be had again."""
 
 
 def shard_names(count: int) -> tuple[str, ...]:
@@ -55,7 +53,7 @@ def read_shard(storage: Storage, path: str) -> dict[str, Written]:
     except FileNotFoundError:
         raise OutputError(f"{path}: missing") from None
     except InputError as error:
-        raise OutputError(str(error).removesuffix(_FOR_INPUT)) from None
+        raise OutputError(str(error).removesuffix(FOR_INPUT)) from None
     odd = [name for name, (mark, region) in found.items() if not _is_plain(mark, region)]
     if odd:
         raise OutputError(

@@ -38,7 +38,10 @@ def read_safetensors(reader: Reader) -> dict[str, tuple[TensorMark, Region]]:
     try:
         return _read(reader)
     except InputError as error:
-        raise InputError(f"{reader.path}: {error}") from None
+        message = str(error)  # a reader names its file itself
+        raise InputError(
+            message if message.startswith(reader.path) else f"{reader.path}: {message}"
+        ) from None
 
 
 def _read(reader: Reader) -> dict[str, tuple[TensorMark, Region]]:

@@ -7,7 +7,7 @@ from distconv.formats.plain_json import LIMIT_BYTES
 from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME, file_order, make_header, make_index
 from distconv.formats.safetensors.header import read_safetensors
 from distconv.formats.safetensors.index import is_plain_name
-from distconv.formats.written import Headers, Written, read_object
+from distconv.formats.written import FOR_INPUT, Headers, Written, read_object
 from distconv.layout.dtypes import DTYPES
 from distconv.storage.base import Storage, join, opened, read_range, read_small
 from distconv.storage.window import read_by_windows
@@ -45,7 +45,7 @@ def read_header(storage: Storage, path: str) -> dict[str, Written]:
     except FileNotFoundError:
         raise OutputError(f"{path}: missing, though the index names it") from None
     except InputError as error:
-        raise OutputError(str(error)) from None
+        raise OutputError(str(error).removesuffix(FOR_INPUT)) from None
     return {
         name: Written(path, region.offset_bytes, mark.dtype, mark.shape)
         for name, (mark, region) in found.items()
