@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 
 from distconv.errors import InputError, Stopped
+from distconv.families.architectures import tell_architecture
 from distconv.families.dimensions import Dimensions
-from distconv.families.llama import RULES
-from distconv.families.rules import match_rules, read_dimensions
+from distconv.families.fused import take_apart
+from distconv.families.rules import match_rules
 from distconv.formats.meta.catalog import Catalog, Shard
 from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.params import Params, read_params
@@ -57,8 +58,10 @@ def find_misfits_of_params(storage: Storage, output: str, headers: Headers) -> I
     catalog = Catalog(tuple(_make_shard(name, tensors) for name, tensors in headers.items()))
     try:
         params = read_params(storage, path)
-        dimensions = read_dimensions(catalog, params, RULES)
-        match_rules(RULES, (), catalog, dimensions)
+        architecture = tell_architecture(params)
+        dimensions = architecture.read_dimensions(catalog, params)
+        rules = architecture.make_rules(dimensions)
+        match_rules(rules, (), take_apart(catalog, rules, dimensions), dimensions)
     except InputError as error:
         yield from str(error).splitlines()
         return
@@ -68,7 +71,8 @@ def find_misfits_of_params(storage: Storage, output: str, headers: Headers) -> I
             f"{path}: {params.n_heads} heads and {params.kv_heads} key heads; "
             f"Meta's code cannot divide them among {ranks} shards"
         )
-    yield from _find_other_sizes(params, dimensions)
+    if isinstance(dimensions, Dimensions):
+        yield from _find_other_sizes(params, dimensions)
     yield from _find_uneven(catalog)
 
 

@@ -7,6 +7,7 @@ what the chunks hold: others name code and files elsewhere, or sizes that take f
 import json
 from collections.abc import Collection, Mapping
 
+from distconv.sidecars.empty_images import IMAGE_MODELS, read_image_model_shapes
 from distconv.storage.base import Storage, read_small
 
 _LIMIT_BYTES = 1 << 20
@@ -50,6 +51,8 @@ def read_expected_shapes(
     content = json.loads(read_small(storage, path, _LIMIT_BYTES))
     if not isinstance(content, dict):
         raise TypeError("expected a JSON object")
+    if content.get("model_type") in IMAGE_MODELS:
+        return read_image_model_shapes(content, shapes), set()
     if content.get("model_type") != "llama":
         raise ValueError(f"model_type {content.get('model_type')!a:.40}, expected 'llama'")
     settings = {key: content[key] for key in (*_EXTENTS, *_OTHERS) if key in content}

@@ -61,7 +61,7 @@ def read_meta_config(
     if foreign is not None:
         raise InputError(f"{path}: {foreign}")
     shape = _take_shape(fields)
-    rope = _take_rope(fields)
+    rope = take_rope(fields)
     context = fields.take_optional_count("max_position_embeddings") or 2048
     tied = fields.take_flag("tie_word_embeddings")
     dtype = _take_dtype(fields)
@@ -104,7 +104,7 @@ def _take_shape(fields: Fields) -> ModelShape:
     )
 
 
-def _take_rope(fields: Fields) -> Rope:
+def take_rope(fields: Fields) -> Rope:
     """Take theta and scaling from wherever the versions of Transformers keep them; they must agree."""
     fields.taken |= set(_ROPES)
     places = [fields.open(key) for key in _ROPES if fields.has(key)]

@@ -67,11 +67,12 @@ def find_ffn_pair(dim: int, ffn_dim: int, family: Family) -> tuple[int, float | 
     Published pairs come first, then a power of two alone, then one with the multiplier of
     fewest digits: there is one for every size, as multiples of 1 need only the ratio.
     """
-    pairs = _list_pairs(dim, ffn_dim, family)
+    pairs = list_ffn_pairs(dim, ffn_dim, family)
     return next(pair for pair in pairs if compute_ffn_dim(dim, *pair) == ffn_dim)
 
 
-def _list_pairs(dim: int, ffn_dim: int, family: Family) -> Iterator[tuple[int, float | None]]:
+def list_ffn_pairs(dim: int, ffn_dim: int, family: Family) -> Iterator[tuple[int, float | None]]:
+    """List what may give this size, as ``find_ffn_pair`` tries it."""
     if family.tokenizer == "sentencepiece":
         yield from _PAIRS
     elif dim in _PAIRS_BY_DIM:

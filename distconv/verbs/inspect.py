@@ -9,7 +9,6 @@ from distconv.families.dimensions import ModelDimensions
 from distconv.families.translate import join_ranks, list_shard_counts, make_targets
 from distconv.humanize import format_choice, format_count, format_size
 from distconv.layout.dtypes import STORABLE, DType
-from distconv.sidecars.meta_params import make_params
 from distconv.storage.base import PathLike
 from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import Checkpoint, decide
@@ -106,9 +105,9 @@ def _inspect_model(model: TransformersModel) -> Inspection:
     views = model.catalog.tensors.values()
     parameters = sum(math.prod(view.shape) for view in views)
     dtypes = _sort_dtypes({view.dtype for view in views})
-    counts = list_shard_counts(list(model.whole_tensors()), config.shape.head_dim)
+    counts = list_shard_counts(list(model.whole_tensors()), model.dimensions.head_dim)
     choice = format_choice(counts, "shard")
-    params = json.loads(make_params(config, rows=model.rows))
+    params = json.loads(model.make_params())
     found = {
         "format": "transformers",
         "family": config.family.name,

@@ -16,7 +16,6 @@ from distconv.output.identity import Source
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.targets import META
 from distconv.planning.plan import Plan, make_shard_plan
-from distconv.sidecars.meta_params import make_params
 from distconv.storage.base import Storage, read_small
 from distconv.verbs.assembly import read_legal
 from distconv.verbs.checkpoint import Checkpoint, decide_replication, share_storage
@@ -54,7 +53,7 @@ def prepare_back(storage: Storage, source: Source, model: TransformersModel, opt
     plan = plan_back(model, options)
     files = read_legal(storage, model.files.legal)
     files[TOKENIZER_NAME] = model.tokenizer.content
-    files[PARAMS_NAME] = make_params(model.config, rows=model.rows, shards=_count(options))
+    files[PARAMS_NAME] = model.make_params(_count(options))
     return _prepare(
         options,
         model.choice,
@@ -105,7 +104,7 @@ def plan_reshard(checkpoint: Checkpoint, replication: int, options: Options) -> 
 def plan_back(model: TransformersModel, options: Options) -> Plan:
     """Plan the shards of a model in Transformers' format."""
     wholes = list(model.whole_tensors())
-    return _plan_shards(wholes, model.config.shape.head_dim, 1, options, tied=model.tied)
+    return _plan_shards(wholes, model.dimensions.head_dim, 1, options, tied=model.tied)
 
 
 def notes_for_meta(checkpoint: Checkpoint) -> tuple[str, ...]:

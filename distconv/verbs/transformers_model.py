@@ -4,19 +4,21 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from distconv.errors import InputError
+from distconv.errors import InputError, MismatchError
 from distconv.families.architectures import ARCHITECTURES, Architecture
 from distconv.families.choose import Choice
-from distconv.families.dimensions import Dimensions
+from distconv.families.dimensions import Dimensions, ModelDimensions
 from distconv.families.llama import OUTPUT, RULES
-from distconv.families.rules import Rule, expand_rules
-from distconv.families.translate import MetaTensor, invert_rules, keep_rows
+from distconv.families.rules import Rule
+from distconv.families.translate import MetaTensor, invert_rules, keep_rows, list_target_shapes
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles
 from distconv.formats.views import TensorView
 from distconv.layout.dtypes import STORABLE
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.sidecars.meta_config import MetaConfig, read_meta_config
+from distconv.sidecars.meta_images import ImageConfig, is_image_config, read_image_config, to_params
+from distconv.sidecars.meta_params import make_params
 from distconv.sidecars.meta_tokenizer import MetaTokenizer, decide_rows, make_meta_tokenizer
 from distconv.storage.base import Storage, join, read_small
 
@@ -30,7 +32,7 @@ class TransformersModel:
 
     files: TransformersFiles
     catalog: TransformersCatalog
-    config: MetaConfig
+    config: MetaConfig | ImageConfig
     tokenizer: MetaTokenizer
     rows: int
     """Of the vocabulary, that are kept."""
@@ -43,9 +45,15 @@ class TransformersModel:
         return Choice(family, family.guard, self.config.evidence, (), self.config.tied)
 
     @property
-    def dimensions(self) -> Dimensions:
+    def dimensions(self) -> ModelDimensions:
         """Sizes of the model."""
         return _measure(self.config)
+
+    def make_params(self, shards: int = 1) -> bytes:
+        """Make params.json for so many shards."""
+        if isinstance(self.config, ImageConfig):
+            return to_params(self.config)
+        return make_params(self.config, rows=self.rows, shards=shards)
 
     @property
     def architecture(self) -> Architecture:
@@ -66,10 +74,12 @@ class TransformersModel:
     @property
     def tied(self) -> bool:
         """Whether the output is the embedding, and not stored by itself."""
-        return _OUTPUT_NAME not in self.catalog.tensors
+        return self.config.family.architecture == "llama" and _OUTPUT_NAME not in self.catalog.tensors
 
 
-def _measure(config: MetaConfig) -> Dimensions:
+def _measure(config: MetaConfig | ImageConfig) -> ModelDimensions:
+    if isinstance(config, ImageConfig):
+        return config.dimensions
     shape = config.shape
     return Dimensions(
         shape.dim, shape.layers, shape.heads, shape.kv_heads, shape.head_dim, shape.ffn_dim, shape.vocab_size
@@ -88,16 +98,23 @@ def read_model(
     if tokenizer is not None:
         small["tokenizer.model"] = read_small(storage, _given(storage, tokenizer), SMALL_FILE_BYTES)
     made = make_meta_tokenizer(files.folder, small)
-    config = read_meta_config(
-        files.config, read_small(storage, files.config, SMALL_FILE_BYTES), tokenizer=made.kind, family=family
-    )
-    findings = list(_check_tensors(catalog, _measure(config), files, tied=config.tied))
+    content = read_small(storage, files.config, SMALL_FILE_BYTES)
+    config: MetaConfig | ImageConfig
+    if is_image_config(files.config, content):
+        config, catalog = read_image_config(files.config, content, family=family), catalog.with_images()
+    else:
+        config = read_meta_config(files.config, content, tokenizer=made.kind, family=family)
+    findings = list(_check_tensors(catalog, config, files))
     if findings:
         more = len(findings) - _MOST_FINDINGS
         raise InputError.of(
             findings[:_MOST_FINDINGS] + ([f"… and {more} more like these"] if more > 0 else [])
         )
-    rows, trimmed = decide_rows(files.config, config.shape.vocab_size, made)
+    rows, trimmed = decide_rows(files.config, _measure(config).vocab, made)
+    if trimmed is not None and isinstance(config, ImageConfig):
+        raise MismatchError(
+            f"{trimmed}; of a model that sees none can be left out: give its own tokenizer by --tokenizer"
+        )
     notes = [*files.notes, *catalog.notes, *config.notes, *made.notes, *([trimmed] if trimmed else [])]
     if config.tied and _OUTPUT_NAME in catalog.tensors:
         notes.append(
@@ -112,20 +129,21 @@ def _given(storage: Storage, path: str) -> str:
 
 
 def _check_tensors(
-    catalog: TransformersCatalog, sizes: Dimensions, files: TransformersFiles, *, tied: bool
+    catalog: TransformersCatalog, config: MetaConfig | ImageConfig, files: TransformersFiles
 ) -> Iterator[str]:
     """Tell of tensors that are missing, unknown, or not of the shape that config.json gives."""
-    wanted = {one.target: one for one in expand_rules(RULES, sizes)}
+    sizes = _measure(config)
+    wanted = list_target_shapes(ARCHITECTURES[config.family.architecture].make_rules(sizes), sizes)
     name = posixpath.basename(files.config)
     for target in sorted(catalog.tensors.keys() - wanted.keys()):
         yield f"{catalog.tensors[target].region.path}: {catalog.stored_name(target)} is no tensor of a {sizes.layers}-layer Llama"
-    for target, one in wanted.items():
+    for target, shape in wanted.items():
         view = catalog.tensors.get(target)
         if view is None:
-            if one.source != OUTPUT or not tied:
+            if target != _OUTPUT_NAME or not config.tied:
                 yield f"{files.folder}: {target} is missing; {name} needs it"
             continue
-        yield from _check_view(view, one.shape(sizes), name)
+        yield from _check_view(view, shape, name)
 
 
 def _check_view(view: TensorView, shape: tuple[int, ...], config: str) -> Iterator[str]:

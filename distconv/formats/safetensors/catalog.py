@@ -1,7 +1,7 @@
 """What tensors a Transformers folder holds, and where: read from headers alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from distconv.errors import InputError
 from distconv.formats.headers import FileTensors, describe_files, name_files, read_headers
@@ -23,9 +23,24 @@ class TransformersCatalog:
     """The files' own names, where they differ."""
     notes: tuple[str, ...] = ()
 
+    def with_images(self) -> "TransformersCatalog":
+        """Give it by the names of a model that sees, whose text model lies under a name of its own."""
+        tensors = {_name_text(name): view for name, view in self.tensors.items()}
+        stored = {_name_text(name): own for name, own in self.stored.items() if _name_text(name) != own}
+        notes = tuple(note for note in self.notes if f"'{_TEXT_MODEL}.'" not in note)
+        return replace(self, tensors=tensors, stored=stored, notes=notes)
+
     def stored_name(self, name: str) -> str:
         """Give a tensor's name as its file has it, for messages."""
         return self.stored.get(name, name)
+
+
+_TEXT_MODEL = "language_model"
+_OF_TEXT = ("model.", "lm_head.")
+
+
+def _name_text(name: str) -> str:
+    return f"{_TEXT_MODEL}.{name}" if name.startswith(_OF_TEXT) else name
 
 
 def read_transformers_catalog(storage: Storage, files: TransformersFiles) -> TransformersCatalog:
