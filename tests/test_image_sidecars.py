@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer,
 
 import distconv
 from distconv.errors import MismatchError
+from distconv.formats.meta.params import read_params
+from distconv.storage.local import LocalStorage
 from tests.checkpoints import write_tiktoken
 from tests.image_checkpoints import Llama4Spec, VisionSpec, write_image_checkpoint
 from tests.sidecars.conftest import packaged_file
@@ -119,3 +122,21 @@ def test_llama_4s_tokenizer_alone_is_told_by_its_ranks(tmp_path: Path) -> None:
     )
     assert any("taken as the tokenizer of Llama 4" in note for note in report.notes)
     assert AutoTokenizer.from_pretrained(tmp_path / "out").pad_token_id == 200018
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_params_and_tokenizer_come_back(
+    convert: Convert, tiktoken_file: Path, tmp_path: Path, name: str
+) -> None:
+    distconv.convert(convert(name), tmp_path / "meta", to="meta", shards=2)
+    assert (tmp_path / "meta" / "tokenizer.model").read_bytes() == tiktoken_file.read_bytes()
+    (tmp_path / "params.json").write_text(json.dumps(SPECS[name].params()))
+    before, after = (
+        read_params(LocalStorage(), str(folder / "params.json")) for folder in (tmp_path, tmp_path / "meta")
+    )
+    if isinstance(SPECS[name], VisionSpec) or len(SPECS[name].moe_layers) < SPECS[name].layers:
+        assert after.ffn_dim == before.ffn_dim
+    same = {"path": "", "md5": "", "multiple_of": None, "ffn_dim_multiplier": None, "llama_4": None}
+    assert replace(after, **same) == replace(before, **same)
+    if before.llama_4 is not None and after.llama_4 is not None:
+        assert replace(after.llama_4, ffn_exp=None) == replace(before.llama_4, ffn_exp=None)

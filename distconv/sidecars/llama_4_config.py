@@ -11,7 +11,7 @@ from distconv.sidecars.special_tokens import TOKEN_SETS
 
 ARCHITECTURE = "Llama4ForConditionalGeneration"
 ENCODER_THETA = 1e4
-_SCALED = Rope(theta=5e5, factor=16.0, low=1.0, high=1.0, original_context=8192)
+SCALED = Rope(theta=5e5, factor=16.0, low=1.0, high=1.0, original_context=8192)
 """How Meta's code scales where params.json does not say (``llama4/args.py`` and ``model.py``): Scout's does not."""
 _INSTRUCT_CONTEXT, _LARGE_CONTEXT, _MANY_EXPERTS = 10_485_760, 1_048_576, 128
 _NEVER = 8192
@@ -26,12 +26,12 @@ def make_llama_4_rope(theta: float, scaling: RopeScaling | None) -> Rope:
     if scaling is None:
         return Rope(theta)
     return replace(
-        _SCALED,
+        SCALED,
         theta=theta,
-        factor=scaling.factor or _SCALED.factor,
-        low=scaling.low or _SCALED.low,
-        high=scaling.high or _SCALED.high,
-        original_context=scaling.original_context or _SCALED.original_context,
+        factor=scaling.factor or SCALED.factor,
+        low=scaling.low or SCALED.low,
+        high=scaling.high or SCALED.high,
+        original_context=scaling.original_context or SCALED.original_context,
     )
 
 
@@ -42,6 +42,16 @@ def choose_context(context: int, experts: int, *, instruct: bool) -> int:
     return _LARGE_CONTEXT if experts >= _MANY_EXPERTS else _INSTRUCT_CONTEXT
 
 
+def find_image_tokens(begin: int) -> dict[str, int]:
+    """Give the ids that stand for images, by their keys; ``begin`` is that of the first special token."""
+    special = TOKEN_SETS["llama-4"]
+    return {
+        "boi_token_index": special.find("<|image_start|>", begin),
+        "eoi_token_index": special.find("<|image_end|>", begin),
+        "image_token_index": special.find("<|patch|>", begin),
+    }
+
+
 def make_llama_4_config(
     path: str, sizes: Llama4Dimensions, params: Llama4Params, settings: Settings
 ) -> dict[str, object]:
@@ -49,14 +59,8 @@ def make_llama_4_config(
 
     InputError, which speaks of ``path``, where Transformers has no such encoder.
     """
-    special, begin = TOKEN_SETS["llama-4"], settings.tokens.bos
-    top = {
-        "boi_token_index": special.find("<|image_start|>", begin),
-        "eoi_token_index": special.find("<|image_end|>", begin),
-        "image_token_index": special.find("<|patch|>", begin),
-        "model_type": "llama4",
-        "tie_word_embeddings": False,
-    }
+    tokens = find_image_tokens(settings.tokens.bos)
+    top = {**tokens, "model_type": "llama4", "tie_word_embeddings": False}
     text: dict[str, object] = {
         **settings.list_keys(),
         "attention_bias": False,
