@@ -30,7 +30,7 @@ class VisionSpec:
     multiple_of: int = 16
     vocab: int = 320 + 256
     width: int = 64
-    encoder_layers: int = 3
+    encoder_layers: int = 8
     global_layers: int = 2
     patch: int = 14
     side: int = 4
@@ -124,7 +124,7 @@ class Llama4Spec:
     heads: int = 8
     kv_heads: int = 4
     multiple_of: int = 16
-    vocab: int = 320 + 256
+    vocab: int = 320 + 2048
     experts: int = 4
     """0 for Llama Guard 4."""
     step: int = 1

@@ -19,10 +19,10 @@ OUTPUT = "text_model.output.weight"
 IGNORED = (r"text_model\.rope\.freqs",)
 
 _ENCODER = "vision_model.vision_encoder."
-_CHANNELS = 3
-_HEADS = 16
+CHANNELS = 3
+HEADS = 16
 """Of the image encoder: a constant of Meta's code, as no tensor tells."""
-_EXTRA_TOKENS = 8
+EXTRA_TOKENS = 8
 """Rows that ``MllamaTextModel`` adds to its embedding, whatever the vocabulary."""
 
 
@@ -52,15 +52,15 @@ def read_dimensions(shapes: Shapes, params: Params) -> MllamaDimensions:
         width=width,
         layers=shapes.count_layers(f"{_ENCODER}transformer.resblocks"),
         global_layers=shapes.count_layers(f"{_ENCODER}global_transformer.resblocks"),
-        heads=_HEADS,
+        heads=HEADS,
         ffn_dim=shapes.sum_rows(f"{_ENCODER}transformer.resblocks.0.mlp.c_fc.weight"),
-        channels=_CHANNELS,
-        patch=math.isqrt(pixels // _CHANNELS),
+        channels=CHANNELS,
+        patch=math.isqrt(pixels // CHANNELS),
         positions=shapes.first(f"{_ENCODER}positional_embedding")[0],
         tiles=params.vision.max_tiles,
         output_dim=shapes.columns("vision_model.vision_projection.weight"),
     )
-    dimensions = MllamaDimensions(text, cross, _EXTRA_TOKENS, vision)
+    dimensions = MllamaDimensions(text, cross, EXTRA_TOKENS, vision)
     findings = [*_check(shapes, params, dimensions)]
     if findings:
         raise InputError.of(findings)

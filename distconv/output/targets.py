@@ -88,7 +88,8 @@ TRANSFORMERS = Target(
     whole_digest=True,
     weights=r"model(-\d{5,}-of-\d{5,})?\.safetensors",
     sidecars=r"model\.safetensors\.index\.json|config\.json|generation_config\.json"
-    r"|tokenizer\.json|tokenizer_config\.json|tokenizer\.model|chat_template\.jinja",
+    r"|tokenizer\.json|tokenizer_config\.json|tokenizer\.model|chat_template\.jinja"
+    r"|preprocessor_config\.json|processor_config\.json",
     others=r"pytorch_model(-\d{5,}-of-\d{5,})?\.bin|pytorch_model\.bin\.index\.json"
     r"|special_tokens_map\.json|added_tokens\.json|chat_template\.json",
     settings=r"(config|generation_config|quantize_config|.*quant_config|(pre)?processor_config)\.json"

@@ -71,6 +71,33 @@ class TokenIds:
         return self.eos if isinstance(self.eos, int) else list(self.eos)
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a config says of a text model beside its sizes."""
+
+    norm_eps: float
+    rope: Rope
+    context: int
+    """Longest sequence, in tokens."""
+    tokens: TokenIds
+    dtype: str
+
+    def list_keys(self) -> dict[str, object]:
+        """Give the keys that the text models of all models with images have."""
+        return {
+            "bos_token_id": self.tokens.bos,
+            "eos_token_id": self.tokens.plain_eos(),
+            "hidden_act": "silu",
+            "initializer_range": 0.02,
+            "max_position_embeddings": self.context,
+            "pad_token_id": self.tokens.pad,
+            "rms_norm_eps": self.norm_eps,
+            **self.rope.list_keys(),
+            "tie_word_embeddings": False,
+            "use_cache": True,
+        }
+
+
 def make_config(
     shape: ModelShape, rope: Rope, context: int, tokens: TokenIds, *, tied: bool, dtype: str
 ) -> dict[str, object]:

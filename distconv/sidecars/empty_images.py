@@ -23,7 +23,7 @@ _LISTS = frozenset(
 )  # fmt: skip
 _OTHERS = frozenset(
     {
-        "attention_bias", "attention_chunk_size", "attn_temperature_tuning", "hidden_act", "image_size",
+        "attention_bias", "attention_chunk_size", "attn_temperature_tuning", "bos_token_id", "eos_token_id", "hidden_act", "image_size",
         "interleave_moe_layer_step", "max_position_embeddings", "multi_modal_projector_bias", "norm_eps", "pad_token_id",
         "pixel_shuffle_ratio", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "tie_word_embeddings",
         "use_qk_norm", "floor_scale",

@@ -6,12 +6,12 @@ from distconv.errors import InputError
 from distconv.families.dimensions import Llama4Dimensions
 from distconv.formats.meta.multimodal import Llama4Params
 from distconv.formats.meta.rope import RopeScaling
-from distconv.sidecars.config import Rope, TokenIds, make_parts_config
+from distconv.sidecars.config import Rope, Settings, make_parts_config
 from distconv.sidecars.special_tokens import TOKEN_SETS
 
 ARCHITECTURE = "Llama4ForConditionalGeneration"
 ENCODER_THETA = 1e4
-_SCALED = Rope(theta=5e5, factor=16.0, low=1.0, high=1.0, original_context=8192)
+SCALED = Rope(theta=5e5, factor=16.0, low=1.0, high=1.0, original_context=8192)
 """How Meta's code scales where params.json does not say (``llama4/args.py`` and ``model.py``): Scout's does not."""
 _INSTRUCT_CONTEXT, _LARGE_CONTEXT, _MANY_EXPERTS = 10_485_760, 1_048_576, 128
 _NEVER = 8192
@@ -26,12 +26,12 @@ def make_llama_4_rope(theta: float, scaling: RopeScaling | None) -> Rope:
     if scaling is None:
         return Rope(theta)
     return replace(
-        _SCALED,
+        SCALED,
         theta=theta,
-        factor=scaling.factor or _SCALED.factor,
-        low=scaling.low or _SCALED.low,
-        high=scaling.high or _SCALED.high,
-        original_context=scaling.original_context or _SCALED.original_context,
+        factor=scaling.factor or SCALED.factor,
+        low=scaling.low or SCALED.low,
+        high=scaling.high or SCALED.high,
+        original_context=scaling.original_context or SCALED.original_context,
     )
 
 
@@ -42,53 +42,40 @@ def choose_context(context: int, experts: int, *, instruct: bool) -> int:
     return _LARGE_CONTEXT if experts >= _MANY_EXPERTS else _INSTRUCT_CONTEXT
 
 
+def find_image_tokens(begin: int) -> dict[str, int]:
+    """Give the ids that stand for images, by their keys; ``begin`` is that of the first special token."""
+    special = TOKEN_SETS["llama-4"]
+    return {
+        "boi_token_index": special.find("<|image_start|>", begin),
+        "eoi_token_index": special.find("<|image_end|>", begin),
+        "image_token_index": special.find("<|patch|>", begin),
+    }
+
+
 def make_llama_4_config(
-    path: str,
-    sizes: Llama4Dimensions,
-    params: Llama4Params,
-    *,
-    norm_eps: float,
-    rope: Rope,
-    context: int,
-    tokens: TokenIds,
-    dtype: str,
+    path: str, sizes: Llama4Dimensions, params: Llama4Params, settings: Settings
 ) -> dict[str, object]:
     """Make config.json's content: ``configuration_llama4.py`` of transformers 5.23, and the older keys.
 
     InputError, which speaks of ``path``, where Transformers has no such encoder.
     """
-    special = TOKEN_SETS["llama-4"]
-    top = {
-        "boi_token_index": special.find("<|image_start|>", tokens.bos),
-        "eoi_token_index": special.find("<|image_end|>", tokens.bos),
-        "image_token_index": special.find("<|patch|>", tokens.bos),
-        "model_type": "llama4",
-        "tie_word_embeddings": False,
-    }
+    tokens = find_image_tokens(settings.tokens.bos)
+    top = {**tokens, "model_type": "llama4", "tie_word_embeddings": False}
     text: dict[str, object] = {
+        **settings.list_keys(),
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "bos_token_id": tokens.bos,
-        "eos_token_id": tokens.plain_eos(),
         "head_dim": sizes.head_dim,
-        "hidden_act": "silu",
         "hidden_size": sizes.dim,
-        "initializer_range": 0.02,
-        "max_position_embeddings": context,
         "model_type": "llama4_text",
         "num_attention_heads": sizes.heads,
         "num_hidden_layers": sizes.layers,
         "num_key_value_heads": sizes.kv_heads,
-        "pad_token_id": tokens.pad,
-        "rms_norm_eps": norm_eps,
-        **rope.list_keys(),
-        "tie_word_embeddings": False,
-        "use_cache": True,
         "vocab_size": sizes.vocab,
         **_list_experts(sizes, params),
         **_list_attention(sizes, params),
     }
-    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes, params), dtype)
+    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes, params), settings.dtype)
 
 
 def _list_experts(sizes: Llama4Dimensions, params: Llama4Params) -> dict[str, object]:

@@ -17,11 +17,11 @@ from distconv.layout.dtypes import STORABLE
 from distconv.sidecars.config import ModelShape, Rope
 from distconv.sidecars.meta_family import PLAIN_THETA, find_contradictions, tell_family
 
-_META_FACTOR = 8.0
+META_FACTOR = 8.0
 """By which Meta's code scales the rope of every model that is scaled (``llama3/model.py``, ``apply_scaling``)."""
 _MOST_SHOWN = 8
 _ROPES = ("rope_parameters", "rope_scaling")
-_WITHOUT_MEANING = frozenset(
+WITHOUT_MEANING = frozenset(
     {
         "_name_or_path", "attention_dropout", "bos_token_id", "eos_token_id", "initializer_range", "pad_token_id",
         "pretraining_tp", "transformers_version", "use_cache", "use_sliding_window",
@@ -104,13 +104,16 @@ def _take_shape(fields: Fields) -> ModelShape:
     )
 
 
-def take_rope(fields: Fields) -> Rope:
-    """Take theta and scaling from wherever the versions of Transformers keep them; they must agree."""
+def take_rope(fields: Fields, default: float = PLAIN_THETA) -> Rope:
+    """Take theta and scaling from wherever the versions of Transformers keep them; they must agree.
+
+    ``default`` is what Transformers takes where there is no theta.
+    """
     fields.taken |= set(_ROPES)
     places = [fields.open(key) for key in _ROPES if fields.has(key)]
     thetas = {place.take_number("rope_theta", always=True) for place in (fields, *places)} - {None}
     turned = {place.take_number("partial_rotary_factor") for place in (fields, *places)} - {None, 1.0}
-    theta = next(iter(thetas), None) or PLAIN_THETA
+    theta = next(iter(thetas), None) or default
     if len(thetas) > 1:
         fields.findings.append(f"{fields.path}: rope_theta is given twice, with different values")
     if turned:
@@ -184,12 +187,12 @@ def _make_notes(fields: Fields, family: Family, context: int) -> Iterator[str]:
             f"max_position_embeddings {context:,} has no place in params.json ({family.title} has "
             f"{family.context:,}); give it to Meta's code as max_seq_len"
         )
-    if family.factor not in {None, _META_FACTOR}:
+    if family.factor not in {None, META_FACTOR}:
         yield (
             f"rope is scaled by {family.factor:g}, as published; params.json says only that it is scaled, and "
-            f"Meta's own code then takes {_META_FACTOR:g}"
+            f"Meta's own code then takes {META_FACTOR:g}"
         )
-    left = [key for key in fields.left() if key not in _WITHOUT_MEANING]
+    left = [key for key in fields.left() if key not in WITHOUT_MEANING]
     if left:
         more = f" and {len(left) - _MOST_SHOWN} more" if len(left) > _MOST_SHOWN else ""
         yield f"{', '.join(repr(key[:40]) for key in left[:_MOST_SHOWN])}{more}: not known to distconv, and left out"

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from distconv.errors import InputError
 from distconv.families.dimensions import MllamaDimensions, VisionEncoder
-from distconv.sidecars.config import Rope, TokenIds, make_parts_config
+from distconv.sidecars.config import Settings, make_parts_config
 
 ARCHITECTURE = "MllamaForConditionalGeneration"
 INNER_LAYERS = (3, 7, 15, 23, 30)
@@ -19,44 +19,26 @@ def list_aspect_ratios(tiles: int) -> list[list[int]]:
     return [[high, wide] for high in range(1, tiles + 1) for wide in range(1, tiles // high + 1)]
 
 
-def make_mllama_config(
-    path: str,
-    sizes: MllamaDimensions,
-    *,
-    norm_eps: float,
-    rope: Rope,
-    context: int,
-    tokens: TokenIds,
-    dtype: str,
-) -> dict[str, object]:
+def make_mllama_config(path: str, sizes: MllamaDimensions, settings: Settings) -> dict[str, object]:
     """Make config.json's content: ``configuration_mllama.py`` of transformers 5.23, and the older keys.
 
     InputError, which speaks of ``path``, where the encoder is none that Meta's code knows.
     """
     text: dict[str, object] = {
-        "bos_token_id": tokens.bos,
+        **settings.list_keys(),
         "cross_attention_layers": list(sizes.cross_numbers),
         "dropout": 0.0,
-        "eos_token_id": tokens.plain_eos(),
-        "hidden_act": "silu",
         "hidden_size": sizes.dim,
-        "initializer_range": 0.02,
         "intermediate_size": sizes.ffn_dim,
-        "max_position_embeddings": context,
         "model_type": "mllama_text_model",
         "num_attention_heads": sizes.heads,
         "num_hidden_layers": sizes.layers,
         "num_key_value_heads": sizes.kv_heads,
-        "pad_token_id": tokens.pad,
-        "rms_norm_eps": norm_eps,
-        **rope.list_keys(),
-        "tie_word_embeddings": False,
-        "use_cache": True,
         "vocab_size": sizes.vocab,
     }
     # The embedding's row behind those of the vocabulary is the image's.
     top = {"image_token_index": sizes.vocab, "model_type": "mllama"}
-    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes.vision), dtype)
+    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes.vision), settings.dtype)
 
 
 def _make_encoder(path: str, vision: VisionEncoder) -> dict[str, object]:

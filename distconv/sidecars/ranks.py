@@ -75,11 +75,7 @@ def make_rank_tokenizer(vocabulary: RankVocabulary, special: TokenSet) -> bytes:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
     from tokenizers.models import BPE
 
-    if special.counted != vocabulary.special_count:
-        raise InputError(
-            f"{vocabulary.path}: {len(vocabulary.tokens):,} ranks, which {vocabulary.special_count:,} special tokens "
-            f"follow; expected the tokenizer of a model with {special.counted:,} of them"
-        )
+    _check_count(vocabulary, special)
     texts = _make_texts(vocabulary.tokens)
     tokenizer = Tokenizer(
         BPE(
@@ -110,6 +106,14 @@ def make_rank_tokenizer(vocabulary: RankVocabulary, special: TokenSet) -> bytes:
     )
     merges = [(texts[left], texts[right]) for left, right in make_rank_merges(vocabulary.tokens)]
     return write_tokenizer(tokenizer, merges)
+
+
+def _check_count(vocabulary: RankVocabulary, special: TokenSet) -> None:
+    if special.counted != vocabulary.special_count:
+        raise InputError(
+            f"{vocabulary.path}: {len(vocabulary.tokens):,} ranks, which {vocabulary.special_count:,} special tokens "
+            f"follow; expected the tokenizer of a model with {special.counted:,} of them"
+        )
 
 
 def make_rank_merges(tokens: Sequence[bytes]) -> list[tuple[int, int]]:

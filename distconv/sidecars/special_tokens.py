@@ -3,6 +3,7 @@
 Sources: ``tokenizer.py`` of Meta's llama3, and of llama3 and llama4 in llama-models.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -45,9 +46,8 @@ class TokenSet:
 
 def _fill(named: Mapping[int, str], count: int) -> tuple[str, ...]:
     """Give so many tokens: the named ones by place, all others reserved and numbered in order."""
-    places = (place for place in range(count) if place not in named)
-    reserved = {place: f"<|reserved_special_token_{number}|>" for number, place in enumerate(places)}
-    return tuple((named | reserved)[place] for place in range(count))
+    numbers = itertools.count()
+    return tuple(named.get(place) or f"<|reserved_special_token_{next(numbers)}|>" for place in range(count))
 
 
 _LLAMA_3 = {
@@ -74,7 +74,6 @@ _LLAMA_4 = (
     (93, "<|vision_reserved_special_token_{}|>", (7, 1047)),
     (1134, "<|reasoning_reserved_special_token_{}|>", (0, 7)),
     (1142, "<|reasoning_thinking_start|> <|reasoning_thinking_end|>", None),
-    (1144, "<|reserved_special_token_{}|>", (0, 903)),
 )
 
 

@@ -19,6 +19,7 @@ from distconv.formats.meta.params import Params, read_params
 from distconv.formats.views import TensorView
 from distconv.layout.dtypes import DTYPES
 from distconv.planning.plan import Plan, make_plan
+from distconv.sidecars.special_tokens import TOKEN_SETS
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
 from distconv.storage.base import Storage
 from distconv.verbs.questions import Answers
@@ -75,7 +76,8 @@ def read_found(
         raise InputError(f"{files.folder}: {foreign}")
     dimensions = architecture.read_dimensions(catalog, params)
     rules = architecture.make_rules(dimensions)
-    vocabulary = None if files.tokenizer is None else read_vocabulary(storage, files.tokenizer)
+    special = None if params.llama_4 is None else TOKEN_SETS["llama-4"].counted
+    vocabulary = None if files.tokenizer is None else read_vocabulary(storage, files.tokenizer, special)
     facts = _make_facts(files.folder, params, dimensions, catalog, vocabulary, architecture)
     choice = choose_family(facts, family, instruct=instruct)
     optional = frozenset({architecture.output}) if choice.may_tie else frozenset()

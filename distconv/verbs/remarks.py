@@ -17,7 +17,7 @@ def note_differences(
     params: Params, dimensions: ModelDimensions, vocabulary: Vocabulary | None
 ) -> Iterator[str]:
     """Say where params.json, tensors and tokenizer differ, and which of them counts."""
-    if params.ffn_dim is not None and params.ffn_dim != dimensions.ffn_dim:
+    if dimensions.ffn_dim and params.ffn_dim not in {None, dimensions.ffn_dim}:
         yield f"w1 has {dimensions.ffn_dim} rows, {params.path} gives {params.ffn_dim}; the tensor is believed"
     if params.vocab_size is not None and params.vocab_size != dimensions.vocab:
         yield f"{params.path}: vocab_size {params.vocab_size}, the embedding has {dimensions.vocab} rows, which count"

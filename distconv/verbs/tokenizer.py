@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from distconv.errors import InputError, MismatchError, OutputError
 from distconv.families.choose import find_family
+from distconv.families.images import LLAMA_4_TOKENS
 from distconv.families.llama import Family
 from distconv.formats.meta.files import find_tokenizer
 from distconv.output.acquisition import owned
@@ -14,6 +15,7 @@ from distconv.storage.base import PathLike, Storage, join, read_small
 from distconv.storage.places import open_places, read_output, read_place
 from distconv.verbs.assembly import make_family_tokenizer
 from distconv.verbs.checkpoint import read_checkpoint
+from distconv.verbs.model_config import choose_longest
 
 _ASSUMED = {"sentencepiece": "llama-2", "tiktoken": "llama-3.1"}
 
@@ -53,8 +55,8 @@ def convert_tokenizer(
     storage = open_places(place, folder, endpoint_url=endpoint_url)
     path = find_tokenizer(storage, place)
     vocabulary = read_vocabulary(storage, path)
-    chosen, notes = _choose(storage, place, vocabulary, family, instruct=instruct)
-    files = make_family_tokenizer(vocabulary, chosen, instruct=instruct)
+    chosen, context, notes = _choose(storage, place, vocabulary, family, instruct=instruct)
+    files = make_family_tokenizer(vocabulary, chosen, context, instruct=instruct)
     taken = sorted(name for name in files if _is_other(storage, join(folder, name), files[name]))
     if taken and not overwrite:
         raise OutputError(f"{folder}: already holds {', '.join(taken)}; --overwrite replaces them")
@@ -78,19 +80,23 @@ def _is_other(storage: Storage, path: str, content: bytes) -> bool:
 
 def _choose(
     storage: Storage, source: str, vocabulary: Vocabulary, family: str | None, *, instruct: bool
-) -> tuple[Family, tuple[str, ...]]:
+) -> tuple[Family, int, tuple[str, ...]]:
+    """Choose the family, and how long its sequences are."""
     try:
-        choice = read_checkpoint(storage, source, family=family, instruct=instruct).choice
+        checkpoint = read_checkpoint(storage, source, family=family, instruct=instruct)
     except MismatchError:
         raise
     except InputError:
         # No whole checkpoint beside it: a tokenizer is all that was asked for.
-        return _choose_alone(source, vocabulary, family)
-    return choice.family, choice.assumptions
+        chosen, notes = _choose_alone(source, vocabulary, family)
+        return chosen, chosen.context, notes
+    choice = checkpoint.choice
+    return choice.family, choose_longest(checkpoint), choice.assumptions
 
 
 def _choose_alone(source: str, vocabulary: Vocabulary, family: str | None) -> tuple[Family, tuple[str, ...]]:
-    chosen = find_family(_ASSUMED[vocabulary.kind] if family is None else family)
+    assumed = _ASSUMED[vocabulary.kind] if vocabulary.size < LLAMA_4_TOKENS else "llama-4"
+    chosen = find_family(assumed if family is None else family)
     if chosen.tokenizer != vocabulary.kind:
         raise InputError(
             f"{source}: a {vocabulary.kind} tokenizer, {chosen.title} has a {chosen.tokenizer} one"

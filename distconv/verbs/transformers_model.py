@@ -17,8 +17,9 @@ from distconv.formats.views import TensorView
 from distconv.layout.dtypes import STORABLE
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.sidecars.meta_config import MetaConfig, read_meta_config
-from distconv.sidecars.meta_images import ImageConfig, is_image_config, read_image_config, to_params
+from distconv.sidecars.meta_images import is_image_config, read_image_config, to_params
 from distconv.sidecars.meta_params import make_params
+from distconv.sidecars.meta_parts import ImageConfig
 from distconv.sidecars.meta_tokenizer import MetaTokenizer, decide_rows, make_meta_tokenizer
 from distconv.storage.base import Storage, join, read_small
 

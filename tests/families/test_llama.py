@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from distconv.families import llama
 from distconv.families.cuts import COLUMNS, ROWS
+from distconv.families.images import ALL_FAMILIES
 from distconv.families.llama import EMBEDDING, FAMILIES, IGNORED, RULES, TIKTOKEN_SIZE
 from distconv.sidecars.chat import CHAT_TEMPLATES
 from distconv.sidecars.special_tokens import TOKEN_SETS
@@ -130,7 +131,7 @@ def test_families_are_alike_where_published_configs_are() -> None:
 
 
 def test_every_chat_has_a_template_and_only_the_first_llamas_cut_columns_of_the_embedding() -> None:
-    assert {family.chat for family in FAMILIES.values()} - {None} == set(CHAT_TEMPLATES)
+    assert {family.chat for family in ALL_FAMILIES.values()} - {None} == set(CHAT_TEMPLATES)
     assert {name for name, family in FAMILIES.items() if family.embedding_cut == COLUMNS} == COLUMN_EMBEDDING
     assert {family.embedding_cut for family in FAMILIES.values()} == {COLUMNS, ROWS}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from distconv.families.dimensions import Dimensions, Llama4Dimensions, MllamaDimensions, VisionEncoder
 from distconv.formats.meta.multimodal import ExpertParams, Llama4Params, TowerParams
 from distconv.formats.meta.rope import RopeScaling
-from distconv.sidecars.config import Rope, TokenIds
+from distconv.sidecars.config import Rope, Settings, TokenIds
 from distconv.sidecars.llama_4_config import choose_context, make_llama_4_config, make_llama_4_rope
 from distconv.sidecars.mllama_config import make_mllama_config
 
@@ -17,13 +17,17 @@ LLAMA_4_TOKENS = TokenIds(200000, (200001, 200007, 200008), pad=200018)
 TOWER = TowerParams(336, 14, 1408, 34, 16, 4.0, 4096, 0.5)
 
 
-def make_vision_sizes(dim: int, layers: int, heads: int, ffn_dim: int, cross: int, side: int) -> MllamaDimensions:
+def make_vision_sizes(
+    dim: int, layers: int, heads: int, ffn_dim: int, cross: int, side: int
+) -> MllamaDimensions:
     text = Dimensions(dim, layers, heads, 8, 128, ffn_dim, 128256)
     encoder = VisionEncoder(1280, 32, 8, 16, 5120, 3, 14, (side // 14) ** 2 + 1, 4, 7680)
     return MllamaDimensions(text, cross, 8, encoder)
 
 
-def make_llama_4_sizes(ffn_dim: int, experts: int, expert_ffn_dim: int, moe_layers: tuple[int, ...]) -> Llama4Dimensions:
+def make_llama_4_sizes(
+    ffn_dim: int, experts: int, expert_ffn_dim: int, moe_layers: tuple[int, ...]
+) -> Llama4Dimensions:
     text = Dimensions(5120, 48, 40, 8, 128, ffn_dim, 202048)
     encoder = VisionEncoder(1408, 34, 0, 16, 5632, 3, 14, 577, 1, 4096)
     return Llama4Dimensions(text, experts, expert_ffn_dim, moe_layers, encoder, 5632)
@@ -46,7 +50,9 @@ class Llama4Case:
     context: int
 
 
-def make_llama_4_params(experts: ExpertParams | None, *, sparse: bool = True, qk_norm: bool = False) -> Llama4Params:
+def make_llama_4_params(
+    experts: ExpertParams | None, *, sparse: bool = True, qk_norm: bool = False
+) -> Llama4Params:
     chunk, nope = (8192, 4) if sparse else (None, None)
     return Llama4Params(TOWER, experts, 4.0, chunk, nope, qk_norm, 8192, 0.1)
 
@@ -79,23 +85,12 @@ LLAMA_4 = {
 
 
 def configure_vision(sizes: MllamaDimensions, tokens: TokenIds = VISION_CHAT) -> dict[str, object]:
-    rope = Rope(5e5, 8.0)
-    return make_mllama_config(
-        "model", sizes, norm_eps=1e-5, rope=rope, context=131_072, tokens=tokens, dtype="bfloat16"
-    )
+    return make_mllama_config("model", sizes, Settings(1e-5, Rope(5e5, 8.0), 131_072, tokens, "bfloat16"))
 
 
-def configure_llama_4(case: Llama4Case) -> dict[str, object]:
-    return make_llama_4_config(
-        "model",
-        case.sizes,
-        case.params,
-        norm_eps=1e-5,
-        rope=case.rope,
-        context=case.context,
-        tokens=LLAMA_4_TOKENS,
-        dtype="bfloat16",
-    )
+def configure_llama_4(case: Llama4Case, tokens: TokenIds = LLAMA_4_TOKENS) -> dict[str, object]:
+    settings = Settings(1e-5, case.rope, case.context, tokens, "bfloat16")
+    return make_llama_4_config("model", case.sizes, case.params, settings)
 
 
 CONFIGS: Mapping[str, dict[str, object]] = {

@@ -19,7 +19,10 @@ def make_frequencies(config: object) -> list[float]:
         from transformers.models.mllama.modeling_mllama import MllamaRotaryEmbedding
 
         return MllamaRotaryEmbedding(config.text_config).inv_freq.tolist()
-    from transformers.models.llama4.modeling_llama4 import Llama4TextRotaryEmbedding, Llama4VisionRotaryEmbedding
+    from transformers.models.llama4.modeling_llama4 import (
+        Llama4TextRotaryEmbedding,
+        Llama4VisionRotaryEmbedding,
+    )
 
     text = Llama4TextRotaryEmbedding(config.text_config).inv_freq
     encoder = torch.view_as_real(Llama4VisionRotaryEmbedding(config.vision_config).freqs_ci)

@@ -3,7 +3,7 @@
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -65,7 +65,10 @@ PARTS = [
     [{"role": "user", "content": [IMAGE, text("What is\n this? ")]}],
     [{"role": "user", "content": [text("Before "), IMAGE, text(" and after")]}, ANSWER, USER],
     [SYSTEM, {"role": "user", "content": [IMAGE, IMAGE, text("Which?")]}],
-    [{"role": "system", "content": [text("Be "), text("brief.")]}, {"role": "user", "content": [text("Why?")]}],
+    [
+        {"role": "system", "content": [text("Be "), text("brief.")]},
+        {"role": "user", "content": [text("Why?")]},
+    ],
 ]
 
 
@@ -93,7 +96,9 @@ def test_llama_3_2_visions_prompts_have_the_ids_of_metas_code(vision, messages):
     from llama_models.llama3.tokenizer import Tokenizer
 
     raw = [make_raw(message) for message in messages]
-    assert render_ids(vision, messages) == ChatFormat(Tokenizer.get_instance()).encode_dialog_prompt(raw).tokens
+    assert (
+        render_ids(vision, messages) == ChatFormat(Tokenizer.get_instance()).encode_dialog_prompt(raw).tokens
+    )
 
 
 @pytest.mark.parametrize("messages", CONVERSATIONS)
@@ -138,8 +143,10 @@ def test_llama_4s_tools_are_described_as_transformers_processor_does(llama_4, sy
 def test_metas_code_reads_llama_4s_calls_back(llama_4, llama_4_format, parts):
     from llama_models.datatypes import StopReason
 
-    arguments = {"n": 10, "genre": "all", "note": "ä \"b\""}
-    call = {"function": {"name": "trending_songs", "arguments": json.dumps(arguments) if parts else arguments}}
+    arguments = {"n": 10, "genre": "all", "note": 'ä "b"'}
+    call = {
+        "function": {"name": "trending_songs", "arguments": json.dumps(arguments) if parts else arguments}
+    }
     rendered = render(llama_4, [USER, {"role": "assistant", "tool_calls": [call]}])
     answer = rendered.rpartition("<|header_start|>")[2]
     assert answer.startswith("assistant<|header_end|>\n\n<|python_start|>{")

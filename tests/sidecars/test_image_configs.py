@@ -157,10 +157,23 @@ def shrink(config: dict[str, object]) -> dict[str, object]:
     text |= {"vocab_size": 300, "pad_token_id": 4}
     if made["model_type"] == "llama4":
         text |= {"head_dim": 8, "intermediate_size_mlp": 32, "num_hidden_layers": 4}
-        text |= {"moe_layers": [i for i in text["moe_layers"] if i < 4], "num_local_experts": min(text["num_local_experts"], 2)}
+        text |= {
+            "moe_layers": [i for i in text["moe_layers"] if i < 4],
+            "num_local_experts": min(text["num_local_experts"], 2),
+        }
         text |= {"no_rope_layers": text["no_rope_layers"][:4], "layer_types": text["layer_types"][:4]}
-        vision |= {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64}
-        vision |= {"projector_input_dim": 32, "projector_output_dim": 32, "vision_output_dim": 32, "image_size": 56}
+        vision |= {
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+            "intermediate_size": 64,
+        }
+        vision |= {
+            "projector_input_dim": 32,
+            "projector_output_dim": 32,
+            "vision_output_dim": 32,
+            "image_size": 56,
+        }
     else:
         text |= {"num_hidden_layers": 5, "cross_attention_layers": [3]}
         vision |= {"hidden_size": 16, "attention_heads": 2, "intermediate_size": 32, "vision_output_dim": 96}
@@ -225,7 +238,9 @@ def test_a_small_model_takes_the_inner_layers_that_it_has():
     small = replace(sizes, vision=replace(sizes.vision, layers=8, output_dim=3 * 1280))
     assert configure_vision(small)["vision_config"]["intermediate_layers_indices"] == [3, 7]
     wrong = replace(sizes, vision=replace(sizes.vision, layers=24))
-    with pytest.raises(InputError, match=r"model: the projection takes 7,680 features .* 24 layers, .* expected 5 times"):
+    with pytest.raises(
+        InputError, match=r"model: the projection takes 7,680 features .* 24 layers, .* expected 5 times"
+    ):
         configure_vision(wrong)
 
 
@@ -239,7 +254,9 @@ def test_aspect_ratios_are_those_of_transformers():
 def test_an_encoder_that_transformers_has_no_words_for_is_refused():
     case = LLAMA_4["scout"]
     other = replace(case, sizes=replace(case.sizes, adapter_dim=2048))
-    with pytest.raises(InputError, match=r"feed-forward size is 5,632, its adapter takes 2,048; Transformers has one"):
+    with pytest.raises(
+        InputError, match=r"feed-forward size is 5,632, its adapter takes 2,048; Transformers has one"
+    ):
         configure_llama_4(other)
 
 
@@ -247,11 +264,7 @@ def test_ids_follow_the_tokenizer_of_a_small_model():
     case = LLAMA_4["scout"]
     tokens = replace(LLAMA_4_TOKENS, bos=300)
     sizes = replace(case.sizes, text=Dimensions(5120, 48, 40, 8, 128, 0, 2348))
-    from tests.sidecars import image_cases
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_cases, "LLAMA_4_TOKENS", tokens)
-        config = configure_llama_4(replace(case, sizes=sizes))
+    config = configure_llama_4(replace(case, sizes=sizes), tokens)
     assert (config["image_token_index"], config["boi_token_index"]) == (392, 380)
 
 
@@ -276,7 +289,10 @@ def test_other_versions_read_the_same_values(
         assert theirs.pop("version") == version
         assert ours.pop("version") != version
         torch.testing.assert_close(
-            torch.tensor(theirs.pop("frequencies")), torch.tensor(ours.pop("frequencies")), rtol=1e-6, atol=1e-6
+            torch.tensor(theirs.pop("frequencies")),
+            torch.tensor(ours.pop("frequencies")),
+            rtol=1e-6,
+            atol=1e-6,
         )
         written = json.loads(to_json(CONFIGS[name]))
         for part in ("text", "vision"):

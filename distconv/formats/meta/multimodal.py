@@ -13,7 +13,7 @@ _LLAMA_4_KEYS = (
 )  # fmt: skip
 _MOST_TILES = 4
 """Of Meta's code, where the file does not say."""
-_FLOOR_SCALE, _ATTENTION_SCALE = 8192, 0.1
+FLOOR_SCALE, ATTENTION_SCALE = 8192, 0.1
 """Of Meta's code, where the file does not say."""
 
 
@@ -128,8 +128,8 @@ def take_llama_4(fields: Fields) -> Llama4Params | None:
         attention_chunk_size=fields.take_optional_count("attention_chunk_size"),
         nope_interval=fields.take_optional_count("nope_layer_interval"),
         qk_norm=fields.take_flag("use_qk_norm"),
-        floor_scale=fields.take_optional_count("floor_scale") or _FLOOR_SCALE,
-        attention_scale=fields.take_number("attn_scale") or _ATTENTION_SCALE,
+        floor_scale=fields.take_optional_count("floor_scale") or FLOOR_SCALE,
+        attention_scale=fields.take_number("attn_scale") or ATTENTION_SCALE,
     )
 
 

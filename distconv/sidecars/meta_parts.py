@@ -1,0 +1,98 @@
+"""What the configs of text model and image encoder within config.json say, taken for Meta's code."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from distconv.families.dimensions import Dimensions, Llama4Dimensions, MllamaDimensions
+from distconv.families.llama import Family
+from distconv.formats.meta.fields import Fields
+from distconv.sidecars.meta_config import WITHOUT_MEANING
+
+_OF_GENERATION = frozenset(
+    {
+        "architectures", "attention_bias", "cache_implementation", "chunk_size_feed_forward", "diversity_penalty",
+        "dropout", "dtype", "encoder_no_repeat_ngram_size", "for_llm_compressor", "id2label", "label2id",
+        "length_penalty", "max_length", "min_length", "model_type", "num_beams", "num_beam_groups",
+        "num_return_sequences", "projector_dropout", "repetition_penalty", "return_dict", "router_aux_loss_coef",
+        "router_jitter_noise", "temperature", "top_k", "top_p", "torch_dtype", "typical_p", "use_bfloat16",
+        "vision_feature_layer",
+    }
+)  # fmt: skip
+"""Keys of published configs, which older versions wrote in full, that change nothing of the model."""
+_MOST_SHOWN = 8
+_LONGEST_LIST = 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """A model that Meta's code can run, and what params.json says of it."""
+
+    dimensions: MllamaDimensions | Llama4Dimensions
+    family: Family
+    evidence: tuple[str, ...]
+    context: int
+    """Longest sequence, in tokens; params.json has no place for it."""
+    params: Mapping[str, object]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output is the embedding: it never is."""
+        return False
+
+
+def take_text(text: Fields, *, layers: int, ffn_dim: int) -> Dimensions:
+    """Take the sizes of a text model, whose heads together must be as wide as it is."""
+    dim, heads = text.take_count("hidden_size"), text.take_count("num_attention_heads")
+    head_dim = text.take_optional_count("head_dim") or dim // heads
+    kv_heads = text.take_optional_count("num_key_value_heads") or heads
+    if head_dim * heads != dim:
+        text.report(
+            "head_dim", head_dim, f"{dim / heads:g}: in Meta's code heads together are as wide as the model"
+        )
+    if heads % kv_heads:
+        text.report("num_key_value_heads", kv_heads, f"a number that divides {heads} heads")
+    return Dimensions(dim, layers, heads, kv_heads, head_dim, ffn_dim, text.take_count("vocab_size"))
+
+
+def take_numbers(fields: Fields, key: str) -> list[int] | None:
+    """Take a list of whole numbers; None where there is none, or it is wrong."""
+    found = fields.get(key)
+    fields.taken.add(key)
+    if found is None:
+        return None
+    if (
+        not isinstance(found, list)
+        or len(found) > _LONGEST_LIST
+        or any(type(one) is not int for one in found)
+    ):
+        fields.report(key, found, "a list of whole numbers")
+        return None
+    return found
+
+
+def check_fixed(fields: Fields, fixed: Mapping[str, object]) -> None:
+    """Refuse what Meta's code does in one way only, where the config has it otherwise."""
+    for key, value in fixed.items():
+        found = fields.get(key)
+        fields.taken.add(key)
+        if found is not None and found != value:
+            fields.report(key, found, f"{value!r:.60}: Meta's code does nothing else")
+
+
+def note_context(family: Family, context: int | None, published: int) -> Iterator[str]:
+    """Say that a length of sequence is lost, where it is not the one that was published."""
+    if context not in {None, published, family.context}:
+        yield (
+            f"max_position_embeddings {context:,} has no place in params.json ({family.title} has {published:,}); "
+            "give it to Meta's code as max_seq_len"
+        )
+
+
+def note_left(fields: Fields) -> Iterator[str]:
+    """Name what was not taken and may mean something."""
+    known = WITHOUT_MEANING | _OF_GENERATION
+    left = [key for key in fields.left() if key.rpartition(".")[2] not in known]
+    if left:
+        more = f" and {len(left) - _MOST_SHOWN} more" if len(left) > _MOST_SHOWN else ""
+        yield f"{', '.join(repr(key[:40]) for key in left[:_MOST_SHOWN])}{more}: not known to distconv, and left out"

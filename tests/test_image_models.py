@@ -1,0 +1,215 @@
+"""Models that see go from Meta's layout to Transformers', among ranks and back, as plain torch has them."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+import distconv
+from distconv.errors import UsageError
+from tests.image_checkpoints import (
+    RATIOS,
+    Llama4Spec,
+    Tensors,
+    VisionSpec,
+    cut_model,
+    make_model,
+    write_image_checkpoint,
+)
+from tests.image_reference import convert as convert_plainly
+
+Spec = VisionSpec | Llama4Spec
+VISION, SCOUT = VisionSpec(), Llama4Spec(statistics=True)
+MAVERICK = Llama4Spec(step=2, qk_norm=False, scaled=False)
+GUARD = Llama4Spec(experts=0, nope=None, chunk=None, scaled=False, qk_norm=False)
+NAMED = {
+    "vision": VISION,
+    "vision of other layers": VisionSpec(layers=8, cross=3, side=3),
+    "scout": SCOUT,
+    "maverick": MAVERICK,
+    "maverick by its modules' names": replace(MAVERICK, split=True),
+    "guard 4": GUARD,
+}
+SPECS = list(NAMED.values())
+
+
+def name_spec(value: object) -> str | None:
+    """Name a case."""
+    return (
+        next((name for name, spec in NAMED.items() if spec == value), None)
+        if isinstance(value, Spec)
+        else str(value)
+    )
+
+
+def load(folder: Path) -> Tensors:
+    """Load all chunks of a folder."""
+    return {
+        name: tensor
+        for path in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def load_shards(folder: Path) -> list[Tensors]:
+    """Load all shards of a folder."""
+    return [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pth"))]
+
+
+def assert_equal(found: Tensors, expected: Tensors) -> None:
+    """Compare names, and every bit."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(found[name].view(torch.int16), tensor.contiguous().view(torch.int16)), name
+
+
+@pytest.fixture(scope="module")
+def write(tmp_path_factory: pytest.TempPathFactory, tiktoken_file: Path) -> Callable[[Spec], Path]:
+    """Give a function that writes a checkpoint once and gives its folder, to be read only."""
+    written: dict[Spec, Path] = {}
+
+    def run(spec: Spec) -> Path:
+        if spec not in written:
+            written[spec] = tmp_path_factory.mktemp("images") / "meta"
+            write_image_checkpoint(written[spec], spec, tiktoken_file)
+        return written[spec]
+
+    return run
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+@pytest.mark.parametrize("spec", SPECS, ids=name_spec)
+def test_every_tensor_is_what_plain_torch_makes_of_the_shards(
+    write: Callable[[Spec], Path], tmp_path: Path, spec: Spec, shards: int
+) -> None:
+    source = write(replace(spec, shards=shards))
+    distconv.convert(source, tmp_path / "hf", max_shard_size=200_000)
+    assert_equal(load(tmp_path / "hf"), convert_plainly(spec, make_model(spec)))
+    assert distconv.verify(tmp_path / "hf", against=source).ok
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 4), (4, 2)])
+@pytest.mark.parametrize("spec", [VISION, SCOUT, MAVERICK], ids=name_spec)
+def test_shards_are_brought_into_any_other_number_of_them(
+    write: Callable[[Spec], Path], tmp_path: Path, spec: Spec, before: int, after: int
+) -> None:
+    source = write(replace(spec, shards=before))
+    distconv.convert(source, tmp_path / "meta", to="meta", shards=after, max_shard_size=100_000)
+    plain = replace(spec, statistics=False) if isinstance(spec, Llama4Spec) else spec
+    expected = cut_model(replace(plain, shards=after), make_model(spec))
+    for found, wanted in zip(load_shards(tmp_path / "meta"), expected, strict=True):
+        assert_equal(found, wanted)
+    assert distconv.verify(tmp_path / "meta", against=source).ok
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+@pytest.mark.parametrize("spec", [VISION, SCOUT, MAVERICK, GUARD], ids=name_spec)
+def test_the_way_back_gives_metas_shards_but_for_places_that_no_image_has(
+    write: Callable[[Spec], Path], tmp_path: Path, spec: Spec, shards: int
+) -> None:
+    distconv.convert(write(spec), tmp_path / "hf", max_shard_size=200_000)
+    distconv.convert(tmp_path / "hf", tmp_path / "meta", to="meta", shards=shards)
+    model = make_model(spec)
+    for name, tensor in model.items():
+        if tensor.ndim == 4:  # a table by places, of which Meta's code reads those of images only
+            known = torch.zeros(4, 4, 1, 1, dtype=torch.bool)
+            for rows, columns in RATIOS:
+                known[:rows, :columns] = True
+            model[name] = torch.where(known, tensor, torch.zeros_like(tensor))
+    plain = replace(spec, statistics=False) if isinstance(spec, Llama4Spec) else spec
+    for found, wanted in zip(
+        load_shards(tmp_path / "meta"), cut_model(replace(plain, shards=shards), model), strict=True
+    ):
+        assert_equal(found, wanted)
+    assert distconv.verify(tmp_path / "meta", against=tmp_path / "hf").ok
+
+
+@pytest.mark.parametrize("spec", [VISION, MAVERICK], ids=name_spec)
+def test_saving_a_reloaded_model_changes_no_byte(
+    write: Callable[[Spec], Path], tmp_path: Path, spec: Spec
+) -> None:
+    distconv.convert(write(spec), tmp_path / "hf")
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "hf").save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (
+        tmp_path / "hf/model.safetensors"
+    ).read_bytes()
+
+
+TOUCHED = {
+    VISION: (
+        "language_model.model.embed_tokens.weight", "vision_model.gated_positional_embedding.tile_embedding.weight",
+        "language_model.model.layers.2.cross_attn_attn_gate", "vision_model.patch_embedding.weight",
+    ),
+    MAVERICK: (
+        "language_model.model.layers.1.feed_forward.experts.gate_up_proj",
+        "language_model.model.layers.1.feed_forward.experts.down_proj",
+        "language_model.model.layers.1.feed_forward.router.weight", "language_model.model.layers.2.self_attn.v_proj.weight",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"), [(spec, name) for spec, names in TOUCHED.items() for name in names], ids=str
+)
+def test_an_element_that_was_changed_is_found_with_its_tensor(
+    write: Callable[[Spec], Path], tmp_path: Path, spec: Spec, name: str
+) -> None:
+    source = write(replace(spec, shards=2))
+    distconv.convert(source, tmp_path / "hf")
+    (tmp_path / "hf/distconv.json").unlink()
+    path = tmp_path / "hf/model.safetensors"
+    content = bytearray(path.read_bytes())
+    head = int.from_bytes(content[:8], "little")
+    end = json.loads(content[8 : 8 + head])[name]["data_offsets"][1]
+    content[8 + head + end - 1] ^= 1
+    path.write_bytes(content)
+    differences = distconv.verify(tmp_path / "hf", against=source).differences
+    assert len(differences) == 1
+    assert name in differences[0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (VISION, r"attention\.wk\.weight has 4 heads of 8 rows"),
+        (MAVERICK, r"attention\.wk\.weight has 4 heads of 8 rows"),
+        (replace(MAVERICK, multiple_of=2, dim=40, heads=10, kv_heads=10), "[0-9]+ rows in each of 4 experts"),
+    ],
+    ids=str,
+)
+def test_a_number_of_ranks_that_cuts_a_head_or_an_expert_is_refused(
+    write: Callable[[Spec], Path], tmp_path: Path, spec: Spec, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        distconv.convert(write(spec), tmp_path / "meta", to="meta", shards=8)
+
+
+@pytest.mark.slow
+def test_workers_on_ray_make_the_same_bytes(write: Callable[[Spec], Path], tmp_path: Path) -> None:
+    source = write(replace(MAVERICK, shards=4))
+    distconv.convert(source, tmp_path / "one", max_shard_size=100_000)
+    distconv.convert(source, tmp_path / "two", max_shard_size=100_000, workers=2)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir() if path.name != "distconv.json")
+    assert names == sorted(path.name for path in (tmp_path / "two").iterdir() if path.name != "distconv.json")
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_a_conversion_goes_on_where_an_earlier_one_was_cut_off(
+    write: Callable[[Spec], Path], tmp_path: Path
+) -> None:
+    source = write(VISION)
+    distconv.convert(source, tmp_path / "whole", max_shard_size=200_000)
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    gone = max((tmp_path / "part").glob("*.safetensors"))
+    gone.unlink()
+    report = distconv.convert(source, tmp_path / "part", max_shard_size=200_000)
+    assert report.kept_chunks == report.chunks - 1
+    assert gone.read_bytes() == (tmp_path / "whole" / gone.name).read_bytes()
