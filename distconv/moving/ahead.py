@@ -14,7 +14,7 @@ from distconv.moving.ranges import Range, Ranges, Run, Wanted, split_range
 from distconv.moving.sources import Sources
 from distconv.storage.base import Access, Reader
 from distconv.storage.blocks import wait_for
-from distconv.storage.memory import make_buffer
+from distconv.storage.memory import give_back, make_buffer, take_buffer
 from distconv.storage.parallel import submit
 
 _SLACK_BYTES = 512
@@ -27,7 +27,7 @@ class Ring:
 
     def __init__(self, size_bytes: int) -> None:
         """Take so much."""
-        self._memory = make_buffer(size_bytes)
+        self._memory = take_buffer(size_bytes)
         self._taken: deque[tuple[int, int]] = deque()
 
     def take(self, size_bytes: int) -> memoryview | None:
@@ -45,6 +45,10 @@ class Ring:
     def give_back(self) -> None:
         """Give the piece back that was taken first."""
         self._taken.popleft()
+
+    def close(self) -> None:
+        """Let others of this thread use the memory; nobody may be reading into it."""
+        give_back(self._memory)
 
 
 @dataclass(slots=True)
@@ -104,6 +108,7 @@ class Ahead:
                 self._give_back(number)
                 number += 1
                 self._ask_ahead(left)
+            self._ring.close()
         finally:
             for reading in self._started.values():
                 for future in reading.futures:

@@ -16,6 +16,9 @@ from distconv.moving.sources import Sources
 from distconv.moving.spans import GATHER, READ
 from distconv.storage.base import LOCAL_ACCESS, Access
 
+_FAR_BLOCK_BYTES = 2 << 20
+"""What is read ahead ends where a block does: with small ones ranges are alike, and their memory is used again."""
+
 
 class Contents:
     """The finished bytes of some tensors, which are to be had in their order."""
@@ -121,7 +124,9 @@ def list_blocks(
     tensors: Sequence[OutputTensor], access: Access, block_bytes: int, largest_bytes: int
 ) -> Iterator[Wanted]:
     """Cut some tensors into the blocks that are read, see ``make_blocks``."""
-    gap_bytes = access.gap_bytes if access.ahead_bytes else 0
+    gap_bytes = 0
+    if access.ahead_bytes:
+        gap_bytes, block_bytes = access.gap_bytes, min(block_bytes, _FAR_BLOCK_BYTES)
     for place, tensor in enumerate(tensors):
         # A cast takes several times its block.
         largest = 0 if tensor.dtype != tensor.stored else largest_bytes
