@@ -70,7 +70,7 @@ class PlanReport:
             f"writes   {format_size(plan.size_bytes)} in {self._files()}",
             (
                 f"workers  up to {len(plan.list_units()):,}, each with at most "
-                f"{_WORKER_MEMORY_BYTES / _MIB:,.0f} MiB of buffers"
+                f"{(_WORKER_MEMORY_BYTES + self.access.ahead_bytes) / _MIB:,.0f} MiB of buffers"
             ),
             *self._tell_ahead(),
         )
@@ -85,10 +85,10 @@ class PlanReport:
         requests = self._expect_requests()
         if requests is None:
             return ()
-        mean = read_bytes(self.plan) / max(1, requests) / _MIB
+        mean = format_size(read_bytes(self.plan) // max(1, requests))
         ahead = f"{self.access.ahead_bytes / _MIB:,.0f} MiB"
         return (
-            f"requests about {requests:,} for data, of {mean:.1f} MiB in the mean; each worker reads {ahead} ahead",
+            f"requests about {requests:,} for data, of {mean} in the mean; each worker reads {ahead} ahead",
         )
 
     def _table(self) -> Table:

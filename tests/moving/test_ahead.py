@@ -166,6 +166,7 @@ def test_no_more_is_asked_for_than_is_to_be_read_ahead() -> None:
         for _block, content, _infinite in contents.of(0):
             given_bytes += len(content)
             assert sources.bytes_read - given_bytes <= ACCESS.ahead_bytes
+    assert len(far.asked) == expect_requests(tensors, ACCESS)
 
 
 def test_who_is_told_to_stop_does_not_wait_for_an_answer() -> None:
