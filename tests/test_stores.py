@@ -3,12 +3,14 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -348,9 +350,28 @@ def test_what_only_reads_says_the_same_of_a_store(
     for place in pair:
         main([word.format(place) for word in READS[verb]])
         said = capsys.readouterr()
-        told.append((said.out.replace(str(place), "IN"), said.err.replace(str(place), "IN")))
+        told.append((drop_requests(said.out.replace(str(place), "IN")), said.err.replace(str(place), "IN")))
     assert told[0] == told[1]
     assert told[0][0]
+
+
+def drop_requests(said: str) -> str:
+    """Leave out what plan says of requests, and of memory for what they bring."""
+    return re.sub(r"(?m)^requests .*\n|^workers  .*\n", "", said)
+
+
+def test_requests_are_counted_as_the_store_has_them_and_foretold(
+    checkpoint: Write, store: ObjectStore, place: StoredPath, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = share(checkpoint(SPEC), place / "in")
+    planned = distconv.plan(source).to_json()
+    store.clear_requests()
+    report = distconv.convert(source, place / "out")
+    sent = Counter(record.operation for record in store.requests())
+    assert dict(report.requests) == dict(sent)
+    # All but those for headers and small files.
+    assert 0 < int(str(planned["requests"])) < sent["GetObject"]
+    assert f"{sum(sent.values())} requests to other hosts" in "\n".join(report.lines())
 
 
 def test_damage_in_a_store_is_found(checkpoint: Write, place: StoredPath) -> None:

@@ -1,6 +1,6 @@
 """Blocks that are read before they are needed: where an answer takes time, many requests are on their way.
 
-What neighbouring blocks read of a storage is asked for together, in memory that is used in a ring.
+What ``ranges`` puts together is asked for as long as there is room in memory that is used in a ring.
 """
 
 from collections import deque
@@ -10,128 +10,16 @@ from dataclasses import dataclass
 
 from distconv.formats.meta.archive import LOCAL_HEADER_BYTES, find_data
 from distconv.layout.regions import ZEROS, Region
-from distconv.moving.bands import Block
+from distconv.moving.ranges import Range, Ranges, Run, Wanted, split_range
 from distconv.moving.sources import Sources
 from distconv.storage.base import Access, Reader
 from distconv.storage.blocks import wait_for
-from distconv.storage.memory import make_buffer
+from distconv.storage.memory import give_back, make_buffer, take_buffer
 from distconv.storage.parallel import submit
 
 _SLACK_BYTES = 512
 """More than a zip record's local header takes, with the name and the padding that torch gives it."""
 _ALIGNMENT_BYTES = 64
-_ON_THEIR_WAY = 4
-"""So many ranges are to be on their way while others are used up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A block of one of a unit's tensors, and the size of an element that is stored."""
-
-    place: int
-    block: Block
-    unit_bytes: int
-
-
-@dataclass(slots=True, eq=False)
-class Range:
-    """Bytes of a region that are read together; offsets count from the first byte of its data."""
-
-    region: Region
-    first: int
-    end: int
-    good_bytes: int
-    """At about this size it is read."""
-    opened: int
-    """How many bytes the blocks before it read."""
-    last_block: int = 0
-    """The number of the last block that wants some of it."""
-    is_open: bool = True
-    """Whether further blocks may want some of it."""
-
-
-Run = tuple[Range, int, int]
-"""A range, and where in it a run of bytes begins and how long it is."""
-
-
-class Ranges:
-    """Cuts what blocks read, one after the other, into ranges of a good size.
-
-    Of a tensor whose columns lie in many files each block reads a little of all. While the range of one file is used up,
-    those of the others must stay: with S bytes each, S of every file are held at once. So the more files, the smaller
-    ranges are; and the first ones are of different sizes, so that afterwards one ends where another is in its middle.
-    """
-
-    def __init__(self, access: Access) -> None:
-        """Begin with none."""
-        self._access = access
-        self._open: dict[Region, Range] = {}
-        self._known: set[Region] = set()
-        self._place = -1
-        self._blocks = self._bytes = 0
-
-    def add(self, wanted: Wanted) -> tuple[list[Run], list[Range]]:
-        """Add a block: gives where its runs of bytes lie, and the ranges that begin with it."""
-        if wanted.place != self._place:
-            self.end()
-            self._place = wanted.place
-        begun: list[Range] = []
-        streams = len({piece.region for piece in wanted.block.pieces})
-        runs = []
-        for piece in wanted.block.pieces:
-            size = piece.run * wanted.unit_bytes
-            for offset in piece.offsets():
-                first = offset * wanted.unit_bytes
-                found = self._find(piece.region, first, size)
-                if found is None:
-                    found = self._begin(piece.region, first, streams, len(begun))
-                    begun.append(found)
-                found.end = max(found.end, first + size)
-                found.last_block = self._blocks
-                runs.append((found, first - found.first, size))
-                self._bytes += size
-        self._blocks += 1
-        for one in list(self._open.values()):
-            # No other block wants of it what is near.
-            if one.opened + self._access.ahead_bytes < self._bytes:
-                self.close(one)
-        return runs, begun
-
-    def end(self) -> None:
-        """Let nothing more be wanted of the ranges that there are."""
-        for one in list(self._open.values()):
-            self.close(one)
-        self._known.clear()
-
-    def close(self, one: Range) -> None:
-        """Let nothing more be wanted of a range."""
-        if one.is_open:
-            one.is_open = False
-            del self._open[one.region]
-
-    def _find(self, region: Region, first: int, size: int) -> Range | None:
-        """Give the range that a run of bytes lies in, or behind which it is read; None where it begins another."""
-        one = self._open.get(region)
-        if one is None:
-            return None
-        begins_inside = one.first <= first < one.end
-        goes_on = one.end <= first <= one.end + self._access.gap_bytes
-        is_small = one.end - one.first + size // 2 < one.good_bytes
-        is_bounded = first + size - one.first <= max(one.good_bytes, self._access.ahead_bytes // 2)
-        if (begins_inside or (goes_on and is_small)) and is_bounded:
-            return one
-        self.close(one)
-        return None
-
-    def _begin(self, region: Region, first: int, streams: int, number: int) -> Range:
-        size = min(self._access.request_bytes, self._access.ahead_bytes // (streams + _ON_THEIR_WAY))
-        left = max(0, region.size_bytes - first)
-        good = -(-left // max(1, round(left / max(1, size))))
-        if streams > 1 and left > size and region not in self._known:
-            good = size * (number + 1) // streams
-        self._known.add(region)
-        one = self._open[region] = Range(region, first, first, good, self._bytes)
-        return one
 
 
 class Ring:
@@ -139,7 +27,7 @@ class Ring:
 
     def __init__(self, size_bytes: int) -> None:
         """Take so much."""
-        self._memory = make_buffer(size_bytes)
+        self._memory = take_buffer(size_bytes)
         self._taken: deque[tuple[int, int]] = deque()
 
     def take(self, size_bytes: int) -> memoryview | None:
@@ -157,6 +45,10 @@ class Ring:
     def give_back(self) -> None:
         """Give the piece back that was taken first."""
         self._taken.popleft()
+
+    def close(self) -> None:
+        """Let others of this thread use the memory; nobody may be reading into it."""
+        give_back(self._memory)
 
 
 @dataclass(slots=True)
@@ -216,6 +108,7 @@ class Ahead:
                 self._give_back(number)
                 number += 1
                 self._ask_ahead(left)
+            self._ring.close()
         finally:
             for reading in self._started.values():
                 for future in reading.futures:
@@ -290,7 +183,7 @@ class Ahead:
 
     def _ask(self, reader: Reader, start: int, memory: memoryview) -> Iterator[Future[None]]:
         """Ask for a run of bytes, in several requests where it is long."""
-        count = max(1, round(len(memory) / self._access.request_bytes))
+        count = split_range(len(memory), self._access)
         step = -(-len(memory) // count)
         for first in range(0, len(memory), max(1, step)):
             yield submit(reader.read_into, start + first, memory[first : first + step])

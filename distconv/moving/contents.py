@@ -9,12 +9,16 @@ from functools import partial
 
 from distconv.layout.files import OutputTensor
 from distconv.layout.regions import ZEROS
-from distconv.moving.ahead import Ahead, Wanted
+from distconv.moving.ahead import Ahead
 from distconv.moving.bands import Block, make_blocks
-from distconv.moving.devices import Device, Finish
+from distconv.moving.devices import Device, Finish, HostDevice
+from distconv.moving.ranges import Wanted, count_requests, cut_ranges
 from distconv.moving.sources import Sources
 from distconv.moving.spans import GATHER, READ
 from distconv.storage.base import LOCAL_ACCESS, Access
+
+_FAR_BLOCK_BYTES = 2 << 20
+"""What is read ahead ends where a block does: with small ones ranges are alike, and their memory is used again."""
 
 
 class Contents:
@@ -106,21 +110,35 @@ class Contents:
         return self._device.begin(sum(piece.span for piece in block.pieces) * wanted.unit_bytes, start)
 
     def _list_blocks(self, access: Access) -> Iterator[Wanted]:
-        device = self._device
-        for place, tensor in enumerate(self._tensors):
-            # A cast takes several times its block.
-            is_cast = tensor.dtype != tensor.stored
-            largest = 0 if self._block_bytes or is_cast else device.largest_block_bytes
-            size = self._block_bytes or device.block_bytes
-            gap_bytes = access.gap_bytes if access.ahead_bytes else 0
-            for block in make_blocks(tensor, size, largest, gap_bytes):
-                yield Wanted(place, block, tensor.stored.size_bytes)
+        if self._block_bytes:
+            return list_blocks(self._tensors, access, self._block_bytes, 0)
+        return list_blocks(self._tensors, access, self._device.block_bytes, self._device.largest_block_bytes)
 
     def _find_access(self) -> Access:
         """Tell how INPUT is read, all of which lies in one place."""
         copies = (copy for tensor in self._tensors for copy in tensor.copies)
         first = next((copy for copy in copies if copy.region.path != ZEROS.path), None)
         return LOCAL_ACCESS if first is None else self._sources.open(first.region.path).access
+
+
+def list_blocks(
+    tensors: Sequence[OutputTensor], access: Access, block_bytes: int, largest_bytes: int
+) -> Iterator[Wanted]:
+    """Cut some tensors into the blocks that are read, see ``make_blocks``."""
+    gap_bytes = 0
+    if access.ahead_bytes:
+        gap_bytes, block_bytes = access.gap_bytes, min(block_bytes, _FAR_BLOCK_BYTES)
+    for place, tensor in enumerate(tensors):
+        # A cast takes several times its block.
+        largest = 0 if tensor.dtype != tensor.stored else largest_bytes
+        for block in make_blocks(tensor, block_bytes, largest, gap_bytes):
+            yield Wanted(place, block, tensor.stored.size_bytes)
+
+
+def expect_requests(tensors: Sequence[OutputTensor], access: Access) -> int:
+    """Tell how many requests bring the data of a unit's tensors on the host, if none is sent twice."""
+    blocks = list_blocks(tensors, access, HostDevice.block_bytes, HostDevice.largest_block_bytes)
+    return sum(map(partial(count_requests, access), cut_ranges(blocks, access)))
 
 
 def make_contents(

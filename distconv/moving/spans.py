@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from distconv.storage.requests import count_requests
+
 READ, GATHER, DIGEST, WRITE = STAGES = ("read", "gather", "digest", "write")
 
 
@@ -36,6 +38,9 @@ class Work:
     """In the order of STAGES; a CUDA gather counts as the wait for its end."""
     spans: tuple[Span, ...] = ()
     """Kept on request."""
+    process: int = 0
+    requests: tuple[tuple[str, int], ...] = ()
+    """What the whole process had sent to other hosts by the end, by operation."""
 
 
 class Spans:
@@ -69,4 +74,6 @@ class Spans:
             time.monotonic() - self._started,
             tuple(self._seconds.values()),
             tuple(self._spans),
+            os.getpid(),
+            tuple(count_requests().items()),
         )

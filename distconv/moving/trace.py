@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import socket
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
@@ -11,6 +13,7 @@ from distconv.humanize import GIGABYTE
 from distconv.moving.job import Receipt
 from distconv.moving.spans import STAGES
 from distconv.storage.base import PathLike, Storage, write_small
+from distconv.storage.requests import count_requests
 
 _COLOURS = ("#4477aa", "#ccbb44", "#aa3377", "#228833")
 
@@ -41,6 +44,23 @@ def summarise(receipts: Sequence[Receipt]) -> dict[str, object]:
         ],
         "retries": sum(receipt.attempts - 1 for receipt in receipts),
     }
+
+
+def sum_requests(receipts: Sequence[Receipt], before: Mapping[str, int]) -> dict[str, int]:
+    """Count a run's requests to other hosts, by operation: this process's since ``before``, and its workers'.
+
+    Workers tell with each unit what they had sent by then; who was lost told nothing more.
+    """
+    here = socket.gethostname(), os.getpid()
+    sent: dict[tuple[str, int], Counter[str]] = {}
+    for receipt in receipts:
+        who = receipt.work.host, receipt.work.process
+        if who != here:
+            sent[who] = sent.get(who, Counter()) | Counter(dict(receipt.work.requests))
+    total = Counter(count_requests()) - Counter(before)
+    for counts in sent.values():
+        total += counts
+    return dict(sorted(total.items()))
 
 
 class RunCharts:

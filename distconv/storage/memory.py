@@ -2,6 +2,7 @@
 
 import contextlib
 import mmap
+import threading
 
 HUGE_PAGE_BYTES = 2 << 20
 
@@ -26,5 +27,28 @@ def make_buffer(size_bytes: int) -> memoryview:
     return memoryview(whole)[:size_bytes]
 
 
+def take_buffer(size_bytes: int) -> memoryview:
+    """Give memory with anything in it: some that this thread has given back, or new one.
+
+    The system zeroes new memory page by page, which costs as much as to fill it: a lane needs the same for each unit.
+    """
+    kept: list[memoryview] = _kept.__dict__.setdefault("buffers", [])
+    for place, one in enumerate(kept):
+        if len(one) == size_bytes:
+            return kept.pop(place)
+    return make_buffer(size_bytes)
+
+
+def give_back(memory: memoryview) -> None:
+    """Keep memory that nobody uses any more, until this thread ends."""
+    kept: list[memoryview] = _kept.__dict__.setdefault("buffers", [])
+    if len(memory) >= HUGE_PAGE_BYTES:
+        kept.append(memory)
+        # What was kept longest is of a size that is not asked for any more.
+        del kept[:-_MOST_KEPT]
+
+
+_MOST_KEPT = 16
+_kept = threading.local()
 # Shared memory, which is what mmap gives without flags, would count as a file's.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}

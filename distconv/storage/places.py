@@ -11,7 +11,7 @@ from distconv.storage.local import LocalStorage
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _WRITABLE = ("s3",)
-_READABLE = ("s3", "hf", "http", "https")
+_READABLE = ("s3", "gs", "az", "hf", "http", "https")
 
 
 def find_scheme(path: str) -> str | None:
@@ -81,6 +81,10 @@ def _open_store(scheme: str, endpoint_url: str | None) -> Storage:
         from distconv.storage.s3.storage import S3Storage
 
         return S3Storage(Place(endpoint_url=endpoint_url))
+    if scheme in {"gs", "az"}:
+        from distconv.storage.clouds import CloudStorage
+
+        return CloudStorage(scheme)
     if scheme == "hf":
         from distconv.storage.web.hub import HubStorage
 

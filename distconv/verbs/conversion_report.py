@@ -1,12 +1,14 @@
 """What a conversion did, for people and as plain values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distconv.humanize import format_count, format_size
 
 _WORTH_TELLING = 0.05
 """Of a second."""
+_TOLD = 4
+"""Of the operations, the most frequent ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class ConversionReport:
     """What was looked at of an OUTPUT that was there already, for people."""
     verified: bool
     notes: tuple[str, ...]
+    requests: Mapping[str, int] = field(default_factory=dict)
+    """To other hosts, by operation."""
 
     def to_json(self) -> dict[str, object]:
         """Give the same as plain values."""
@@ -67,6 +71,7 @@ class ConversionReport:
             "already_done": self.already_done,
             "examined": self.examined,
             "verified": self.verified,
+            "requests": dict(self.requests),
             "notes": list(self.notes),
         }
 
@@ -93,6 +98,10 @@ class ConversionReport:
             found.append(f"{kept} of an earlier run kept")
         if self.became_infinite:
             found.append(f"{format_count(self.became_infinite, 'value')} became infinite in {self.dtype}")
+        if self.requests:
+            most = sorted(self.requests.items(), key=lambda item: -item[1])
+            told = ", ".join(f"{count:,} {operation}" for operation, count in most[:_TOLD])
+            found.append(f"{format_count(sum(self.requests.values()), 'request')} to other hosts: {told}")
         if self.verified:
             found.append("every tensor verified against the source")
         return tuple(found)

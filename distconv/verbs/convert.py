@@ -13,7 +13,7 @@ from distconv.moving.existing import find_finished
 from distconv.moving.job import Job, Preconditions, Receipt
 from distconv.moving.progress import Progress, SilentProgress, Stopwatch
 from distconv.moving.shared import SharedFiles
-from distconv.moving.trace import RunCharts, summarise
+from distconv.moving.trace import RunCharts, sum_requests, summarise
 from distconv.output.checklist import make_output_checklist
 from distconv.output.folder import Folder
 from distconv.output.identity import Source, make_identity, refuse_overlap
@@ -23,6 +23,7 @@ from distconv.output.state import is_recorded
 from distconv.planning.plan import Plan
 from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.places import make_absolute, read_output, read_place
+from distconv.storage.requests import count_requests
 from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.finished import compare_all, examine
 from distconv.verbs.options import Options, open_storage, read_place_or_none
@@ -80,7 +81,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
         # Workers on other nodes start in folders of their own.
         options = replace(options, source=make_absolute(options.source), output=make_absolute(options.output))
     options = replace(options, device=choose_device(options.device))
-    watch = Stopwatch(progress)
+    watch, before = Stopwatch(progress), count_requests()
     charts = RunCharts(options.output, options.trace, options.report)
     storage = open_storage(options)
     found = find_input(storage, options)
@@ -98,7 +99,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
         report, receipts = _convert(storage, source, options, prepared, watch, started)
         count = format_count(len(prepared.plan.files), prepared.target.noun)
         charts.write(storage, receipts, f"{prepared.choice.family.title}, {count}")
-        return report
+        return replace(report, requests=sum_requests(receipts, before))
 
 
 def _ask(source: Source, options: Options, watch: Stopwatch, questions: Sequence[Unit]) -> Sequence[Receipt]:

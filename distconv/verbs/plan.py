@@ -6,9 +6,10 @@ from distconv.families.choose import Choice
 from distconv.humanize import format_count, format_size
 from distconv.layout.files import Part, Section, describe_layers
 from distconv.layout.units import file_of
+from distconv.moving.contents import expect_requests
 from distconv.output.targets import META, TRANSFORMERS, Target
 from distconv.planning.plan import Plan, describe_large_tensors
-from distconv.storage.base import PathLike, Storage
+from distconv.storage.base import LOCAL_ACCESS, Access, PathLike, Storage, opened
 from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import decide, decide_replication, plan_conversion
 from distconv.verbs.options import Options, open_storage, read_place_or_none
@@ -26,6 +27,8 @@ class PlanReport:
     choice: Choice
     sources: str
     """What is read, counted, for people."""
+    access: Access
+    """How INPUT is read."""
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
@@ -43,7 +46,9 @@ class PlanReport:
             "write_bytes": plan.size_bytes,
             "largest_unit_bytes": max(unit.size_bytes for unit in units),
             "useful_workers": len(units),
-            "memory_bytes_per_worker": _WORKER_MEMORY_BYTES,
+            "memory_bytes_per_worker": _WORKER_MEMORY_BYTES + self.access.ahead_bytes,
+            "ahead_bytes_per_worker": self.access.ahead_bytes,
+            "requests": self._expect_requests(),
             "files": [
                 {
                     "name": file.name,
@@ -65,8 +70,25 @@ class PlanReport:
             f"writes   {format_size(plan.size_bytes)} in {self._files()}",
             (
                 f"workers  up to {len(plan.list_units()):,}, each with at most "
-                f"{_WORKER_MEMORY_BYTES / (1 << 20):,.0f} MiB of buffers"
+                f"{(_WORKER_MEMORY_BYTES + self.access.ahead_bytes) / _MIB:,.0f} MiB of buffers"
             ),
+            *self._tell_ahead(),
+        )
+
+    def _expect_requests(self) -> int | None:
+        """Count the requests for data; None where reads need none."""
+        if not self.access.ahead_bytes:
+            return None
+        return sum(expect_requests(unit.tensors, self.access) for unit in self.plan.list_units())
+
+    def _tell_ahead(self) -> tuple[str, ...]:
+        requests = self._expect_requests()
+        if requests is None:
+            return ()
+        mean = format_size(read_bytes(self.plan) // max(1, requests))
+        ahead = f"{self.access.ahead_bytes / _MIB:,.0f} MiB"
+        return (
+            f"requests about {requests:,} for data, of {mean} in the mean; each worker reads {ahead} ahead",
         )
 
     def _table(self) -> Table:
@@ -103,7 +125,8 @@ def _describe(unit: Section) -> dict[str, object]:
     }
 
 
-_WORKER_MEMORY_BYTES = 64 << 20
+_MIB = 1 << 20
+_WORKER_MEMORY_BYTES = 64 * _MIB
 
 
 def read_bytes(plan: Plan) -> int:
@@ -142,7 +165,8 @@ def plan(
 def _plan_back(storage: Storage, options: Options) -> PlanReport:
     model = open_transformers(storage, options)
     sources = format_count(len(model.files.weights), "file")
-    return PlanReport(plan_back(model, options), META, model.choice, sources, model.notes)
+    made = plan_back(model, options)
+    return PlanReport(made, META, model.choice, sources, _find_access(storage, made), model.notes)
 
 
 def _plan_checkpoint(storage: Storage, options: Options) -> PlanReport:
@@ -152,8 +176,17 @@ def _plan_checkpoint(storage: Storage, options: Options) -> PlanReport:
         replication, decided = decide_replication(checkpoint, None)
         made = plan_reshard(checkpoint, replication, options)
         notes = (*notes_for_meta(checkpoint), *decided)
-        return PlanReport(made, META, checkpoint.choice, sources, notes)
+        return PlanReport(made, META, checkpoint.choice, sources, _find_access(storage, made), notes)
     decisions, decided = decide(checkpoint)
     made = plan_conversion(checkpoint, decisions, options.dtype, options.max_shard_size)
     notes = (*checkpoint.notes, *decided, *describe_large_tensors(made))
-    return PlanReport(made, TRANSFORMERS, checkpoint.choice, sources, notes)
+    return PlanReport(made, TRANSFORMERS, checkpoint.choice, sources, _find_access(storage, made), notes)
+
+
+def _find_access(storage: Storage, made: Plan) -> Access:
+    copies = (copy for tensor in made.tensors for copy in tensor.copies)
+    first = next(copies, None)
+    if first is None:
+        return LOCAL_ACCESS
+    with opened(storage, first.region.path) as reader:
+        return reader.access

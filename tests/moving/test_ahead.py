@@ -17,10 +17,11 @@ from distconv.layout.dtypes import BFLOAT16, FLOAT32, FLOAT64
 from distconv.layout.files import OutputTensor
 from distconv.layout.regions import Region
 from distconv.moving.ahead import Ring
-from distconv.moving.contents import Contents
+from distconv.moving.contents import Contents, expect_requests
 from distconv.moving.devices import HostDevice, TorchDevice
 from distconv.moving.sources import Sources
 from distconv.storage.base import Access
+from distconv.storage.http import ranges
 from distconv.storage.local import LocalStorage
 from tests.views import Case, cases
 
@@ -165,6 +166,7 @@ def test_no_more_is_asked_for_than_is_to_be_read_ahead() -> None:
         for _block, content, _infinite in contents.of(0):
             given_bytes += len(content)
             assert sources.bytes_read - given_bytes <= ACCESS.ahead_bytes
+    assert len(far.asked) == expect_requests(tensors, ACCESS)
 
 
 def test_who_is_told_to_stop_does_not_wait_for_an_answer() -> None:
@@ -226,3 +228,27 @@ def test_a_local_file_is_read_when_it_is_needed(tmp_path: Path) -> None:
         for _block, content, _infinite in Contents((tensor,), (0,), sources, HostDevice()).of(0):
             given_bytes += len(content)
             assert sources.bytes_read == given_bytes
+
+
+@pytest.mark.parametrize("shards", [1, 8])
+def test_a_layer_of_70b_takes_no_more_requests_than_8_mib_each(shards: int) -> None:
+    """Wo and w2 are cut by columns, the others by rows; the shapes of Llama 2 70B, in elements."""
+    by_columns, by_rows = [(8192, 8192), (8192, 28672)], [(8192, 8192), (1024, 8192), (1024, 8192)]
+    by_rows += [(28672, 8192)] * 2
+    tensors = [
+        *(cut_tensor(shape, shards, axis=1) for shape in by_columns),
+        *(cut_tensor(shape, shards, axis=0) for shape in by_rows),
+    ]
+    total = sum(tensor.size_bytes for tensor in tensors)
+    assert expect_requests(tensors, ranges.ACCESS) <= 1.01 * total / (8 << 20)
+
+
+def cut_tensor(shape: tuple[int, int], shards: int, *, axis: int) -> OutputTensor:
+    """Make a matrix of which each of so many files holds some rows or columns."""
+    part = tuple(size // shards if place == axis else size for place, size in enumerate(shape))
+    copies = []
+    for shard in range(shards):
+        start = tuple(shard * part[place] if place == axis else 0 for place in range(2))
+        region = Region(f"{shard}", 0, 2 * part[0] * part[1], 0, zipped=False)
+        copies.append(Copy(region, 0, start, (Loop(part[0], part[1], 0), Loop(part[1], 1, 1))))
+    return OutputTensor("t", "", shape, BFLOAT16, BFLOAT16, tuple(copies))

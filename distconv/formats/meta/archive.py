@@ -21,6 +21,7 @@ from distconv.formats.meta.pickles import LIMIT_BYTES, load_pickle
 from distconv.formats.state import flatten_state
 from distconv.layout.regions import Region
 from distconv.storage.base import Buffer, Reader, read_range
+from distconv.storage.parallel import submit
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 LOCAL_HEADER_BYTES = _LOCAL_HEADER.size
@@ -36,6 +37,14 @@ def locate_data(reader: Reader, record: Region) -> int:
     if not record.zipped:
         return record.offset_bytes
     return find_data(read_range(reader, record.offset_bytes, LOCAL_HEADER_BYTES), record, reader.size_bytes)
+
+
+def locate_records(reader: Reader, records: Iterable[Region]) -> dict[Region, int]:
+    """Give the offset of each record's first data byte; where answers take time their headers are asked for at once."""
+    if not reader.access.ahead_bytes:
+        return {record: locate_data(reader, record) for record in records}
+    asked = {record: submit(locate_data, reader, record) for record in records}
+    return {record: start.result() for record, start in asked.items()}
 
 
 def find_data(header: Buffer, record: Region, file_bytes: int) -> int:

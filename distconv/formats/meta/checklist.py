@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.formats.content import describe_content
-from distconv.formats.meta.archive import locate_data
+from distconv.formats.meta.archive import locate_records
 from distconv.formats.meta.checksums import update_crc32
 from distconv.formats.meta.files import SourceFiles
 from distconv.layout.regions import Region
@@ -92,8 +92,8 @@ def compare_crc32(
 ) -> Iterator[str]:
     """Read a shard's records and say how each that differs does from what the zip's directory gives."""
     with opened(storage, path) as reader:
-        for record in records:
-            found, first = 0, locate_data(reader, record)
+        for record, first in locate_records(reader, records).items():
+            found = 0
             for block in read_blocks(reader, first, first + record.size_bytes, stopped):
                 found = update_crc32(found, block)
                 advance(len(block))

@@ -7,7 +7,7 @@ from math import prod
 
 from distconv.errors import InputError, OutputError
 from distconv.formats.marks import TensorMark
-from distconv.formats.meta.archive import locate_data, read_archive
+from distconv.formats.meta.archive import locate_records, read_archive
 from distconv.formats.meta.archive_layout import lay_out_archive
 from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.pickle_writer import TensorEntry
@@ -49,7 +49,7 @@ def read_shard(storage: Storage, path: str) -> dict[str, Written]:
     try:
         with opened(storage, path) as reader:
             found = read_archive(read_by_windows(reader))
-            starts = {region: locate_data(reader, region) for _mark, region in found.values()}
+            starts = locate_records(reader, (region for _mark, region in found.values()))
     except FileNotFoundError:
         raise OutputError(f"{path}: missing") from None
     except InputError as error:

@@ -6,26 +6,14 @@ import ssl
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
 from urllib.parse import urlsplit
 
-from distconv.errors import ConversionError, UsageError
+from distconv.errors import ConversionError
+from distconv.storage.extras import need
 from distconv.storage.s3.place import Place, check_endpoint
 
 _DEFAULT_REGION = "us-east-1"
 _UNSIGNED = "UNSIGNED-PAYLOAD"
-
-
-def need(module: str) -> ModuleType:
-    """Import what only the extra brings; UsageError where it is missing."""
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(
-            f"s3:// needs {module.partition('.')[0]}, which is not installed: pip install 'distconv[s3]'"
-        ) from error
 
 
 @dataclass(slots=True)
@@ -60,7 +48,7 @@ class Access:
         The payload's SHA-256 is not part of it, over http neither: it would cost more than all the rest of
         an upload, and S3 takes ``UNSIGNED-PAYLOAD`` either way. The signed headers have the payload's CRC64NVME.
         """
-        auth, awsrequest = need("botocore.auth"), need("botocore.awsrequest")
+        auth, awsrequest = need("botocore.auth", "s3"), need("botocore.awsrequest", "s3")
         signer = auth.S3SigV4Auth(self._freeze(), "s3", region)
         signer.payload = lambda _request: _UNSIGNED
         request = awsrequest.AWSRequest(method=method, url=url, headers=dict(headers))
@@ -68,7 +56,7 @@ class Access:
         return dict(request.headers.items())
 
     def _freeze(self) -> object:
-        exceptions = need("botocore.exceptions")
+        exceptions = need("botocore.exceptions", "s3")
         try:
             return self._credentials.get_frozen_credentials()  # type: ignore[attr-defined]
         except exceptions.BotoCoreError as error:
@@ -79,7 +67,7 @@ class Access:
 
 def find_access(place: Place) -> Access:
     """Find credentials, region and endpoint; ConversionError where there are no credentials."""
-    session_module, exceptions = need("botocore.session"), need("botocore.exceptions")
+    session_module, exceptions = need("botocore.session", "s3"), need("botocore.exceptions", "s3")
     # What it signs, session tokens included, it tells whoever wants to see all that is logged.
     logging.getLogger("botocore.auth").setLevel(logging.INFO)
     try:
@@ -107,10 +95,10 @@ def find_access(place: Place) -> Access:
 
 def make_context(place: Place) -> ssl.SSLContext:
     """Trust what the system trusts, and the certificates that botocore brings or is told of."""
-    session = need("botocore.session").Session(profile=place.profile)
+    session = need("botocore.session", "s3").Session(profile=place.profile)
     context = ssl.create_default_context()
     context.load_verify_locations(
-        session.get_config_variable("ca_bundle") or need("botocore.httpsession").get_cert_path(True)
+        session.get_config_variable("ca_bundle") or need("botocore.httpsession", "s3").get_cert_path(True)
     )
     return context
 

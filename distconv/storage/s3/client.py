@@ -4,7 +4,6 @@ import atexit
 import errno
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,6 +12,7 @@ from urllib.parse import quote, urlsplit
 from distconv.storage.base import Buffer
 from distconv.storage.http.retry import TransientError, Window, persist
 from distconv.storage.http.wire import Answer, BrokenError, Connections, Receive
+from distconv.storage.requests import count_request
 from distconv.storage.s3.access import find_access, host_of, make_context
 from distconv.storage.s3.place import Place, make_path
 from distconv.storage.s3.refusals import SLOW, fail, find_region, is_transient, read_answer, refuse
@@ -112,7 +112,7 @@ class Client:
         region = self._regions.get(call.bucket, self.access.region)
         url = self._make_url(call, region)
         headers = self.access.sign(call.method, url, call.headers, region)
-        _count(call.operation)
+        count_request(call.operation)
         try:
             answer = self._connections.exchange(call.method, url, headers, call.body, receive)
         except BrokenError as broken:
@@ -147,7 +147,6 @@ class Client:
 
 
 _clients: dict[Place, Client] = {}
-_counts: Counter[str] = Counter()
 _lock = threading.Lock()
 
 
@@ -158,17 +157,6 @@ def connect(place: Place) -> Client:
         if client is None:
             client = _clients[place] = Client(place)
         return client
-
-
-def count_requests() -> dict[str, int]:
-    """Give how many requests this process has sent, tries counted one by one, by what S3 calls them."""
-    with _lock:
-        return dict(_counts)
-
-
-def _count(operation: str) -> None:
-    with _lock:
-        _counts[operation] += 1
 
 
 def _close() -> None:
@@ -183,7 +171,6 @@ def _forget() -> None:
     # That closes this process's descriptors; the parent's connections stay open.
     _close()
     _clients.clear()
-    _counts.clear()
 
 
 atexit.register(_close)

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 
 from distconv.errors import ConversionError
 from distconv.storage.base import Buffer
-from distconv.storage.memory import make_buffer
+from distconv.storage.memory import give_back, take_buffer
 from distconv.storage.parallel import submit
 from distconv.storage.s3.client import connect
 from distconv.storage.s3.documents import StoredPart
@@ -119,10 +119,12 @@ class PartStream:
         """Drop what is not sent, and wait for what is: nothing is stored after this."""
         self._held = []
         while self._sent:
-            future, _blocks = self._sent.popleft()
+            future, blocks = self._sent.popleft()
             if not future.cancel():
                 future.exception()
-        self._free.clear()
+            self._free += (block for block in blocks if len(block) == self._part_bytes)
+        while self._free:
+            give_back(self._free.pop())
 
     def _turn(self) -> None:
         """Make room: the part before last has its size now, the last waits whether it will be the end."""
@@ -140,7 +142,7 @@ class PartStream:
         self._made += 1
         # A small file needs no more than its size.
         left = self._size_bytes - self.end
-        return make_buffer(min(self._part_bytes, max(left, 1)))
+        return take_buffer(min(self._part_bytes, max(left, 1)))
 
     def _send(self, blocks: list[memoryview]) -> None:
         end = self._part_start + sum(len(block) for block in blocks)

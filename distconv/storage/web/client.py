@@ -18,6 +18,7 @@ from distconv.storage.http.ranges import Range
 from distconv.storage.http.retry import TransientError, Window, persist
 from distconv.storage.http.wire import Answer, BrokenError, Connections, Receive
 from distconv.storage.pinning import describe_change
+from distconv.storage.requests import count_request
 from distconv.storage.web.answers import (
     ENDED,
     check_answer,
@@ -93,6 +94,7 @@ class Client:
         """Send a GET once; TransientError where it may go better after a while."""
         host = urlsplit(url).netloc
         with self.window.entered() as slow:
+            count_request("GET")
             try:
                 answer = self._connections.exchange("GET", url, {**_HEADERS, **headers}, (), receive)
             except BrokenError as broken:

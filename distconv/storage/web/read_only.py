@@ -8,6 +8,11 @@ from distconv.storage.base import Removal, Storage, Writer, opened, read_range
 
 def refuse_writing(path: str) -> UsageError:
     """Say what to do instead of writing to a URL that is only read."""
+    if path.startswith(("gs://", "az://")):
+        return UsageError(
+            f"{path}: is only read: large files cannot be given their names there on a condition, which keeps two "
+            "conversions from destroying each other's; convert into a folder (or s3://) and copy that"
+        )
     end = "ORG/REPO" if not path.startswith("hf://") else "/".join(path.split("/")[2:4]).partition("@")[0]
     return UsageError(
         f"{path}: is only read; convert into a folder (or s3://), then `distconv push FOLDER {end}` brings that "

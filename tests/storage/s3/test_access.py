@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from distconv.errors import ConversionError, DistconvError, UsageError
+from distconv.storage import extras
 from distconv.storage.base import join, write_small
-from distconv.storage.s3 import access
 from distconv.storage.s3.access import find_access
 from distconv.storage.s3.client import Call, Client, connect
 from distconv.storage.s3.place import Place
@@ -132,7 +132,7 @@ def test_the_bucket_stands_where_the_endpoint_wants_it(
 def test_what_is_missing_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "botocore.session", None)
     with pytest.raises(UsageError, match=r"s3:// needs botocore, .*: pip install 'distconv\[s3\]'"):
-        access.need("botocore.session")
+        extras.need("botocore.session", "s3")
 
 
 def test_the_storage_can_be_imported_and_sent_without_what_only_it_needs() -> None:

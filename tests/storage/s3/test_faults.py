@@ -12,7 +12,8 @@ from distconv.moving.executor import classify
 from distconv.storage.base import join, opened, read_range, write_small
 from distconv.storage.http import retry
 from distconv.storage.http.retry import TransientError, Window, persist
-from distconv.storage.s3.client import LARGEST_WINDOW, connect, count_requests
+from distconv.storage.requests import count_requests
+from distconv.storage.s3.client import LARGEST_WINDOW, connect
 from distconv.storage.s3.place import Place, split_path
 from distconv.storage.s3.storage import S3Storage
 from distconv.storage.s3.stream import BUFFERS, PartStream, part_size

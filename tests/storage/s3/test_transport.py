@@ -15,7 +15,8 @@ import pytest
 from distconv.errors import ConversionError
 from distconv.storage.base import join, opened, read_range
 from distconv.storage.http.wire import Answer
-from distconv.storage.s3.client import Call, Client, connect, count_requests
+from distconv.storage.requests import count_requests
+from distconv.storage.s3.client import Call, Client, connect
 from distconv.storage.s3.place import Place
 from distconv.storage.s3.storage import S3Storage
 from tests.object_store import Fault, ObjectStore

@@ -11,7 +11,8 @@ import pytest
 from distconv.errors import ConversionError, InputError, UsageError
 from distconv.storage.base import join, opened, read_range, read_small, write_small
 from distconv.storage.fencing import is_attempt
-from distconv.storage.s3.client import connect, count_requests
+from distconv.storage.requests import count_requests
+from distconv.storage.s3.client import connect
 from distconv.storage.s3.place import Place, split_folder, split_path
 from distconv.storage.s3.storage import S3Storage
 from distconv.storage.s3.stream import part_size
