@@ -131,6 +131,19 @@ def test_a_silent_holder_elsewhere_is_watched_and_then_taken_for_dead(tmp_path: 
     ]
 
 
+def test_who_comes_while_another_is_watched_is_watched_from_the_beginning(tmp_path: Path) -> None:
+    write_owner(tmp_path, elsewhere())
+    told: list[str] = []
+
+    def tell(words: str) -> None:
+        told.append(words)
+        if len(told) == 1:
+            write_owner(tmp_path, elsewhere())
+
+    with owned(STORAGE, str(tmp_path), tell):
+        assert len(told) == 2
+
+
 @pytest.fixture
 def beating(tmp_path: Path) -> Iterator[Callable[[Holder], None]]:
     """Give a function that lets a holder beat in a folder, until the test ends."""

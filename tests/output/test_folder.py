@@ -162,6 +162,10 @@ def test_parts_are_recorded_by_what_their_file_is_open_as_until_it_is_finished(
     begun.keep(done(SECOND, ONE))
     begun._flush()
     assert "unfinished" not in journal(tmp_path)
+    first = make_attempt(str(tmp_path / FIRST))
+    begun.keep_part(SimpleNamespace(file=FIRST, number=1), first, parts[1])  # type: ignore[arg-type]
+    begun._flush()
+    assert look_at_output(STORAGE, str(tmp_path)).unfinished == {FIRST: UnfinishedFile(first, {1: parts[1]})}
 
 
 def test_what_a_file_was_open_as_is_dropped_once_what_it_is_open_as_is_recorded(
