@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,31 @@ def test_the_folder_of_a_dead_process_is_taken_at_once(tmp_path: Path) -> None:
     told: list[str] = []
     take(tmp_path, told)
     assert told == []
+
+
+def test_each_owner_is_of_the_generation_after_all_the_dead(tmp_path: Path) -> None:
+    for generation in (2, 11):
+        write_owner(tmp_path, dead(), generation)
+    with owned(STORAGE, str(tmp_path), print) as mine:
+        assert list(tmp_path.iterdir()) == [owner_path(tmp_path, 12)]
+        assert mine.path == str(owner_path(tmp_path, 12))
+
+
+def test_who_claims_a_folder_and_does_not_get_it_leaves_nothing(tmp_path: Path) -> None:
+    def fail(_name: str) -> bool:
+        raise KeyError
+
+    with pytest.raises(KeyError), owned(STORAGE, str(tmp_path), print, fail):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    claim = partial(acquisition._claim, STORAGE, str(tmp_path), Holder.here(), is_ours=is_attempt)
+    assert claim({str(owner_path(tmp_path)): b"judged, and gone since"}) is None
+    assert list(tmp_path.iterdir()) == []
+    other = write_owner(tmp_path, elsewhere())
+    before = other.read_bytes()
+    assert claim({}) is None
+    assert list(tmp_path.iterdir()) == [other]
+    assert other.read_bytes() == before
 
 
 @pytest.mark.parametrize("started", ["1", ""])
