@@ -24,8 +24,8 @@ from mutmut.utils.file_utils import change_cwd
 from mutmut.utils.format_utils import mangled_name_from_mutant_name
 from mutmut.workers.isolation import ForkServerRunner
 
-SECONDS = 5  # a test has these, and as many times what it takes without a mutant: of the processor's time
-WAITING_SECONDS = 30  # as these, for a test that waits; the machine may be busy
+SECONDS = 5  # a test has these, of the processor's time, and five times what it takes without a mutant
+WAITING_SECONDS = 15  # as these, for a test that waits; the machine may be busy
 
 
 class Runs(PytestRunner):

@@ -2,7 +2,8 @@
 
 ``python -m tests.mutants layout`` works in ``.mutants/layout``, and goes on there: what is known of a
 function holds until the function or the room's settings change; ``--again`` asks again, as new tests call for.
-Functions under a decorator and statements outside functions are not changed (mutmut 3 does not).
+Functions under a decorator and statements outside functions are not changed (mutmut 3 does not). What runs as a
+module is imported is changed, but nobody can notice: a mutant begins after that.
 """
 
 import argparse

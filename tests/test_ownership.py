@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,8 +70,12 @@ def test_nothing_is_left_when_it_is_given_back(tmp_path: Path) -> None:
 
 def test_a_living_holder_is_named_and_left_alone(tmp_path: Path) -> None:
     with owned(STORAGE, str(tmp_path), print) as mine:
-        with pytest.raises(OutputError, match=f"already writes into it .*process {os.getpid()} on "):
+        with pytest.raises(OutputError) as raised:
             take(tmp_path)
+        assert str(raised.value) == (
+            f"{tmp_path}: distconv already writes into it ({Holder.here()}); "
+            "wait for its end or give another folder"
+        )
         mine.check(STORAGE)
 
 
@@ -84,6 +89,31 @@ def test_the_folder_of_a_dead_process_is_taken_at_once(tmp_path: Path) -> None:
     told: list[str] = []
     take(tmp_path, told)
     assert told == []
+
+
+def test_each_owner_is_of_the_generation_after_all_the_dead(tmp_path: Path) -> None:
+    for generation in (2, 11):
+        write_owner(tmp_path, dead(), generation)
+    with owned(STORAGE, str(tmp_path), print) as mine:
+        assert list(tmp_path.iterdir()) == [owner_path(tmp_path, 12)]
+        assert mine.path == str(owner_path(tmp_path, 12))
+
+
+def test_who_claims_a_folder_and_does_not_get_it_leaves_nothing(tmp_path: Path) -> None:
+    def fail(_name: str) -> bool:
+        raise KeyError
+
+    with pytest.raises(KeyError), owned(STORAGE, str(tmp_path), print, fail):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    claim = partial(acquisition._claim, STORAGE, str(tmp_path), Holder.here(), is_ours=is_attempt)
+    assert claim({str(owner_path(tmp_path)): b"judged, and gone since"}) is None
+    assert list(tmp_path.iterdir()) == []
+    other = write_owner(tmp_path, elsewhere())
+    before = other.read_bytes()
+    assert claim({}) is None
+    assert list(tmp_path.iterdir()) == [other]
+    assert other.read_bytes() == before
 
 
 @pytest.mark.parametrize("started", ["1", ""])
@@ -122,7 +152,22 @@ def test_a_silent_holder_elsewhere_is_watched_and_then_taken_for_dead(tmp_path: 
     before = time.monotonic()
     take(tmp_path, told)
     assert time.monotonic() - before >= 1.0
-    assert "on elsewhere" in told[0]
+    assert told == [
+        f"{owner_path(tmp_path)}: a conversion on elsewhere may still run; watching until it has been silent for 1 s"
+    ]
+
+
+def test_who_comes_while_another_is_watched_is_watched_from_the_beginning(tmp_path: Path) -> None:
+    write_owner(tmp_path, elsewhere())
+    told: list[str] = []
+
+    def tell(words: str) -> None:
+        told.append(words)
+        if len(told) == 1:
+            write_owner(tmp_path, elsewhere())
+
+    with owned(STORAGE, str(tmp_path), tell):
+        assert len(told) == 2
 
 
 @pytest.fixture
@@ -184,7 +229,9 @@ def test_a_file_that_says_nothing_is_watched_too(tmp_path: Path, content: bytes)
     owner_path(tmp_path).write_bytes(content)
     told: list[str] = []
     take(tmp_path, told)
-    assert len(told) == 1
+    assert told == [
+        f"{owner_path(tmp_path)}: a conversion may still run; watching until it has been silent for 1 s"
+    ]
 
 
 @pytest.mark.timeout(60)

@@ -491,7 +491,9 @@ def test_files_that_share_no_tensor_are_parts_of_one_rank_and_that_is_said(tmp_p
     assert (len(single.shards), single.notes) == (1, ())
     ranks = tuple(ShardFiles(number, (str(path),)) for number, path in enumerate(paths))
     both = read_catalog(STORAGE, ranks)
-    assert [shard.paths for shard in both] == [tuple(map(str, paths))]
+    (shard,) = both
+    assert (shard.name, shard.paths) == ("a.pth", tuple(map(str, paths)))
+    assert shard.size_bytes == both.size_bytes == sum(path.stat().st_size for path in paths)
     assert both.notes == (
         f"{paths[0]} and 1 more: no two of them hold the same tensor, so they are parts of one rank",
     )

@@ -292,6 +292,8 @@ def test_of_what_a_folder_holds_a_few_names_are_shown(tmp_path: Path) -> None:
         (["model.safetensors", "pytorch_model.bin", "config.json"], "m: no consolidated.*.pth here or in original/; it holds model.safetensors and config.json: already in Transformers' format, which needs no conversion; for Meta's code give --to meta; if its tensors are Meta's, give --params"),
         (["model.safetensors", "config.json", "run/checkpoint.pt"], "m: both m/model.safetensors and m/run/checkpoint.pt: several whole models; give the path of the one to convert"),
         (["params.json", "model.safetensors", "pytorch_model.bin", "config.json"], "m: both model.safetensors and pytorch_model.bin: several whole models; give the path of the one to convert"),
+        (["params.json", "original/model.safetensors", "run/checkpoint.pt"], "m: both m/original/model.safetensors and m/run/checkpoint.pt: several whole models; give the path of the one to convert"),
+        (["params.json", "run/checkpoint.pt", "run/model.pth"], "m: both m/run/checkpoint.pt and m/run/model.pth: several whole models; give the path of the one to convert"),
         (["epoch_0/model-00001-of-00001.bin", "epoch_1/model-00001-of-00001.bin", "params.json"], "m: several checkpoints below it; give one of them: m/epoch_0, m/epoch_1"),
     ],
 )  # fmt: skip

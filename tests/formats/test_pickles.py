@@ -37,6 +37,12 @@ def test_a_plain_value_is_read_as_pickle_wrote_it(value: object, protocol: int) 
     assert (found, repr(found), end) == (value, repr(value), len(content))
 
 
+@pytest.mark.parametrize("protocol", range(1, 6))
+def test_flags_and_numbers_of_any_size_are_told_apart(protocol: int) -> None:
+    value = [True, False, 0, 1, 10, -1, 1 << 31, 1 << 40, -1 << 70, 1.5]
+    assert repr(load_pickle(pickle.dumps(value, protocol))[0]) == repr(value)
+
+
 @given(plain, plain, protocols, st.binary(max_size=9))
 def test_pickles_that_stand_in_a_row_are_read_one_by_one(
     first: object, second: object, protocol: int, before: bytes

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import distconv
 from distconv.errors import OutputError
@@ -22,6 +24,62 @@ Damage = Callable[[Path], object]
 OF_CHUNKS = test_whole.IN_THE_DATA | test_whole.IN_THE_STRUCTURE | test_whole.STRANGERS
 OF_SHARDS = {
     name: damage for name, (damage, *_) in (test_whole_meta.DAMAGES | test_whole_meta.MISFITS).items()
+}
+
+
+def resaved(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
+    """Change a model's tensors and save it as one file, so that nothing is damaged; no receipt tells of it."""
+
+    def damage(folder: Path) -> None:
+        tensors: dict[str, torch.Tensor] = {}
+        for path in folder.glob("model-*.safetensors"):
+            tensors |= load_file(path)
+            path.unlink()
+        for name in (test_whole.INDEX, "distconv.json"):
+            (folder / name).unlink()
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return damage
+
+
+def unrecorded(damage: Damage) -> Damage:
+    """Damage something, and let no receipt tell of it."""
+
+    def both(folder: Path) -> None:
+        damage(folder)
+        (folder / "distconv.json").unlink()
+
+    return both
+
+
+OF_CHUNKS |= {
+    "no receipt": resaved(lambda tensors: tensors),
+    "a tensor too few": resaved(lambda tensors: tensors.pop("lm_head.weight")),
+    "a tensor too many": resaved(lambda tensors: tensors.update({"score.weight": torch.ones(2)})),
+    "a tensor of another shape": resaved(
+        lambda tensors: tensors.update({"model.norm.weight": torch.ones(2)})
+    ),
+    "strangers without a receipt": unrecorded(
+        lambda folder: [put(folder) for put in (test_whole.put("added_tokens.json"), test_whole.put("x.bin"))]
+    ),
+    "a config that leads elsewhere": lambda folder: test_whole.edit(folder / "config.json", auto_map={}),
+    "an index that names other files": lambda folder: test_whole.edit(
+        folder / test_whole.INDEX, weight_map={"a": "b"}
+    ),
+    "an index of nothing": lambda folder: test_whole.edit(folder / test_whole.INDEX, weight_map=[]),
+    "an index that leads out of the folder": lambda folder: test_whole.edit(
+        folder / test_whole.INDEX, weight_map={"a": "../b"}
+    ),
+}
+OF_SHARDS |= {
+    "no receipt": unrecorded(lambda folder: folder),
+    "a flipped bit without a receipt": unrecorded(test_whole_meta.in_a_record),
+    "a damaged checklist without a receipt": unrecorded(test_whole.put("checklist.chk", b"nonsense")),
+    "a missing file without a receipt": unrecorded(lambda folder: (folder / "tokenizer.model").unlink()),
+    "no shards": unrecorded(lambda folder: [path.unlink() for path in folder.glob("*.pth")]),
+    "a file in its place": lambda folder: (shutil.rmtree(folder), folder.touch()),
+    "nothing": shutil.rmtree,
 }
 
 CHUNKS: dict[str, list[str]] = {
@@ -106,6 +164,45 @@ CHUNKS: dict[str, list[str]] = {
     ],
     "more chat templates": [
         "out/additional_chat_templates: not of this model, and may be loaded in its place",
+    ],
+    "no receipt": [
+        "note: out: no distconv.json, so nothing tells what the data should be",
+    ],
+    "a tensor too few": [
+        "lm_head.weight: missing, the model of out/config.json needs it",
+        "note: out: no distconv.json, so nothing tells what the data should be",
+    ],
+    "a tensor too many": [
+        "score.weight: the model of out/config.json does not take it",
+        "note: out: no distconv.json, so nothing tells what the data should be",
+    ],
+    "a tensor of another shape": [
+        "model.norm.weight: shape (2,), the model of out/config.json takes (64,)",
+        "note: out: no distconv.json, so nothing tells what the data should be",
+    ],
+    "strangers without a receipt": [
+        "out/x.bin: not of this model, and may be loaded in its place",
+        "note: out/added_tokens.json: not what distconv writes, and may be loaded",
+        "note: out: no distconv.json, so nothing tells what the data should be",
+    ],
+    "a config that leads elsewhere": [
+        "out/config.json: has auto_map, which no conversion writes and which changes what is loaded",
+        "out/config.json: differs from its SHA-256 in distconv.json",
+    ],
+    "an index that names other files": [
+        "out/model.safetensors.index.json: names other chunks",
+        "out/model.safetensors.index.json: does not say what the chunks hold",
+        "out/model.safetensors.index.json: differs from its SHA-256 in distconv.json",
+    ],
+    "an index of nothing": [
+        "out/model.safetensors.index.json: no weight_map",
+        "out/model.safetensors.index.json: does not say what the chunks hold",
+        "out/model.safetensors.index.json: differs from its SHA-256 in distconv.json",
+    ],
+    "an index that leads out of the folder": [
+        "out/model.safetensors.index.json: names '../b', expected a file in this folder",
+        "out/model.safetensors.index.json: does not say what the chunks hold",
+        "out/model.safetensors.index.json: differs from its SHA-256 in distconv.json",
     ],
 }
 
@@ -253,6 +350,30 @@ SHARDS: dict[str, list[str]] = {
     ],
     "nonsense": [
         "out/params.json: dim is 'wide', expected a whole number from 1 to 16,777,216",
+    ],
+    "no receipt": [
+        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is",
+    ],
+    "a flipped bit without a receipt": [
+        "out/consolidated.01.pth: the data of tok_embeddings.weight differs from its CRC32 in the archive's directory [consolidated.01.pth]",
+        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is",
+    ],
+    "a damaged checklist without a receipt": [
+        "out/checklist.chk: line 1 is no `md5  name`; the file is unknown content (first bytes 6e 6f 6e 73 65 6e 73 65)",
+        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is",
+    ],
+    "a missing file without a receipt": [
+        "out/tokenizer.model: missing, though checklist.chk lists it",
+        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is",
+    ],
+    "no shards": [
+        "refused: out: neither model.safetensors.index.json nor model.safetensors; the conversion is not finished",
+    ],
+    "a file in its place": [
+        "refused: out: a file, expected a folder",
+    ],
+    "nothing": [
+        "refused: out: no such folder",
     ],
 }
 

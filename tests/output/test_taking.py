@@ -65,7 +65,7 @@ def check(folder: Path, free: int, obstacles: Iterable[str] = (), *, overwrite: 
              for place, size in ((1, 3_000_000), (2, 4_000_000))]  # fmt: skip
     plan = SimpleNamespace(files=tuple(files))
     return _check(
-        SmallStorage(free), str(folder), plan, IDENTITY, lambda *, overwrite: obstacles, TRANSFORMERS,
+        SmallStorage(free), str(folder), plan, IDENTITY, lambda *, overwrite: [*obstacles, *["w: is removed"][overwrite or not obstacles :]], TRANSFORMERS,
         overwrite=overwrite,
     )  # fmt: skip
 
@@ -104,6 +104,7 @@ def test_what_overwriting_leaves_is_named_with_what_is_in_the_way(tmp_path: Path
     assert refused(tmp_path, -1, ["x: stays", "y: stays"]) == (
         f"{holds}move away what --overwrite does not replace\nx: stays\ny: stays"
     )
+    assert refused(tmp_path / "absent", -1, ["x: stays"]) == "x: stays\nw: is removed"
     assert refused(tmp_path, -1, ["x: stays", "y: stays"], overwrite=True) == "x: stays\ny: stays"
     assert check(tmp_path, -1, overwrite=True).entries == {"diary.txt": 0}
 
