@@ -10,7 +10,7 @@ from functools import partial
 from distconv.layout.files import OutputTensor
 from distconv.moving.ahead import Ahead, Wanted
 from distconv.moving.bands import Block, make_blocks
-from distconv.moving.devices import Device, Finish
+from distconv.moving.devices import Device, Finish, HostDevice
 from distconv.moving.sources import Sources
 from distconv.moving.spans import GATHER, READ
 from distconv.storage.base import LOCAL_ACCESS, Access
@@ -110,10 +110,16 @@ class Contents:
             # A cast takes several times its block.
             is_cast = tensor.dtype != tensor.stored
             largest = 0 if self._block_bytes or is_cast else device.largest_block_bytes
-            size = self._block_bytes or device.block_bytes
             gap_bytes = access.gap_bytes if access.ahead_bytes else 0
+            size = self._block_bytes or self._choose_size(tensor, gap_bytes)
             for block in make_blocks(tensor, size, largest, gap_bytes):
                 yield Wanted(place, block, tensor.stored.size_bytes)
+
+    def _choose_size(self, tensor: OutputTensor, gap_bytes: int) -> int:
+        """Give what a block of the device's is or, where blocks are what is read, the host's: they pass its cache only."""
+        host, device = HostDevice.block_bytes, self._device.block_bytes
+        first = None if host == device else next(make_blocks(tensor, host, 0, gap_bytes), None)
+        return device if first is None or not _is_straight(tensor, first) else host
 
     def _find_access(self) -> Access:
         """Tell how INPUT is read, all of which lies in one place."""
