@@ -6,6 +6,7 @@ from distconv.families.choose import Choice
 from distconv.humanize import format_count, format_size
 from distconv.layout.files import Part, Section, describe_layers
 from distconv.layout.units import file_of
+from distconv.moving.devices import GPU_BLOCK_BYTES, GPU_BLOCKS, GPU_MEMORY_BYTES
 from distconv.output.targets import META, TRANSFORMERS, Target
 from distconv.planning.plan import Plan, describe_large_tensors
 from distconv.storage.base import PathLike, Storage
@@ -44,6 +45,8 @@ class PlanReport:
             "largest_unit_bytes": max(unit.size_bytes for unit in units),
             "useful_workers": len(units),
             "memory_bytes_per_worker": _WORKER_MEMORY_BYTES,
+            "pinned_bytes_per_gpu_worker": GPU_BLOCKS * GPU_BLOCK_BYTES,
+            "gpu_memory_bytes_per_gpu_worker": GPU_MEMORY_BYTES,
             "files": [
                 {
                     "name": file.name,
@@ -66,6 +69,10 @@ class PlanReport:
             (
                 f"workers  up to {len(plan.list_units()):,}, each with at most "
                 f"{_WORKER_MEMORY_BYTES / (1 << 20):,.0f} MiB of buffers"
+            ),
+            (
+                f"         with --device cuda also {GPU_BLOCKS * GPU_BLOCK_BYTES >> 20} MiB that are pinned, and "
+                f"{GPU_MEMORY_BYTES >> 20} MiB of the GPU's"
             ),
         )
 
