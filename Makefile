@@ -1,5 +1,6 @@
 # make demo   convert a small model on a local Ray, check it, load it
 # make bench  measure against cp: LAYERS=3, BENCH="--peer --rounds 5"
+# make gpu    what a machine with a GPU shows, in less than 7 minutes: GPU="--device cpu --small" rehearses it elsewhere
 # make torture  120 stops and successors, 60 changed inputs, 200 kills, 51 on Ray, a million mutated headers
 # make mutants ROOM=layout  changes a room's code in one place at a time, and lists what no test noticed
 # make test   what CI runs: lint, types, tests; with CI=true also the slow ones
@@ -12,7 +13,7 @@ MARKS := not gpu
 PEERS := peers
 endif
 
-.PHONY: demo test lint format peers bench torture mutants clean
+.PHONY: demo test lint format peers bench gpu gpu-wheels torture mutants clean
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -35,6 +36,14 @@ format: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+# Without the virtual environment: such a machine has what it needs, and may reach no index.
+gpu:
+	$(PYTHON) -m tests.gpu $(GPU)
+
+# Beforehand, where there is an index: for a machine that has PyTorch, and not what distconv needs besides it.
+gpu-wheels:
+	$(PYTHON) -m tests.gpu.wheels .wheels
 
 torture: .venv/installed
 	$(BIN)/python -m tests.fuzz

@@ -8,7 +8,8 @@
     │   └── MismatchError            its parts, or an option and INPUT, are of different models
     ├── OutputError        exit 2    OUTPUT may not be written to
     ├── ConversionError    exit 1    the machine or the cluster failed
-    │   └── ClusterError   exit 1    the Ray cluster that was asked for cannot be reached or used
+    │   ├── ClusterError   exit 1    the Ray cluster that was asked for cannot be reached or used
+    │   └── DeviceError    exit 1    a GPU has no memory left, or is lost; what was begun is begun again
     └── Stopped
         ├── Interrupted    exit 130  Ctrl-C
         └── Terminated     exit 143  SIGTERM
@@ -61,6 +62,10 @@ class ConversionError(DistconvError):
 
 class ClusterError(ConversionError):
     """The Ray cluster that was asked for cannot be reached or used."""
+
+
+class DeviceError(ConversionError):
+    """A GPU has no memory left, or is lost: what was being made may be made again."""
 
 
 class Stopped(DistconvError):

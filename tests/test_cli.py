@@ -407,7 +407,8 @@ def test_a_missing_tokenizer_is_said(run: Run, checkpoint: Write, tmp_path: Path
 def test_a_missing_gpu_is_said(run: Run, checkpoint: Write, tmp_path: Path) -> None:
     code, _out, err = run("convert", checkpoint(SPEC), tmp_path / "out", "--device", "cuda")
     assert code == 2
-    assert "torch sees no GPU here; use --device cpu" in err
+    assert "device cuda: torch sees no GPU here (" in err
+    assert "); use --device cpu" in err
 
 
 def test_an_unreachable_cluster_exits_with_1(run: Run, checkpoint: Write, tmp_path: Path) -> None:

@@ -112,7 +112,9 @@ class Contents:
     def _list_blocks(self, access: Access) -> Iterator[Wanted]:
         if self._block_bytes:
             return list_blocks(self._tensors, access, self._block_bytes, 0)
-        return list_blocks(self._tensors, access, self._device.block_bytes, self._device.largest_block_bytes)
+        size, host = self._device.block_bytes, HostDevice.block_bytes
+        straight = None if size == host else host
+        return list_blocks(self._tensors, access, size, self._device.largest_block_bytes, straight)
 
     def _find_access(self) -> Access:
         """Tell how INPUT is read, all of which lies in one place."""
@@ -122,16 +124,27 @@ class Contents:
 
 
 def list_blocks(
-    tensors: Sequence[OutputTensor], access: Access, block_bytes: int, largest_bytes: int
+    tensors: Sequence[OutputTensor],
+    access: Access,
+    block_bytes: int,
+    largest_bytes: int,
+    straight_bytes: int | None = None,
 ) -> Iterator[Wanted]:
-    """Cut some tensors into the blocks that are read, see ``make_blocks``."""
+    """Cut some tensors into the blocks that are read, see ``make_blocks``.
+
+    With ``straight_bytes`` blocks that are what is read are no larger: they pass the host's cache only.
+    """
     gap_bytes = 0
     if access.ahead_bytes:
         gap_bytes, block_bytes = access.gap_bytes, min(block_bytes, _FAR_BLOCK_BYTES)
     for place, tensor in enumerate(tensors):
         # A cast takes several times its block.
         largest = 0 if tensor.dtype != tensor.stored else largest_bytes
-        for block in make_blocks(tensor, block_bytes, largest, gap_bytes):
+        size = block_bytes
+        if straight_bytes is not None:
+            first = next(make_blocks(tensor, straight_bytes, 0, gap_bytes), None)
+            size = block_bytes if first is None or not _is_straight(tensor, first) else straight_bytes
+        for block in make_blocks(tensor, size, largest, gap_bytes):
             yield Wanted(place, block, tensor.stored.size_bytes)
 
 

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from distconv.errors import ConversionError, DistconvError, UsageError, describe_os_error
+from distconv.errors import ConversionError, DeviceError, DistconvError, UsageError, describe_os_error
 from distconv.layout.units import Unit
 from distconv.moving.job import Job, Receipt
 from distconv.moving.scheduler import Failure, Limits
@@ -80,7 +80,7 @@ def classify(unit: str, error: BaseException) -> Failure:
     the original was.
     """
     if isinstance(error, DistconvError):
-        return Failure(error, final=True)
+        return Failure(error, final=not isinstance(error, DeviceError))
     # The class is named because many exceptions say too little by themselves: KeyError: 'wq'.
     reason = describe_os_error(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
     described = ConversionError(f"{unit}: {reason}")

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from distconv.layout.units import Unit, find_order, name_units
-from distconv.moving.devices import load_device
 from distconv.moving.executor import Convert, Keep, classify, forget
 from distconv.moving.job import Job, Receipt
+from distconv.moving.lane_devices import load_device
 from distconv.moving.progress import Progress
 from distconv.moving.scheduler import Action, Assign, Failure, Finish, GiveUp, Limits, Replace, Scheduler
 from distconv.moving.worker import make_unit

@@ -12,10 +12,11 @@ from distconv.layout.units import Checksum, Question, Unit
 from distconv.moving.checksums import digest_file
 from distconv.moving.compare import answer
 from distconv.moving.contents import Contents
-from distconv.moving.devices import open_device
+from distconv.moving.devices import Device
 from distconv.moving.digests import ChunkDigests, ChunkHasher
 from distconv.moving.existing import is_finished, is_same, read_same
 from distconv.moving.job import Job, Receipt
+from distconv.moving.lane_devices import lane_device
 from distconv.moving.sources import Sources
 from distconv.moving.spans import DIGEST, WRITE, Spans
 from distconv.storage.base import PartWriter, Writer, join
@@ -55,9 +56,11 @@ def write_file(job: Job, file: File, advance: Callable[[int], None], stopped: Ca
     with spans.during(WRITE, 0):
         writer = job.storage.begin(path, file.size_bytes)
     try:
-        with Sources(job.storage, spans) as sources:
+        with Sources(job.storage, spans) as sources, lane_device(job.device) as device:
             hasher = ChunkHasher(file.plain_head)
-            checksums, became_infinite = _write_pieces(job, file, writer, sources, hasher, advance, stopped)
+            checksums, became_infinite = _write_pieces(
+                job, file, writer, sources, device, hasher, advance, stopped
+            )
             if file.seal is not None:
                 writer.write_at(file.seal.offset_bytes, file.seal.make(checksums))
                 advance(file.seal.size_bytes)
@@ -82,9 +85,11 @@ def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: C
     try:
         if (kept := _keep_part(job, part, writer, spans, advance, stopped)) is not None:
             return kept
-        with Sources(job.storage, spans) as sources:
+        with Sources(job.storage, spans) as sources, lane_device(job.device) as device:
             hasher = ChunkHasher(part.plain_head)
-            checksums, became_infinite = _write_pieces(job, part, writer, sources, hasher, advance, stopped)
+            checksums, became_infinite = _write_pieces(
+                job, part, writer, sources, device, hasher, advance, stopped
+            )
         with spans.during(WRITE, 0):
             version = writer.finish()
     finally:
@@ -137,6 +142,7 @@ def _write_pieces(
     unit: Section,
     writer: PartWriter,
     sources: Sources,
+    device: Device,
     hasher: ChunkHasher,
     advance: Callable[[int], None],
     stopped: Callable[[], bool],
@@ -145,7 +151,6 @@ def _write_pieces(
 
     Gives the CRC32s of its tensors if there are trailers, and how many elements became infinite.
     """
-    device = open_device(job.device)
     contents = Contents(unit.tensors, unit.offsets_bytes, sources, device, job.block_bytes, stopped)
     checksums, became_infinite = [], 0
     for piece in list_in_order(unit):

@@ -7,6 +7,7 @@ from distconv.humanize import format_count, format_size
 from distconv.layout.files import Part, Section, describe_layers
 from distconv.layout.units import file_of
 from distconv.moving.contents import expect_requests
+from distconv.moving.devices import GPU_BLOCK_BYTES, GPU_BLOCKS, GPU_MEMORY_BYTES
 from distconv.output.targets import META, TRANSFORMERS, Target
 from distconv.planning.plan import Plan, describe_large_tensors
 from distconv.storage.base import LOCAL_ACCESS, Access, PathLike, Storage, opened
@@ -49,6 +50,8 @@ class PlanReport:
             "memory_bytes_per_worker": _WORKER_MEMORY_BYTES + self.access.ahead_bytes,
             "ahead_bytes_per_worker": self.access.ahead_bytes,
             "requests": self._expect_requests(),
+            "pinned_bytes_per_gpu_worker": GPU_BLOCKS * GPU_BLOCK_BYTES,
+            "gpu_memory_bytes_per_gpu_worker": GPU_MEMORY_BYTES,
             "files": [
                 {
                     "name": file.name,
@@ -71,6 +74,10 @@ class PlanReport:
             (
                 f"workers  up to {len(plan.list_units()):,}, each with at most "
                 f"{(_WORKER_MEMORY_BYTES + self.access.ahead_bytes) / _MIB:,.0f} MiB of buffers"
+            ),
+            (
+                f"         with --device cuda also {GPU_BLOCKS * GPU_BLOCK_BYTES >> 20} MiB that are pinned, and "
+                f"{GPU_MEMORY_BYTES >> 20} MiB of the GPU's"
             ),
             *self._tell_ahead(),
         )

@@ -8,6 +8,7 @@ from distconv.layout.units import Unit
 from distconv.moving.executor import Cluster, Keep
 from distconv.moving.inline import run_inline
 from distconv.moving.job import Job, Receipt
+from distconv.moving.lane_devices import find_missing_device
 from distconv.moving.progress import Progress
 from distconv.verbs.options import Options
 
@@ -50,8 +51,8 @@ def choose_asking_cluster(options: Options) -> Cluster | None:
 def _has_several_gpus(device: str) -> bool:
     if device != "cuda":
         return False
+    if (missing := find_missing_device(device)) is not None:
+        raise UsageError(missing)
     import torch
 
-    if not torch.cuda.is_available():
-        raise UsageError("device cuda: torch sees no GPU here; use --device cpu")
     return torch.cuda.device_count() > 1

@@ -99,6 +99,7 @@ def make_row(name: str, number: int, measured: Run) -> dict[str, object]:
         "round": number,
         "seconds": measured.seconds,
         "peak_anonymous_bytes": measured.peak_anonymous_bytes,
+        "core_seconds": measured.core_seconds,
     }
     if name.startswith("distconv"):
         row |= {f"seconds_{phase}": value for phase, value in json.loads(measured.output)["seconds"].items()}

@@ -1,6 +1,7 @@
 """Run a command and watch it: wall time, and the anonymous memory of all its processes."""
 
 import mmap
+import resource
 import subprocess
 import threading
 import time
@@ -28,20 +29,24 @@ class Run:
     seconds: float
     peak_anonymous_bytes: int
     """Of the process and all its descendants together; page cache is not counted."""
+    core_seconds: float
+    """Of the same: of those that were waited for or, where it is more, of those that were seen."""
     output: str
 
 
 def run(command: Sequence[str | Path], *, shell_after: str | None = None) -> Run:
     """Run a command to its end; ``shell_after`` (``sync``) counts as part of it."""
-    started = time.monotonic()
+    started, before = time.monotonic(), children_core_seconds()
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
-    peak = 0
+    peak, seen = 0, 0.0
     ended = threading.Event()
 
     def watch() -> None:
-        nonlocal peak
+        nonlocal peak, seen
         while not ended.wait(SAMPLE_SECONDS):
-            peak = max(peak, sum(map(anonymous_bytes, tree(process.pid))))
+            processes = tree(process.pid)
+            peak = max(peak, sum(map(anonymous_bytes, processes)))
+            seen = max(seen, sum(map(core_seconds, processes)))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -54,7 +59,22 @@ def run(command: Sequence[str | Path], *, shell_after: str | None = None) -> Run
     if process.returncode:
         message = f"{command[0]} ended with {process.returncode}"
         raise RuntimeError(message)
-    return Run(seconds, peak, output)
+    return Run(seconds, peak, max(children_core_seconds() - before, seen), output)
+
+
+def children_core_seconds() -> float:
+    """Give the processor time of all children that were waited for, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def core_seconds(pid: int) -> float:
+    """Give a process's own processor time; 0 for one that has ended."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def tree(pid: int) -> list[int]:

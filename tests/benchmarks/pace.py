@@ -4,13 +4,10 @@ import json
 import os
 import sys
 import time
-from contextlib import suppress
-
-import psutil
 
 import distconv
 from distconv.moving.progress import SilentProgress
-from tests.benchmarks.measure import tree
+from tests.benchmarks.measure import core_seconds, tree
 
 SETTLE_SECONDS = 1.0
 REST = 0.2
@@ -40,23 +37,18 @@ class Pace(SilentProgress):
 
 def wait_for_rest() -> None:
     """Wait until the processes that this one started do nothing any more."""
-    before = cpu_seconds()
+    before = descendants_core_seconds()
     while True:
         time.sleep(SETTLE_SECONDS)
-        after = cpu_seconds()
+        after = descendants_core_seconds()
         if after - before < REST * SETTLE_SECONDS:
             return
         before = after
 
 
-def cpu_seconds() -> float:
+def descendants_core_seconds() -> float:
     """Add up the processor time of this process's descendants."""
-    spent = 0.0
-    for pid in tree(os.getpid())[1:]:
-        with suppress(psutil.NoSuchProcess):
-            times = psutil.Process(pid).cpu_times()
-            spent += times.user + times.system
-    return spent
+    return sum(map(core_seconds, tree(os.getpid())[1:]))
 
 
 def main(source: str, output: str, workers: str) -> None:

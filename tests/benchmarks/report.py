@@ -64,7 +64,7 @@ def print_ways(groups: dict[str, list[Row]]) -> None:
 def print_place(groups: dict[str, list[Row]], input_bytes: int) -> None:
     """Print one place's table."""
     click.echo(
-        f"{'':<32}{'s':>8}{'GB/s':>8}{'/ cp -r':>9}{'/ two cp':>9}{'moving s':>10}{'/ two cp':>9}{'anon MiB':>10}"
+        f"{'':<32}{'s':>8}{'GB/s':>8}{'/ cp -r':>9}{'/ two cp':>9}{'moving s':>10}{'/ two cp':>9}{'core-s/GB':>11}{'anon MiB':>10}"
     )
     for name, rows in groups.items():
         seconds = median(row["seconds"] for row in rows)
@@ -80,6 +80,7 @@ def print_place(groups: dict[str, list[Row]], input_bytes: int) -> None:
             )
         else:
             line += " " * 19
+        line += f"{median(row['core_seconds'] for row in rows) / input_bytes * 1e9:>11.2f}"
         click.echo(line + f"{median(row['peak_anonymous_bytes'] for row in rows) / 2**20:>10.0f}")
 
 

@@ -18,11 +18,12 @@ from distconv.layout.files import OutputTensor
 from distconv.layout.regions import Region
 from distconv.moving.ahead import Ring
 from distconv.moving.contents import Contents, expect_requests
-from distconv.moving.devices import HostDevice, TorchDevice
+from distconv.moving.devices import HostDevice
 from distconv.moving.sources import Sources
 from distconv.storage.base import Access
 from distconv.storage.http import ranges
 from distconv.storage.local import LocalStorage
+from tests.moving.stand_ins import StandIn
 from tests.views import Case, cases
 
 
@@ -112,7 +113,7 @@ def test_what_is_read_ahead_is_made_into_the_same_bytes(
     shelf = Shelf()
     tensors = [shelf.put(case, number, *where) for number, (case, *where) in enumerate(units)]
     far = Far(shelf.files, access)
-    device = TorchDevice("cpu") if several else HostDevice()
+    device = StandIn() if several else HostDevice()
     with Sources(far) as sources:  # type: ignore[arg-type]  # it is only read from
         contents = Contents(tensors, [0] * len(tensors), sources, device, block_bytes)
         for place, (case, *_where) in enumerate(units):

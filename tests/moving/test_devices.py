@@ -20,8 +20,9 @@ from distconv.layout.dtypes import (
     extent_elements,
 )
 from distconv.layout.regions import Region
-from distconv.moving.devices import Device, HostDevice, TorchDevice
+from distconv.moving.devices import Device
 from distconv.moving.pieces import Piece
+from tests.moving.stand_ins import devices
 
 NOWHERE = Region("shard", 0, 0, 0, zipped=False)
 EXPONENT_BITS = {"float16": 5, "bfloat16": 8, "float32": 8, "float64": 11}
@@ -36,14 +37,6 @@ PAIRS = [
 on_pairs = pytest.mark.parametrize(
     ("stored", "dtype"), PAIRS, ids=[f"{stored} to {dtype}" for stored, dtype in PAIRS]
 )
-
-
-@pytest.fixture(scope="module")
-def gpu() -> TorchDevice:
-    """Give the GPU."""
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return TorchDevice("cuda")
 
 
 def interesting_bits(stored: DType, dtype: DType) -> np.ndarray:
@@ -148,21 +141,9 @@ def check_cast(device: Device, stored: DType, dtype: DType) -> None:
 
 
 @on_pairs
-def test_a_cast_on_the_host_is_that_of_plain_torch_with_one_quiet_nan(stored: DType, dtype: DType) -> None:
-    check_cast(HostDevice(), stored, dtype)
-
-
-@on_pairs
-def test_a_cast_on_a_torch_device_is_that_of_plain_torch_with_one_quiet_nan(
-    stored: DType, dtype: DType
-) -> None:
-    check_cast(TorchDevice("cpu"), stored, dtype)
-
-
-@pytest.mark.gpu
-@on_pairs
-def test_a_cast_on_the_gpu_gives_the_bytes_of_the_host(gpu: TorchDevice, stored: DType, dtype: DType) -> None:
-    check_cast(gpu, stored, dtype)
+def test_a_cast_is_that_of_plain_torch_with_one_quiet_nan(stored: DType, dtype: DType) -> None:
+    for device in devices():
+        check_cast(device, stored, dtype)
 
 
 def test_widening_16_bits_keeps_every_value() -> None:
@@ -172,7 +153,7 @@ def test_widening_16_bits_keeps_every_value() -> None:
         (FLOAT16, bits.view(np.float16).astype(np.float32).view(np.uint32)),
         (BFLOAT16, bits.astype(np.uint32) << 16),
     ):
-        for device in (HostDevice(), TorchDevice("cpu")):
+        for device in devices():
             found, became_infinite = cast_on(device, bits, stored, FLOAT32)
             nan = is_nan(bits, stored)
             np.testing.assert_array_equal(found[~nan], expected[~nan])
@@ -191,7 +172,7 @@ def test_narrowing_float32_rounds_to_the_nearest_and_ties_to_even() -> None:
         else:
             odd = (bits >> np.uint32(16)) & np.uint32(1)
             expected = ((bits.astype(np.uint64) + 0x7FFF + odd) >> np.uint64(16)).astype(np.uint16)
-        for device in (HostDevice(), TorchDevice("cpu")):
+        for device in devices():
             np.testing.assert_array_equal(cast_on(device, bits, FLOAT32, dtype)[0], expected)
 
 
@@ -211,7 +192,7 @@ def test_only_finite_values_that_became_infinite_are_counted(
     dtype: DType, value: float, became_infinite: int
 ) -> None:
     bits = np.array([value, 1.0], dtype=np.float32).view(np.uint32)
-    for device in (HostDevice(), TorchDevice("cpu")):
+    for device in devices():
         assert cast_on(device, bits, FLOAT32, dtype)[1] == became_infinite
 
 
@@ -220,7 +201,7 @@ def test_a_cast_does_not_depend_on_where_it_is_cut(stored: DType, dtype: DType) 
     bits = interesting_bits(stored, dtype)
     expected, expected_infinite = expect_cast(bits, stored, dtype)
     cuts = [0, 1, 2, 5, 12, 29, 62, 127, 1000, 4097, 10_001, 33_333, len(bits)]
-    for device in (HostDevice(), TorchDevice("cpu")):
+    for device in devices():
         found = [cast_on(device, bits[start:end], stored, dtype) for start, end in pairwise(cuts)]
         np.testing.assert_array_equal(np.concatenate([cast for cast, _infinite in found]), expected)
         assert sum(infinite for _cast, infinite in found) == expected_infinite
@@ -239,7 +220,7 @@ def test_a_cast_does_not_depend_on_neighbours_or_pieces(
         for start, end in ((0, edge), (edge, elements))
         if end > start
     ]
-    for device in (HostDevice(), TorchDevice("cpu")):
+    for device in devices():
         found, became_infinite = run_on(device, sources, stored, dtype)
         assert bytes(found) == expected.tobytes()
         assert became_infinite == expected_infinite
@@ -291,17 +272,8 @@ def check_gather(device: Device, kind: str, stored: DType, target_offset: int) -
 @pytest.mark.parametrize("kind", boxes())
 @pytest.mark.parametrize("target_offset", [0, 1, 5])
 def test_a_gather_moves_all_bits_to_their_places(kind: str, stored: DType, target_offset: int) -> None:
-    check_gather(HostDevice(), kind, stored, target_offset)
-    check_gather(TorchDevice("cpu"), kind, stored, target_offset)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("stored", [BFLOAT16, FLOAT32, FLOAT64], ids=str)
-@pytest.mark.parametrize("kind", boxes())
-def test_a_gather_on_the_gpu_moves_all_bits_to_their_places(
-    gpu: TorchDevice, kind: str, stored: DType
-) -> None:
-    check_gather(gpu, kind, stored, 5)
+    for device in devices():
+        check_gather(device, kind, stored, target_offset)
 
 
 @pytest.mark.parametrize("stored", [FLOAT16, BFLOAT16], ids=str)
@@ -309,13 +281,13 @@ def test_a_gather_changes_no_pattern_of_16_bits(stored: DType) -> None:
     bits = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
     strides = contiguous_strides(bits.shape)
     piece = Piece(NOWHERE, 0, bits.size, bits.shape, strides[::-1], 0, strides)
-    for device in (HostDevice(), TorchDevice("cpu")):
+    for device in devices():
         found = run_on(device, [(piece, content_of(bits))], stored, stored)[0]
         assert bytes(found) == bits.T.tobytes()
 
 
 def test_a_device_is_used_for_blocks_of_any_size_one_after_another() -> None:
-    for device in (HostDevice(), TorchDevice("cpu")):
+    for device in devices():
         for elements in (5, 1000, 3, 999, 1):
             bits = np.arange(elements, dtype=np.uint32)
             found = run_on(device, [(straight(elements), content_of(bits))], FLOAT32, FLOAT32)[0]

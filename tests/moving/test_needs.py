@@ -49,9 +49,10 @@ def test_what_no_cluster_could_give_is_refused(options: dict[str, float]) -> Non
 
 @pytest.fixture(scope="module")
 def _two_gpus() -> Iterator[None]:
-    """Have a Ray that believes in two GPUs and a custom resource."""
+    """Have a Ray that believes in two GPUs, of the machine's those that its user chose, and a custom resource."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
         ray.shutdown()
         ray.init(
             address="local", num_cpus=1, num_gpus=2, resources={"disk": 3}, include_dashboard=False,
@@ -75,7 +76,7 @@ def test_two_workers_share_a_gpu_that_ray_has_chosen_for_them(tmp_path: Path) ->
     job = replace(make_job(tmp_path), device="cuda")
     run_on_ray(job, chunks, Cluster(gpus=0.5), RecordingProgress(), write_and_tell_gpu)
     assert all(is_whole(tmp_path, chunk) for chunk in chunks)
-    assert {path.read_text() for path in tmp_path.glob("*.gpu")} == {"0", "1"}
+    assert {path.read_text() for path in tmp_path.glob("*.gpu")} == {"5", "7"}
 
 
 @pytest.mark.usefixtures("_two_gpus")

@@ -17,13 +17,14 @@ from distconv.formats.views import TensorView
 from distconv.layout.dtypes import DTYPES, DType
 from distconv.layout.files import OutputTensor
 from distconv.moving.contents import make_contents
-from distconv.moving.devices import Device, Finish, HostDevice, TorchDevice
+from distconv.moving.devices import Device, Finish, HostDevice
 from distconv.moving.pieces import Piece
 from distconv.moving.sources import Sources
 from distconv.storage.base import Access
 from distconv.storage.local import LocalStorage
 from distconv.storage.local_files import LocalReader
 from distconv.verbs.plan import _WORKER_MEMORY_BYTES
+from tests.moving.stand_ins import devices
 from tests.views import BY_ROWS, ROTARY_QUERY, Way
 
 
@@ -174,7 +175,7 @@ def test_any_view_is_moved_to_its_bytes_in_blocks_of_any_size(
     target = target_of(save(file, tensor))
     distinct = torch.zeros(tensor.untyped_storage().nbytes() // tensor.element_size())
     distinct.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).fill_(1)
-    for device in (HostDevice(), TorchDevice("cpu")):
+    for device in devices():
         watched = WatchedDevice(device, depth=device.depth)
         found, bytes_read = move(target, watched, block_bytes)
         assert found == bytes_of(tensor)

@@ -7,6 +7,7 @@ import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -229,7 +230,7 @@ def test_however_many_blocks_are_on_their_way_each_is_written_once_and_in_order(
 ) -> None:
     plan = plan_folder(checkpoint(replace(SPEC, layout="packed")), dtype)
     expected = run_plan(tmp_path / "host", plan, 4096)
-    monkeypatch.setattr(worker, "open_device", lambda _name: RingDevice(depth))
+    monkeypatch.setattr(worker, "lane_device", lambda _name: nullcontext(RingDevice(depth)))
     assert run_plan(tmp_path / "ring", plan, 4096) == expected
 
 

@@ -13,7 +13,8 @@ from distconv.layout.copies import Copy, cut_copy
 from distconv.layout.dtypes import BFLOAT16, FLOAT32, contiguous_strides
 from distconv.layout.regions import Region
 from distconv.moving.bands import Block, make_blocks
-from distconv.moving.devices import HostDevice, TorchDevice
+from distconv.moving.devices import HostDevice
+from tests.moving.stand_ins import StandIn, devices
 from tests.views import HEAD_ROWS, ROTARY_KEY, ROTARY_QUERY, Case, cases, places
 
 
@@ -78,7 +79,7 @@ def test_a_cut_head_needs_a_few_copies_and_a_whole_one_no_more_than_before(heads
 
 
 def fill(
-    block: Block, by_record: dict[Region, np.ndarray], device: HostDevice | TorchDevice, place_bytes: int
+    block: Block, by_record: dict[Region, np.ndarray], device: HostDevice | StandIn, place_bytes: int
 ) -> np.ndarray:
     """Gather one block on a device, for a place in a file."""
     sources = [
@@ -97,7 +98,7 @@ def test_blocks_of_any_size_and_place_give_the_same_on_host_and_torch(
     case: Case, block_bytes: int, first: int
 ) -> None:
     by_record = {record: content.astype(np.uint32) for record, content in case.contents.items()}
-    for device in (HostDevice(), TorchDevice("cpu")):
+    for device in devices():
         position = 0
         for block in make_blocks(case.target, block_bytes):
             assert block.target_offset == position
@@ -112,7 +113,7 @@ def test_a_cast_gives_one_quiet_nan_whatever_the_payload_and_the_place() -> None
     patterns = [0x7F800001, 0x7FC12345, 0xFFC00000, 0xFFFFFFFF, 0x7F800000, 0x3F800000] * 7
     values = torch.tensor(patterns, dtype=torch.int64).to(torch.int32)
     from distconv.layout.dtypes import FLOAT16
-    from distconv.moving.devices import cast_block
+    from distconv.moving.casts import cast_block
 
     cast, infinite = cast_block(values.view(torch.float32), BFLOAT16)
     assert cast.view(torch.int16).tolist() == [0x7FC0, 0x7FC0, 0x7FC0, 0x7FC0, 0x7F80, 0x3F80] * 7

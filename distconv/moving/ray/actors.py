@@ -4,7 +4,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,9 +13,9 @@ from ray.actor import ActorHandle
 
 from distconv.errors import Interrupted
 from distconv.layout.units import Unit
-from distconv.moving.devices import load_device
 from distconv.moving.executor import Convert, classify
 from distconv.moving.job import Job, Receipt
+from distconv.moving.lane_devices import load_device
 from distconv.moving.ray.cluster import Needs
 from distconv.moving.ray.meters import Meters
 from distconv.moving.scheduler import Failure
@@ -64,6 +64,13 @@ class Worker:
         self._busy = threading.Lock()
         self._meters = Meters()
         load_device(job.device)
+        self._units: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        # One thread for all units, as a device is its thread's; a generator cannot yield from inside a callback.
+        threading.Thread(target=self._work, daemon=True, name="worker").start()
+
+    def _work(self) -> None:
+        while True:
+            self._units.get()()
 
     @ray.method
     def place(self) -> Place:
@@ -100,8 +107,7 @@ class Worker:
                 self._meters.count(end)
                 events.put(end)
 
-        # In a thread of its own, as a generator cannot yield from inside the callback.
-        threading.Thread(target=work, daemon=True, name="worker").start()
+        self._units.put(work)
         yield from _add_up(events)
 
     @ray.method(concurrency_group=STOPPING)

@@ -1,0 +1,46 @@
+"""Casts: the same bytes on the host and on a GPU.
+
+Every NaN becomes the one quiet NaN of the new type: what hardware makes of a NaN's payload differs between
+devices, and even within one vector.
+"""
+
+import math
+
+import torch
+
+from distconv.layout.dtypes import DType
+
+_QUIET_NAN = {"float16": 0x7E00, "bfloat16": 0x7FC0, "float32": 0x7FC00000, "float64": 0x7FF8000000000000}
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_PART_ELEMENTS = 32_767
+"""Stays in the cache from step to step. From one more on torch takes several threads, which wait for each other: lanes
+are what runs in parallel, and with four of them on two busy cores a cast took ten times as long."""
+
+
+def cast_block(block: torch.Tensor, dtype: DType) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cast contiguous elements; returns them with the number of finite ones that became infinite."""
+    target = getattr(torch, dtype.name)
+    if block.is_cuda:
+        # To ask a GPU what it found would mean to wait for it.
+        cast = block.to(target)
+        return cast, _mend(cast, block, dtype)
+    cast, became_infinite = torch.empty(block.shape, dtype=target), torch.zeros((), dtype=torch.int64)
+    parts = (torch.split(tensor, _PART_ELEMENTS) for tensor in (block, cast))
+    for part, found in zip(*parts, strict=True):
+        found.copy_(part)
+        # One look tells whether anything is to be mended; a NaN is both the least and the greatest.
+        low, high = torch.aminmax(found)
+        if not -math.inf < float(low) <= float(high) < math.inf:
+            became_infinite += _mend(found, part, dtype)
+    return cast, became_infinite
+
+
+def _mend(cast: torch.Tensor, block: torch.Tensor, dtype: DType) -> torch.Tensor:
+    """Make every NaN the quiet one; count finite elements that became infinite."""
+    cast.view(integer_of(dtype)).masked_fill_(block.isnan(), _QUIET_NAN[dtype.name])
+    return (cast.isinf() & ~block.isinf()).sum()
+
+
+def integer_of(dtype: DType) -> torch.dtype:
+    """Give the integers as which elements are moved, so that no bit of a NaN changes."""
+    return _INTEGERS[dtype.size_bytes]

@@ -1,0 +1,1 @@
+"""What a machine with a GPU shows in one run of a few minutes: ``make gpu``."""
