@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from distconv.errors import OutputError
 from distconv.formats.written import Headers
 from distconv.moving.progress import Progress
-from distconv.output.contents import check_data
+from distconv.output.contents import read_data
 from distconv.output.findings import Depth, Finding
 from distconv.output.loading import find_detours
 from distconv.output.receipt import ModelReceipt, read_receipt
@@ -67,7 +67,7 @@ def prove(storage: Storage, output: str, depth: Depth, progress: Progress) -> Pr
     if receipt is not None:
         findings += check_recorded(storage, output, receipt, headers)
     if depth >= Depth.DATA and (receipt is not None or target.has_checksums):
-        findings += check_data(storage, output, target, receipt, headers, progress)
+        findings += read_data(storage, output, target, receipt, headers, progress).findings
     if depth >= Depth.MODEL:
         findings += map(Finding, target.find_misfits(storage, output, headers))
     if receipt is None and not damage:
