@@ -58,11 +58,13 @@ class Gap:
 class Examination:
     """Runs of bytes that are looked at, each once: one unit of work.
 
-    Of each tensor its digest and its odd values are told, of all runs together what is asked for.
+    Of each tensor its odd values are told, and its digest and what else is asked for.
     """
 
     name: str
     runs: tuple[OutputTensor | Gap, ...]
+    digests: bool = True
+    """Whether the digest of each tensor is made."""
     whole: bool = False
     """Whether the digest of all runs is made, one behind the other."""
     md5: bool = False
@@ -104,6 +106,7 @@ def split_examination(unit: Examination, limit_bytes: int = QUESTION_BYTES) -> t
         Examination(
             f"{unit.name}, part {number} of {len(runs)}",
             unit.runs[run.start : run.stop],
+            digests=unit.digests,
             checksums=unit.checksums,
             is_part=True,
         )

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from distconv.errors import describe_os_error
+from distconv.errors import InputError, describe_os_error
 from distconv.moving.digests import ChunkDigests, PartDigests
 from distconv.moving.spans import Work
 from distconv.moving.values import Tally
@@ -96,6 +96,7 @@ class Found:
     """What an examination found, tensor by tensor in its order, and of all runs together; digests in hex."""
 
     tensors: tuple[str, ...] = ()
+    """Digests, where they were asked for."""
     tallies: tuple[Tally, ...] = ()
     checksums: tuple[int, ...] = ()
     """CRC32s, where they were asked for."""
@@ -103,6 +104,11 @@ class Found:
     md5: str | None = None
     problem: str | None = None
     """Why nothing was found out, where a file is not what its header says any more."""
+
+    def check(self) -> None:
+        """Raise InputError where nothing was found out."""
+        if self.problem is not None:
+            raise InputError(self.problem)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Values that no trained weight has: what is no number, what is infinite, and tensors that are all zero.
 
-They are told by the bit patterns of elements taken as integers, at the speed at which memory is read: the
-largest pattern with the sign and the largest without it tell that a block has nothing odd in it, and only a
-block that has is counted.
+They are told by the bit patterns of elements taken as integers, at the speed at which memory is read. All bits of
+a block, one over the other, tell whether it is zero, and whether any number in it is 2 or more; only where one is,
+the largest pattern with the sign and the largest without it are looked for, and only where these are odd it is counted.
 """
 
 from dataclasses import dataclass
@@ -55,16 +55,25 @@ class Tallying:
         if not len(content):
             return
         unit = min(self._dtype.size_bytes, 8)
-        patterns = np.frombuffer(content, f"u{unit}")
-        signed, largest = int(patterns.view(f"i{unit}").max()), int(patterns.max())
-        sign = 1 << (8 * unit - 1)
-        self._seen = True
-        self._zero = self._zero and signed <= 0 and largest in {0, sign if self._dtype.is_float else 0}
+        whole = len(content) // 8 * 8
+        words = int(np.bitwise_or.reduce(np.frombuffer(content[:whole], np.uint64))) if whole else 0
+        bits = 0
+        for start in range(0, 64, 8 * unit):
+            bits |= words >> start & ((1 << 8 * unit) - 1)
+        for pattern in np.frombuffer(content[whole:], f"u{unit}").tolist():
+            bits |= pattern
         finite = _LARGEST_FINITE.get(self._dtype.name)
-        if finite is not None and (signed > finite or largest > sign + finite):
-            self._count(patterns, finite, sign)
+        sign = 0 if finite is None else 1 << (8 * unit - 1)
+        self._seen = True
+        self._zero = self._zero and not bits & ~sign
+        # Below 2 the first bit of the exponent is not set; hardly any block of weights has more.
+        if finite is not None and bits & 1 << (8 * unit - 2):
+            self._count(np.frombuffer(content, f"u{unit}"), finite, sign)
 
     def _count(self, patterns: "Patterns", finite: int, sign: int) -> None:
+        signed = int(patterns.view(f"i{patterns.itemsize}").max())
+        if signed <= finite and int(patterns.max()) <= sign + finite:
+            return
         magnitudes = patterns & (sign - 1)
         odd = int((magnitudes > finite).sum())
         infinite = 0 if self._dtype.name in _WITHOUT_INFINITY else int((magnitudes == finite + 1).sum())

@@ -32,8 +32,9 @@ class Seen:
     """What was seen of a tensor's data: its digest in hex, and its odd values."""
 
     written: Written
-    digest: str
     tally: Tally
+    digest: str | None
+    """None where none was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,15 @@ class _Task:
     recorded: RecordedChunk | None
     md5: str | None
 
-    def list_units(self) -> tuple[Examination, ...]:
+    def list_units(self, *, digests: bool) -> tuple[Examination, ...]:
         """Give what workers read at a time."""
         whole = self.recorded is not None and self.recorded.digest is not None
         sums = any(written.crc32 is not None for written in self.tensors.values())
         runs = tuple(_list_runs(self.path, self.tensors, self.size_bytes))
         if not whole and self.md5 is None:
             runs = tuple(run for run in runs if isinstance(run, OutputTensor))
-        unit = Examination(self.name, runs, whole=whole, md5=self.md5 is not None, checksums=sums)
+        digests = digests or self.recorded is not None
+        unit = Examination(self.name, runs, digests, whole=whole, md5=self.md5 is not None, checksums=sums)
         return split_examination(unit)
 
 
@@ -87,14 +89,17 @@ def read_data(
     headers: Headers,
     progress: Progress,
     cluster: Cluster | None = None,
+    *,
+    digests: bool = False,
 ) -> Data:
     """Read all files of weights whose headers could be read, several at once, and compare what can be.
 
-    Digests of the receipt, CRC32s of archives, and the MD5s of a checklist that a conversion wrote.
+    Digests of the receipt, CRC32s of archives, and the MD5s of a checklist that a conversion wrote. ``digests``
+    asks for those of tensors with which nothing is compared here.
     An interruption stops all of them.
     """
     tasks, findings = _make_tasks(storage, output, target, receipt, headers)
-    units = {task.name: task.list_units() for task in tasks}
+    units = {task.name: task.list_units(digests=digests) for task in tasks}
     job = Job(storage, output, "cpu")
     receipts = run_units(job, [unit for own in units.values() for unit in own], cluster, progress, forget)
     found = {done.chunk: done.found or Found() for done in receipts}
@@ -104,8 +109,8 @@ def read_data(
         difference = _compare(task, read)
         if difference is not None:
             findings.append(difference)
-        for name, digest in read.digests.items():
-            seen[task.name, name] = Seen(task.tensors[name], digest, read.tallies[name])
+        for name, tally in read.tallies.items():
+            seen[task.name, name] = Seen(task.tensors[name], tally, read.digests.get(name))
     return Data(tuple(findings), seen)
 
 
@@ -151,7 +156,8 @@ def _bring_together(task: _Task, units: tuple[Examination, ...], found: Mapping[
         for place, tensor in enumerate(unit.tensors if part.problem is None else ()):
             written = task.tensors[tensor.name]
             names = sharing[written.offset_bytes, written.end_bytes]
-            digests |= dict.fromkeys(names, part.tensors[place])
+            if unit.digests:
+                digests |= dict.fromkeys(names, part.tensors[place])
             tallies |= dict.fromkeys(names, part.tallies[place])
             checksums |= {
                 name: part.checksums[place] for name in names if task.tensors[name].crc32 is not None

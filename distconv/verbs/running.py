@@ -35,3 +35,8 @@ def _has_several_gpus(device: str) -> bool:
     if not torch.cuda.is_available():
         raise UsageError("device cuda: torch sees no GPU here; use --device cpu")
     return torch.cuda.device_count() > 1
+
+
+def choose_reading_cluster(workers: int | None, address: str | None) -> Cluster | None:
+    """Take a cluster for what is only read where workers or an address ask for one."""
+    return Cluster(address, workers) if workers or address else None
