@@ -14,18 +14,23 @@ if TYPE_CHECKING:
     from distconv.verbs.download import DownloadReport, download
     from distconv.verbs.generate import generate
     from distconv.verbs.inspect import Inspection, inspect
+    from distconv.verbs.manifest import ManifestReport, manifest
     from distconv.verbs.plan import PlanReport, plan
     from distconv.verbs.push import PushReport, push
+    from distconv.verbs.sign import SignReport, sign
     from distconv.verbs.tokenizer import TokenizerReport, convert_tokenizer
-    from distconv.verbs.verify import Verification, verify
+    from distconv.verbs.verification import Verification
+    from distconv.verbs.verify import verify
 
 __all__ = [
     "CheckReport",
     "ConversionReport",
     "DownloadReport",
     "Inspection",
+    "ManifestReport",
     "PlanReport",
     "PushReport",
+    "SignReport",
     "TokenizerReport",
     "Verification",
     "check",
@@ -34,8 +39,10 @@ __all__ = [
     "download",
     "generate",
     "inspect",
+    "manifest",
     "plan",
     "push",
+    "sign",
     "verify",
 ]
 
@@ -47,15 +54,19 @@ _HOMES = {
     "DownloadReport": "verbs.download",
     "download": "verbs.download",
     "Inspection": "verbs.inspect",
+    "ManifestReport": "verbs.manifest",
+    "manifest": "verbs.manifest",
     "PlanReport": "verbs.plan",
     "inspect": "verbs.inspect",
     "plan": "verbs.plan",
     "PushReport": "verbs.push",
     "push": "verbs.push",
     "generate": "verbs.generate",
+    "SignReport": "verbs.sign",
+    "sign": "verbs.sign",
     "TokenizerReport": "verbs.tokenizer",
     "convert_tokenizer": "verbs.tokenizer",
-    "Verification": "verbs.verify",
+    "Verification": "verbs.verification",
     "verify": "verbs.verify",
 }
 

@@ -247,7 +247,6 @@ def test_a_transformers_folder_without_a_word_on_the_way_is_pointed_to_it(
         (("convert", "{hf}", "{out}", "--to", "meta", "--shards", "101"), "expected 1 to 100"),
         (("plan", "{hf}", "--to", "meta", "--shards", "3"), "Meta's code cannot divide among them"),
         (("convert", "{in}", "{out}", "--to", "gguf"), "'gguf' is not one of 'transformers', 'meta'"),
-        (("verify", "{hf}", "--against", "{hf}"), "give the checkpoint of Meta's that it was made from"),
         (("verify", "{in}", "--generate", "Once"), "text is continued by Transformers"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

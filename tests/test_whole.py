@@ -316,7 +316,6 @@ def test_some_strangers_really_win(model: Path, output: Path) -> None:
     [
         ("config.json", "transformers_weights"),
         ("config.json", "quantization_config"),
-        ("config.json", "auto_map"),
         ("tokenizer_config.json", "fast_tokenizer_files"),
     ],
 )
@@ -328,6 +327,19 @@ def test_a_config_that_leads_elsewhere_is_found_without_a_receipt_too(
     assert any(
         f"has {key}, which no conversion writes" in found for found in distconv.verify(output).differences
     )
+
+
+def test_code_that_others_name_beside_a_model_that_transformers_knows_is_said_not_to_be_run(
+    output: Path,
+) -> None:
+    edit(output / "config.json", auto_map={"AutoModel": "other.Model"})
+    assert any(
+        "has auto_map, which no conversion writes" in words for words in distconv.verify(output).differences
+    )
+    (output / "distconv.json").unlink()
+    report = distconv.verify(output)
+    assert report.ok
+    assert any("has auto_map; the code that it names is never run here" in note for note in report.notes)
 
 
 def test_a_copy_of_metas_own_tokenizer_is_no_stranger(checkpoint: Write, output: Path) -> None:

@@ -19,7 +19,7 @@ from distconv.cli.options import (
     to_option,
     tokenizer_option,
 )
-from distconv.cli.reports import check, inspect, plan, verify
+from distconv.cli.reports import check, inspect, manifest, plan, sign, verify
 from distconv.cli.screen import choose_progress, show
 from distconv.cli.transfers import download, push
 from distconv.errors import escape
@@ -216,5 +216,5 @@ def completion(*, shell: str) -> None:
     click.echo(made(cli, {}, "distconv", "_DISTCONV_COMPLETE").source())
 
 
-for command in (check, plan, inspect, verify, download, push):
+for command in (check, plan, inspect, verify, manifest, sign, download, push):
     cli.add_command(command)

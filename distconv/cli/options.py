@@ -110,6 +110,15 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
     return family_options(tokenizer_option(params_option(endpoint_option(command))))
 
 
+def worker_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add who reads where that is much."""
+    workers = click.option(
+        "--workers", type=click.IntRange(1), metavar="N", help="Read on Ray with so many workers."
+    )
+    address = click.option("--address", metavar="HOST:PORT", help="Ray cluster to use; also auto or local.")
+    return workers(address(command))
+
+
 class Resource(click.ParamType[tuple[str, float]]):
     """A custom resource of a Ray cluster: ``NAME=AMOUNT``."""
 

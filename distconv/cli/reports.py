@@ -1,4 +1,4 @@
-"""The commands that only look: check, plan, inspect and verify."""
+"""The commands that only look: check, plan, inspect, verify and manifest."""
 
 import sys
 
@@ -8,10 +8,12 @@ from distconv.cli.options import (
     Place,
     dtype_option,
     json_option,
+    ray_address,
     shards_option,
     size_option,
     source_options,
     to_option,
+    worker_options,
 )
 from distconv.cli.screen import choose_progress, defuse, show
 
@@ -130,47 +132,126 @@ def inspect(
     "--against",
     type=Place(),
     metavar="INPUT",
-    help="Also compare every tensor with what it was made from.",
+    help="Also compare every tensor with what it was made from, another folder, or a manifest.",
 )
+@click.option(
+    "--card", type=Place(), metavar="FILE", help="Write what was found: Markdown as .md, else JSON."
+)
+@click.option("--signature", type=Place(), metavar="FILE", help="Check a signature of `distconv sign` too.")
+@click.option("--public-key", type=Place(), metavar="FILE", help="The key by which it must be, as PEM.")
+@worker_options
 @source_options
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
 def verify(
-    *, output: str, text: str | None, against: str | None, family: str | None, instruct: bool, tokenizer: str | None,
+    *, output: str, text: str | None, against: str | None, card: str | None, signature: str | None,
+    public_key: str | None, workers: int | None, address: str | None,
+    family: str | None, instruct: bool, tokenizer: str | None,
     params: str | None, endpoint_url: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Check that OUTPUT is a whole model; exit code 1 where something is wrong.
 
-    OUTPUT is a folder for Transformers or for Meta's code. Index, headers and sizes must be in their
-    one form, every file must have the digest that distconv.json records, a model made of config.json
-    or params.json must take every tensor, and nothing else may stand there that would be loaded with
-    the model or in its place. With --against, every tensor is also made again from INPUT and compared,
-    whichever of its formats INPUT has. --generate loads a Transformers folder over the GPUs there are,
-    else the CPU, and prints 64 tokens, decoded greedily.
+    OUTPUT is a folder for Transformers, whoever wrote it and whatever its architecture, or for Meta's
+    code. A model made of its config must take every tensor, each must be there once, index and headers
+    must say what the files hold, no value may be NaN or infinite and no layer zero, and nothing else may
+    stand there that would be loaded. Files that distconv.json records must also have their one form and
+    their digests. With --against, every tensor is compared with INPUT's: those of a checkpoint are made
+    again, of other folders and manifests digests are compared. --generate loads a Transformers folder
+    over the GPUs there are, else the CPU, and prints 64 tokens, decoded greedily.
 
     \b
     Examples:
       distconv verify llama-2-7b-hf
       distconv verify llama-2-7b-hf --against Llama-2-7b
+      distconv verify Qwen3-30B-A3B --against qwen3.json --card CARD.md
       distconv verify Llama-2-7b-again --against llama-2-7b-hf
       distconv verify llama-2-7b-hf --generate "The capital of France is"
     """  # noqa: D301
     from distconv.verbs.verify import verify as run
 
     if text is not None:
-        from distconv.verbs.generate import refuse_meta
-
-        refuse_meta(output)
+        _refuse_meta(output)
     progress = choose_progress(quiet=quiet)
-    report = run(
-        output, against=against, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
-        endpoint_url=endpoint_url, progress=progress,
-    )  # fmt: skip
+    with ray_address(address) as chosen:
+        report = run(
+            output, against=against, workers=workers, address=chosen, family=family, instruct=instruct,
+            tokenizer=tokenizer, params=params, endpoint_url=endpoint_url, card=card, signature=signature,
+            public_key=public_key, progress=progress,
+        )  # fmt: skip
     show(report, as_json=as_json)
     if not report.ok:
         sys.exit(1)
     if text is not None:
-        from distconv.verbs.generate import generate
+        _generate(output, text, as_json=as_json)
 
-        # To standard error, where --json leaves standard output to the report.
-        click.echo(defuse(generate(output, text)), err=as_json)
+
+def _refuse_meta(output: str) -> None:
+    from distconv.verbs.generate import refuse_meta
+
+    refuse_meta(output)
+
+
+def _generate(output: str, text: str, *, as_json: bool) -> None:
+    from distconv.verbs.generate import generate
+
+    # To standard error, where --json leaves standard output to the report.
+    click.echo(defuse(generate(output, text)), err=as_json)
+
+
+@click.command(short_help="Write down the digests of INPUT's tensors.")
+@click.argument("source", metavar="INPUT", type=Place())
+@click.argument("path", metavar="FILE", type=Place())
+@worker_options
+@source_options
+@click.option("--quiet", is_flag=True, help="No progress.")
+@json_option
+def manifest(
+    *, source: str, path: str, workers: int | None, address: str | None, family: str | None, instruct: bool,
+    tokenizer: str | None, params: str | None, endpoint_url: str | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Write the digests of all tensors of INPUT to FILE, whatever files they lie in.
+
+    INPUT is a Transformers folder, whoever wrote it, or a checkpoint of Meta's, of which the tensors
+    are told that a conversion would write. Two models that hold the same have the same manifest, byte
+    for byte, however they are cut; `distconv verify OUTPUT --against FILE` compares a folder with one.
+
+    \b
+    Examples:
+      distconv manifest llama-2-7b-hf llama-2-7b.json
+      distconv manifest Llama-2-7b llama-2-7b.json
+    """  # noqa: D301
+    from distconv.verbs.manifest import manifest as run
+
+    with ray_address(address) as chosen:
+        report = run(
+            source, path, workers=workers, address=chosen, family=family, instruct=instruct,
+            tokenizer=tokenizer, params=params, endpoint_url=endpoint_url, progress=choose_progress(quiet=quiet),
+        )  # fmt: skip
+    show(report, as_json=as_json)
+
+
+@click.command(short_help="Sign what OUTPUT holds.")
+@click.argument("output", metavar="OUTPUT", type=Place())
+@click.option(
+    "--key", required=True, type=Place(), metavar="FILE", help="Elliptic-curve private key, as PEM."
+)
+@click.option(
+    "--signature", type=Place(), metavar="FILE", help="Where the signature goes, if not to OUTPUT/model.sig."
+)
+@click.option("--quiet", is_flag=True, help="No progress.")
+@json_option
+def sign(*, output: str, key: str, signature: str | None, quiet: bool, as_json: bool) -> None:
+    """Sign the SHA-256 of every file of OUTPUT, with what distconv.json says of the conversion.
+
+    OUTPUT must be whole. The signature is an in-toto statement in a bundle of sigstore's, made and checked
+    by model-signing (pip install 'distconv[sign]'); `model_signing verify key` checks it too. As the
+    same conversion gives the same bytes, anybody who has the source can make what was signed again.
+
+    \b
+    Examples:
+      distconv sign out --key mine.pem
+      distconv verify out --signature out/model.sig --public-key mine.pub
+    """  # noqa: D301
+    from distconv.verbs.sign import sign as run
+
+    show(run(output, key, signature=signature, progress=choose_progress(quiet=quiet)), as_json=as_json)

@@ -40,7 +40,52 @@ class Question:
         return sum(tensor.size_bytes for pair in self.pairs for tensor in pair)
 
 
-Unit = Section | Checksum | Question
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Bytes of a file that are no tensor's, from ``first`` to before ``end``."""
+
+    path: str
+    first: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        """How many there are."""
+        return self.end - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Runs of bytes that are looked at, each once: one unit of work.
+
+    Of each tensor its odd values are told, and its digest and what else is asked for.
+    """
+
+    name: str
+    runs: tuple[OutputTensor | Gap, ...]
+    digests: bool = True
+    """Whether the digest of each tensor is made."""
+    whole: bool = False
+    """Whether the digest of all runs is made, one behind the other."""
+    md5: bool = False
+    """Whether their MD5 is."""
+    checksums: bool = False
+    """Whether the CRC32 of each tensor's bytes is."""
+    is_part: bool = False
+    """Whether it is one of several that a file was split into."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How much there is to look at."""
+        return sum(run.size_bytes for run in self.runs)
+
+    @property
+    def tensors(self) -> tuple[OutputTensor, ...]:
+        """The tensors among the runs."""
+        return tuple(run for run in self.runs if isinstance(run, OutputTensor))
+
+
+Unit = Section | Checksum | Question | Examination
 
 
 def split_question(question: Question, limit_bytes: int = QUESTION_BYTES) -> tuple[Question, ...]:
@@ -48,6 +93,23 @@ def split_question(question: Question, limit_bytes: int = QUESTION_BYTES) -> tup
     runs = group_runs([left.size_bytes + right.size_bytes for left, right in question.pairs], limit_bytes)
     return tuple(
         Question(f"{question.name}, part {number} of {len(runs)}", question.pairs[run.start : run.stop])
+        for number, run in enumerate(runs, 1)
+    )
+
+
+def split_examination(unit: Examination, limit_bytes: int = QUESTION_BYTES) -> tuple[Examination, ...]:
+    """Split it into several of at most so many bytes, larger tensors alone, where nothing of the whole is asked."""
+    runs = group_runs([run.size_bytes for run in unit.runs], limit_bytes)
+    if unit.whole or unit.md5 or len(runs) == 1:
+        return (unit,)
+    return tuple(
+        Examination(
+            f"{unit.name}, part {number} of {len(runs)}",
+            unit.runs[run.start : run.stop],
+            digests=unit.digests,
+            checksums=unit.checksums,
+            is_part=True,
+        )
         for number, run in enumerate(runs, 1)
     )
 
@@ -68,6 +130,8 @@ def _name_kind(unit: Unit) -> str:
         return "MD5s"
     if isinstance(unit, Question):
         return "comparisons"
+    if isinstance(unit, Examination):
+        return "parts" if unit.is_part else "files"
     return "parts" if isinstance(unit, Part) or unit.is_sealed else "chunks"
 
 

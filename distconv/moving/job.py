@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from distconv.errors import describe_os_error
+from distconv.errors import InputError, describe_os_error
 from distconv.moving.digests import ChunkDigests, PartDigests
 from distconv.moving.spans import Work
+from distconv.moving.values import Tally
 from distconv.storage.base import Storage, Writer
 from distconv.storage.looks import find_each
 
@@ -92,6 +93,26 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What an examination found, tensor by tensor in its order, and of all runs together; digests in hex."""
+
+    tensors: tuple[str, ...] = ()
+    """Digests, where they were asked for."""
+    tallies: tuple[Tally, ...] = ()
+    checksums: tuple[int, ...] = ()
+    """CRC32s, where they were asked for."""
+    whole: str | None = None
+    md5: str | None = None
+    problem: str | None = None
+    """Why nothing was found out, where a file is not what its header says any more."""
+
+    def check(self) -> None:
+        """Raise InputError where nothing was found out."""
+        if self.problem is not None:
+            raise InputError(self.problem)
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What was done for one unit; ``kept`` says that it had been finished before."""
 
@@ -109,6 +130,8 @@ class Receipt:
     """In hex, of the whole file, where that was the unit."""
     equal: bool | None = None
     """What is answered, where a question was the unit."""
+    found: Found | None = None
+    """What was found, where an examination was the unit."""
     attempts: int = field(default=1, compare=False)
     """How often the unit was begun; the executor counts."""
     work: Work = field(default_factory=Work, compare=False)

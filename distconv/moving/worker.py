@@ -1,4 +1,4 @@
-"""Do one unit: make a file or a part of one (read source spans, put them together, write), digest a file, or compare.
+"""Do one unit: make a file or a part of one (read source spans, put them together, write), digest a file, compare, examine.
 
 Memory is bounded by a few blocks, whatever the model's size.
 """
@@ -8,12 +8,13 @@ from collections.abc import Callable
 from distconv.errors import Interrupted
 from distconv.formats.meta.checksums import update_crc32
 from distconv.layout.files import File, Literal, Part, Section, list_in_order
-from distconv.layout.units import Checksum, Question, Unit
+from distconv.layout.units import Checksum, Examination, Question, Unit
 from distconv.moving.checksums import digest_file
 from distconv.moving.compare import answer
 from distconv.moving.contents import Contents
 from distconv.moving.devices import Device
 from distconv.moving.digests import ChunkDigests, ChunkHasher
+from distconv.moving.examine import examine
 from distconv.moving.existing import is_finished, is_same, read_same
 from distconv.moving.job import Job, Receipt
 from distconv.moving.lane_devices import lane_device
@@ -23,7 +24,7 @@ from distconv.storage.base import PartWriter, Writer, join
 
 
 def make_unit(job: Job, unit: Unit, advance: Callable[[int], None], stopped: Callable[[], bool]) -> Receipt:
-    """Write a file, or a part of one, make the MD5 of one, or answer a question.
+    """Write a file, or a part of one, make the MD5 of one, answer a question, or examine tensors.
 
     ``advance`` is told of output bytes as they are written or digested, or of INPUT's that are compared; ``stopped`` is asked between
     blocks, and Interrupted raised when it says so. OutputError where another conversion owns OUTPUT.
@@ -34,6 +35,8 @@ def make_unit(job: Job, unit: Unit, advance: Callable[[int], None], stopped: Cal
         return digest_file(job, unit, advance, stopped)
     if isinstance(unit, Question):
         return answer(job, unit, advance, stopped)
+    if isinstance(unit, Examination):
+        return examine(job, unit, advance, stopped)
     return write_file(job, unit, advance, stopped)
 
 

@@ -1,25 +1,49 @@
-"""Whether the data of a model folder is what its digests and checksums say: each file is read once, from end to end."""
+"""What the data of a model folder is, and whether that is what its digests and checksums say.
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+Each file is read once, from end to end, by lanes of this process or by workers.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-
-from xxhash import xxh3_128
 
 from distconv.errors import InputError
 from distconv.formats.meta.checklist import parse_checklist
-from distconv.formats.meta.checksums import update_crc32
 from distconv.formats.written import Headers, Written
+from distconv.layout.dtypes import contiguous_strides
+from distconv.layout.files import OutputTensor
+from distconv.layout.regions import Region
+from distconv.layout.tensors import view_tensor
+from distconv.layout.units import Examination, Gap, split_examination
+from distconv.moving.executor import Cluster, forget
+from distconv.moving.job import Found, Job
 from distconv.moving.progress import Progress
+from distconv.moving.running import run_units
+from distconv.moving.values import Tally
 from distconv.output.findings import Finding
 from distconv.output.receipt import ModelReceipt, RecordedChunk
 from distconv.output.targets import CHECKLIST_NAME, RECEIPT_NAME, Target
-from distconv.storage.base import Storage, join, opened, read_small
-from distconv.storage.blocks import read_blocks
-from distconv.storage.parallel import map_at_once
+from distconv.storage.base import Storage, join, read_small
 
-_LANES = 4
 _CHECKLIST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of a tensor's data: its digest in hex, and its odd values."""
+
+    written: Written
+    tally: Tally
+    digest: str | None
+    """None where none was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What was seen of all data; tensors by the names of their files and their own."""
+
+    findings: tuple[Finding, ...] = ()
+    tensors: Mapping[tuple[str, str], Seen] | None = None
+    """None where it was not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,46 +57,61 @@ class _Task:
     recorded: RecordedChunk | None
     md5: str | None
 
+    def list_units(self, *, digests: bool) -> tuple[Examination, ...]:
+        """Give what workers read at a time."""
+        whole = self.recorded is not None and self.recorded.digest is not None
+        sums = any(written.crc32 is not None for written in self.tensors.values())
+        runs = tuple(_list_runs(self.path, self.tensors, self.size_bytes))
+        if not whole and self.md5 is None:
+            runs = tuple(run for run in runs if isinstance(run, OutputTensor))
+        digests = digests or self.recorded is not None
+        unit = Examination(self.name, runs, digests, whole=whole, md5=self.md5 is not None, checksums=sums)
+        return split_examination(unit)
+
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What was computed; by tensors' names, and in hex but for the CRC32s."""
+    """What was found in one file; by tensors' names, and in hex but for the CRC32s."""
 
     digests: Mapping[str, str]
+    tallies: Mapping[str, Tally]
     checksums: Mapping[str, int]
-    whole: str
-    md5: str
+    whole: str | None
+    md5: str | None
+    problem: str | None
 
 
-def check_data(
+def read_data(
     storage: Storage,
     output: str,
     target: Target,
     receipt: ModelReceipt | None,
     headers: Headers,
     progress: Progress,
-) -> list[Finding]:
+    cluster: Cluster | None = None,
+    *,
+    digests: bool = False,
+) -> Data:
     """Read all files of weights whose headers could be read, several at once, and compare what can be.
 
-    Digests of the receipt, CRC32s of archives, and the MD5s of a checklist that a conversion wrote.
+    Digests of the receipt, CRC32s of archives, and the MD5s of a checklist that a conversion wrote. ``digests``
+    asks for those of tensors with which nothing is compared here.
     An interruption stops all of them.
     """
-
-    def check(task: _Task, stopped: Callable[[], bool]) -> Finding | None:
-        try:
-            found = _compare(storage, task, progress.advance, stopped)
-        except InputError as error:  # it was changed since its header was read
-            found = Finding(str(error), task.name)
-        progress.unit_done(task.name)
-        return found
-
     tasks, findings = _make_tasks(storage, output, target, receipt, headers)
-    kind = "files" if {task.name for task in tasks} - headers.keys() else f"{target.noun}s"
-    progress.begin(sum(task.size_bytes for task in tasks), len(tasks), kind)
-    try:
-        return [*findings, *(found for found in map_at_once(check, tasks, _LANES) if found is not None)]
-    finally:
-        progress.end()
+    units = {task.name: task.list_units(digests=digests) for task in tasks}
+    job = Job(storage, output, "cpu")
+    receipts = run_units(job, [unit for own in units.values() for unit in own], cluster, progress, forget)
+    found = {done.chunk: done.found or Found() for done in receipts}
+    seen: dict[tuple[str, str], Seen] = {}
+    for task in tasks:
+        read = _bring_together(task, units[task.name], found)
+        difference = _compare(task, read)
+        if difference is not None:
+            findings.append(difference)
+        for name, tally in read.tallies.items():
+            seen[task.name, name] = Seen(task.tensors[name], tally, read.digests.get(name))
+    return Data(tuple(findings), seen)
 
 
 def _make_tasks(
@@ -83,13 +122,13 @@ def _make_tasks(
     listed, findings = _read_checklist(storage, output, target)
     tasks = []
     for name in (*headers, *sorted(listed.keys() - headers.keys() - recorded.keys())):
-        path, row = join(output, name), recorded.get(name)
+        path = join(output, name)
         entry = storage.find(path)
         if entry is None:
             findings.append(Finding(f"{path}: missing, though {CHECKLIST_NAME} lists it"))
             continue
-        size_bytes = entry.size_bytes if row is None else row.size_bytes
-        tasks.append(_Task(name, path, size_bytes, headers.get(name, {}), row, listed.get(name)))
+        row, md5 = recorded.get(name), listed.get(name)
+        tasks.append(_Task(name, path, entry.size_bytes, headers.get(name, {}), row, md5))
     return tasks, findings
 
 
@@ -105,11 +144,32 @@ def _read_checklist(storage: Storage, output: str, target: Target) -> tuple[Mapp
     return {entry.path: entry.md5 for entry in listed}, []
 
 
-def _compare(
-    storage: Storage, task: _Task, advance: Callable[[int], None], stopped: Callable[[], bool]
-) -> Finding | None:
-    """Read a file and tell of the first that differs: its tensors, what is around them, all of it."""
-    read = _read(storage, task, advance, stopped)
+def _bring_together(task: _Task, units: tuple[Examination, ...], found: Mapping[str, Found]) -> _Read:
+    """Take what was found in a file's units, by the names of its tensors; several may have one run."""
+    parts = [found[unit.name] for unit in units]
+    problem = next((part.problem for part in parts if part.problem is not None), None)
+    digests: dict[str, str] = {}
+    tallies: dict[str, Tally] = {}
+    checksums: dict[str, int] = {}
+    sharing = _group_names(task.tensors)
+    for unit, part in zip(units, parts, strict=True):
+        for place, tensor in enumerate(unit.tensors if part.problem is None else ()):
+            written = task.tensors[tensor.name]
+            names = sharing[written.offset_bytes, written.end_bytes]
+            if unit.digests:
+                digests |= dict.fromkeys(names, part.tensors[place])
+            tallies |= dict.fromkeys(names, part.tallies[place])
+            checksums |= {
+                name: part.checksums[place] for name in names if task.tensors[name].crc32 is not None
+            }
+    whole = (parts[0].whole, parts[0].md5) if len(parts) == 1 else (None, None)
+    return _Read(digests, tallies, checksums, *whole, problem)
+
+
+def _compare(task: _Task, read: _Read) -> Finding | None:
+    """Tell of the first that differs: a file's tensors, what is around them, all of it."""
+    if read.problem is not None:
+        return Finding(read.problem, task.name)
     if task.recorded is not None:
         digests = task.recorded.tensors
         own = {name: digest for name, digest in read.digests.items() if task.tensors[name].shares is None}
@@ -128,42 +188,31 @@ def _compare(
     return None
 
 
-def _read(
-    storage: Storage, task: _Task, advance: Callable[[int], None], stopped: Callable[[], bool]
-) -> _Read:
-    whole, md5 = xxh3_128(), hashlib.md5(usedforsecurity=False)
-    has_whole = task.recorded is not None and task.recorded.digest is not None
-    digests: dict[str, str] = {}
-    checksums: dict[str, int] = {}
-    with opened(storage, task.path) as reader:
-        for first, end, names in _list_runs(task.tensors, reader.size_bytes):
-            digest, checksum = xxh3_128(), 0
-            sums = [name for name in names if task.tensors[name].crc32 is not None]
-            for content in read_blocks(reader, first, end, stopped):
-                if has_whole:
-                    whole.update(content)
-                if task.md5 is not None:
-                    md5.update(content)
-                if names:
-                    digest.update(content)
-                if sums:
-                    checksum = update_crc32(checksum, content)
-                advance(len(content))
-            digests |= dict.fromkeys(names, digest.hexdigest())
-            checksums |= dict.fromkeys(sums, checksum)
-    return _Read(digests, checksums, whole.hexdigest(), md5.hexdigest())
-
-
-def _list_runs(tensors: Mapping[str, Written], size_bytes: int) -> Iterator[tuple[int, int, tuple[str, ...]]]:
-    """Give runs of bytes that cover the file: first byte, end, names of the tensors whose data it is."""
+def _group_names(tensors: Mapping[str, Written]) -> dict[tuple[int, int], list[str]]:
+    """Give the names of tensors by their first byte and the one behind their last."""
     spans: dict[tuple[int, int], list[str]] = {}
     for name, written in tensors.items():
         spans.setdefault((written.offset_bytes, written.end_bytes), []).append(name)
+    return spans
+
+
+def _list_runs(path: str, tensors: Mapping[str, Written], size_bytes: int) -> Iterator[OutputTensor | Gap]:
+    """Give runs that cover the file; one of several names is called by the first."""
     position = 0
-    for (first, end), names in sorted(spans.items()):
+    for (first, end), (name, *_others) in sorted(_group_names(tensors).items()):
         if first > position:
-            yield position, first, ()
-        yield first, end, tuple(names)
+            yield Gap(path, position, first)
+        yield take_written(name, tensors[name])
         position = max(position, end)
     if position < size_bytes:
-        yield position, size_bytes, ()
+        yield Gap(path, position, size_bytes)
+
+
+def take_written(name: str, written: Written) -> OutputTensor:
+    """Take a tensor of a file that was written as one to be read."""
+    shape, dtype = written.shape, written.dtype
+    region = Region(
+        written.path, written.offset_bytes, written.end_bytes - written.offset_bytes, 0, zipped=False
+    )
+    tensor = view_tensor(name, dtype, region, 0, shape, contiguous_strides(shape))
+    return OutputTensor(name, name, shape, dtype, dtype, tensor.copies)

@@ -46,19 +46,35 @@ def is_loaded(entry: Entry, target: Target) -> bool:
     return holds_weights(entry) or holds_settings(entry, target)
 
 
-def find_detours(storage: Storage, output: str, target: Target) -> Iterator[str]:
-    """Tell of what config and tokenizer config name that would be loaded in place of the model."""
+def find_detours(
+    storage: Storage, output: str, target: Target, *, recorded: bool
+) -> tuple[list[str], list[str]]:
+    """Tell of what config and tokenizer config name that would be loaded in place of the model.
+
+    Gives findings, and notes on what others write beside models that the installed Transformers knows itself.
+    """
+    findings, notes = [], []
     for name, keys in target.detours.items():
         path = join(output, name)
         if storage.find(path) is not None:
             try:
                 found = read_object(storage, path)
             except OutputError as error:
-                yield str(error)
+                findings.append(str(error))
                 continue
             for key in keys:
-                if found.get(key) is not None:
-                    yield f"{path}: has {key}, which no conversion writes and which changes what is loaded"
+                if found.get(key) is None:
+                    continue
+                if key == _CODE and not recorded:
+                    notes.append(f"{path}: has {key}; the code that it names is never run here")
+                else:
+                    findings.append(
+                        f"{path}: has {key}, which no conversion writes and which changes what is loaded"
+                    )
+    return findings, notes
+
+
+_CODE = "auto_map"
 
 
 def digest_file(storage: Storage, path: str) -> str:

@@ -1,6 +1,6 @@
 """Whether a model made of a folder's small files takes the tensors that its weight files hold."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from distconv.errors import InputError, Stopped
 from distconv.families.architectures import tell_architecture
@@ -15,8 +15,11 @@ from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.regions import Region
 from distconv.sidecars.config import CONFIG_NAME
-from distconv.sidecars.empty import read_expected_shapes
+from distconv.sidecars.empty import EmptyModel, read_empty_model
 from distconv.storage.base import Storage, join
+
+_SHOWN_CHARACTERS = 300
+_MOST_FINDINGS = 20
 
 
 def find_misfits_of_config(storage: Storage, output: str, headers: Headers) -> Iterator[str]:
@@ -25,24 +28,61 @@ def find_misfits_of_config(storage: Storage, output: str, headers: Headers) -> I
     if storage.find(path) is None:
         yield f"{path}: missing"
         return
+    found = {name: written for tensors in headers.values() for name, written in tensors.items()}
     try:
-        shapes = [written.shape for tensors in headers.values() for written in tensors.values()]
-        wanted, tied = read_expected_shapes(storage, path, shapes)
+        model = read_empty_model(storage, path, {name: written.shape for name, written in found.items()})
     except Stopped:
         raise
     # Whatever a damaged config makes of Transformers' code, it is the config's fault.
     except Exception as error:  # noqa: BLE001
-        first, *_ = [*str(error).splitlines(), ""]
-        yield f"{path}: no model can be made of it ({type(error).__name__}: {first})"
+        said = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
+        yield f"{path}: no model can be made of it ({type(error).__name__}: {said})"
         return
-    found = {tensor: written.shape for tensors in headers.values() for tensor, written in tensors.items()}
-    for tensor in sorted(wanted.keys() - found.keys() - tied):
-        yield f"{tensor}: missing, the model of {path} needs it"
-    for tensor in sorted(found.keys() - wanted.keys()):
-        yield f"{tensor}: the model of {path} does not take it"
-    for tensor in sorted(found.keys() & wanted.keys()):
-        if found[tensor] != wanted[tensor]:
-            yield f"{tensor}: shape {found[tensor]}, the model of {path} takes {wanted[tensor]}"
+    stand, twice = _find_stand_ins(model, found, path)
+    foreign = sorted(found.keys() - model.wanted.keys() - model.others.keys() - model.ignored)
+    yield from _shorten(twice)
+    yield from _shorten(
+        f"{name}: missing, the model of {path} needs it"
+        for name in sorted(model.wanted.keys() - stand.keys() - model.optional)
+    )
+    yield from _shorten(f"{name}: the model of {path} does not take it" for name in foreign)
+    yield from _shorten(_find_other_forms(model, found, stand, path))
+
+
+def _shorten(findings: Iterable[str]) -> Iterator[str]:
+    """Tell of the first of many that are alike: a whole model may be called otherwise."""
+    findings = list(findings)
+    yield from findings[:_MOST_FINDINGS]
+    if len(findings) > _MOST_FINDINGS:
+        yield f"… and {len(findings) - _MOST_FINDINGS:,} more like these"
+
+
+def _find_stand_ins(
+    model: EmptyModel, found: Mapping[str, Written], path: str
+) -> tuple[dict[str, str], list[str]]:
+    """Give what tensor there is for each of the model's, and tell of those that are there under two names."""
+    stand = {name: name for name in found if name in model.wanted}
+    twice = [
+        f"{name}: the same tensor as {stand[own]} for the model of {path}; it is there twice"
+        for name, meant in model.others.items()
+        for own in meant
+        if stand.setdefault(own, name) != name
+    ]
+    return stand, twice
+
+
+def _find_other_forms(
+    model: EmptyModel, found: Mapping[str, Written], stand: Mapping[str, str], path: str
+) -> Iterator[str]:
+    """Tell of shapes and kinds of numbers that the model does not take."""
+    for own, name in sorted(stand.items()):
+        wanted, written = model.wanted[own], found[name]
+        is_together = len(model.others.get(name, ())) > 1  # several in one, whose shape has been looked at
+        if written.shape != wanted.shape and not is_together:
+            yield f"{name}: shape {written.shape}, the model of {path} takes {wanted.shape}"
+        elif written.dtype.is_float != wanted.is_float:
+            kind = "a floating-point type" if wanted.is_float else "whole numbers"
+            yield f"{name}: stored as {written.dtype}, the model of {path} takes {kind}"
 
 
 def find_misfits_of_params(storage: Storage, output: str, headers: Headers) -> Iterator[str]:

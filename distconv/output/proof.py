@@ -1,19 +1,33 @@
 """Prove a model folder by itself: whether it is whole, looked at as closely as is asked.
 
-Nothing of INPUT is needed.
+Nothing of INPUT is needed, and nobody need have made it with distconv: what a receipt does not say, the folder's
+own index, headers and config.json do.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from distconv.errors import OutputError
+from distconv.errors import InputError, OutputError
 from distconv.formats.written import Headers
+from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
-from distconv.output.contents import check_data
+from distconv.output.contents import Data, read_data
 from distconv.output.findings import Depth, Finding
 from distconv.output.loading import find_detours
+from distconv.output.manifest import Listed
+from distconv.output.oddities import find_odd_dtypes, find_odd_values
 from distconv.output.receipt import ModelReceipt, read_receipt
 from distconv.output.structure import check_forms, check_recorded, find_foreign, list_names, read_headers
-from distconv.output.targets import CHECKLIST_NAME, JOURNAL_NAME, RECEIPT_NAME, Target, tell_target
+from distconv.output.targets import (
+    CHECKLIST_NAME,
+    JOURNAL_NAME,
+    RECEIPT_NAME,
+    TRANSFORMERS,
+    Target,
+    tell_target,
+)
+from distconv.sidecars.config import CONFIG_NAME
+from distconv.sidecars.settings import read_declared_dtype
 from distconv.storage.base import Storage, join
 
 
@@ -25,6 +39,7 @@ class Proof:
     depth: Depth
     headers: Headers
     receipt: ModelReceipt | None
+    data: Data
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
 
@@ -37,18 +52,32 @@ class Proof:
     def examined(self) -> str:
         """Say for people what was looked at."""
         if self.receipt is None:
-            return "structure"
+            return "structure and values" if self.depth >= Depth.MODEL else "structure"
         if self.depth < Depth.DATA:
             return f"structure and small files; the {self.target.noun}s' data was not read"
         return "structure, small files, the digests of all data"
 
+    def list_tensors(self) -> Iterator[Listed]:
+        """Give each tensor that has a digest, as a manifest has it."""
+        for (_file, name), seen in (self.data.tensors or {}).items():
+            if seen.digest is not None:
+                yield Listed(name, seen.written.shape, seen.written.dtype, seen.digest, seen.tally)
 
-def prove(storage: Storage, output: str, depth: Depth, progress: Progress) -> Proof:
+
+def prove(
+    storage: Storage,
+    output: str,
+    depth: Depth,
+    progress: Progress,
+    cluster: Cluster | None = None,
+    *,
+    digests: bool = False,
+) -> Proof:
     """Look at a model folder, and list what is wrong in it.
 
-    What it should be its receipt says, and where there is no good one the names in it.
-    ``progress`` is told of the bytes of the files of weights as they are read. OutputError where it is
-    no model folder.
+    What it should be its receipt says, and where there is no good one the folder itself. ``progress`` is told of
+    the bytes of the files of weights as they are read, by lanes or by a cluster's workers; ``digests`` asks for
+    those of all tensors. OutputError where it is no model folder.
     """
     entry = storage.find(output)
     if entry is None or not entry.is_folder:
@@ -56,24 +85,55 @@ def prove(storage: Storage, output: str, depth: Depth, progress: Progress) -> Pr
     receipt, damage = _find_receipt(storage, output)
     target = tell_target(storage, output) if receipt is None else receipt.conversion.target
     names, misled = list_names(storage, output, target, receipt)
-    headers, findings = read_headers(storage, output, target, names)
-    findings += map(Finding, (*damage, *misled))
-    if storage.find(join(output, JOURNAL_NAME)) is not None:
-        findings.append(Finding(f"{output}: a conversion into it is not finished; run it again"))
-    findings += check_forms(storage, output, target, names, headers)
-    foreign, notes = find_foreign(storage, output, target, names, receipt)
-    findings += map(Finding, foreign)
-    findings += map(Finding, find_detours(storage, output, target))
-    if receipt is not None:
-        findings += check_recorded(storage, output, receipt, headers)
-    if depth >= Depth.DATA and (receipt is not None or target.has_checksums):
-        findings += check_data(storage, output, target, receipt, headers, progress)
-    # Of some of the tensors only it would be said that the others are missing or are of other shapes.
-    if depth >= Depth.MODEL and headers.keys() == set(names):
-        findings += map(Finding, target.find_misfits(storage, output, headers))
+    headers, findings, notes = _look_at_files(storage, output, target, receipt, names)
+    findings = [*map(Finding, (*damage, *misled)), *findings]
+    data = Data()
+    if depth >= (Depth.DATA if receipt is not None or target.has_checksums else Depth.MODEL):
+        data = read_data(storage, output, target, receipt, headers, progress, cluster, digests=digests)
+        findings += data.findings
+    if depth >= Depth.MODEL:
+        # Of some of the tensors only it would be said that the others are missing or are of other shapes.
+        if headers.keys() == set(names):
+            findings += map(Finding, target.find_misfits(storage, output, headers))
+        odd, more = _find_oddities(storage, output, target, headers, data, recorded=receipt is not None)
+        findings += odd
+        notes += more
     if receipt is None and not damage:
         notes.append(f"{output}: no {RECEIPT_NAME}, so {_describe_unrecorded(target, depth)}")
-    return Proof(target, depth, headers, receipt, tuple(dict.fromkeys(findings)), tuple(notes))
+    return Proof(target, depth, headers, receipt, data, tuple(dict.fromkeys(findings)), tuple(notes))
+
+
+def _look_at_files(
+    storage: Storage, output: str, target: Target, receipt: ModelReceipt | None, names: Sequence[str]
+) -> tuple[Headers, list[Finding], list[str]]:
+    """Look at headers, sizes and small files; gives also findings, and notes."""
+    headers, findings = read_headers(storage, output, target, names)
+    if storage.find(join(output, JOURNAL_NAME)) is not None:
+        findings.append(Finding(f"{output}: a conversion into it is not finished; run it again"))
+    recorded = receipt is not None
+    findings += check_forms(storage, output, target, names, headers, recorded=recorded)
+    foreign, notes = find_foreign(storage, output, target, names, receipt)
+    detours, more = find_detours(storage, output, target, recorded=recorded)
+    findings += map(Finding, (*foreign, *detours))
+    if receipt is not None:
+        findings += check_recorded(storage, output, receipt, headers)
+    return headers, findings, [*notes, *more]
+
+
+def _find_oddities(
+    storage: Storage, output: str, target: Target, headers: Headers, data: Data, *, recorded: bool
+) -> tuple[list[Finding], list[str]]:
+    """Find odd values, and odd types where no receipt says that they were INPUT's."""
+    findings, notes = find_odd_values(data.tensors or {})
+    config = join(output, CONFIG_NAME)
+    if recorded or target is not TRANSFORMERS or storage.find(config) is None:
+        return findings, notes
+    try:
+        declared = read_declared_dtype(storage, config)
+    except InputError:  # which has been told
+        declared = None
+    odd, more = find_odd_dtypes(headers, declared, config)
+    return [*findings, *map(Finding, odd)], [*notes, *more]
 
 
 def _find_receipt(storage: Storage, output: str) -> tuple[ModelReceipt | None, list[str]]:

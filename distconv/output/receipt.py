@@ -19,7 +19,7 @@ from distconv.sidecars.config import to_json
 from distconv.storage.base import Storage, read_small
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_XXH3 = _MD5 = re.compile(r"[0-9a-f]{32}")
+XXH3 = _MD5 = re.compile(r"[0-9a-f]{32}")
 _WORD = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
 
 
@@ -161,11 +161,11 @@ def _make_chunk(row: object, number: int, name: str, target: Target) -> Recorded
         raise WrongValueError(f"{target.noun} {number} is not {name}")
     tensors = take(row, "tensors", dict, name)
     for tensor in tensors:
-        check_digest(take(tensors, tensor, str, name), _XXH3, name)
+        check_digest(take(tensors, tensor, str, name), XXH3, name)
     digest = None
     if target.whole_digest or row.get(ALGORITHM) is not None:
         digest = take(row, ALGORITHM, str, name)
-        check_digest(digest, _XXH3, name)
+        check_digest(digest, XXH3, name)
     md5 = None
     if row.get("md5") is not None:
         md5 = take(row, "md5", str, name)

@@ -3,6 +3,7 @@
 Headers and index are made again from what they say, so that whatever is not as distconv writes it is found.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 
 from distconv.errors import InputError, OutputError
@@ -11,7 +12,7 @@ from distconv.output.findings import Finding
 from distconv.output.loading import digest_file, holds_weights, is_copy, is_loaded
 from distconv.output.receipt import ModelReceipt
 from distconv.output.targets import RECEIPT_NAME, Target
-from distconv.storage.base import Storage, join
+from distconv.storage.base import Entry, Storage, join
 
 
 def list_names(
@@ -47,9 +48,23 @@ def read_headers(
 
 
 def check_forms(
-    storage: Storage, output: str, target: Target, names: Sequence[str], headers: Headers
+    storage: Storage,
+    output: str,
+    target: Target,
+    names: Sequence[str],
+    headers: Headers,
+    *,
+    recorded: bool,
 ) -> Iterator[Finding]:
-    """Compare names, headers and index with what distconv makes of the same tensors."""
+    """Compare names, headers and index with what distconv makes of the same tensors, or with each other.
+
+    What others write may be in other forms than ours, where no receipt says that it is ours.
+    """
+    if not recorded and target.find_index_differences is not None:
+        yield from map(Finding, _find_gaps(output, names))
+        yield from map(Finding, _find_twins(output, headers))
+        yield from map(Finding, target.find_index_differences(storage, output, headers))
+        return
     expected = set(target.name_files(len(names)))
     if expected != set(names):
         odd = ", ".join(sorted(set(names) ^ expected))
@@ -60,6 +75,51 @@ def check_forms(
             yield Finding(words, name)
     if headers.keys() == set(names):
         yield from map(Finding, target.find_wrong_index(storage, output, headers))
+
+
+_NUMBERED = re.compile(r"(.*?)(\d+)-of-(\d+)(.*)")
+_MOST_SHOWN = 4
+
+
+def _find_gaps(output: str, names: Sequence[str]) -> Iterator[str]:
+    """Tell which files are missing by what the names of the others say of their number."""
+    there: dict[tuple[str, int, str], set[int]] = {}
+    for name in names:
+        match = _NUMBERED.fullmatch(name)
+        if match is not None and len(match[3]) <= _DIGITS:
+            there.setdefault((match[1], int(match[3]), match[4]), set()).add(int(match[2]))
+    if len(there) > 1:
+        totals = " and ".join(f"{head}…-of-{total}{tail}" for head, total, tail in sorted(there))
+        yield f"{output}: the index names files of {len(there)} sets: {totals}; expected those of one"
+    for (head, total, tail), numbers in there.items():
+        gone = total - len(numbers & set(range(1, total + 1)))
+        if gone and 0 not in numbers:
+            first = next(number for number in range(1, total + 1) if number not in numbers)
+            yield (
+                f"{output}: {len(numbers)} files {head}…{tail} of {total:,}; {gone:,} are missing, "
+                f"number {first} first"
+            )
+
+
+_DIGITS = 6
+
+
+def _find_twins(output: str, headers: Headers) -> Iterator[str]:
+    """Tell of tensors that are in two files: a loader takes one of them."""
+    homes: dict[str, str] = {}
+    twins: dict[tuple[str, str], list[str]] = {}
+    for file, tensors in headers.items():
+        for name in tensors:
+            home = homes.setdefault(name, file)
+            if home != file:
+                twins.setdefault((home, file), []).append(name)
+    for (first, second), names in twins.items():
+        shown = ", ".join(name[:_SHOWN_CHARACTERS] for name in names[:_MOST_SHOWN])
+        more = f" and {len(names) - _MOST_SHOWN:,} more" if len(names) > _MOST_SHOWN else ""
+        yield f"{output}: {shown}{more}: both in {first} and in {second}"
+
+
+_SHOWN_CHARACTERS = 80
 
 
 def find_foreign(
@@ -73,14 +133,18 @@ def find_foreign(
         if entry.name in ours or not is_loaded(entry, target):
             continue
         words = f"{join(output, entry.name)}: not of this model, and may be loaded in its place"
-        if holds_weights(entry):
-            findings.append(words)
-        elif receipt is None:
+        if receipt is None and not (holds_weights(entry) and re.fullmatch(target.rivals, entry.name)):
             if not target.is_sidecar(entry.name):
-                notes.append(f"{join(output, entry.name)}: not what distconv writes, and may be loaded")
-        elif not is_copy(storage, output, entry, target, copied):
+                notes.append(f"{join(output, entry.name)}: {_describe_unknown(entry)}")
+        elif holds_weights(entry) or not is_copy(storage, output, entry, target, copied):
             findings.append(words)
     return findings, notes
+
+
+def _describe_unknown(entry: Entry) -> str:
+    if holds_weights(entry):
+        return "weights that were not looked at, as Transformers prefers the model's"
+    return "not what distconv writes, and may be loaded"
 
 
 def check_recorded(

@@ -64,6 +64,10 @@ class Target:
     """Make all but a file's data again from its tensors, and tell where it differs."""
     find_wrong_index: Callable[[Storage, str, Headers], Iterator[str]] = field(compare=False)
     """Make the index again from all headers, and tell where it differs."""
+    find_index_differences: Callable[[Storage, str, Headers], Iterator[str]] | None = field(compare=False)
+    """Tell where an index that anybody wrote is wrong; None where nobody else's form is as good as ours."""
+    rivals: str
+    """Pattern of the names of weights that a loader takes with the model's or in their place, whoever wrote them."""
     find_misfits: Callable[[Storage, str, Headers], Iterator[str]] = field(compare=False)
     """Tell which tensors a model made of the small files does not take."""
 
@@ -107,6 +111,8 @@ TRANSFORMERS = Target(
     read_header=safetensors.read_header,
     find_odd_form=safetensors.find_odd_form,
     find_wrong_index=safetensors.find_wrong_index,
+    find_index_differences=safetensors.find_index_differences,
+    rivals=r"(?!consolidated).*\.safetensors|consolidated\.\d+\.pth|adapter_(config\.json|model\..*)",
     find_misfits=find_misfits_of_config,
 )
 """What ``from_pretrained`` of transformers 4.45 to 5.23 looks for in a local folder."""
@@ -131,6 +137,8 @@ META = Target(
     read_header=meta.read_shard,
     find_odd_form=meta.find_odd_form,
     find_wrong_index=lambda _storage, _output, _headers: iter(()),
+    find_index_differences=None,
+    rivals=r".*",
     find_misfits=find_misfits_of_params,
 )
 """Meta's code loads every ``*.pth`` of the folder, by name, a rank each (``generation.py`` of llama3 and

@@ -12,6 +12,7 @@ from distconv.moving.executor import Cluster, forget
 from distconv.moving.existing import find_finished
 from distconv.moving.job import Job, Preconditions, Receipt
 from distconv.moving.progress import Progress, SilentProgress, Stopwatch
+from distconv.moving.running import run_units
 from distconv.moving.shared import SharedFiles
 from distconv.moving.trace import RunCharts, sum_requests, summarise
 from distconv.output.checklist import make_output_checklist
@@ -28,7 +29,7 @@ from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.finished import compare_all, examine
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.prepared import Prepared
-from distconv.verbs.running import choose_asking_cluster, choose_cluster, choose_device, run_units
+from distconv.verbs.running import choose_asking_cluster, choose_cluster, choose_device
 from distconv.verbs.sources import find_input, list_input, prepare
 from distconv.version import VERSION
 

@@ -1,29 +1,9 @@
-"""Where units are done: by lanes of this process, or by the workers of a Ray cluster."""
-
-import os
-from collections.abc import Sequence
+"""Which device and which cluster options ask for."""
 
 from distconv.errors import UsageError
-from distconv.layout.units import Unit
-from distconv.moving.executor import Cluster, Keep
-from distconv.moving.inline import run_inline
-from distconv.moving.job import Job, Receipt
+from distconv.moving.executor import Cluster
 from distconv.moving.lane_devices import find_missing_device
-from distconv.moving.progress import Progress
 from distconv.verbs.options import Options
-
-_INLINE_LANES = 4
-
-
-def run_units(
-    job: Job, units: Sequence[Unit], cluster: Cluster | None, progress: Progress, keep: Keep
-) -> tuple[Receipt, ...]:
-    """Do all units, in this process where there is no cluster; ``keep`` is told of each."""
-    if cluster is None:
-        return run_inline(job, units, min(_INLINE_LANES, os.cpu_count() or 1), progress, keep=keep)
-    from distconv.moving.ray.driver import run_on_ray
-
-    return run_on_ray(job, units, cluster, progress, keep=keep)
 
 
 def choose_device(device: str) -> str:
@@ -56,3 +36,8 @@ def _has_several_gpus(device: str) -> bool:
     import torch
 
     return torch.cuda.device_count() > 1
+
+
+def choose_reading_cluster(workers: int | None, address: str | None) -> Cluster | None:
+    """Take a cluster for what is only read where workers or an address ask for one."""
+    return Cluster(address, workers) if workers or address else None

@@ -1,134 +1,120 @@
 """Prove that OUTPUT is whole, and that it holds INPUT's tensors, on another path than the worker's."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from distconv.errors import InputError, OutputError
+from distconv.errors import OutputError, UsageError
 from distconv.families.images import ALL_FAMILIES
-from distconv.formats.written import Headers
+from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress, SilentProgress
-from distconv.output.findings import Depth, Finding
-from distconv.output.proof import prove
+from distconv.output.findings import Depth
+from distconv.output.manifest import Manifest, make_manifest
+from distconv.output.proof import Proof, prove
 from distconv.output.receipt import Conversion, read_receipt
 from distconv.output.targets import RECEIPT_NAME, TRANSFORMERS, Target, tell_target
-from distconv.storage.base import PathLike, Storage, join
+from distconv.storage.base import PathLike, Storage, join, write_small
 from distconv.storage.places import open_places, read_place
+from distconv.verbs.against import Compare, against_manifest, against_tensors, is_manifest_file
 from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.compare_shards import compare_shards
 from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
 from distconv.verbs.options import Options, read_place_or_none
+from distconv.verbs.running import choose_reading_cluster
+from distconv.verbs.sign import find_false_signature
 from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
-
-Compare = Callable[[Headers, Progress], list[Finding]]
-"""Lists what of OUTPUT's tensors, by its headers, is missing, foreign, or differs from INPUT's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """What was found; ``source`` is None where OUTPUT was looked at alone."""
-
-    output: str
-    source: str | None
-    tensors: int
-    data_proved: bool
-    """Whether all data was compared, with the receipt's digests or with the source."""
-    examined: str
-    """What was looked at, for people."""
-    differences: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing differs."""
-        return not self.differences
-
-    def to_json(self) -> dict[str, object]:
-        """Give the same as plain values."""
-        return {
-            "output": self.output,
-            "source": self.source,
-            "ok": self.ok,
-            "tensors": self.tensors,
-            "data_proved": self.data_proved,
-            "examined": self.examined,
-            "differences": list(self.differences),
-            "notes": list(self.notes),
-        }
-
-    def lines(self) -> tuple[str, ...]:
-        """Give the same for people."""
-        if self.ok and not self.data_proved:
-            proved = f"the data was not proved, there is no good {RECEIPT_NAME}; --against INPUT compares it"
-            return (f"{self.output}: all {self.tensors} tensors are whole in structure; {proved}",)
-        if self.ok:
-            equal = "whole" if self.source is None else f"whole and equal to {self.source}"
-            return (f"{self.output}: all {self.tensors} tensors are {equal} ({self.examined})",)
-        count = len(self.differences)
-        return (f"{self.output}: {count} finding{'s' if count > 1 else ''}", *self.differences)
+from distconv.verbs.verification import Verification
+from distconv.verbs.verification_card import make_verification_card
 
 
 def verify(
     output: PathLike,
     *,
     against: PathLike | None = None,
+    workers: int | None = None,
+    address: str | None = None,
     family: str | None = None,
     instruct: bool = False,
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
     endpoint_url: str | None = None,
+    card: PathLike | None = None,
+    signature: PathLike | None = None,
+    public_key: PathLike | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Check OUTPUT's structure and digests; with ``against``, compare every tensor with INPUT's too.
+    """Check OUTPUT's structure, values and digests; with ``against``, compare every tensor with INPUT's too.
 
-    OUTPUT is a folder for Transformers or for Meta's code, INPUT whatever ``convert`` makes it of.
-    Raises OutputError where OUTPUT is no model folder, InputError where INPUT cannot be read.
+    OUTPUT is a folder for Transformers, whoever wrote it, or for Meta's code. INPUT is whatever ``convert`` makes
+    it of, another Transformers folder, or a manifest. ``card`` is written then: Markdown by its name, else JSON.
+    With ``signature`` and ``public_key`` a signature that ``sign`` made is checked too. Raises OutputError where
+    OUTPUT is no model folder, InputError where INPUT cannot be read.
     """
-    output_path, progress = read_place(output), progress or SilentProgress()
-    input_path = read_place_or_none(against)
-    storage = open_places(output_path, input_path, endpoint_url=endpoint_url)
-    compare = None
-    if input_path is not None:
-        asked = Options(
-            source=input_path, output=output_path, family=family, instruct=instruct,
-            tokenizer=read_place_or_none(tokenizer),
-            params=read_place_or_none(params),
-        )  # fmt: skip
-        compare = _read_source(storage, asked)
-    proof = prove(storage, output_path, Depth.MODEL, progress)
+    asked = Options(
+        source=read_place_or_none(against) or "", output=read_place(output), family=family, instruct=instruct,
+        tokenizer=read_place_or_none(tokenizer), params=read_place_or_none(params), endpoint_url=endpoint_url,
+    )  # fmt: skip
+    if (signature is None) != (public_key is None):
+        raise UsageError("a signature is checked with a public key: give both, or neither")
+    cluster, path = choose_reading_cluster(workers, address), read_place_or_none(card)
+    storage = open_places(asked.output, asked.source or None, path, endpoint_url=endpoint_url)
+    report = _verify(storage, asked, cluster, progress or SilentProgress(), carded=path is not None)
+    if signature is not None and public_key is not None:
+        report = _add(report, find_false_signature(asked.output, signature, public_key))
+    if path is not None:
+        write_small(storage, path, make_verification_card(report, path))
+    return report
+
+
+def _add(report: Verification, words: str | None) -> Verification:
+    return report if words is None else replace(report, differences=(*report.differences, words))
+
+
+def _verify(
+    storage: Storage, asked: Options, cluster: Cluster | None, progress: Progress, *, carded: bool
+) -> Verification:
+    compare = _read_source(storage, asked, cluster) if asked.source else None
+    proof = prove(
+        storage, asked.output, Depth.MODEL, progress, cluster, digests=carded or compare is not None
+    )
     findings = list(proof.findings)
     if compare is not None:
-        findings += compare(proof.headers, progress)
+        findings += compare(proof, progress)
     return Verification(
-        output=output_path,
-        source=input_path,
+        output=asked.output,
+        source=asked.source or None,
         tensors=sum(len(written) for written in proof.headers.values()),
         data_proved=proof.data_proved or compare is not None,
         examined=proof.examined if compare is None else f"{proof.examined}, and every tensor compared",
+        manifest=_list_tensors(proof),
         differences=tuple(finding.words for finding in findings),
         notes=proof.notes,
     )
 
 
-def _read_source(storage: Storage, options: Options) -> Compare | None:
+def _list_tensors(proof: Proof) -> Manifest | None:
+    """Give the manifest of a Transformers folder, where digests were made."""
+    tensors = tuple(proof.list_tensors())
+    return make_manifest(tensors) if tensors and proof.target is TRANSFORMERS else None
+
+
+def _read_source(storage: Storage, options: Options, cluster: Cluster | None) -> Compare | None:
     """Read INPUT's headers before OUTPUT's data; None where there is no OUTPUT, which is told later."""
     entry = storage.find(options.output)
     if entry is None or not entry.is_folder:
         return None
     recorded = _find_conversion(storage, options.output)
+    target = find_target(storage, options.output)
+    if is_manifest_file(storage, options.source):
+        return against_manifest(storage, options, target, cluster)
+    if target is TRANSFORMERS and is_transformers_model(storage, options):
+        return against_tensors(storage, options, cluster)
     if options.family is None and recorded is not None and recorded.family in ALL_FAMILIES:
         options = replace(options, family=recorded.family)
-    target = find_target(storage, options.output)
     if target is TRANSFORMERS:
-        if is_transformers_model(storage, options):
-            raise InputError(
-                f"{options.source}: in Transformers' format, as {options.output} is; "
-                "give the checkpoint of Meta's that it was made from"
-            )
         checkpoint = open_meta(storage, options)
-        return lambda headers, progress: compare_chunks(storage, checkpoint, headers, progress)
+        return lambda proof, progress: compare_chunks(storage, checkpoint, proof.headers, progress)
     expected = _expect(storage, options)
     ranks = len(target.list_files(storage, options.output)) if recorded is None else recorded.shards or 1
-    return lambda headers, progress: compare_shards(storage, expected, ranks, headers, progress)
+    return lambda proof, progress: compare_shards(storage, expected, ranks, proof.headers, progress)
 
 
 def _expect(storage: Storage, options: Options) -> list[Expected]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distconv.errors import InputError
-from distconv.sidecars.empty import read_expected_shapes
+from distconv.sidecars.empty import Wanted, read_empty_model
 from distconv.sidecars.tokenizer import make_tokenizer_files, read_vocabulary
 from distconv.storage.local import LocalStorage
 
@@ -109,7 +109,7 @@ CONFIG = {
     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "rms_norm_eps": 1e-5,
     "max_position_embeddings": 128, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
 }  # fmt: skip
-SHAPES = [(64, 16)] * 21
+SHAPES = {str(number): (64, 16) for number in range(21)}
 HUGE = st.sampled_from(
     [2**62, 10**7, 1e308, -1, 0, 10**400, True, None, "x", [10**7], {"num_hidden_layers": 10**7}]
 )
@@ -141,11 +141,11 @@ def test_a_config_of_anything_makes_a_model_or_none_in_little_time(
     for _ in range(nested):
         content = CONFIG | {"text_config": content, "rope_parameters": content}
     path.write_text(json.dumps(content))
-    read_expected_shapes(STORAGE, write_good(path.with_name("good.json")), SHAPES)
+    read_empty_model(STORAGE, write_good(path.with_name("good.json")), SHAPES)
     started = time.process_time()
     # What it raises is Transformers' own.
     with contextlib.suppress(Exception):
-        read_expected_shapes(STORAGE, str(path), SHAPES)
+        read_empty_model(STORAGE, str(path), SHAPES)
     assert time.process_time() - started < 5
 
 
@@ -155,21 +155,25 @@ def write_good(path: Path) -> str:
 
 
 def test_a_plain_config_makes_the_tensors_that_it_says(tmp_path: Path) -> None:
-    found, tied = read_expected_shapes(STORAGE, write_good(tmp_path / "config.json"), SHAPES)
-    assert found["model.layers.1.self_attn.k_proj.weight"] == (8, 16)
-    assert len(found) == 21
-    assert tied == set()
+    found = read_empty_model(STORAGE, write_good(tmp_path / "config.json"), SHAPES)
+    assert found.wanted["model.layers.1.self_attn.k_proj.weight"] == Wanted((8, 16), is_float=True)
+    assert len(found.wanted) == 21
+    assert found.optional == set()
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"num_hidden_layers": 3}, "num_hidden_layers 3, the chunks' 21 tensors allow at most 2"),
-        ({"vocab_size": 65}, "vocab_size 65"),
-        ({"num_key_value_heads": 65}, "num_key_value_heads 65"),
+        ({"num_hidden_layers": 22}, "num_hidden_layers 22, the 21 tensors that there are allow at most 21"),
+        ({"vocab_size": 10**6}, "vocab_size 1,000,000"),
+        ({"text_config": {"num_labels": [10**6]}}, "num_labels 1,000,000"),
         ({"rope_parameters": {"partial_rotary_factor": 1e9}}, "partial_rotary_factor"),
-        ({"model_type": "qwen2"}, "model_type 'qwen2', expected 'llama'"),
-        ({"model_type": None}, "model_type None, expected 'llama'"),
+        ({"model_type": "nobody's"}, 'model_type "nobody\'s" is unknown to transformers'),
+        ({"model_type": None}, "model_type None is unknown"),
+        ({"architectures": ["Nobody"]}, "architecture 'Nobody' is no model of transformers"),
+        ({"architectures": ["AutoConfig"]}, "architecture 'AutoConfig' is no model of transformers"),
+        ({"architectures": ["Qwen2ForCausalLM"]}, "Qwen2ForCausalLM is none of model_type 'llama'"),
+        ({"backbone": "resnet50"}, "backbone: a model that is elsewhere"),
     ],
 )
 def test_sizes_beyond_the_tensors_are_refused_before_a_model_is_made(
@@ -177,12 +181,12 @@ def test_sizes_beyond_the_tensors_are_refused_before_a_model_is_made(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | changes))
     with pytest.raises(ValueError, match=said):
-        read_expected_shapes(STORAGE, str(tmp_path / "config.json"), SHAPES)
+        read_empty_model(STORAGE, str(tmp_path / "config.json"), SHAPES)
 
 
 def test_code_that_a_config_names_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     named = {"auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | named))
-    read_expected_shapes(STORAGE, str(tmp_path / "config.json"), SHAPES)
+    read_empty_model(STORAGE, str(tmp_path / "config.json"), SHAPES)
     assert not (tmp_path / "ran").exists()

@@ -1,10 +1,11 @@
 """What tensors a Transformers folder holds, and where: read from headers alone."""
 
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from distconv.errors import InputError
-from distconv.formats.headers import FileTensors, describe_files, name_files, read_headers
+from distconv.formats.headers import FileTensors, FindNames, describe_files, name_files, read_headers
 from distconv.formats.safetensors.folder import TransformersFiles
 from distconv.formats.safetensors.index import check_index
 from distconv.formats.safetensors.names import find_transformers_names, is_bare
@@ -43,14 +44,17 @@ def _name_text(name: str) -> str:
     return f"{_TEXT_MODEL}.{name}" if name.startswith(_OF_TEXT) else name
 
 
-def read_transformers_catalog(storage: Storage, files: TransformersFiles) -> TransformersCatalog:
+def read_transformers_catalog(
+    storage: Storage, files: TransformersFiles, find_names: FindNames = find_transformers_names
+) -> TransformersCatalog:
     """Read all headers, and compare them with the index where there is one.
 
     Tensors that are none of Llama's are kept, under their own names. Raises one InputError with
     everything that is wrong with the headers, or else with everything that does not fit together.
     """
-    found = read_headers(storage, files.weights, find_transformers_names)
-    findings = [] if files.index is None else list(check_index(files.index, found))
+    found = read_headers(storage, files.weights, find_names)
+    places = {posixpath.basename(file.path): file.regions for file in found}
+    findings = [] if files.index is None else list(check_index(files.index, places))
     findings += _find_twins(found)
     if findings:
         raise InputError.of(findings)

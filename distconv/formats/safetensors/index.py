@@ -4,13 +4,11 @@ Source of the format: ``save_pretrained`` of transformers 5.23; ``weight_map`` h
 by each tensor's. Its ``total_size`` is not looked at: many published ones are wrong.
 """
 
-import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
 from distconv.errors import InputError
-from distconv.formats.headers import FileTensors
 from distconv.formats.plain_json import LIMIT_BYTES, parse_object
 from distconv.formats.state import LIMIT_TENSORS
 from distconv.storage.base import Storage, read_small
@@ -62,25 +60,23 @@ def is_plain_name(name: object) -> TypeGuard[str]:
     return name.isascii() and name.isprintable() and not {"/", "\\"} & set(name)
 
 
-def check_index(index: Index, files: Sequence[FileTensors]) -> Iterator[str]:
+def check_index(index: Index, files: Mapping[str, Mapping[str, Hashable]]) -> Iterator[str]:
     """Say where headers and index differ: tensors that are elsewhere or nowhere, or that it does not name.
 
-    A second name of a tensor that it names, as ``save_model`` writes them, need not be in it.
+    ``files`` give by each file's name where in it its tensors lie; of others nothing is said. A second name of a
+    tensor that it names, as ``save_model`` writes them, need not be in it.
     """
-    by_name = {posixpath.basename(file.path): file for file in files}
-    homes = {own: name for name, file in by_name.items() for own in file.regions}
+    homes = {own: name for name, places in files.items() for own in places}
     strayed: dict[tuple[str, str], list[str]] = {}
     for tensor, name in index.files.items():
-        if tensor not in by_name[name].regions:
+        if name in files and tensor not in files[name]:
             home = homes.get(tensor, "none of the files")
             strayed.setdefault((name, home), []).append(tensor)
     for (name, home), tensors in strayed.items():
         yield f"{index.path}: names {name} for {_list(tensors)}, found in {home}; {_ADVICE}"
-    for name, file in by_name.items():
-        named = {region for own, region in file.regions.items() if own in index.files}
-        unnamed = [
-            own for own, region in file.regions.items() if own not in index.files and region not in named
-        ]
+    for name, places in files.items():
+        named = {place for own, place in places.items() if own in index.files}
+        unnamed = [own for own, place in places.items() if own not in index.files and place not in named]
         if unnamed:
             yield f"{index.path}: does not name {_list(unnamed)}, found in {name}; {_ADVICE}"
 

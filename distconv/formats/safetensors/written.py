@@ -6,7 +6,7 @@ from distconv.errors import InputError, OutputError
 from distconv.formats.plain_json import LIMIT_BYTES
 from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME, file_order, make_header, make_index
 from distconv.formats.safetensors.header import read_safetensors
-from distconv.formats.safetensors.index import is_plain_name
+from distconv.formats.safetensors.index import check_index, is_plain_name, read_index
 from distconv.formats.written import FOR_INPUT, Headers, Written, read_object
 from distconv.layout.dtypes import DTYPES
 from distconv.storage.base import Storage, join, opened, read_range, read_small
@@ -81,3 +81,20 @@ def find_wrong_index(storage: Storage, output: str, headers: Headers) -> Iterato
         return
     if found != index:
         yield f"{path}: does not say what the chunks hold"
+
+
+def find_index_differences(storage: Storage, output: str, headers: Headers) -> Iterator[str]:
+    """Tell where an index that anybody wrote does not say what the chunks hold."""
+    path = join(output, INDEX_NAME)
+    if storage.find(path) is None:
+        return
+    try:
+        index = read_index(storage, path)
+    except InputError as error:
+        yield from str(error).splitlines()
+        return
+    places = {
+        name: {tensor: (written.offset_bytes, written.end_bytes) for tensor, written in tensors.items()}
+        for name, tensors in headers.items()
+    }
+    yield from check_index(index, places)

@@ -1,0 +1,77 @@
+"""A stranger's config.json as settings that are safe to make an empty model of.
+
+A config may name code, kernels and files elsewhere, and numbers that take for ever to count up to. Nothing that
+names any of these is kept, and no number is larger than a model of the tensors that there are can need.
+"""
+
+import re
+from collections.abc import Mapping
+
+from distconv.formats.plain_json import parse_object
+from distconv.storage.base import Storage, read_small
+
+_LIMIT_BYTES = 1 << 20
+_LEADS_ELSEWHERE = re.compile(
+    r"_.*|.*(attn|experts)_implementation|auto_map|quantization_config|transformers_weights|.*pretrained.*|.*timm.*"
+    r"|use_kernels|kernel_config|(torch_)?dtype|transformers_version"
+)
+"""Keys of what is loaded from elsewhere, or says how to load; none of them shapes a model."""
+_BACKBONES = ("backbone", "backbone_config")
+_ANYTHING = re.compile(
+    r".*(position|length|window|context|chunk|token_id|_id|_index|theta|base|seed|scale|_ctx|pixels|tokens).*"
+)
+"""Keys whose numbers nobody counts up to."""
+_LAYERS = re.compile(r".*(layers?|blocks|depth)")
+_LARGEST = 1 << 18
+"""Of a vocabulary or a size of layers, where no tensor is as large."""
+_LARGEST_OF_ALL = 1 << 48
+_DEEPEST = 8
+
+
+def read_settings(storage: Storage, path: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
+    """Read a config; ``shapes`` are those of all tensors that there are.
+
+    ValueError for what no model of these tensors needs, InputError where it is no JSON object.
+    """
+    content = parse_object(path, read_small(storage, path, _LIMIT_BYTES))
+    most = max((extent for shape in shapes.values() for extent in shape), default=0)
+    return _take(content, max(most, _LARGEST), len(shapes), 0)
+
+
+def read_declared_dtype(storage: Storage, path: str) -> str | None:
+    """Give the type in which config.json says that the weights are, by torch's name; None where it says nothing."""
+    content = parse_object(path, read_small(storage, path, _LIMIT_BYTES))
+    inner = content.get("text_config")
+    for place in (content, inner if isinstance(inner, dict) else {}):
+        for key in ("dtype", "torch_dtype"):
+            value = place.get(key)
+            if isinstance(value, str) and value != "auto":
+                return value.removeprefix("torch.")
+    return None
+
+
+def _take(found: Mapping[str, object], largest: int, tensors: int, depth: int) -> dict[str, object]:
+    if depth > _DEEPEST:
+        raise ValueError("nested too deeply")
+    kept: dict[str, object] = {}
+    for key, value in found.items():
+        if _LEADS_ELSEWHERE.fullmatch(key) or value is None:
+            continue
+        if key in _BACKBONES:
+            raise ValueError(f"{key}: a model that is elsewhere is none that can be looked at here")
+        kept[key] = _take(value, largest, tensors, depth + 1) if isinstance(value, dict) else value
+        for number in value if isinstance(value, list) else (value,):
+            _check_number(key, number, largest, tensors)
+    return kept
+
+
+def _check_number(key: str, number: object, largest: int, tensors: int) -> None:
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        return
+    limit = largest
+    if _ANYTHING.fullmatch(key):
+        limit = _LARGEST_OF_ALL
+    elif isinstance(number, int) and _LAYERS.fullmatch(key):
+        limit = tensors
+    if not abs(number) <= limit:
+        raise ValueError(f"{key} {number:,}, the {tensors:,} tensors that there are allow at most {limit:,}")

@@ -1,0 +1,81 @@
+"""What OUTPUT's tensors are compared with where that has them by Transformers' names: a folder, or a manifest."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from distconv.layout.files import OutputTensor
+from distconv.moving.compare import find_difference
+from distconv.moving.executor import Cluster
+from distconv.moving.progress import Progress
+from distconv.output.contents import take_written
+from distconv.output.findings import Finding
+from distconv.output.manifest import make_manifest, read_manifest
+from distconv.output.proof import Proof
+from distconv.output.targets import TRANSFORMERS, Target
+from distconv.storage.base import Storage, opened, read_range
+from distconv.verbs.compare_manifests import compare_manifests
+from distconv.verbs.options import Options
+from distconv.verbs.whole_tensors import cast_tensors, digest_tensors, open_tensors
+
+Compare = Callable[[Proof, Progress], list[Finding]]
+"""Lists what of OUTPUT's tensors, as they were looked at, is missing, foreign, or differs from INPUT's."""
+
+_HEAD_BYTES = 256
+
+
+def is_manifest_file(storage: Storage, path: str) -> bool:
+    """Whether a file is a manifest, told by its first bytes."""
+    entry = storage.find(path)
+    if entry is None or entry.is_folder:
+        return False
+    with opened(storage, path) as reader:
+        head = bytes(read_range(reader, 0, min(_HEAD_BYTES, reader.size_bytes)))
+    return head.lstrip().startswith(b"{") and b'"format": "distconv-manifest"' in head
+
+
+def against_manifest(storage: Storage, options: Options, target: Target, cluster: Cluster | None) -> Compare:
+    """Compare with a manifest; shards of Meta's are read as the tensors that a conversion would make of them."""
+    expected = read_manifest(storage, options.source)
+    whole = None
+    if target is not TRANSFORMERS:
+        whole = open_tensors(storage, replace(options, source=options.output), cluster)
+
+    def compare(proof: Proof, progress: Progress) -> list[Finding]:
+        if whole is None:
+            found = make_manifest(proof.list_tensors())
+        else:
+            found = digest_tensors(storage, whole.tensors, progress, cluster)
+        return list(compare_manifests(found, expected, options.source, lambda _name: None))
+
+    return compare
+
+
+def against_tensors(storage: Storage, options: Options, cluster: Cluster | None) -> Compare:
+    """Compare with another folder's tensors, in whatever files they are, cast to OUTPUT's types."""
+    source = open_tensors(storage, options, cluster)
+
+    def compare(proof: Proof, progress: Progress) -> list[Finding]:
+        found = make_manifest(proof.list_tensors())
+        tensors = cast_tensors(source.tensors, found)
+        expected = digest_tensors(storage, tensors, progress, cluster)
+        theirs = {tensor.name: tensor for tensor in tensors}
+        seen = {name: one.written for (_file, name), one in (proof.data.tensors or {}).items()}
+
+        def locate(name: str) -> str | None:
+            return _locate(storage, take_written(name, seen[name]), theirs[name])
+
+        return list(compare_manifests(found, expected, options.source, locate))
+
+    return compare
+
+
+def _locate(storage: Storage, ours: OutputTensor, theirs: OutputTensor) -> str | None:
+    """Say where the first element is that differs, by its coordinates."""
+    place = find_difference(storage, ours, theirs)
+    if place is None:
+        return None
+    coordinates = []
+    for extent in reversed(ours.shape):
+        place, at = divmod(place, extent)
+        coordinates.append(at)
+    return f"element ({', '.join(map(str, reversed(coordinates)))})"

@@ -1,0 +1,74 @@
+"""Write down what a model's tensors are, so that others are compared with them without having both at hand."""
+
+from dataclasses import dataclass
+
+from distconv.humanize import format_count, format_size
+from distconv.moving.progress import Progress, SilentProgress
+from distconv.output.manifest import Manifest
+from distconv.storage.base import PathLike, write_small
+from distconv.storage.places import open_places, read_place
+from distconv.verbs.options import Options, read_place_or_none
+from distconv.verbs.running import choose_reading_cluster
+from distconv.verbs.whole_tensors import digest_tensors, open_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestReport:
+    """What was written where."""
+
+    source: str
+    path: str
+    manifest: Manifest
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Give the same as plain values."""
+        return {
+            "source": self.source,
+            "manifest": self.path,
+            "tensors": len(self.manifest.tensors),
+            "elements": self.manifest.elements,
+            "size_bytes": self.manifest.size_bytes,
+            "sha256": self.manifest.digest,
+            "notes": list(self.notes),
+        }
+
+    def lines(self) -> tuple[str, ...]:
+        """Give the same for people."""
+        found = self.manifest
+        tensors = format_count(len(found.tensors), "tensor")
+        sizes = f"{found.elements:,} values, {format_size(found.size_bytes)}"
+        return (f"{self.path}: {tensors}, {sizes}, {found.digest}",)
+
+
+def manifest(
+    source: PathLike,
+    path: PathLike,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    family: str | None = None,
+    instruct: bool = False,
+    tokenizer: PathLike | None = None,
+    params: PathLike | None = None,
+    endpoint_url: str | None = None,
+    progress: Progress | None = None,
+) -> ManifestReport:
+    """Read all of INPUT once, and write the digests of its tensors, by Transformers' names, to a file.
+
+    INPUT is a Transformers folder of any architecture, or a checkpoint of Meta's, of which the tensors are told
+    that a conversion would write. The file is the same for any number of workers and size of files. Raises
+    InputError where INPUT is no whole model.
+    """
+    options = Options(
+        source=read_place(source), output=read_place(path), family=family, instruct=instruct,
+        tokenizer=read_place_or_none(tokenizer), params=read_place_or_none(params), endpoint_url=endpoint_url,
+    )  # fmt: skip
+    storage = open_places(
+        options.source, options.output, options.tokenizer, options.params, endpoint_url=endpoint_url
+    )
+    cluster = choose_reading_cluster(workers, address)
+    found = open_tensors(storage, options, cluster)
+    made = digest_tensors(storage, found.tensors, progress or SilentProgress(), cluster)
+    write_small(storage, options.output, made.to_bytes())
+    return ManifestReport(options.source, options.output, made, found.notes)

@@ -1,0 +1,120 @@
+"""Sign what a folder holds, and what it was made of, with a key of one's own; check such a signature.
+
+The statement is the in-toto one of model-signing, which lists the SHA-256 of every file, so that its own command
+checks it too. What distconv.json says of the conversion stands in it beside that: the source's digests and the
+options, of which the same bytes can be made again. Only what is on a local disk can be signed.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from distconv.errors import OutputError, UsageError
+from distconv.humanize import format_count
+from distconv.moving.progress import Progress, SilentProgress
+from distconv.output.findings import Depth
+from distconv.output.proof import prove
+from distconv.storage.base import PathLike
+from distconv.storage.places import find_scheme, open_places, read_place
+
+SIGNATURE_NAME = "model.sig"
+_MISSING = "model-signing is not installed: pip install 'distconv[sign]'"
+_KEYS = "an elliptic-curve key as PEM, without a password: openssl ecparam -genkey -name prime256v1 -noout"
+
+
+@dataclass(frozen=True, slots=True)
+class SignReport:
+    """What was signed."""
+
+    output: str
+    signature: str
+    files: int
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Give the same as plain values."""
+        return {
+            "output": self.output,
+            "signature": self.signature,
+            "files": self.files,
+            "notes": list(self.notes),
+        }
+
+    def lines(self) -> tuple[str, ...]:
+        """Give the same for people."""
+        return (f"{self.signature}: signs {format_count(self.files, 'file')} of {self.output}",)
+
+
+def sign(
+    output: PathLike,
+    key: PathLike,
+    *,
+    signature: PathLike | None = None,
+    progress: Progress | None = None,
+) -> SignReport:
+    """Look at all data of OUTPUT, and sign it with a private key; the signature is a bundle of sigstore's.
+
+    OutputError where OUTPUT is not whole, UsageError where the key is none that can be used.
+    """
+    try:
+        from model_signing._signing import sign_ec_key
+        from model_signing._signing.signing import Payload
+        from model_signing.hashing import Config
+    except ImportError:
+        raise UsageError(_MISSING) from None
+    folder = read_place(output)
+    if find_scheme(folder) is not None:
+        raise UsageError(f"{folder}: only a folder of this host can be signed")
+    proof = prove(open_places(folder), folder, Depth.DATA, progress or SilentProgress())
+    if proof.findings:
+        raise OutputError(
+            "\n".join((f"{folder}: not whole, and so not signed", *(found.words for found in proof.findings)))
+        )
+    path = Path(signature if signature is not None else os.path.join(folder, SIGNATURE_NAME))
+    try:
+        signer = sign_ec_key.Signer(Path(key))
+    except (OSError, TypeError, ValueError) as error:
+        raise UsageError(f"{os.fspath(key)}: {error}; expected {_KEYS}") from None
+    manifest = Config().set_ignored_paths(paths=_find_inside(folder, path)).hash(folder)
+    payload = Payload(manifest)
+    if proof.receipt is not None:
+        payload.statement.pb.predicate.update({"conversion": dict(proof.receipt.identity)})
+    signer.sign(payload).write(path)
+    files = sum(1 for _ in manifest.resource_descriptors())
+    return SignReport(folder, str(path), files, proof.notes)
+
+
+def find_false_signature(output: str, signature: PathLike, public_key: PathLike) -> str | None:
+    """Tell why a signature is not that of this folder by this key; None where it is."""
+    try:
+        from model_signing.verifying import Config
+    except ImportError:
+        raise UsageError(_MISSING) from None
+    try:
+        verifier = Config().use_elliptic_key_verifier(public_key=Path(public_key))
+    except (OSError, TypeError, ValueError) as error:
+        raise UsageError(f"{os.fspath(public_key)}: {error}; expected the public key as PEM") from None
+    try:
+        verifier.verify(Path(output), Path(signature))
+    # Whatever a damaged signature makes of the library, it is the signature's fault.
+    except Exception as error:  # noqa: BLE001
+        return (
+            f"{os.fspath(signature)}: not a signature by this key of what {output} holds: {_describe(error)}"
+        )
+    return None
+
+
+def _find_inside(folder: str, path: Path) -> list[str]:
+    """Give the signature's own path in the folder, if it goes there: it is no part of what is signed."""
+    inside = os.path.relpath(path, folder)
+    return [] if inside.startswith(os.pardir) else [inside]
+
+
+def _describe(error: Exception) -> str:
+    """Say briefly what model-signing says: its digests are Python's bytes."""
+    text = " ".join(str(error).split())
+    changed = re.findall(r"Hash mismatch for '([^']+)'", text)
+    others = re.findall(r"(?:Extra|Missing) files [^\"\]]*", text)
+    said = [*([f"changed: {', '.join(changed)}"] if changed else []), *others]
+    return "; ".join(said) or f"{type(error).__name__}: {text}"

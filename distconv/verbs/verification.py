@@ -1,0 +1,53 @@
+"""What was found of a model folder."""
+
+from dataclasses import dataclass
+
+from distconv.output.manifest import Manifest
+from distconv.output.targets import RECEIPT_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found; ``source`` is None where OUTPUT was looked at alone."""
+
+    output: str
+    source: str | None
+    tensors: int
+    data_proved: bool
+    """Whether all data was compared, with the receipt's digests or with the source."""
+    examined: str
+    """What was looked at, for people."""
+    manifest: Manifest | None
+    """Digests of the tensors of a Transformers folder, as they were read."""
+    differences: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs."""
+        return not self.differences
+
+    def to_json(self) -> dict[str, object]:
+        """Give the same as plain values."""
+        return {
+            "output": self.output,
+            "source": self.source,
+            "ok": self.ok,
+            "tensors": self.tensors,
+            "data_proved": self.data_proved,
+            "examined": self.examined,
+            "sha256": None if self.manifest is None else self.manifest.digest,
+            "differences": list(self.differences),
+            "notes": list(self.notes),
+        }
+
+    def lines(self) -> tuple[str, ...]:
+        """Give the same for people."""
+        if self.ok and not self.data_proved:
+            proved = f"the data was not proved, there is no good {RECEIPT_NAME}; --against INPUT compares it"
+            return (f"{self.output}: all {self.tensors} tensors are whole in {self.examined}; {proved}",)
+        if self.ok:
+            equal = "whole" if self.source is None else f"whole and equal to {self.source}"
+            return (f"{self.output}: all {self.tensors} tensors are {equal} ({self.examined})",)
+        count = len(self.differences)
+        return (f"{self.output}: {count} finding{'s' if count > 1 else ''}", *self.differences)

@@ -1,0 +1,202 @@
+"""A manifest knows tensors only: it is the same for any files, workers and formats that hold the same."""
+
+import json
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from safetensors.torch import save_file
+from xxhash import xxh3_128
+
+import distconv
+from distconv.cli import main
+from distconv.errors import InputError
+from tests.checkpoints import Spec
+from tests.foreign_folders import read_tensors, save_dense, save_experts, write_folder
+
+SPEC = Spec("llama-2", heads=8, kv_heads=4, shards=2)
+
+
+def schema(name: str) -> dict[str, object]:
+    """Read a schema as it is shipped."""
+    found: dict[str, object] = json.loads((resources.files("distconv.output") / "schemas" / name).read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a model as Transformers saves it."""
+    return save_experts(tmp_path_factory.mktemp("manifest") / "model")
+
+
+def manifest(source: Path, path: Path, **options: object) -> bytes:
+    """Make a manifest and give its file."""
+    distconv.manifest(source, path, **options)  # type: ignore[arg-type]
+    return path.read_bytes()
+
+
+def test_a_manifest_has_each_tensors_digest_and_follows_its_schema(model: Path, tmp_path: Path) -> None:
+    content = json.loads(manifest(model, tmp_path / "m.json"))
+    jsonschema.validate(content, schema("manifest.json"))
+    tensors = read_tensors(model)
+    assert content["tensors"].keys() == tensors.keys()
+    for name, row in content["tensors"].items():
+        assert row["shape"] == list(tensors[name].shape)
+        raw = tensors[name].contiguous().view(torch.uint8).numpy().tobytes()
+        assert row["xxh3_128"] == xxh3_128(raw).hexdigest()
+    assert content["elements"] == sum(tensor.numel() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("files", [1, 2, 7, 41])
+def test_a_manifest_is_the_same_for_any_number_of_files(model: Path, tmp_path: Path, files: int) -> None:
+    other = write_folder(tmp_path / "other", model / "config.json", read_tensors(model), files)
+    assert manifest(other, tmp_path / "b.json") == manifest(model, tmp_path / "a.json")
+    report = distconv.verify(other, against=model)
+    assert report.ok, report.differences
+    assert report.data_proved
+
+
+def test_a_manifest_is_the_same_for_what_torch_saves(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/config.json").write_bytes((model / "config.json").read_bytes())
+    torch.save(read_tensors(model), tmp_path / "bin/pytorch_model.bin")
+    assert manifest(tmp_path / "bin", tmp_path / "b.json") == manifest(model, tmp_path / "a.json")
+
+
+@pytest.mark.slow
+def test_a_manifest_is_the_same_for_any_number_of_workers(model: Path, tmp_path: Path) -> None:
+    alone = manifest(model, tmp_path / "a.json")
+    assert manifest(model, tmp_path / "b.json", workers=2, address="local") == alone
+    assert distconv.verify(model, against=tmp_path / "a.json", workers=2, address="local").ok
+
+
+def test_a_checkpoint_and_what_is_made_of_it_both_ways_have_one_manifest(
+    checkpoint: Callable[[Spec], Path], tmp_path: Path
+) -> None:
+    distconv.convert(checkpoint(SPEC), tmp_path / "hf", max_shard_size=100_000)
+    distconv.convert(tmp_path / "hf", tmp_path / "meta", to="meta", shards=4)
+    wanted = manifest(checkpoint(SPEC), tmp_path / "source.json")
+    assert manifest(tmp_path / "hf", tmp_path / "hf.json") == wanted
+    assert manifest(tmp_path / "meta", tmp_path / "meta.json") == wanted
+    assert distconv.verify(tmp_path / "hf", against=tmp_path / "source.json").ok
+    assert distconv.verify(tmp_path / "meta", against=tmp_path / "source.json").ok
+    receipt = json.loads((tmp_path / "hf/distconv.json").read_text())
+    jsonschema.validate(receipt, schema("receipt.json"))
+    jsonschema.validate(json.loads((tmp_path / "meta/distconv.json").read_text()), schema("receipt.json"))
+    recorded = {name: digest for chunk in receipt["chunks"] for name, digest in chunk["tensors"].items()}
+    assert recorded == {name: row["xxh3_128"] for name, row in json.loads(wanted)["tensors"].items()}
+
+
+def test_a_folder_is_equal_to_its_source_within_a_cast_and_not_to_that_sources_manifest(
+    tmp_path: Path,
+) -> None:
+    dense = save_dense(tmp_path / "dense")
+    wide = {name: tensor.float() * 1.001 for name, tensor in read_tensors(dense).items()}
+    source = write_folder(tmp_path / "wide", dense / "config.json", wide, 3)
+    narrow = {name: tensor.bfloat16() for name, tensor in wide.items()}
+    output = write_folder(tmp_path / "narrow", dense / "config.json", narrow, 2)
+    assert distconv.verify(output, against=source).ok
+    distconv.manifest(source, tmp_path / "wide.json")
+    found = distconv.verify(output, against=tmp_path / "wide.json").differences
+    assert len(found) == len(wide)
+    assert all("stored as bfloat16" in words and "has float32" in words for words in found)
+    narrow["lm_head.weight"][3, 5] *= -1
+    write_folder(output, dense / "config.json", narrow, 2)
+    (words,) = distconv.verify(output, against=source).differences
+    assert words == f"lm_head.weight: element (3, 5) differs from {source}"
+
+
+def test_a_tied_head_that_is_stored_in_one_folder_only_is_no_difference(tmp_path: Path) -> None:
+    dense = save_dense(tmp_path / "dense")
+    config = json.loads((dense / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (dense / "config.json").write_text(json.dumps(config))
+    tensors = read_tensors(dense)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    stored = write_folder(tmp_path / "stored", dense / "config.json", tensors, 3)
+    del tensors["lm_head.weight"]
+    tied = write_folder(tmp_path / "tied", dense / "config.json", tensors, 2)
+    for one, other in ((stored, tied), (tied, stored)):
+        report = distconv.verify(one, against=other)
+        assert report.ok, report.differences
+
+
+def test_odd_values_stand_in_the_manifest(tmp_path: Path) -> None:
+    dense = save_dense(tmp_path / "dense")
+    tensors = read_tensors(dense)
+    tensors["model.norm.weight"][3:5] = float("nan")
+    tensors["lm_head.weight"][:] = 0
+    write_folder(dense, dense / "config.json", tensors, 2)
+    content = json.loads(manifest(dense, tmp_path / "m.json"))
+    jsonschema.validate(content, schema("manifest.json"))
+    assert content["tensors"]["model.norm.weight"]["nan"] == 2
+    assert content["tensors"]["lm_head.weight"]["zero"] is True
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ('"version": 1', '"version": 2', "its version is 2"),
+        ('"xxh3_128": "', '"xxh3_128": "0', "is no digest"),
+        ('"dtype": "bfloat16"', '"dtype": "bfloat17"', "is unknown"),
+        ('"dtype": "bfloat16"', '"dtype": "float16"', "its own digest differs"),
+        ('"tensors"', '"tensor"', "tensors of the manifest"),
+    ],
+)
+def test_a_manifest_that_was_changed_is_refused(
+    model: Path, tmp_path: Path, before: str, after: str, words: str
+) -> None:
+    path = tmp_path / "m.json"
+    text = manifest(model, path).decode()
+    path.write_text(text.replace(before, after, 1))
+    with pytest.raises(InputError, match=words):
+        distconv.verify(model, against=path)
+
+
+def test_commands_write_a_manifest_and_a_card(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["manifest", str(model), str(tmp_path / "m.json"), "--quiet"])
+    assert "41 tensors" in capsys.readouterr().out
+    for name in ("card.json", "card.md"):
+        main(
+            [
+                "verify",
+                str(model),
+                "--against",
+                str(tmp_path / "m.json"),
+                "--card",
+                str(tmp_path / name),
+                "--quiet",
+            ]
+        )
+    card = json.loads((tmp_path / "card.json").read_text())
+    jsonschema.validate(card, schema("card.json"))
+    made = json.loads((tmp_path / "m.json").read_text())
+    assert card["ok"] is True
+    assert card["manifest"] == made
+    text = (tmp_path / "card.md").read_text()
+    assert made["sha256"] in text
+    assert f"{made['elements']:,}" in text
+    assert f"distconv verify {model} --against" in text
+
+
+def test_a_card_says_what_is_wrong_and_no_name_in_it_is_markdown(tmp_path: Path) -> None:
+    dense = save_dense(tmp_path / "dense")
+    tensors = {"a|<b>`": torch.ones(2), **read_tensors(dense)}
+    write_folder(dense, dense / "config.json", tensors, 2)
+    report = distconv.verify(dense, card=tmp_path / "card.md")
+    assert len(report.differences) == 1
+    text = (tmp_path / "card.md").read_text()
+    assert "1 finding" in text
+    assert "<b>" not in text
+
+
+def test_tensors_that_nobody_knows_are_listed_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    save_file({"x": torch.arange(6).view(2, 3)}, tmp_path / "model/model.safetensors", {"format": "pt"})
+    (tmp_path / "model/config.json").write_text("{}")
+    content = json.loads(manifest(tmp_path / "model", tmp_path / "m.json"))
+    assert content["tensors"]["x"]["dtype"] == "int64"
