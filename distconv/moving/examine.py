@@ -13,9 +13,9 @@ from distconv.errors import InputError
 from distconv.formats.meta.checksums import update_crc32
 from distconv.layout.files import OutputTensor
 from distconv.layout.units import Examination
-from distconv.moving.devices import open_device
 from distconv.moving.digests import ChunkDigests
 from distconv.moving.job import Found, Job, Receipt
+from distconv.moving.lane_devices import lane_device
 from distconv.moving.runs import read_runs
 from distconv.moving.sources import Sources
 from distconv.moving.spans import DIGEST, Spans
@@ -30,11 +30,9 @@ def examine(
     A file that is not what its header says any more is told as a problem, so that others are looked at still.
     """
     spans = Spans(kept=job.traced)
-    with Sources(job.storage, spans) as sources:
+    with Sources(job.storage, spans) as sources, lane_device(job.device) as device:
         try:
-            found = _look(
-                unit, read_runs(unit.runs, sources, open_device(job.device), stopped), spans, advance
-            )
+            found = _look(unit, read_runs(unit.runs, sources, device, stopped), spans, advance)
         except InputError as error:
             found = Found(problem=str(error))
     nothing = ChunkDigests(None, ())

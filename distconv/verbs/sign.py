@@ -76,7 +76,8 @@ def sign(
         signer = sign_ec_key.Signer(Path(key))
     except (OSError, TypeError, ValueError) as error:
         raise UsageError(f"{os.fspath(key)}: {error}; expected {_KEYS}") from None
-    manifest = Config().set_ignored_paths(paths=_find_inside(folder, path)).hash(folder)
+    config = Config()  # type: ignore[no-untyped-call]
+    manifest = config.set_ignored_paths(paths=_find_inside(folder, path)).hash(folder)
     payload = Payload(manifest)
     if proof.receipt is not None:
         payload.statement.pb.predicate.update({"conversion": dict(proof.receipt.identity)})
@@ -92,7 +93,8 @@ def find_false_signature(output: str, signature: PathLike, public_key: PathLike)
     except ImportError:
         raise UsageError(_MISSING) from None
     try:
-        verifier = Config().use_elliptic_key_verifier(public_key=Path(public_key))
+        config = Config()  # type: ignore[no-untyped-call]
+        verifier = config.use_elliptic_key_verifier(public_key=Path(public_key))
     except (OSError, TypeError, ValueError) as error:
         raise UsageError(f"{os.fspath(public_key)}: {error}; expected the public key as PEM") from None
     try:
