@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 import distconv
-from distconv.errors import UsageError
+from distconv.errors import InputError, UsageError
 from tests.image_checkpoints import (
     RATIOS,
     Llama4Spec,
@@ -129,6 +129,22 @@ def test_the_way_back_gives_metas_shards_but_for_places_that_no_image_has(
     ):
         assert_equal(found, wanted)
     assert distconv.verify(tmp_path / "meta", against=tmp_path / "hf").ok
+
+
+def test_a_table_that_was_trained_for_each_ratio_by_itself_has_no_way_back(
+    write: Callable[[Spec], Path], tmp_path: Path
+) -> None:
+    distconv.convert(write(VISION), tmp_path / "hf")
+    path, name = (
+        tmp_path / "hf/model.safetensors",
+        "vision_model.pre_tile_positional_embedding.embedding.weight",
+    )
+    tensors = load_file(path)
+    tensors[name][2, 0] += 1
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(InputError, match=f"{name}: images of several ratios"):
+        distconv.convert(tmp_path / "hf", tmp_path / "meta", to="meta")
+    assert not (tmp_path / "meta").exists()
 
 
 @pytest.mark.parametrize("spec", [VISION, MAVERICK], ids=name_spec)

@@ -3,15 +3,16 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from distconv.families.dimensions import ModelDimensions
+from distconv.families.dimensions import Dimensions, MllamaDimensions, ModelDimensions
 from distconv.families.translate import join_ranks, list_shard_counts, make_targets
 from distconv.humanize import format_choice, format_count, format_size
 from distconv.layout.dtypes import STORABLE, DType
 from distconv.storage.base import PathLike
 from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import Checkpoint, decide
+from distconv.verbs.model_config import choose_longest
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
 from distconv.verbs.tables import Table
@@ -82,7 +83,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         "dtypes": dtypes,
         "tied": decisions.tied,
         **_size_values(checkpoint.dimensions),
-        "context": choice.family.context,
+        "context": choose_longest(checkpoint),
         "for_meta": {"shards": list(counts)},
     }
     rows = [
@@ -94,7 +95,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         ("parameters", f"{parameters:,}"),
         ("stored as", " and ".join(dtypes)),
         *_size_rows(checkpoint.dimensions),
-        ("context", f"{choice.family.context:,}"),
+        ("context", f"{choose_longest(checkpoint):,}"),
         ("for Meta", f"can be cut into {format_choice(counts, 'shard')}"),
     ]
     return Inspection(found, rows, checkpoint.notes)
@@ -149,15 +150,49 @@ def _size_values(sizes: ModelDimensions) -> dict[str, object]:
         "head_dim": sizes.head_dim,
         "ffn_dim": sizes.ffn_dim,
         "vocabulary": sizes.vocab,
+        **_image_values(sizes),
+    }
+
+
+def _image_values(sizes: ModelDimensions) -> dict[str, object]:
+    """Give what only a model that sees has."""
+    if isinstance(sizes, Dimensions):
+        return {}
+    found: dict[str, object] = {"vision": {**asdict(sizes.vision), "image_size": sizes.vision.image_size}}
+    if isinstance(sizes, MllamaDimensions):
+        return {**found, "cross_attention_layers": list(sizes.cross_numbers)}
+    return {
+        **found,
+        "experts": sizes.experts,
+        "expert_ffn_dim": sizes.expert_ffn_dim,
+        "moe_layers": list(sizes.moe_layers),
     }
 
 
 def _size_rows(sizes: ModelDimensions) -> list[tuple[str, str]]:
     return [
-        ("layers", f"{sizes.layers}"),
+        *_layer_rows(sizes),
         ("dim", f"{sizes.dim}, feed-forward {sizes.ffn_dim}"),
         ("heads", f"{sizes.heads}, key heads {sizes.kv_heads}, head size {sizes.head_dim}"),
         ("vocabulary", f"{sizes.vocab:,}"),
+    ]
+
+
+def _layer_rows(sizes: ModelDimensions) -> list[tuple[str, str]]:
+    if isinstance(sizes, Dimensions):
+        return [("layers", f"{sizes.layers}")]
+    vision = sizes.vision
+    if isinstance(sizes, MllamaDimensions):
+        text = f"{sizes.layers}, of which {len(sizes.cross_numbers)} attend to images"
+        encoder = f"{vision.layers} layers and {vision.global_layers} global ones"
+    elif sizes.moe_layers:
+        text = f"{sizes.layers}, of which {len(sizes.moe_layers)} have {sizes.experts} experts of {sizes.expert_ffn_dim}"
+        encoder = f"{vision.layers} layers"
+    else:
+        text, encoder = f"{sizes.layers}, without experts", f"{vision.layers} layers"
+    return [
+        ("layers", text),
+        ("vision", f"{encoder}, dim {vision.width}, tiles of {vision.image_size} pixels"),
     ]
 
 

@@ -48,12 +48,13 @@ class Asked:
 
     def are_tied(self, embedding: OutputTensor, output: OutputTensor) -> bool:
         """Compare them."""
-        return self._are_equal("embedding and output", [(embedding, output)])
+        return self.are_equal("embedding and output", [(embedding, output)])
 
     def are_stored(self, times: int, pairs: Sequence[tuple[TensorView, TensorView]]) -> bool:
         """Compare the pairs."""
         targets = [(target_of_view(left), target_of_view(right)) for left, right in pairs]
-        return self._are_equal(f"key heads stored {times} times", targets)
+        return self.are_equal(f"key heads stored {times} times", targets)
 
-    def _are_equal(self, name: str, pairs: Sequence[Pair]) -> bool:
+    def are_equal(self, name: str, pairs: Sequence[Pair]) -> bool:
+        """Compare tensors of INPUT, whatever they are."""
         return all(receipt.equal for receipt in self.ask(split_question(Question(name, tuple(pairs)))))

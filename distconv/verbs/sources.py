@@ -89,7 +89,7 @@ def prepare(storage: Storage, source: Source, found: Found, options: Options, as
     All that can fail without a byte moved fails here.
     """
     if isinstance(found, TransformersFiles):
-        return prepare_back(storage, source, _read_model(storage, found, options), options)
+        return prepare_back(storage, source, _read_model(storage, found, options), options, Asked(ask))
     checkpoint = read_found(storage, found, family=options.family, instruct=options.instruct)
     description = source.describe(checkpoint.catalog.all_views)
     answers = _find_answers(storage, description, checkpoint, options) or Asked(ask)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from distconv.errors import InputError
 from distconv.families.choose import Choice
 from distconv.families.cuts import ROWS
 from distconv.families.llama import EMBEDDING, OUTPUT
@@ -23,7 +24,7 @@ from distconv.verbs.compare_shards import compare_shards
 from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
-from distconv.verbs.questions import Answers
+from distconv.verbs.questions import Answers, Asked
 from distconv.verbs.transformers_model import TransformersModel
 
 
@@ -48,9 +49,19 @@ def prepare_reshard(
     )
 
 
-def prepare_back(storage: Storage, source: Source, model: TransformersModel, options: Options) -> Prepared:
+def prepare_back(
+    storage: Storage, source: Source, model: TransformersModel, options: Options, answers: Asked
+) -> Prepared:
     """Plan Meta's shards of a model in Transformers' format."""
     plan = plan_back(model, options)
+    lost = [
+        held.name for held, again in model.list_tables() if not answers.are_equal(held.name, [(held, again)])
+    ]
+    if lost:
+        raise InputError(
+            f"{model.files.folder}: {', '.join(lost)}: images of several ratios have other embeddings for the same place of "
+            "a tile, or there are some behind the tiles; Meta's code has one for each place"
+        )
     files = read_legal(storage, model.files.legal)
     files[TOKENIZER_NAME] = model.tokenizer.content
     files[PARAMS_NAME] = model.make_params(_count(options))

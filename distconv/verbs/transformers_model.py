@@ -2,19 +2,22 @@
 
 import posixpath
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distconv.errors import InputError, MismatchError
 from distconv.families.architectures import ARCHITECTURES, Architecture
 from distconv.families.choose import Choice
 from distconv.families.dimensions import Dimensions, ModelDimensions
 from distconv.families.llama import OUTPUT, RULES
-from distconv.families.rules import Rule
+from distconv.families.operations import TileTable
+from distconv.families.rules import Rule, expand_rules
 from distconv.families.translate import MetaTensor, invert_rules, keep_rows, list_target_shapes
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles
 from distconv.formats.views import TensorView
 from distconv.layout.dtypes import STORABLE
+from distconv.layout.units import Pair
+from distconv.moving.compare import target_of_view
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.sidecars.meta_config import MetaConfig, read_meta_config
 from distconv.sidecars.meta_images import is_image_config, read_image_config, to_params
@@ -71,6 +74,16 @@ class TransformersModel:
         tensors = {name: view.whole() for name, view in self.catalog.tensors.items()}
         for whole in invert_rules(self.rules, tensors, self.dimensions, self.config.family.embedding_cut):
             yield keep_rows(whole, self.rows)
+
+    def list_tables(self) -> Iterator[Pair]:
+        """Give tables that Meta's code has in a smaller form, each with what that form would become again."""
+        for one in expand_rules(self.rules, self.dimensions):
+            if isinstance(one.rule.operation, TileTable):
+                view = self.catalog.tensors[one.target]
+                back = one.rule.operation.invert(view.whole(), self.dimensions.head_dim)
+                again = one.rule.operation.apply(back, self.dimensions.head_dim)
+                held = target_of_view(view)
+                yield held, replace(held, shape=again.shape, copies=again.copies)
 
     @property
     def tied(self) -> bool:

@@ -183,7 +183,8 @@ def _refuse_quantized(folder: str, names: Iterable[str]) -> None:
     for name in names:
         if _FP8_SCALES.fullmatch(name):
             raise InputError(
-                f"{join(folder, name)}: an FP8-quantized checkpoint; convert the bf16 one instead"
+                f"{join(folder, name)}: an FP8-quantized checkpoint, whose down projections have a scale for "
+                "each row and shard, as no format of Transformers has them; convert the bf16 one instead"
             )
 
 
