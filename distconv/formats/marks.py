@@ -50,6 +50,24 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True)
+class Class:
+    """A class of which the pickle makes objects, see ``Record``; nothing of it is run."""
+
+    name: str
+
+
+class Record:
+    """An object of a class, with the state that the pickle sets; equal only to itself."""
+
+    __slots__ = ("kind", "state")
+
+    def __init__(self, kind: Class) -> None:
+        """Begin without a state."""
+        self.kind = kind
+        self.state: object = None
+
+
+@dataclass(frozen=True, slots=True)
 class Opaque:
     """Anything that a checkpoint holds beside its tensors; what becomes of it is the same."""
 
@@ -78,9 +96,11 @@ def describe(value: object) -> str:
 
 
 _WORDS = {
+    Class: "a class",
     Function: "a function",
     Kind: "a data type",
     Opaque: "something that is no tensor",
+    Record: "an object",
     StorageMark: "a storage",
     TensorMark: "a tensor",
 }
@@ -142,7 +162,8 @@ def _rebuild_parameter(arguments: Arguments) -> object:
     return arguments[0]
 
 
-def _make_size(arguments: Arguments) -> tuple[object, ...]:
+def make_size(arguments: Arguments) -> tuple[object, ...]:
+    """Make a ``torch.Size``, whose extents are not looked at here."""
     (extents,) = arguments
     if type(extents) is not tuple:
         raise InputError(f"{describe(extents)} is not a shape")
@@ -156,7 +177,7 @@ def _make_dict(arguments: Arguments) -> dict[str, object]:
     return {}
 
 
-def _taking(least: int, most: int, make: Callable[[Arguments], object]) -> Function:
+def taking(least: int, most: int, make: Callable[[Arguments], object]) -> Function:
     """Let a function take so many arguments only."""
 
     def checked(arguments: Arguments) -> object:
@@ -209,17 +230,17 @@ _BESIDE = {
 # Python 3 writes the first names below protocol 3, the second ones from there on.
 _BESIDE |= {"builtins": _BESIDE["__builtin__"], "copyreg": _BESIDE["copy_reg"]}
 
-_REBUILD = _taking(4, _MOST_ARGUMENTS, _rebuild_tensor)
-_PARAMETER = _taking(1, 4, _rebuild_parameter)
+_REBUILD = taking(4, _MOST_ARGUMENTS, _rebuild_tensor)
+_PARAMETER = taking(1, 4, _rebuild_parameter)
 
 NAMES: Mapping[tuple[str, str], object] = MappingProxyType(
     {
         **{(module, name): OPAQUE for module, names in _BESIDE.items() for name in names.split()},
-        ("collections", "OrderedDict"): _taking(0, 1, _make_dict),
-        ("torch", "Size"): _taking(1, 1, _make_size),
+        ("collections", "OrderedDict"): taking(0, 1, _make_dict),
+        ("torch", "Size"): taking(1, 1, make_size),
         ("torch._utils", "_rebuild_tensor"): _REBUILD,
         ("torch._utils", "_rebuild_tensor_v2"): _REBUILD,
-        ("torch._utils", "_rebuild_tensor_v3"): _taking(7, _MOST_ARGUMENTS, _rebuild_typed_tensor),
+        ("torch._utils", "_rebuild_tensor_v3"): taking(7, _MOST_ARGUMENTS, _rebuild_typed_tensor),
         ("torch._utils", "_rebuild_parameter"): _PARAMETER,
         ("torch._utils", "_rebuild_parameter_with_state"): _PARAMETER,
         ("torch.nn.parameter", "Parameter"): _PARAMETER,

@@ -314,7 +314,7 @@ def test_a_pickle_that_calls_anything_is_refused_and_named(good: Path, evil: obj
         (b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "no tensors in it"),
         (b"\x80\x02" + b"(" * 10, "not a readable torch checkpoint"),
         (b"\x80\x02r\xff\xff\xff\x7fN.", "not a readable torch checkpoint"),
-        (b"\x80\x02Nr\xff\xff\xff\x0f.", "it holds None, expected a dict"),
+        (b"\x80\x02Nr\xff\xff\xff\x0f.", "keeps something as 268,435,455; refused as unsafe"),
         (b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", ""),
         (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", ""),
         (b"\x80\x02B\xff\xff\xff\x7f", ""),
