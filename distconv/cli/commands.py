@@ -18,6 +18,7 @@ from distconv.cli.options import (
     size_option,
     to_option,
     tokenizer_option,
+    trained_options,
 )
 from distconv.cli.reports import check, inspect, plan, verify
 from distconv.cli.screen import choose_progress, show
@@ -93,6 +94,7 @@ def cli(context: click.Context, *, debug: bool) -> None:
 @family_options
 @tokenizer_option
 @params_option
+@trained_options
 @click.option("--check", is_flag=True, help="First compare INPUT's files with their checksums.")
 @click.option("--verify", is_flag=True, help="Compare every tensor with INPUT before OUTPUT is made whole.")
 @click.option(
@@ -108,8 +110,8 @@ def cli(context: click.Context, *, debug: bool) -> None:
 def convert(
     *, source: str, output: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None,
     device: str, workers: int | None, address: str | None, gpus_per_worker: float, worker_resources: tuple[tuple[str, float], ...],
-    family: str | None, instruct: bool, tokenizer: str | None, params: str | None, check: bool, verify: bool,
-    overwrite: bool, trace: str | None, report: str | None, endpoint_url: str | None,
+    family: str | None, instruct: bool, tokenizer: str | None, params: str | None, like: str | None, dialect: str | None,
+    fill_from_like: bool, check: bool, verify: bool, overwrite: bool, trace: str | None, report: str | None, endpoint_url: str | None,
     quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Convert INPUT, a checkpoint of Meta's, into the Transformers folder OUTPUT.
@@ -137,7 +139,7 @@ def convert(
         done = run(
             source, output, to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
             address=chosen, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
-            check=check, verify=verify, overwrite=overwrite, gpus_per_worker=gpus_per_worker,
+            like=like, dialect=dialect, fill_from_like=fill_from_like, check=check, verify=verify, overwrite=overwrite, gpus_per_worker=gpus_per_worker,
             worker_resources=dict(worker_resources), trace=trace, report=report, endpoint_url=endpoint_url,
             progress=choose_progress(quiet=quiet),
         )  # fmt: skip

@@ -1,12 +1,13 @@
 """The tensors that a model made of config.json has, without memory for any.
 
-A config may be anybody's. Only the settings that shape a Llama are taken from it, each within
+A config may be anybody's. Of a Llama's only the settings that shape it are taken, each within
 what the chunks hold: others name code and files elsewhere, or sizes that take for ever to make.
 """
 
 import json
 from collections.abc import Collection, Mapping
 
+from distconv.sidecars.architecture import read_architecture
 from distconv.storage.base import Storage, read_small
 
 _LIMIT_BYTES = 1 << 20
@@ -51,13 +52,14 @@ def read_expected_shapes(
     if not isinstance(content, dict):
         raise TypeError("expected a JSON object")
     if content.get("model_type") != "llama":
-        raise ValueError(f"model_type {content.get('model_type')!a:.40}, expected 'llama'")
+        found = read_architecture(path, content)
+        return {name: saved.shape for name, saved in found.saved.items()}, set(found.tied)
     settings = {key: content[key] for key in (*_EXTENTS, *_OTHERS) if key in content}
     _bound(settings, shapes)
     with init_empty_weights():
         model = LlamaForCausalLM(LlamaConfig(**settings))
-    found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    return found, {"lm_head.weight"} if settings.get("tie_word_embeddings") else set()
+    shapes_of = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return shapes_of, {"lm_head.weight"} if settings.get("tie_word_embeddings") else set()
 
 
 def _bound(settings: Mapping[str, object], shapes: Collection[Shape]) -> None:

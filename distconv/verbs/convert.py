@@ -33,41 +33,28 @@ from distconv.version import VERSION
 
 
 def convert(
-    source: PathLike,
-    output: PathLike,
-    *,
-    to: str = "transformers",
-    shards: int | None = None,
-    dtype: str = "auto",
-    max_shard_size: int | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    address: str | None = None,
-    family: str | None = None,
-    instruct: bool = False,
-    tokenizer: PathLike | None = None,
-    params: PathLike | None = None,
-    check: bool = False,
-    verify: bool = False,
-    overwrite: bool = False,
-    gpus_per_worker: float = 1.0,
-    worker_resources: Mapping[str, float] | None = None,
-    trace: PathLike | None = None,
-    report: PathLike | None = None,
-    endpoint_url: str | None = None,
-    progress: Progress | None = None,
-) -> ConversionReport:
+    source: PathLike, output: PathLike, *, to: str = "transformers", shards: int | None = None,
+    dtype: str = "auto", max_shard_size: int | None = None, device: str = "auto",
+    workers: int | None = None, address: str | None = None, family: str | None = None,
+    instruct: bool = False, tokenizer: PathLike | None = None, params: PathLike | None = None,
+    like: PathLike | None = None, dialect: str | None = None, fill_from_like: bool = False,
+    check: bool = False, verify: bool = False, overwrite: bool = False, gpus_per_worker: float = 1.0,
+    worker_resources: Mapping[str, float] | None = None, trace: PathLike | None = None,
+    report: PathLike | None = None, endpoint_url: str | None = None, progress: Progress | None = None,
+) -> ConversionReport:  # fmt: skip
     """Convert the checkpoint in ``source`` into a folder ``output``.
 
-    ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that lie elsewhere,
-    ``max_shard_size`` is in bytes, ``trace`` a file for a Chrome trace, ``report`` for a PNG. Runs in this process, or, with
-    ``workers``, ``address`` or several GPUs, on Ray. All but trace and report may be s3:// URLs. Raises DistconvError.
+    ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that lie
+    elsewhere, ``like`` the Transformers folder of the model that a trainer's checkpoint is of. ``max_shard_size`` is in
+    bytes, ``trace`` a file for a Chrome trace, ``report`` for a PNG. Runs in this process, or, with ``workers``,
+    ``address`` or several GPUs, on Ray. All but trace and report may be s3:// URLs. Raises DistconvError.
     """
     options = Options(
         source=read_place(source), output=read_output(output), to=to, shards=shards, dtype=dtype,
         max_shard_size=max_shard_size, device=device, family=family, instruct=instruct,
         tokenizer=read_place_or_none(tokenizer),
         params=read_place_or_none(params),
+        like=read_place_or_none(like), dialect=dialect, fill_from_like=fill_from_like,
         check=check, verify=verify, overwrite=overwrite, trace=trace, report=report,
         endpoint_url=endpoint_url, cluster=Cluster(address, workers, gpus_per_worker, worker_resources or {}),
     )  # fmt: skip
@@ -97,7 +84,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
             watch.note(f"note: {note}")
         report, receipts = _convert(storage, source, options, prepared, watch, started)
         count = format_count(len(prepared.plan.files), prepared.target.noun)
-        charts.write(storage, receipts, f"{prepared.choice.family.title}, {count}")
+        charts.write(storage, receipts, f"{prepared.subject.title}, {count}")
         return report
 
 
@@ -123,7 +110,7 @@ def _convert(
     """Make what is planned, unless it is there already."""
     plan = prepared.plan
     identity = make_identity(
-        prepared.source, prepared.choice, plan, VERSION, prepared.target, prepared.shards
+        prepared.source, prepared.subject, plan, VERSION, prepared.target, prepared.shards
     )
     examined, damaged = None, frozenset[str]()
     if not options.overwrite and is_recorded(storage, options.output, identity):
@@ -136,7 +123,7 @@ def _convert(
     whole, parts = _count_kept(plan, receipts)
     report = ConversionReport(
         output=options.output,
-        family=prepared.choice.family.title,
+        family=prepared.subject.title,
         dtype=plan.dtype.name,
         noun=prepared.target.noun,
         chunks=len(plan.files),
@@ -263,6 +250,8 @@ def _check(options: Options, progress: Progress) -> None:
         family=options.family,
         tokenizer=options.tokenizer,
         params=options.params,
+        like=options.like,
+        dialect=options.dialect,
         endpoint_url=options.endpoint_url,
         progress=progress,
     )

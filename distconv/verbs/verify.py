@@ -15,9 +15,11 @@ from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.places import open_places, read_place
 from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.compare_shards import compare_shards
+from distconv.verbs.compare_trained import compare_trained
 from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
 from distconv.verbs.options import Options, read_place_or_none
 from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
+from distconv.verbs.trained_input import find_trained, is_trained
 
 Compare = Callable[[Headers, Progress], list[Finding]]
 """Lists what of OUTPUT's tensors, by its headers, is missing, foreign, or differs from INPUT's."""
@@ -68,16 +70,11 @@ class Verification:
 
 
 def verify(
-    output: PathLike,
-    *,
-    against: PathLike | None = None,
-    family: str | None = None,
-    instruct: bool = False,
-    tokenizer: PathLike | None = None,
-    params: PathLike | None = None,
-    endpoint_url: str | None = None,
+    output: PathLike, *, against: PathLike | None = None, family: str | None = None, instruct: bool = False,
+    tokenizer: PathLike | None = None, params: PathLike | None = None, like: PathLike | None = None,
+    dialect: str | None = None, fill_from_like: bool = False, endpoint_url: str | None = None,
     progress: Progress | None = None,
-) -> Verification:
+) -> Verification:  # fmt: skip
     """Check OUTPUT's structure and digests; with ``against``, compare every tensor with INPUT's too.
 
     OUTPUT is a folder for Transformers or for Meta's code, INPUT whatever ``convert`` makes it of.
@@ -85,13 +82,14 @@ def verify(
     """
     output_path, progress = read_place(output), progress or SilentProgress()
     input_path = read_place_or_none(against)
-    storage = open_places(output_path, input_path, endpoint_url=endpoint_url)
+    storage = open_places(output_path, input_path, read_place_or_none(like), endpoint_url=endpoint_url)
     compare = None
     if input_path is not None:
         asked = Options(
             source=input_path, output=output_path, family=family, instruct=instruct,
             tokenizer=read_place_or_none(tokenizer),
             params=read_place_or_none(params),
+            like=read_place_or_none(like) or output_path, dialect=dialect, fill_from_like=fill_from_like,
         )  # fmt: skip
         compare = _read_source(storage, asked)
     proof = prove(storage, output_path, Depth.MODEL, progress)
@@ -114,6 +112,9 @@ def _read_source(storage: Storage, options: Options) -> Compare | None:
     entry = storage.find(options.output)
     if entry is None or not entry.is_folder:
         return None
+    if is_trained(storage, options):
+        model = find_trained(storage, options).read(storage)
+        return lambda headers, progress: compare_trained(storage, model, headers, progress)
     recorded = _find_conversion(storage, options.output)
     if options.family is None and recorded is not None and recorded.family in FAMILIES:
         options = replace(options, family=recorded.family)

@@ -62,7 +62,9 @@ class Machine:
                     position = self.position
         finally:
             self.position = max(self.position, position)
-        raise InputError(f"its description has more than {self.language.most_steps:,} steps; refused as unsafe")
+        raise InputError(
+            f"its description has more than {self.language.most_steps:,} steps; refused as unsafe"
+        )
 
     def keep(self, number: int, value: object) -> None:
         """Put a value into the memo, whose numbers are in a row but for the first ones."""
