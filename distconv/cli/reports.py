@@ -156,11 +156,9 @@ def verify(
         from distconv.verbs.generate import refuse_meta
 
         refuse_meta(output)
-    progress = choose_progress(quiet=quiet)
     report = run(
-        output, against=against, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
-        like=like, dialect=dialect, fill_from_like=fill_from_like,
-        endpoint_url=endpoint_url, progress=progress,
+        output, against=against, family=family, instruct=instruct, tokenizer=tokenizer, params=params, like=like,
+        dialect=dialect, fill_from_like=fill_from_like, endpoint_url=endpoint_url, progress=choose_progress(quiet=quiet),
     )  # fmt: skip
     show(report, as_json=as_json)
     if not report.ok:

@@ -105,7 +105,7 @@ META_ORDERED = (
         "the names of torchtitan 0.3",
         re.compile(r"(^|\.)layers\.\d+\.attention\.qkv_linear\.wq\.weight$"),
         {
-            **{name: (name.replace(".w", ".qkv_linear.w"),) for name in (_WQ, _WK, _WV)},
+            **{name: (name.replace(".w", ".qkv_linear.w", 1),) for name in (_WQ, _WK, _WV)},
             OUTPUT: _OUTPUTS,
         },
     ),
