@@ -12,6 +12,7 @@ from distconv.output.identity import Subject
 from distconv.output.targets import TRANSFORMERS
 from distconv.planning.plan import Plan, describe_large_tensors, make_plan
 from distconv.storage.base import Storage
+from distconv.verbs.collector import held_collector
 from distconv.verbs.compare_trained import compare_trained
 from distconv.verbs.like import make_sidecars
 from distconv.verbs.options import Options
@@ -24,7 +25,8 @@ def plan_trained(model: TrainedModel, options: Options) -> Plan:
     """Plan the chunks of a trainer's checkpoint."""
     dtype = None if options.dtype == "auto" else DTYPES[options.dtype]
     decisions = Decisions(tied=bool(model.architecture.tied), kv_replication=1)
-    return make_plan(model.make_targets(dtype), decisions, options.max_shard_size)
+    with held_collector():
+        return make_plan(model.make_targets(dtype), decisions, options.max_shard_size)
 
 
 def subject_of_trained(model: TrainedModel) -> Subject:

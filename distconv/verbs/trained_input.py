@@ -10,6 +10,7 @@ from distconv.formats.meta.files import CONFIG_NAME
 from distconv.formats.views import TensorView
 from distconv.output.identity import InputFiles
 from distconv.storage.base import Storage, join
+from distconv.verbs.collector import held_collector
 from distconv.verbs.like import Like, read_like
 from distconv.verbs.options import Options
 from distconv.verbs.trained import TrainedModel, read_trained
@@ -42,7 +43,8 @@ class TrainedInput:
 
     def read(self, storage: Storage) -> TrainedModel:
         """Read where the model's tensors lie, see ``read_trained``."""
-        return read_trained(storage, self.files, self.like, dialect=self.dialect, fill=self.fill)
+        with held_collector():
+            return read_trained(storage, self.files, self.like, dialect=self.dialect, fill=self.fill)
 
     def _read_views(self, storage: Storage) -> Iterable[TensorView]:
         found = self.files.read_again(storage)
@@ -74,7 +76,8 @@ def find_trained_files(storage: Storage, options: Options) -> TrainedFiles:
                 f"{options.source}: several checkpoints below it ({', '.join(folders)}); give the path of one"
             )
         if folders:
-            return read(storage, folders[0])
+            with held_collector():
+                return read(storage, folders[0])
     raise InputError(f"{options.source}: no checkpoint of a trainer's")
 
 

@@ -7,7 +7,6 @@ so that it is taken apart once for each. Source: ``filesystem.py`` of torch 2.13
 
 import struct
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distconv.errors import InputError
@@ -15,7 +14,7 @@ from distconv.formats.content import describe_content
 from distconv.formats.dcp.metadata import Chunk
 from distconv.formats.marks import TensorMark, describe
 from distconv.formats.meta.pickles import load_pickle
-from distconv.layout.dtypes import DType
+from distconv.layout.dtypes import DType, extent_elements
 
 HEAD_BYTES = 1024
 """What stands before the data takes 704 in torch 2.13, and hardly more for longer shapes."""
@@ -39,6 +38,11 @@ class Item:
 
     start_bytes: int
     mark: TensorMark
+
+    @property
+    def end_bytes(self) -> int:
+        """Where its data ends."""
+        return self.start_bytes + self.mark.storage.size_bytes()
 
 
 class Heads:
@@ -70,12 +74,20 @@ def _read_head(head: bytes) -> Item:
         name, start, flags, size = _read_local(head, position)
         folder, _, last = name.rpartition(b"/")
         if mark is not None and folder.endswith(_DATA) and last == mark.storage.key.encode():
-            return Item(start, mark)
+            return Item(start, _check_extent(mark))
         if last == _DESCRIPTION:
             mark, end = _read_description(head, start)
         else:
             end = start + size if not flags & _STREAMED else _find_end(head, start)
         position = end + (_DESCRIPTOR.size if flags & _STREAMED else 0)
+
+
+def _check_extent(mark: TensorMark) -> TensorMark:
+    """Refuse a tensor that reaches behind its storage."""
+    end = mark.offset + extent_elements(mark.shape, mark.strides)
+    if end * mark.dtype.size_bytes > mark.storage.size_bytes():
+        raise InputError(f"a tensor of {end:,} elements in a storage of {mark.storage.size_bytes():,} bytes")
+    return mark
 
 
 def _read_local(head: bytes, position: int) -> tuple[bytes, int, int, int]:
@@ -126,17 +138,8 @@ def check_item(item: Item, chunk: Chunk, dtype: DType) -> None:
             f"holds a {mark.dtype} of shape {mark.shape} at byte {chunk.offset_bytes:,}, expected a {dtype} of "
             f"{chunk.sizes}: the file is of another step, or of another run"
         )
-    storage = mark.storage.size_bytes()
-    if item.start_bytes + storage > chunk.size_bytes:
+    if item.end_bytes > chunk.size_bytes:
         raise InputError(
             f"the item at byte {chunk.offset_bytes:,} has {chunk.size_bytes:,} bytes, its data needs "
-            f"{item.start_bytes + storage:,}; the file is damaged"
+            f"{item.end_bytes:,}; the file is damaged"
         )
-    if (_last(mark.offset, mark.shape, mark.strides) + 1) * dtype.size_bytes > storage:
-        raise InputError(
-            f"the item at byte {chunk.offset_bytes:,} reaches behind its storage; the file is damaged"
-        )
-
-
-def _last(offset: int, shape: Sequence[int], strides: Sequence[int]) -> int:
-    return offset + sum((extent - 1) * stride for extent, stride in zip(shape, strides, strict=True))

@@ -8,7 +8,7 @@ from distconv.errors import InputError
 _LIMIT_TEXT_BYTES = 1 << 20
 _LIMIT_LINE_BYTES = 256
 _STOP = ord(".")
-_MEMOIZE, _BINGET, _BININT1 = 0x94, ord("h"), ord("K")
+_MEMOIZE, _BINGET, _LONG_BINGET, _BININT1, _BININT2 = 0x94, ord("h"), ord("j"), ord("K"), ord("M")
 _FIRST_NUMBERS = 1 << 12
 _NOTHING = object()
 """Stands in a memo where nothing was kept."""
@@ -45,7 +45,7 @@ class Machine:
             for _ in range(self.language.most_steps):
                 code = content[position]
                 position += 1
-                # Half of all steps are one of these three; here they take half as long.
+                # Most steps are one of these five; here they take half as long.
                 if code == _MEMOIZE:
                     memo.append(stack[-1])
                 elif code == _BININT1:
@@ -54,6 +54,12 @@ class Machine:
                 elif code == _BINGET and content[position] < len(memo):
                     stack.append(memo[content[position]])
                     position += 1
+                elif code == _BININT2:
+                    stack.append(content[position] | content[position + 1] << 8)
+                    position += 2
+                elif code == _LONG_BINGET:
+                    position += 4
+                    stack.append(self.recall(int.from_bytes(content[position - 4 : position], "little")))
                 elif code == _STOP:
                     return stack.pop()
                 else:
