@@ -4,8 +4,6 @@ import hashlib
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -32,14 +30,6 @@ TRAINED = ("fsdp2", "per-item", "threads")
 """Whose tensors two ranks have trained."""
 
 Make = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with all checkpoints, to be read only."""
-    out = tmp_path_factory.mktemp("dcp") / "folders"
-    subprocess.run([sys.executable, "-m", "tests.dcp_folders", out], check=True, capture_output=True)
-    return out
 
 
 def read_by_torch(folder: Path, tmp_path: Path) -> dict[str, torch.Tensor]:

@@ -69,7 +69,7 @@ class TrainedModel:
                     OutputTensor(tensor.name, source, tensor.shape, tensor.dtype, written, tensor.copies)
                 )
             except InputError as error:
-                findings.append(str(error))
+                findings.append(f"{self.files.folder}: {error}")
         if findings:
             raise InputError.of(_shorten(findings))
         return tuple(targets)
