@@ -1,0 +1,69 @@
+"""What holds for every conversion holds for one of a distributed checkpoint: resumed, on Ray, from a store, unchanged INPUT."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import distconv
+from distconv.errors import OutputError
+from tests.faults import digest_folder
+
+LIMIT = 20_000
+
+
+def test_a_finished_conversion_is_not_done_again_and_a_lost_chunk_is(folders: Path, tmp_path: Path) -> None:
+    def convert() -> distconv.ConversionReport:
+        return distconv.convert(
+            folders / "grid", tmp_path / "out", like=folders / "llama-hf", max_shard_size=LIMIT, verify=True
+        )
+
+    first = convert()
+    before = digest_folder(tmp_path / "out")
+    assert convert().already_done
+    next(iter(sorted(tmp_path.glob("out/model-*.safetensors")))).unlink()
+    again = convert()
+    assert (again.kept_chunks, again.chunks) == (first.chunks - 1, first.chunks)
+    assert digest_folder(tmp_path / "out") == before
+
+
+def test_another_dialect_or_checkpoint_is_another_conversion(folders: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    distconv.convert(source, tmp_path / "out", like=folders / "llama-hf")
+    os.utime(source / "__1_0.distcp", ns=(1, 1))
+    with pytest.raises(OutputError, match=r"changed since: __1_0\.distcp"):
+        distconv.convert(source, tmp_path / "out", like=folders / "llama-hf")
+
+
+def test_output_beside_the_ranks_or_in_the_model_that_it_is_like_is_refused(folders: Path) -> None:
+    for out in (folders / "rows/out", folders / "llama-hf"):
+        with pytest.raises(OutputError):
+            distconv.convert(folders / "rows", out, like=folders / "llama-hf")
+
+
+@pytest.mark.slow
+def test_workers_on_ray_write_the_same_bytes(folders: Path, tmp_path: Path) -> None:
+    for out, workers in (("one", None), ("two", 2)):
+        distconv.convert(
+            folders / "rows", tmp_path / out, like=folders / "llama-hf", max_shard_size=LIMIT, workers=workers
+        )
+    assert digest_folder(tmp_path / "one") == digest_folder(tmp_path / "two")
+
+
+def test_a_checkpoint_in_a_store_is_read_where_it_is(
+    folders: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pytest.importorskip("botocore", reason="needs the extra s3")
+    from tests.stored import run_store
+
+    with run_store(tmp_path_factory.mktemp("aws")) as store:
+        for name in ("grid", "llama-hf"):
+            store.share(folders / name, "models", f"run/{name}/")
+        distconv.convert(
+            "s3://models/run/grid", tmp_path / "far", like="s3://models/run/llama-hf", verify=True
+        )
+    distconv.convert(folders / "grid", tmp_path / "near", like=folders / "llama-hf")
+    assert (tmp_path / "far/model.safetensors").read_bytes() == (
+        tmp_path / "near/model.safetensors"
+    ).read_bytes()
