@@ -8,13 +8,13 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint import FileSystemWriter, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
@@ -208,11 +208,26 @@ def _by_two(out: Path) -> None:
     _save(out / "fsdp2", {"app": {"model": states[0], "optim": states[1]}})
     _save(out / "per-item", {"model": states[0]}, single_file_per_rank=False)
     _save(out / "threads", {"model": states[0]}, thread_count=3)
+    hugging = HuggingFaceStorageWriter(
+        str(out / "safetensors"), fqn_to_index_mapping=_two_files(states[0]), save_distributed=True
+    )
+    dcp.save(states[0], storage_writer=hugging)
+    _save_each(out / "ranks", states[0])
     older = FullyShardedDataParallel(make_model("llama"), device_id=torch.device("cpu"), use_orig_params=True)
     with FullyShardedDataParallel.state_dict_type(
         older, StateDictType.SHARDED_STATE_DICT, ShardedStateDictConfig(_use_dtensor=False)
     ):
         _save(out / "fsdp1", {"model": older.state_dict()})
+
+
+def _two_files(names: Iterable[str]) -> dict[str, int]:
+    return {name: 1 + place % 2 for place, name in enumerate(names)}
+
+
+def _save_each(folder: Path, state: dict[str, object]) -> None:
+    """Let each rank save what it has, as verl does."""
+    folder.mkdir(exist_ok=True)
+    torch.save(state, folder / f"model_world_size_{dist.get_world_size()}_rank_{dist.get_rank()}.pt")
 
 
 def _by_four(out: Path) -> None:
@@ -229,6 +244,10 @@ def _by_four(out: Path) -> None:
     hybrid = {name: distribute_tensor(one, grid, [Replicate(), Shard(0)]) for name, one in tensors.items()}
     _save(out / "hybrid", hybrid)
     fused = make_fused({name: one.detach() for name, one in make_model("llama").state_dict().items()})
+    _save_each(out / "ranks-hybrid", hybrid)
+    _save_each(
+        out / "ranks-rows", {name: distribute_tensor(one, line, [Shard(0)]) for name, one in tensors.items()}
+    )
     _save(out / "rows-fused", {name: distribute_tensor(one, line, [Shard(0)]) for name, one in fused.items()})
 
 

@@ -28,6 +28,8 @@ LLAMAS = (
 """Whose tensors are those of ``llama-hf``."""
 TRAINED = ("fsdp2", "per-item", "threads")
 """Whose tensors two ranks have trained."""
+FILES = ("ranks", "safetensors")
+"""The same, saved by each rank for itself."""
 
 Make = Callable[[str], Path]
 
@@ -75,7 +77,7 @@ def test_every_tensor_is_where_torch_finds_it(folders: Path, tmp_path: Path, nam
         assert torch.equal(put_together(tensor), expected[own]), own
 
 
-@pytest.mark.parametrize("name", LLAMAS)
+@pytest.mark.parametrize("name", [*LLAMAS, "ranks-rows", "ranks-hybrid"])
 def test_whatever_names_and_cuts_a_trainer_has_the_model_is_the_same(
     folders: Path, tmp_path: Path, name: str
 ) -> None:
@@ -95,8 +97,10 @@ def test_a_model_has_the_loss_that_it_had_where_it_was_trained(folders: Path, tm
     assert trained != pytest.approx(find_loss(make_model("llama")), abs=1e-2)
 
 
-@pytest.mark.parametrize("name", TRAINED[1:])
-def test_files_per_item_and_per_thread_are_one_checkpoint(folders: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [*TRAINED[1:], *FILES])
+def test_files_per_item_per_thread_and_per_rank_are_one_checkpoint(
+    folders: Path, tmp_path: Path, name: str
+) -> None:
     for source, out in ((TRAINED[0], "one"), (name, "other")):
         distconv.convert(folders / source, tmp_path / out, like=folders / "llama-hf")
     one, other = (

@@ -44,6 +44,8 @@ def test_a_missing_rank_is_named(folders: Folders, tmp_path: Path) -> None:
     words = refused(source, folders / "llama-hf")
     assert "__2_0.distcp: missing" in words
     assert "copy the files of all ranks into one folder" in words
+    with pytest.raises(InputError, match=r"__2_0\.distcp: missing"):
+        distconv.convert(source, tmp_path / "out", like=folders / "llama-hf")
 
 
 def test_a_truncated_rank_is_named(folders: Folders, tmp_path: Path) -> None:

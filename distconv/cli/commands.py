@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from functools import partial
 
 import click
 
@@ -95,6 +96,11 @@ def cli(context: click.Context, *, debug: bool) -> None:
 @tokenizer_option
 @params_option
 @trained_options
+@click.option(
+    "--each",
+    is_flag=True,
+    help="Convert all trained checkpoints directly below INPUT, into folders below OUTPUT.",
+)
 @click.option("--check", is_flag=True, help="First compare INPUT's files with their checksums.")
 @click.option("--verify", is_flag=True, help="Compare every tensor with INPUT before OUTPUT is made whole.")
 @click.option(
@@ -111,10 +117,10 @@ def convert(
     *, source: str, output: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None,
     device: str, workers: int | None, address: str | None, gpus_per_worker: float, worker_resources: tuple[tuple[str, float], ...],
     family: str | None, instruct: bool, tokenizer: str | None, params: str | None, like: str | None, dialect: str | None,
-    fill_from_like: bool, check: bool, verify: bool, overwrite: bool, trace: str | None, report: str | None, endpoint_url: str | None,
+    fill_from_like: bool, each: bool, check: bool, verify: bool, overwrite: bool, trace: str | None, report: str | None, endpoint_url: str | None,
     quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Convert INPUT, a checkpoint of Meta's, into the Transformers folder OUTPUT.
+    """Convert INPUT, a checkpoint of Meta's or a trainer's, into the Transformers folder OUTPUT.
 
     With --to meta, OUTPUT is for Meta's code: as many consolidated.*.pth as --shards says,
     params.json and tokenizer.model. INPUT is then a Transformers folder, or a checkpoint of Meta's
@@ -134,15 +140,24 @@ def convert(
       ray job submit -- distconv convert /shared/Llama-2-70b /shared/out
     """  # noqa: D301
     from distconv.verbs.convert import convert as run
+    from distconv.verbs.convert_each import convert_each
 
     with ray_address(address) as chosen:
-        done = run(
-            source, output, to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
+        one = partial(
+            run, to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
             address=chosen, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
-            like=like, dialect=dialect, fill_from_like=fill_from_like, check=check, verify=verify, overwrite=overwrite, gpus_per_worker=gpus_per_worker,
-            worker_resources=dict(worker_resources), trace=trace, report=report, endpoint_url=endpoint_url,
-            progress=choose_progress(quiet=quiet),
+            like=like, dialect=dialect, fill_from_like=fill_from_like, check=check, verify=verify, overwrite=overwrite,
+            gpus_per_worker=gpus_per_worker, worker_resources=dict(worker_resources), trace=trace, report=report,
+            endpoint_url=endpoint_url, progress=choose_progress(quiet=quiet),
         )  # fmt: skip
+        if each:
+            show(
+                convert_each(source, output, one, like=like, endpoint_url=endpoint_url),
+                as_json=as_json,
+                notes_shown=True,
+            )
+            return
+        done = one(source, output)
     show(done, as_json=as_json, notes_shown=True)
     if not as_json and not quiet:
         _show_hint(output, to, done.chunks)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from distconv.errors import InputError, UsageError
 from distconv.formats.boxes import TrainedFiles, list_views
 from distconv.formats.dcp.folder import find_dcp_folders, read_dcp_folder
+from distconv.formats.dcp.rank_files import find_rank_file_folders, read_rank_files
 from distconv.formats.meta.files import CONFIG_NAME
+from distconv.formats.safetensors.ranks import find_rank_folders, find_weight_folders, read_weight_folder
 from distconv.formats.views import TensorView
 from distconv.output.identity import InputFiles
 from distconv.storage.base import Storage, join
@@ -17,10 +19,20 @@ from distconv.verbs.trained import TrainedModel, read_trained
 
 Read = Callable[[Storage, str], TrainedFiles]
 
-_FORMS: tuple[tuple[Callable[[Storage, str], tuple[str, ...]], Read], ...] = (
+_Form = tuple[Callable[[Storage, str], tuple[str, ...]], Read]
+
+_FORMS: tuple[_Form, ...] = (
     (find_dcp_folders, read_dcp_folder),
+    (find_rank_folders, read_weight_folder),
+    (find_rank_file_folders, read_rank_files),
 )
 """What finds the folders of a form that a path leads to, and what reads one."""
+_ASKED: tuple[_Form, ...] = (*_FORMS, (find_weight_folders, read_weight_folder))
+"""Those that are read so only where --like says that they are a trainer's."""
+
+
+def _list_forms(options: Options) -> tuple[_Form, ...]:
+    return _FORMS if options.like is None else _ASKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,8 @@ def list_sources(model: TrainedModel) -> Iterable[TensorView]:
 
 def is_trained(storage: Storage, options: Options) -> bool:
     """Whether INPUT is what a trainer's ranks left, told by names alone; --params says that it is Meta's."""
-    return options.params is None and any(find(storage, options.source) for find, _read in _FORMS)
+    forms = _list_forms(options)
+    return options.params is None and any(find(storage, options.source) for find, _read in forms)
 
 
 def find_trained_files(storage: Storage, options: Options) -> TrainedFiles:
@@ -69,7 +82,7 @@ def find_trained_files(storage: Storage, options: Options) -> TrainedFiles:
         raise UsageError(
             f"--to {options.to}: of a trainer's checkpoint only a Transformers folder is made; convert that to Meta's layout"
         )
-    for find, read in _FORMS:
+    for find, read in _list_forms(options):
         folders = find(storage, options.source)
         if len(folders) > 1:
             raise InputError(

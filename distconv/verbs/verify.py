@@ -89,7 +89,7 @@ def verify(
             source=input_path, output=output_path, family=family, instruct=instruct,
             tokenizer=read_place_or_none(tokenizer),
             params=read_place_or_none(params),
-            like=read_place_or_none(like) or output_path, dialect=dialect, fill_from_like=fill_from_like,
+            like=read_place_or_none(like), dialect=dialect, fill_from_like=fill_from_like,
         )  # fmt: skip
         compare = _read_source(storage, asked)
     proof = prove(storage, output_path, Depth.MODEL, progress)
@@ -113,7 +113,9 @@ def _read_source(storage: Storage, options: Options) -> Compare | None:
     if entry is None or not entry.is_folder:
         return None
     if is_trained(storage, options):
-        model = find_trained(storage, options).read(storage)
+        # What OUTPUT's config says of heads was that of the model that INPUT is like.
+        asked = replace(options, like=options.like or options.output)
+        model = find_trained(storage, asked).read(storage)
         return lambda headers, progress: compare_trained(storage, model, headers, progress)
     recorded = _find_conversion(storage, options.output)
     if options.family is None and recorded is not None and recorded.family in FAMILIES:

@@ -54,7 +54,8 @@ def read_dcp_folder(storage: Storage, folder: str) -> TrainedFiles:
     return TrainedFiles(
         folder=folder,
         form="a distributed checkpoint (torch.distributed.checkpoint)",
-        weights=(path, *(join(folder, file) for file in metadata.file_names())),
+        # Which are missing counts only where their tensors are wanted.
+        weights=(path, *(join(folder, file) for file in metadata.file_names() if file in names)),
         tensors=tensors,
         others=metadata.others,
         read=lambda storage, names: read_boxes(storage, folder, metadata, names),
