@@ -108,3 +108,19 @@ def test_a_step_that_cannot_be_converted_is_named(folders: Path, tmp_path: Path)
         )
     with pytest.raises(InputError, match="no trainer's checkpoint directly below it"):
         convert_each(folders / "rows", tmp_path / "out", lambda *_: pytest.fail("nothing is there"))
+
+
+def test_what_lies_beside_the_model_that_it_is_like_is_copied(folders: Path, tmp_path: Path) -> None:
+    like = shutil.copytree(folders / "llama-hf", tmp_path / "like")
+    copied = (
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+        "chat_template.jinja", "LICENSE",
+    )  # fmt: skip
+    for name in copied:
+        (like / name).write_text(f'{{"{name}": 1}}\n')
+    distconv.convert(folders / "rows", tmp_path / "out", like=like)
+    assert all((tmp_path / "out" / name).read_bytes() == (like / name).read_bytes() for name in copied)
+    assert distconv.verify(tmp_path / "out", against=folders / "rows").ok
+    assert distconv.convert(folders / "rows", tmp_path / "out", like=like).already_done
+    (tmp_path / "out/vocab.json").write_text("{}")
+    assert not distconv.verify(tmp_path / "out").ok
