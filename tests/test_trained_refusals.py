@@ -235,9 +235,9 @@ def test_an_output_that_differs_from_a_tied_embedding_is_refused(folders: Folder
     assert not (tmp_path / "out").exists()
 
 
-def test_options_that_mean_nothing_for_other_input_are_refused(folders: Folders) -> None:
+def test_options_that_mean_nothing_for_other_input_are_refused(folders: Folders, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no checkpoint of a trainer's"):
-        distconv.inspect(folders / "llama-hf", like=folders / "llama-hf")
+        distconv.inspect(tmp_path, like=folders / "llama-hf")
     with pytest.raises(UsageError, match="only a Transformers folder is made"):
         distconv.plan(folders / "rows", to="meta", like=folders / "llama-hf")
 
