@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -100,6 +101,14 @@ def transformers_model(
         return written[spec]
 
     return write
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with distributed checkpoints of small models, see ``tests.dcp_folders``, to be read only."""
+    out = tmp_path_factory.mktemp("dcp") / "folders"
+    subprocess.run([sys.executable, "-m", "tests.dcp_folders", out], check=True, capture_output=True)
+    return out
 
 
 @pytest.fixture

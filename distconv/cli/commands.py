@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from functools import partial
 
 import click
 
@@ -18,6 +19,7 @@ from distconv.cli.options import (
     size_option,
     to_option,
     tokenizer_option,
+    trained_options,
 )
 from distconv.cli.reports import check, inspect, manifest, plan, sign, verify
 from distconv.cli.screen import choose_progress, show
@@ -36,7 +38,8 @@ def cli(context: click.Context, *, debug: bool) -> None:
     INPUT is a checkpoint of Meta's: a folder with consolidated.*.pth and params.json, or one that
     has them in original/, or the file that holds the model (.pth, .pt, .bin or .safetensors). It may
     also be a Transformers folder, config.json beside its weights: for inspect and check, and with
-    --to meta for plan and convert.
+    --to meta for plan and convert; or what a trainer saved (torch.distributed.checkpoint, a file a
+    rank), with --like and the folder of the model that was trained.
 
     \b
     Examples:
@@ -93,6 +96,12 @@ def cli(context: click.Context, *, debug: bool) -> None:
 @family_options
 @tokenizer_option
 @params_option
+@trained_options
+@click.option(
+    "--each",
+    is_flag=True,
+    help="Convert all trained checkpoints directly below INPUT, into folders below OUTPUT.",
+)
 @click.option("--check", is_flag=True, help="First compare INPUT's files with their checksums.")
 @click.option("--verify", is_flag=True, help="Compare every tensor with INPUT before OUTPUT is made whole.")
 @click.option(
@@ -108,41 +117,42 @@ def cli(context: click.Context, *, debug: bool) -> None:
 def convert(
     *, source: str, output: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None,
     device: str, workers: int | None, address: str | None, gpus_per_worker: float, worker_resources: tuple[tuple[str, float], ...],
-    family: str | None, instruct: bool, tokenizer: str | None, params: str | None, check: bool, verify: bool,
-    overwrite: bool, trace: str | None, report: str | None, endpoint_url: str | None,
+    family: str | None, instruct: bool, tokenizer: str | None, params: str | None, like: str | None, dialect: str | None,
+    fill_from_like: bool, each: bool, check: bool, verify: bool, overwrite: bool, trace: str | None, report: str | None, endpoint_url: str | None,
     quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Convert INPUT, a checkpoint of Meta's, into the Transformers folder OUTPUT.
+    """Convert INPUT, a checkpoint of Meta's or a trainer's, into the Transformers folder OUTPUT.
 
-    With --to meta, OUTPUT is for Meta's code: as many consolidated.*.pth as --shards says,
-    params.json and tokenizer.model. INPUT is then a Transformers folder, or a checkpoint of Meta's
-    in any number of shards.
+    With --to meta, OUTPUT is for Meta's code: as many consolidated.*.pth as --shards says, params.json and
+    tokenizer.model. INPUT is then a Transformers folder, or a checkpoint of Meta's in any number of shards.
 
-    The same command run again goes on where an interrupted one stopped. Of a finished OUTPUT it looks at
-    all but the weights' data, with --verify at that as well, and mends what is damaged. Runs in this process,
-    or on Ray with --workers, --address, several GPUs, or inside a Ray job.
+    The same command run again goes on where an interrupted one stopped, and of a finished OUTPUT looks at all but
+    the weights' data, with --verify at that as well, and mends what is damaged. Runs in this process, or on Ray
+    with --workers, --address, several GPUs, or inside a Ray job.
 
     \b
     Examples:
       distconv convert Llama-2-7b llama-2-7b-hf
-      distconv convert Llama-2-70b-chat out --instruct --check --verify
-      distconv convert Llama-2-70b out --workers 8 --report run.png
+      distconv convert Llama-2-70b-chat out --instruct --check --verify --workers 8 --report run.png
       distconv convert llama-2-7b-hf out --to meta
-      distconv convert Llama-2-70b out --to meta --shards 4
+      distconv convert step-1000 out --like llama-3.1-8b-hf --dtype bfloat16
       ray job submit -- distconv convert /shared/Llama-2-70b /shared/out
     """  # noqa: D301
     from distconv.verbs.convert import convert as run
+    from distconv.verbs.convert_each import EachReport, convert_each
 
     with ray_address(address) as chosen:
-        done = run(
-            source, output, to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
+        one = partial(
+            run, to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
             address=chosen, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
-            check=check, verify=verify, overwrite=overwrite, gpus_per_worker=gpus_per_worker,
-            worker_resources=dict(worker_resources), trace=trace, report=report, endpoint_url=endpoint_url,
-            progress=choose_progress(quiet=quiet),
+            like=like, dialect=dialect, fill_from_like=fill_from_like, check=check, verify=verify, overwrite=overwrite,
+            gpus_per_worker=gpus_per_worker, worker_resources=dict(worker_resources), trace=trace, report=report,
+            endpoint_url=endpoint_url, progress=choose_progress(quiet=quiet),
         )  # fmt: skip
+        work = partial(convert_each, convert=one, like=like, endpoint_url=endpoint_url) if each else one
+        done = work(source, output)
     show(done, as_json=as_json, notes_shown=True)
-    if not as_json and not quiet:
+    if not as_json and not quiet and not isinstance(done, EachReport):
         _show_hint(output, to, done.chunks)
 
 

@@ -51,6 +51,12 @@ def _families() -> list[str]:
     return list(ALL_FAMILIES)
 
 
+def _dialects() -> list[str]:
+    from distconv.families.trained import DIALECTS
+
+    return list(DIALECTS)
+
+
 def family_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options by which a person says what the files cannot."""
     family = click.option(
@@ -105,9 +111,29 @@ shards_option = click.option(
 )
 
 
+def trained_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what can be said of a trainer's checkpoint."""
+    like = click.option(
+        "--like",
+        type=Place(),
+        metavar="FOLDER",
+        help="Of a trained checkpoint: the Transformers folder, local or hf://, of the model that was trained.",
+    )
+    dialect = click.option(
+        "--dialect",
+        type=click.Choice(_dialects()),
+        metavar="NAME",
+        help="How a trained checkpoint's tensors are named, where names mislead; a wrong one lists all.",
+    )
+    fill = click.option(
+        "--fill-from-like", is_flag=True, help="Take tensors that a trained checkpoint lacks from --like."
+    )
+    return like(dialect(fill(command)))
+
+
 def source_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add all that can be said of INPUT besides where it is."""
-    return family_options(tokenizer_option(params_option(endpoint_option(command))))
+    return family_options(tokenizer_option(params_option(trained_options(endpoint_option(command)))))
 
 
 def worker_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -25,7 +25,7 @@ from distconv.cli.screen import choose_progress, defuse, show
 @json_option
 def check(
     *, source: str, family: str | None, instruct: bool, tokenizer: str | None, params: str | None,
-    endpoint_url: str | None, quiet: bool, as_json: bool,
+    like: str | None, dialect: str | None, fill_from_like: bool, endpoint_url: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare INPUT's files with their checksums; exit code 2 where something is wrong.
 
@@ -43,6 +43,7 @@ def check(
     progress = choose_progress(quiet=quiet)
     report = run(
         source, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
+        like=like, dialect=dialect, fill_from_like=fill_from_like,
         endpoint_url=endpoint_url, progress=progress,
     )  # fmt: skip
     show(report, as_json=as_json)
@@ -60,7 +61,8 @@ def check(
 @json_option
 def plan(
     *, source: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None, family: str | None,
-    instruct: bool, tokenizer: str | None, params: str | None, endpoint_url: str | None, as_json: bool,
+    instruct: bool, tokenizer: str | None, params: str | None, like: str | None, dialect: str | None,
+    fill_from_like: bool, endpoint_url: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what a conversion of INPUT would do, from its headers alone.
 
@@ -74,17 +76,10 @@ def plan(
     from distconv.verbs.plan import plan as run
 
     report = run(
-        source,
-        to=to,
-        shards=shards,
-        dtype=dtype,
-        max_shard_size=max_shard_size,
-        family=family,
-        instruct=instruct,
-        tokenizer=tokenizer,
-        params=params,
+        source, to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size, family=family, instruct=instruct,
+        tokenizer=tokenizer, params=params, like=like, dialect=dialect, fill_from_like=fill_from_like,
         endpoint_url=endpoint_url,
-    )
+    )  # fmt: skip
     show(report, as_json=as_json)
 
 
@@ -99,6 +94,9 @@ def inspect(
     instruct: bool,
     tokenizer: str | None,
     params: str | None,
+    like: str | None,
+    dialect: str | None,
+    fill_from_like: bool,
     endpoint_url: str | None,
     as_json: bool,
 ) -> None:
@@ -113,13 +111,9 @@ def inspect(
     from distconv.verbs.inspect import inspect as run
 
     found = run(
-        source,
-        family=family,
-        instruct=instruct,
-        tokenizer=tokenizer,
-        params=params,
-        endpoint_url=endpoint_url,
-    )
+        source, family=family, instruct=instruct, tokenizer=tokenizer, params=params, like=like, dialect=dialect,
+        fill_from_like=fill_from_like, endpoint_url=endpoint_url,
+    )  # fmt: skip
     show(found, as_json=as_json)
 
 
@@ -147,7 +141,8 @@ def verify(
     *, output: str, text: str | None, against: str | None, card: str | None, signature: str | None,
     public_key: str | None, workers: int | None, address: str | None,
     family: str | None, instruct: bool, tokenizer: str | None,
-    params: str | None, endpoint_url: str | None, quiet: bool, as_json: bool,
+    params: str | None, like: str | None, dialect: str | None, fill_from_like: bool, endpoint_url: str | None,
+    quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Check that OUTPUT is a whole model; exit code 1 where something is wrong.
 
@@ -175,8 +170,8 @@ def verify(
     with ray_address(address) as chosen:
         report = run(
             output, against=against, workers=workers, address=chosen, family=family, instruct=instruct,
-            tokenizer=tokenizer, params=params, endpoint_url=endpoint_url, card=card, signature=signature,
-            public_key=public_key, progress=progress,
+            tokenizer=tokenizer, params=params, like=like, dialect=dialect, fill_from_like=fill_from_like,
+            endpoint_url=endpoint_url, card=card, signature=signature, public_key=public_key, progress=progress,
         )  # fmt: skip
     show(report, as_json=as_json)
     if not report.ok:

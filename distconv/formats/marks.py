@@ -50,6 +50,24 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True)
+class Class:
+    """A class of which the pickle makes objects, see ``Record``; nothing of it is run."""
+
+    name: str
+
+
+class Record:
+    """An object of a class, with the state that the pickle sets; equal only to itself."""
+
+    __slots__ = ("kind", "state")
+
+    def __init__(self, kind: Class) -> None:
+        """Begin without a state."""
+        self.kind = kind
+        self.state: object = None
+
+
+@dataclass(frozen=True, slots=True)
 class Opaque:
     """Anything that a checkpoint holds beside its tensors; what becomes of it is the same."""
 
@@ -61,10 +79,8 @@ Arguments = tuple[object, ...]
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A name that is called with ``least`` to ``most`` arguments; ``make`` checks them, and raises InputError."""
+    """A name that is called; ``make`` checks the arguments, and raises InputError."""
 
-    least: int
-    most: int
     make: Callable[[Arguments], object]
 
 
@@ -80,9 +96,11 @@ def describe(value: object) -> str:
 
 
 _WORDS = {
+    Class: "a class",
     Function: "a function",
     Kind: "a data type",
     Opaque: "something that is no tensor",
+    Record: "an object",
     StorageMark: "a storage",
     TensorMark: "a tensor",
 }
@@ -144,7 +162,8 @@ def _rebuild_parameter(arguments: Arguments) -> object:
     return arguments[0]
 
 
-def _make_size(arguments: Arguments) -> tuple[object, ...]:
+def make_size(arguments: Arguments) -> tuple[object, ...]:
+    """Make a ``torch.Size``, whose extents are not looked at here."""
     (extents,) = arguments
     if type(extents) is not tuple:
         raise InputError(f"{describe(extents)} is not a shape")
@@ -158,13 +177,15 @@ def _make_dict(arguments: Arguments) -> dict[str, object]:
     return {}
 
 
-def call(function: Function, arguments: Arguments) -> object:
-    """Call a function of the table; InputError where its arguments are none that it takes."""
-    if not function.least <= len(arguments) <= function.most:
-        raise InputError(
-            f"a call with {len(arguments):,} arguments, expected {function.least} to {function.most}"
-        )
-    return function.make(arguments)
+def taking(least: int, most: int, make: Callable[[Arguments], object]) -> Function:
+    """Let a function take so many arguments only."""
+
+    def checked(arguments: Arguments) -> object:
+        if not least <= len(arguments) <= most:
+            raise InputError(f"a call with {len(arguments):,} arguments, expected {least} to {most}")
+        return make(arguments)
+
+    return Function(checked)
 
 
 _STORAGES = {
@@ -210,17 +231,17 @@ _BESIDE = {
 # Python 3 writes the first names below protocol 3, the second ones from there on.
 _BESIDE |= {"builtins": _BESIDE["__builtin__"], "copyreg": _BESIDE["copy_reg"]}
 
-_REBUILD = Function(4, _MOST_ARGUMENTS, _rebuild_tensor)
-_PARAMETER = Function(1, 4, _rebuild_parameter)
+_REBUILD = taking(4, _MOST_ARGUMENTS, _rebuild_tensor)
+_PARAMETER = taking(1, 4, _rebuild_parameter)
 
 NAMES: Mapping[tuple[str, str], object] = MappingProxyType(
     {
         **{(module, name): OPAQUE for module, names in _BESIDE.items() for name in names.split()},
-        ("collections", "OrderedDict"): Function(0, 1, _make_dict),
-        ("torch", "Size"): Function(1, 1, _make_size),
+        ("collections", "OrderedDict"): taking(0, 1, _make_dict),
+        ("torch", "Size"): taking(1, 1, make_size),
         ("torch._utils", "_rebuild_tensor"): _REBUILD,
         ("torch._utils", "_rebuild_tensor_v2"): _REBUILD,
-        ("torch._utils", "_rebuild_tensor_v3"): Function(7, _MOST_ARGUMENTS, _rebuild_typed_tensor),
+        ("torch._utils", "_rebuild_tensor_v3"): taking(7, _MOST_ARGUMENTS, _rebuild_typed_tensor),
         ("torch._utils", "_rebuild_parameter"): _PARAMETER,
         ("torch._utils", "_rebuild_parameter_with_state"): _PARAMETER,
         ("torch.nn.parameter", "Parameter"): _PARAMETER,

@@ -9,13 +9,12 @@ import os
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from typing import Self
 
 from distconv.errors import InputError, OutputError
-from distconv.families.choose import Choice
 from distconv.formats.views import TensorView
 from distconv.output.loading import digest_file
 from distconv.output.targets import TRANSFORMERS, Target
@@ -28,8 +27,24 @@ _LIBRARIES = ("tokenizers",)
 """Of these another version may write the files beside the chunks otherwise."""
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a model is: as records have it, and as people read it."""
+
+    family: str
+    title: str
+    instruct: bool = False
+    read_as: Mapping[str, object] = field(default_factory=dict)
+    """How INPUT was read, where that can be said in several ways."""
+
+
 def make_identity(
-    source: Mapping[str, object], choice: Choice, plan: Plan, version: str, target: Target, shards: int | None
+    source: Mapping[str, object],
+    subject: Subject,
+    plan: Plan,
+    version: str,
+    target: Target,
+    shards: int | None,
 ) -> dict[str, object]:
     """Say what is converted and how: two conversions of one identity make the same files.
 
@@ -40,8 +55,9 @@ def make_identity(
         "distconv": version,
         # What older versions wrote names no target.
         **({} if target is TRANSFORMERS else {"to": target.name, "shards": shards}),
-        "family": choice.family.name,
-        "instruct": choice.instruct,
+        "family": subject.family,
+        "instruct": subject.instruct,
+        **subject.read_as,
         "dtype": plan.dtype.name,
         "max_shard_size": plan.chunk_limit_bytes,
         "tied": plan.decisions.tied,

@@ -138,7 +138,7 @@ def _make_receipt(found: Mapping[str, object], content: bytes) -> ModelReceipt:
     )
     files = take(found, "files", dict, "the receipt")
     for name in files:
-        check(target.is_sidecar(name), f"it names {show(name)}, which no conversion writes")
+        check(target.is_recorded(name), f"it names {show(name)}, which no conversion writes")
         check_digest(take(files, name, str, "the files"), _SHA256, name)
     check(
         set(target.list_marks(len(rows))) == files.keys() & set(target.marks),

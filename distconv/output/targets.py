@@ -45,6 +45,8 @@ class Target:
     """Pattern of what is written beside them, licences' texts and the receipt apart."""
     others: str
     """Pattern of what other tools write of a model besides."""
+    copied: str
+    """Pattern of what of that is copied where a model is like another one, whose files stand beside it."""
     settings: str
     """Pattern of what says to a loader how model or tokenizer are to be made."""
     folders: str
@@ -76,6 +78,10 @@ class Target:
         """Whether a conversion writes a file of this name beside the weights and its receipt."""
         return re.fullmatch(f"{self.sidecars}|{LEGAL_NAMES}", name) is not None
 
+    def is_recorded(self, name: str) -> bool:
+        """Whether a receipt may name a file beside the weights so."""
+        return self.is_sidecar(name) or re.fullmatch(self.copied, name) is not None
+
     def is_model_file(self, name: str) -> bool:
         """Whether a name is that of a file which a model consists of, whoever wrote it."""
         return re.fullmatch(f"{self.weights}|{self.sidecars}|{self.others}|{_RECORDS}", name) is not None
@@ -83,6 +89,7 @@ class Target:
 
 _RECORDS = r"distconv\.json|\.distconv\.journal"
 _NONE = r"(?!)"
+_COPIED = r"special_tokens_map\.json|added_tokens\.json|chat_template\.json|vocab\.json|merges\.txt"
 
 TRANSFORMERS = Target(
     name="transformers",
@@ -96,7 +103,8 @@ TRANSFORMERS = Target(
     r"|tokenizer\.json|tokenizer_config\.json|tokenizer\.model|chat_template\.jinja"
     r"|preprocessor_config\.json|processor_config\.json",
     others=r"pytorch_model(-\d{5,}-of-\d{5,})?\.bin|pytorch_model\.bin\.index\.json"
-    r"|special_tokens_map\.json|added_tokens\.json|chat_template\.json",
+    rf"|{_COPIED}",
+    copied=_COPIED,
     settings=r"(config|generation_config|quantize_config|.*quant_config|(pre)?processor_config)\.json"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|tekken|chat_template)\.json"
     r"|.*\.model|merges\.txt|chat_template\.jinja",
@@ -130,6 +138,7 @@ META = Target(
     weights=r"consolidated\.\d{2,}\.pth",
     sidecars=r"params\.json|tokenizer\.model|checklist\.chk",
     others=_NONE,
+    copied=_NONE,
     settings=r"(params|config|tokenizer|added_tokens|vocab)\.json|.*\.model",
     folders=r".*\.pth",
     detours={},

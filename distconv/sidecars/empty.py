@@ -55,8 +55,7 @@ def read_empty_model(storage: Storage, path: str, shapes: Mapping[str, Shape]) -
     from transformers.core_model_loading import revert_weight_conversion
 
     settings = read_settings(storage, path, shapes)
-    with _quiet(), _few_modules(_FEW_MODULES + _MODULES_A_TENSOR * len(shapes)):
-        model = _make_model(settings)
+    with empty_model(settings, len(shapes)) as model:
         state = dict(model.state_dict())
         saved = revert_weight_conversion(model, dict(state))
         wanted = {
@@ -70,6 +69,13 @@ def read_empty_model(storage: Storage, path: str, shapes: Mapping[str, Shape]) -
         others = {name: found for name in strange if (found := find(name, shapes[name]))}
     ignored = {name for name in strange if name not in others and _matches(model, "unexpected", name)}
     return EmptyModel(type(model).__name__, wanted, frozenset(optional), others, frozenset(ignored))
+
+
+@contextmanager
+def empty_model(settings: dict[str, object], tensors: int) -> Iterator["PreTrainedModel"]:
+    """Have the model of such settings, without memory for its weights, of which there are about so many."""
+    with _quiet(), _few_modules(_FEW_MODULES + _MODULES_A_TENSOR * tensors):
+        yield _make_model(settings)
 
 
 def _make_model(settings: dict[str, object]) -> "PreTrainedModel":

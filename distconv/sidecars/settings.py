@@ -33,7 +33,11 @@ def read_settings(storage: Storage, path: str, shapes: Mapping[str, tuple[int, .
 
     ValueError for what no model of these tensors needs, InputError where it is no JSON object.
     """
-    content = parse_object(path, read_small(storage, path, _LIMIT_BYTES))
+    return take_settings(parse_object(path, read_small(storage, path, _LIMIT_BYTES)), shapes)
+
+
+def take_settings(content: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
+    """Take what of a config is safe, as ``read_settings`` does."""
     most = max((extent for shape in shapes.values() for extent in shape), default=0)
     return _take(content, max(most, _LARGEST), len(shapes), 0)
 

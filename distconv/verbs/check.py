@@ -14,9 +14,10 @@ from distconv.moving.progress import Progress, SilentProgress
 from distconv.storage.base import PathLike, Storage
 from distconv.storage.parallel import map_at_once
 from distconv.storage.places import read_place
-from distconv.verbs.checkable import Task, look_at_checkpoint, look_at_model
+from distconv.verbs.checkable import Task, Work, look_at_checkpoint, look_at_model, look_at_trained
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.sources import is_transformers_model
+from distconv.verbs.trained_input import is_trained, refuse_like
 
 _FILES_AT_ONCE = 16
 
@@ -62,15 +63,11 @@ class CheckReport:
 
 
 def check(
-    source: PathLike,
-    *,
-    family: str | None = None,
-    instruct: bool = False,
-    tokenizer: PathLike | None = None,
-    params: PathLike | None = None,
-    endpoint_url: str | None = None,
+    source: PathLike, *, family: str | None = None, instruct: bool = False,
+    tokenizer: PathLike | None = None, params: PathLike | None = None, like: PathLike | None = None,
+    dialect: str | None = None, fill_from_like: bool = False, endpoint_url: str | None = None,
     progress: Progress | None = None,
-) -> CheckReport:
+) -> CheckReport:  # fmt: skip
     """Read INPUT's headers and compare every file with its checksum; all findings come together.
 
     Files that a checklist names are compared by MD5, other zipped shards by the CRC32 of
@@ -80,11 +77,11 @@ def check(
     options = Options(
         source=read_place(source), output="", family=family, instruct=instruct,
         tokenizer=read_place_or_none(tokenizer),
-        params=read_place_or_none(params), endpoint_url=endpoint_url,
+        params=read_place_or_none(params), like=read_place_or_none(like), dialect=dialect,
+        fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     storage = open_storage(options)
-    back = is_transformers_model(storage, options)
-    work = look_at_model(storage, options) if back else look_at_checkpoint(storage, options)
+    work = _look(storage, options)
     tasks, findings = work.tasks, list(work.findings)
     if tasks:
         progress.begin(sum(task.size_bytes for task in tasks), len(tasks), "files")
@@ -101,6 +98,15 @@ def check(
         findings=tuple(dict.fromkeys(findings)),
         notes=tuple(work.notes),
     )
+
+
+def _look(storage: Storage, options: Options) -> Work:
+    if is_trained(storage, options):
+        return look_at_trained(storage, options)
+    refuse_like(options)
+    if is_transformers_model(storage, options):
+        return look_at_model(storage, options)
+    return look_at_checkpoint(storage, options)
 
 
 def _run(storage: Storage, tasks: Sequence[Task], progress: Progress) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
+from distconv.formats.boxes import list_views
 from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.checklist import Listed, read_checklists
 from distconv.formats.meta.files import CONFIG_NAME, SourceFiles, find_files
@@ -14,6 +15,7 @@ from distconv.output.targets import RECEIPT_NAME
 from distconv.storage.base import Storage, join
 from distconv.verbs.options import Options
 from distconv.verbs.sources import open_meta, open_transformers
+from distconv.verbs.trained_input import find_trained, find_trained_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,32 @@ def look_at_checkpoint(storage: Storage, options: Options) -> Work:
         findings += str(error).splitlines()
     tasks, notes, wrong = _make_tasks(storage, files)
     return Work(tasks, [*findings, *wrong], notes)
+
+
+def look_at_trained(storage: Storage, options: Options) -> Work:
+    """Compare each item of a trainer's checkpoint with the CRC32 behind its data, the optimizer's as well."""
+    files = find_trained_files(storage, options)
+    findings: list[str] = []
+    if options.like is not None:
+        try:
+            find_trained(storage, options).read(storage)
+        except InputError as error:
+            findings += str(error).splitlines()
+    records: dict[str, list[Region]] = {}
+    try:
+        boxed = files.read(storage, files.tensors)
+    except InputError as error:
+        return Work((), [*findings, *str(error).splitlines()], files.notes)
+    for view in list_views(boxed.values()):
+        records.setdefault(view.region.path, []).append(view.region)
+    tasks, bare = [], 0
+    for path, regions in records.items():
+        known = files.read_checksums(storage, regions)
+        if known:
+            tasks.append(Task(path, sum(region.size_bytes for region in known), None, tuple(known)))
+        else:
+            bare += 1
+    return Work(tasks, findings, files.notes, bare)
 
 
 def look_at_model(storage: Storage, options: Options) -> Work:

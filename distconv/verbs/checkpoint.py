@@ -18,6 +18,7 @@ from distconv.formats.meta.layouts import ShardFiles
 from distconv.formats.meta.params import Params, read_params
 from distconv.formats.views import TensorView
 from distconv.layout.dtypes import DTYPES
+from distconv.output.identity import Subject
 from distconv.planning.plan import Plan, make_plan
 from distconv.sidecars.special_tokens import TOKEN_SETS
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
@@ -93,6 +94,11 @@ def read_found(
         *note_params(params, choice),
     )
     return Checkpoint(files, params, catalog, architecture, dimensions, vocabulary, choice, matches, notes)
+
+
+def subject_of(choice: Choice) -> Subject:
+    """Say what a model of a family is called."""
+    return Subject(choice.family.name, choice.family.title, choice.instruct)
 
 
 def _make_facts(

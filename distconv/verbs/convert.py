@@ -35,41 +35,28 @@ from distconv.version import VERSION
 
 
 def convert(
-    source: PathLike,
-    output: PathLike,
-    *,
-    to: str = "transformers",
-    shards: int | None = None,
-    dtype: str = "auto",
-    max_shard_size: int | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    address: str | None = None,
-    family: str | None = None,
-    instruct: bool = False,
-    tokenizer: PathLike | None = None,
-    params: PathLike | None = None,
-    check: bool = False,
-    verify: bool = False,
-    overwrite: bool = False,
-    gpus_per_worker: float = 1.0,
-    worker_resources: Mapping[str, float] | None = None,
-    trace: PathLike | None = None,
-    report: PathLike | None = None,
-    endpoint_url: str | None = None,
-    progress: Progress | None = None,
-) -> ConversionReport:
+    source: PathLike, output: PathLike, *, to: str = "transformers", shards: int | None = None,
+    dtype: str = "auto", max_shard_size: int | None = None, device: str = "auto",
+    workers: int | None = None, address: str | None = None, family: str | None = None,
+    instruct: bool = False, tokenizer: PathLike | None = None, params: PathLike | None = None,
+    like: PathLike | None = None, dialect: str | None = None, fill_from_like: bool = False,
+    check: bool = False, verify: bool = False, overwrite: bool = False, gpus_per_worker: float = 1.0,
+    worker_resources: Mapping[str, float] | None = None, trace: PathLike | None = None,
+    report: PathLike | None = None, endpoint_url: str | None = None, progress: Progress | None = None,
+) -> ConversionReport:  # fmt: skip
     """Convert the checkpoint in ``source`` into a folder ``output``.
 
-    ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that lie elsewhere,
-    ``max_shard_size`` is in bytes, ``trace`` a file for a Chrome trace, ``report`` for a PNG. Runs in this process, or, with
-    ``workers``, ``address`` or several GPUs, on Ray. All but trace and report may be s3:// URLs. Raises DistconvError.
+    ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that lie
+    elsewhere, ``like`` the Transformers folder of the model that a trainer's checkpoint is of. ``max_shard_size`` is in
+    bytes, ``trace`` a file for a Chrome trace, ``report`` for a PNG. Runs in this process, or, with ``workers``,
+    ``address`` or several GPUs, on Ray. All but trace and report may be s3:// URLs. Raises DistconvError.
     """
     options = Options(
         source=read_place(source), output=read_output(output), to=to, shards=shards, dtype=dtype,
         max_shard_size=max_shard_size, device=device, family=family, instruct=instruct,
         tokenizer=read_place_or_none(tokenizer),
         params=read_place_or_none(params),
+        like=read_place_or_none(like), dialect=dialect, fill_from_like=fill_from_like,
         check=check, verify=verify, overwrite=overwrite, trace=trace, report=report,
         endpoint_url=endpoint_url, cluster=Cluster(address, workers, gpus_per_worker, worker_resources or {}),
     )  # fmt: skip
@@ -99,7 +86,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
             watch.note(f"note: {note}")
         report, receipts = _convert(storage, source, options, prepared, watch, started)
         count = format_count(len(prepared.plan.files), prepared.target.noun)
-        charts.write(storage, receipts, f"{prepared.choice.family.title}, {count}")
+        charts.write(storage, receipts, f"{prepared.subject.title}, {count}")
         return replace(report, requests=sum_requests(receipts, before))
 
 
@@ -124,9 +111,8 @@ def _convert(
     storage: Storage, source: Source, options: Options, prepared: Prepared, watch: Stopwatch, started: float
 ) -> tuple[ConversionReport, tuple[Receipt, ...]]:
     """Make what is planned, unless it is there already."""
-    plan = prepared.plan
     identity = make_identity(
-        prepared.source, prepared.choice, plan, VERSION, prepared.target, prepared.shards
+        prepared.source, prepared.subject, prepared.plan, VERSION, prepared.target, prepared.shards
     )
     examined, damaged = None, frozenset[str]()
     if not options.overwrite and is_recorded(storage, options.output, identity):
@@ -135,11 +121,29 @@ def _convert(
     moved = _Moved((), planned, None, planned, planned)
     if examined is None:
         moved = _make(storage, source, options, prepared, identity, damaged, watch)
-    receipts = moved.receipts
+    seconds = _Seconds(
+        planned - started, moved.begun - planned, None if moved.first is None else moved.first - started
+    )
+    return _make_report(options, prepared, moved, examined, seconds), moved.receipts
+
+
+@dataclass(frozen=True, slots=True)
+class _Seconds:
+    """How long it took until bytes moved."""
+
+    planning: float
+    starting: float
+    to_first_byte: float | None
+
+
+def _make_report(
+    options: Options, prepared: Prepared, moved: _Moved, examined: str | None, seconds: _Seconds
+) -> ConversionReport:
+    plan, receipts = prepared.plan, moved.receipts
     whole, parts = _count_kept(plan, receipts)
-    report = ConversionReport(
+    return ConversionReport(
         output=options.output,
-        family=prepared.choice.family.title,
+        family=prepared.subject.title,
         dtype=plan.dtype.name,
         noun=prepared.target.noun,
         chunks=len(plan.files),
@@ -149,9 +153,9 @@ def _convert(
         bytes_written=sum(receipt.bytes_written for receipt in receipts),
         became_infinite=sum(receipt.became_infinite for receipt in receipts),
         summary=summarise(receipts),
-        seconds_planning=planned - started,
-        seconds_starting=moved.begun - planned,
-        seconds_to_first_byte=None if moved.first is None else moved.first - started,
+        seconds_planning=seconds.planning,
+        seconds_starting=seconds.starting,
+        seconds_to_first_byte=seconds.to_first_byte,
         seconds_moving=moved.moved - moved.begun,
         seconds_checksums=moved.ended - moved.moved,
         seconds_finishing=time.monotonic() - moved.ended,
@@ -160,7 +164,6 @@ def _convert(
         verified=options.verify,
         notes=prepared.notes,
     )
-    return report, receipts
 
 
 def _count_kept(plan: Plan, receipts: Sequence[Receipt]) -> tuple[int, int]:
@@ -267,6 +270,8 @@ def _check(options: Options, progress: Progress) -> None:
         family=options.family,
         tokenizer=options.tokenizer,
         params=options.params,
+        like=options.like,
+        dialect=options.dialect,
         endpoint_url=options.endpoint_url,
         progress=progress,
     )

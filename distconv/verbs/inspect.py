@@ -9,13 +9,22 @@ from distconv.families.dimensions import Dimensions, MllamaDimensions, ModelDime
 from distconv.families.translate import join_ranks, list_shard_counts, make_targets
 from distconv.humanize import format_choice, format_count, format_size
 from distconv.layout.dtypes import STORABLE, DType
-from distconv.storage.base import PathLike
+from distconv.storage.base import PathLike, Storage
 from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import Checkpoint, decide
+from distconv.verbs.from_trained import note_twins
+from distconv.verbs.inspect_trained import describe_files, describe_model
 from distconv.verbs.model_config import choose_longest
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
 from distconv.verbs.tables import Table
+from distconv.verbs.trained_input import (
+    find_beside,
+    find_trained,
+    find_trained_files,
+    is_trained,
+    refuse_like,
+)
 from distconv.verbs.transformers_model import TransformersModel
 
 
@@ -46,18 +55,37 @@ def inspect(
     instruct: bool = False,
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
+    like: PathLike | None = None,
+    dialect: str | None = None,
+    fill_from_like: bool = False,
     endpoint_url: str | None = None,
 ) -> Inspection:
     """Tell what a checkpoint of Meta's is, or a model in Transformers' format; reads headers only."""
     options = Options(
         source=read_place(source), output="", family=family, instruct=instruct,
         tokenizer=read_place_or_none(tokenizer),
-        params=read_place_or_none(params), endpoint_url=endpoint_url,
+        params=read_place_or_none(params), like=read_place_or_none(like), dialect=dialect,
+        fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     storage = open_storage(options)
+    if is_trained(storage, options):
+        return _inspect_trained(storage, options)
+    refuse_like(options)
     if is_transformers_model(storage, options):
         return _inspect_model(open_transformers(storage, options))
     return _inspect_checkpoint(open_meta(storage, options))
+
+
+def _inspect_trained(storage: Storage, options: Options) -> Inspection:
+    """Tell what the files say; without the model that it is like, no more."""
+    files = find_trained_files(storage, options)
+    found, rows = describe_files(files, options.dialect)
+    if options.like is None and find_beside(storage, options.source, files.folder) is None:
+        note = f"{options.source}: what model it is, --like FOLDER tells: that of the model that was trained"
+        return Inspection(found, rows, (*files.notes, note))
+    model = find_trained(storage, options).read(storage)
+    more, more_rows = describe_model(model)
+    return Inspection({**found, **more}, [*more_rows, *rows], (*model.notes, *note_twins(model)))
 
 
 def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:

@@ -30,6 +30,10 @@ class Options:
     instruct: bool = False
     tokenizer: str | None = None
     params: str | None = None
+    like: str | None = None
+    """The Transformers folder of the model that a trained one is like."""
+    dialect: str | None = None
+    fill_from_like: bool = False
     check: bool = False
     verify: bool = False
     overwrite: bool = False
@@ -57,13 +61,15 @@ class Options:
                 "--instruct is about the stop tokens and the chat template of Transformers; Meta's layout has "
                 "neither, and --to meta needs no word of it: leave it out"
             )
+        if self.fill_from_like and self.like is None:
+            raise UsageError("--fill-from-like takes tensors from the folder that --like names: give that")
         if self.shards is not None and not 1 <= self.shards <= MOST_SHARDS:
             raise UsageError(f"shards {self.shards}: expected 1 to {MOST_SHARDS}")
 
 
 def open_storage(options: Options) -> Storage:
     """Open the places of INPUT and OUTPUT, which may be several."""
-    named = (options.source, options.output, options.tokenizer, options.params)
+    named = (options.source, options.output, options.tokenizer, options.params, options.like)
     return open_places(*named, endpoint_url=options.endpoint_url)
 
 

@@ -2,21 +2,23 @@
 
 from dataclasses import dataclass
 
-from distconv.families.choose import Choice
 from distconv.humanize import format_count, format_size
 from distconv.layout.files import Part, Section, describe_layers
 from distconv.layout.units import file_of
 from distconv.moving.contents import expect_requests
 from distconv.moving.devices import GPU_BLOCK_BYTES, GPU_BLOCKS, GPU_MEMORY_BYTES
+from distconv.output.identity import Subject
 from distconv.output.targets import META, TRANSFORMERS, Target
 from distconv.planning.plan import Plan, describe_large_tensors
 from distconv.storage.base import LOCAL_ACCESS, Access, PathLike, Storage, opened
 from distconv.storage.places import read_place
-from distconv.verbs.checkpoint import decide, decide_replication, plan_conversion
+from distconv.verbs.checkpoint import decide, decide_replication, plan_conversion, subject_of
+from distconv.verbs.from_trained import note_twins, plan_trained, subject_of_trained
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.sources import is_back, open_meta, open_transformers
 from distconv.verbs.tables import Table
 from distconv.verbs.to_meta import notes_for_meta, plan_back, plan_reshard
+from distconv.verbs.trained_input import find_trained, is_trained, refuse_like
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class PlanReport:
 
     plan: Plan
     target: Target
-    choice: Choice
+    subject: Subject
     sources: str
     """What is read, counted, for people."""
     access: Access
@@ -38,7 +40,7 @@ class PlanReport:
         return {
             "to": self.target.name,
             "shards": len(plan.files) if self.target is META else None,
-            "family": self.choice.family.name,
+            "family": self.subject.family,
             "dtype": plan.dtype.name,
             "tied": plan.decisions.tied,
             "kv_replication": plan.decisions.kv_replication,
@@ -68,7 +70,7 @@ class PlanReport:
         return (
             self._table(),
             "",
-            f"family   {self.choice.family.title}, {plan.dtype}{', tied' if plan.decisions.tied else ''}",
+            f"family   {self.subject.title}, {plan.dtype}{', tied' if plan.decisions.tied else ''}",
             f"reads    {format_size(read_bytes(plan))} from {self.sources}",
             f"writes   {format_size(plan.size_bytes)} in {self._files()}",
             (
@@ -152,6 +154,9 @@ def plan(
     instruct: bool = False,
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
+    like: PathLike | None = None,
+    dialect: str | None = None,
+    fill_from_like: bool = False,
     endpoint_url: str | None = None,
 ) -> PlanReport:
     """Plan a conversion from headers alone; what only data can tell is assumed as published.
@@ -161,19 +166,33 @@ def plan(
     options = Options(
         source=read_place(source), output="", to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size,
         family=family, instruct=instruct, tokenizer=read_place_or_none(tokenizer),
-        params=read_place_or_none(params), endpoint_url=endpoint_url,
+        params=read_place_or_none(params), like=read_place_or_none(like), dialect=dialect,
+        fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     storage = open_storage(options)
+    if is_trained(storage, options):
+        return _plan_trained(storage, options)
+    refuse_like(options)
     if is_back(storage, options):
         return _plan_back(storage, options)
     return _plan_checkpoint(storage, options)
+
+
+def _plan_trained(storage: Storage, options: Options) -> PlanReport:
+    model = find_trained(storage, options).read(storage)
+    made = plan_trained(model, options)
+    notes = (*model.notes, *note_twins(model), *describe_large_tensors(made))
+    sources = format_count(len(model.files.weights), "file")
+    return PlanReport(
+        made, TRANSFORMERS, subject_of_trained(model), sources, _find_access(storage, made), notes
+    )
 
 
 def _plan_back(storage: Storage, options: Options) -> PlanReport:
     model = open_transformers(storage, options)
     sources = format_count(len(model.files.weights), "file")
     made = plan_back(model, options)
-    return PlanReport(made, META, model.choice, sources, _find_access(storage, made), model.notes)
+    return PlanReport(made, META, subject_of(model.choice), sources, _find_access(storage, made), model.notes)
 
 
 def _plan_checkpoint(storage: Storage, options: Options) -> PlanReport:
@@ -183,11 +202,15 @@ def _plan_checkpoint(storage: Storage, options: Options) -> PlanReport:
         replication, decided = decide_replication(checkpoint, None)
         made = plan_reshard(checkpoint, replication, options)
         notes = (*notes_for_meta(checkpoint), *decided)
-        return PlanReport(made, META, checkpoint.choice, sources, _find_access(storage, made), notes)
+        return PlanReport(
+            made, META, subject_of(checkpoint.choice), sources, _find_access(storage, made), notes
+        )
     decisions, decided = decide(checkpoint)
     made = plan_conversion(checkpoint, decisions, options.dtype, options.max_shard_size)
     notes = (*checkpoint.notes, *decided, *describe_large_tensors(made))
-    return PlanReport(made, TRANSFORMERS, checkpoint.choice, sources, _find_access(storage, made), notes)
+    return PlanReport(
+        made, TRANSFORMERS, subject_of(checkpoint.choice), sources, _find_access(storage, made), notes
+    )
 
 
 def _find_access(storage: Storage, made: Plan) -> Access:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from distconv.families.choose import Choice
 from distconv.formats.written import Headers
 from distconv.moving.progress import Progress
 from distconv.output.findings import Finding
+from distconv.output.identity import Subject
 from distconv.output.targets import Target
 from distconv.planning.plan import Plan
 from distconv.storage.base import Storage
@@ -16,7 +16,7 @@ from distconv.storage.base import Storage
 class Prepared:
     """The plan, the files beside the weights, and how both are compared with INPUT afterwards."""
 
-    choice: Choice
+    subject: Subject
     plan: Plan
     files: Mapping[str, bytes]
     """What stands beside the weights, in the order of writing: the mark is the last one."""

@@ -13,20 +13,32 @@ from distconv.output.targets import TARGETS, TRANSFORMERS
 from distconv.planning.plan import describe_large_tensors
 from distconv.storage.base import Storage
 from distconv.verbs.assembly import make_files
-from distconv.verbs.checkpoint import Checkpoint, decide, plan_conversion, read_checkpoint, read_found
+from distconv.verbs.checkpoint import (
+    Checkpoint,
+    decide,
+    plan_conversion,
+    read_checkpoint,
+    read_found,
+    subject_of,
+)
 from distconv.verbs.compare_chunks import compare_chunks
+from distconv.verbs.from_trained import prepare_trained
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
 from distconv.verbs.questions import Answers, Ask, Asked, Known
 from distconv.verbs.to_meta import prepare_back, prepare_reshard
+from distconv.verbs.trained_input import TrainedInput, find_trained, is_trained, list_sources, refuse_like
 from distconv.verbs.transformers_model import TransformersModel, read_model
 
-Found = SourceFiles | TransformersFiles
+Found = SourceFiles | TransformersFiles | TrainedInput
 """Which files of INPUT are what."""
 
 
 def find_input(storage: Storage, options: Options) -> Found:
     """Find a conversion's INPUT; InputError where that is not one whole model."""
+    if is_trained(storage, options):
+        return find_trained(storage, options)
+    refuse_like(options)
     if is_back(storage, options):
         return find_transformers_files(storage, options.source)
     return find_files(storage, options.source, options.tokenizer, options.params)
@@ -34,6 +46,8 @@ def find_input(storage: Storage, options: Options) -> Found:
 
 def list_input(storage: Storage, found: Found, options: Options) -> InputFiles:
     """List the files that must stay as they are for a conversion."""
+    if isinstance(found, TrainedInput):
+        return found.list_files()
     if isinstance(found, TransformersFiles):
         index = () if found.index is None else (found.index.path,)
         small = (found.config, *index, *found.small.values(), *found.legal)
@@ -88,24 +102,34 @@ def prepare(storage: Storage, source: Source, found: Found, options: Options, as
 
     All that can fail without a byte moved fails here.
     """
+    if isinstance(found, TrainedInput):
+        return _prepare_trained(storage, source, found, options, ask)
     if isinstance(found, TransformersFiles):
         return prepare_back(storage, source, _read_model(storage, found, options), options, Asked(ask))
     checkpoint = read_found(storage, found, family=options.family, instruct=options.instruct)
     description = source.describe(checkpoint.catalog.all_views)
-    answers = _find_answers(storage, description, checkpoint, options) or Asked(ask)
+    answers = _find_answers(storage, description, checkpoint.choice.family.name, options) or Asked(ask)
     if options.to == "meta":
         return prepare_reshard(storage, description, checkpoint, options, answers)
     return _prepare_transformers(storage, description, checkpoint, options, answers)
 
 
+def _prepare_trained(
+    storage: Storage, source: Source, found: TrainedInput, options: Options, ask: Ask
+) -> Prepared:
+    model = found.read(storage)
+    description = source.describe(list_sources(model))
+    answers = _find_answers(storage, description, model.architecture.kind, options) or Asked(ask)
+    return prepare_trained(storage, description, model, options, answers)
+
+
 def _find_answers(
-    storage: Storage, source: Mapping[str, object], checkpoint: Checkpoint, options: Options
+    storage: Storage, source: Mapping[str, object], family: str, options: Options
 ) -> Answers | None:
     """Give what an earlier run into OUTPUT was told of the same INPUT; None where there was none."""
     if options.overwrite:
         return None
-    target, family = TARGETS[options.to], checkpoint.choice.family.name
-    decisions = find_decisions(storage, options.output, target, family, source)
+    decisions = find_decisions(storage, options.output, TARGETS[options.to], family, source)
     return None if decisions is None else Known(decisions)
 
 
@@ -119,7 +143,7 @@ def _prepare_transformers(
     decisions, decided = decide(checkpoint, answers)
     plan = plan_conversion(checkpoint, decisions, options.dtype, options.max_shard_size)
     return Prepared(
-        choice=checkpoint.choice,
+        subject=subject_of(checkpoint.choice),
         plan=plan,
         files=make_files(storage, checkpoint, plan),
         source=source,

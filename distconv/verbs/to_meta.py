@@ -19,7 +19,7 @@ from distconv.output.targets import META
 from distconv.planning.plan import Plan, make_shard_plan
 from distconv.storage.base import Storage, read_small
 from distconv.verbs.assembly import read_legal
-from distconv.verbs.checkpoint import Checkpoint, decide_replication, share_storage
+from distconv.verbs.checkpoint import Checkpoint, decide_replication, share_storage, subject_of
 from distconv.verbs.compare_shards import compare_shards
 from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
 from distconv.verbs.options import Options
@@ -91,7 +91,7 @@ def _prepare(
 ) -> Prepared:
     ranks = _count(options)
     return Prepared(
-        choice=choice,
+        subject=subject_of(choice),
         plan=plan,
         files=files,
         source=source,

@@ -16,11 +16,13 @@ from distconv.storage.places import open_places, read_place
 from distconv.verbs.against import Compare, against_manifest, against_tensors, is_manifest_file
 from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.compare_shards import compare_shards
+from distconv.verbs.compare_trained import compare_trained
 from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
 from distconv.verbs.options import Options, read_place_or_none
 from distconv.verbs.running import choose_reading_cluster
 from distconv.verbs.sign import find_false_signature
 from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
+from distconv.verbs.trained_input import find_trained, is_trained
 from distconv.verbs.verification import Verification
 from distconv.verbs.verification_card import make_verification_card
 
@@ -35,6 +37,9 @@ def verify(
     instruct: bool = False,
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
+    like: PathLike | None = None,
+    dialect: str | None = None,
+    fill_from_like: bool = False,
     endpoint_url: str | None = None,
     card: PathLike | None = None,
     signature: PathLike | None = None,
@@ -50,12 +55,13 @@ def verify(
     """
     asked = Options(
         source=read_place_or_none(against) or "", output=read_place(output), family=family, instruct=instruct,
-        tokenizer=read_place_or_none(tokenizer), params=read_place_or_none(params), endpoint_url=endpoint_url,
+        tokenizer=read_place_or_none(tokenizer), params=read_place_or_none(params),
+        like=read_place_or_none(like), dialect=dialect, fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     if (signature is None) != (public_key is None):
         raise UsageError("a signature is checked with a public key: give both, or neither")
     cluster, path = choose_reading_cluster(workers, address), read_place_or_none(card)
-    storage = open_places(asked.output, asked.source or None, path, endpoint_url=endpoint_url)
+    storage = open_places(asked.output, asked.source or None, asked.like, path, endpoint_url=endpoint_url)
     report = _verify(storage, asked, cluster, progress or SilentProgress(), carded=path is not None)
     if signature is not None and public_key is not None:
         report = _add(report, find_false_signature(asked.output, signature, public_key))
@@ -101,6 +107,11 @@ def _read_source(storage: Storage, options: Options, cluster: Cluster | None) ->
     entry = storage.find(options.output)
     if entry is None or not entry.is_folder:
         return None
+    if is_trained(storage, options):
+        # What OUTPUT's config says of heads was that of the model that INPUT is like.
+        asked = replace(options, like=options.like or options.output)
+        model = find_trained(storage, asked).read(storage)
+        return lambda proof, progress: compare_trained(storage, model, proof.headers, progress)
     recorded = _find_conversion(storage, options.output)
     target = find_target(storage, options.output)
     if is_manifest_file(storage, options.source):

@@ -340,7 +340,7 @@ def test_a_pickle_that_calls_anything_is_refused_and_named(good: Path, evil: obj
         (b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "no tensors in it; its keys are a"),
         (b"\x80\x02" + b"(" * 10, "its description is cut off at byte 12; not a readable torch checkpoint: the file is truncated or damaged: download it again"),
         (b"\x80\x02r\xff\xff\xff\x7fN.", "its description makes no sense at byte 3 (list index out of range); not a readable torch checkpoint: the file is truncated or damaged: download it again"),
-        (b"\x80\x02Nr\xff\xff\xff\x0f.", "it holds None, expected a dict of tensors: save model.state_dict()"),
+        (b"\x80\x02Nr\xff\xff\xff\x0f.", "keeps something as 268,435,455; refused as unsafe"),
         (b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", "it holds a list, expected a dict of tensors: save model.state_dict()"),
         (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", "the pickle uses BINBYTES8, which no state dict needs; refused as unsafe"),
         (b"\x80\x02B\xff\xff\xff\x7f", "its description holds 2,147,483,647 bytes in one piece; refused as unsafe"),

@@ -17,7 +17,8 @@ from distconv.errors import InputError, escape
 from distconv.formats.content import HEAD_BYTES, describe_content
 from distconv.formats.marks import TensorMark
 from distconv.formats.meta.legacy import read_legacy
-from distconv.formats.meta.pickles import LIMIT_BYTES, load_pickle
+from distconv.formats.meta.machine import Language
+from distconv.formats.meta.pickles import LIMIT_BYTES, STATE_DICT, load_pickle
 from distconv.formats.state import flatten_state
 from distconv.layout.regions import Region
 from distconv.storage.base import Buffer, Reader, read_range
@@ -103,15 +104,15 @@ class RangeFile(io.RawIOBase):
         return bytes(content)
 
 
-def read_archive(reader: Reader) -> dict[str, tuple[TensorMark, Region]]:
-    """Read a .pth file's description: each tensor with the record of its storage.
+def read_archive(reader: Reader, language: Language = STATE_DICT) -> dict[str, tuple[TensorMark, Region]]:
+    """Read a .pth file's description, of what a pickle may say: each tensor with the record of its storage.
 
     Whatever a parser raises on damaged bytes becomes one InputError that names the file.
     """
     head = bytes(read_range(reader, 0, min(HEAD_BYTES, reader.size_bytes)))
     try:
         if head.startswith(_LOCAL_SIGNATURE):
-            found = _read_zip(reader)
+            found = _read_zip(reader, language)
         elif head[:1] == b"\x80":
             found = read_legacy(reader)
         else:
@@ -154,7 +155,7 @@ def _check_extent(name: str, tensor: TensorMark, record: Region) -> None:
         )
 
 
-def _read_zip(reader: Reader) -> dict[str, tuple[TensorMark, Region]]:
+def _read_zip(reader: Reader, language: Language) -> dict[str, tuple[TensorMark, Region]]:
     members = _list_members(reader)
     described = [name for name in members if posixpath.basename(name) == "data.pkl"]
     if len(described) != 1:
@@ -168,7 +169,7 @@ def _read_zip(reader: Reader) -> dict[str, tuple[TensorMark, Region]]:
         raise InputError(
             f"byte order {found[:16]!r}, expected b'little'; save it again on a little-endian machine"
         )
-    tensors = flatten_state(load_pickle(_read_record(reader, members[described[0]]))[0])
+    tensors = flatten_state(load_pickle(_read_record(reader, members[described[0]]), 0, language)[0])
     records: dict[str, Region] = {}
     for mark in {tensor.storage.key: tensor.storage for tensor in tensors.values()}.values():
         name = posixpath.join(prefix, "data", mark.key)

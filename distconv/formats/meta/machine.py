@@ -1,38 +1,89 @@
 """A pickle's machine: its stack, its marks, its memo, and the bytes that it reads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from distconv.errors import InputError
 
-_LIMIT_OPCODES = 1_000_000
-"""A tensor takes about 40."""
 _LIMIT_TEXT_BYTES = 1 << 20
 _LIMIT_LINE_BYTES = 256
 _STOP = ord(".")
+_MEMOIZE, _BINGET, _LONG_BINGET, _BININT1, _BININT2 = 0x94, ord("h"), ord("j"), ord("K"), ord("M")
+_FIRST_NUMBERS = 1 << 12
+_NOTHING = object()
+"""Stands in a memo where nothing was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """What pickles of one kind say: all that they may name, and in how many steps."""
+
+    names: Mapping[tuple[str, str], object]
+    """What stands for a name, by module and name; all other names are refused."""
+    most_steps: int
+    refusal: str
+    """The end of the sentence that refuses a name."""
 
 
 class Machine:
     """A pickle's stack, marks and memo; ``position`` is that of the next byte to read."""
 
-    __slots__ = ("content", "marks", "memo", "position", "stack")
+    __slots__ = ("content", "language", "marks", "memo", "position", "stack")
 
-    def __init__(self, content: bytes, start: int) -> None:
+    def __init__(self, content: bytes, start: int, language: Language) -> None:
         self.content = content
+        self.language = language
         self.position = start
         self.stack: list[object] = []
         self.marks: list[int] = []
-        self.memo: dict[int, object] = {}
+        self.memo: list[object] = []
 
     def run(self, handlers: Sequence[Callable[["Machine"], None]]) -> object:
         """Carry out opcodes, each by its handler, until STOP."""
-        content = self.content
-        for _ in range(_LIMIT_OPCODES):
-            code = content[self.position]
-            self.position += 1
-            if code == _STOP:
-                return self.stack.pop()
-            handlers[code](self)
-        raise InputError(f"its description has more than {_LIMIT_OPCODES:,} steps; refused as unsafe")
+        content, stack, memo, position = self.content, self.stack, self.memo, self.position
+        try:
+            for _ in range(self.language.most_steps):
+                code = content[position]
+                position += 1
+                # Most steps are one of these five; here they take half as long.
+                if code == _MEMOIZE:
+                    memo.append(stack[-1])
+                elif code == _BININT1:
+                    stack.append(content[position])
+                    position += 1
+                elif code == _BINGET and content[position] < len(memo):
+                    stack.append(memo[content[position]])
+                    position += 1
+                elif code == _BININT2:
+                    stack.append(content[position] | content[position + 1] << 8)
+                    position += 2
+                elif code == _LONG_BINGET:
+                    position += 4
+                    stack.append(self.recall(int.from_bytes(content[position - 4 : position], "little")))
+                elif code == _STOP:
+                    return stack.pop()
+                else:
+                    self.position = position
+                    handlers[code](self)
+                    position = self.position
+        finally:
+            self.position = max(self.position, position)
+        raise InputError(
+            f"its description has more than {self.language.most_steps:,} steps; refused as unsafe"
+        )
+
+    def keep(self, number: int, value: object) -> None:
+        """Put a value into the memo, whose numbers are in a row but for the first ones."""
+        if number > max(len(self.memo), _FIRST_NUMBERS):
+            raise InputError(f"its description keeps something as {number:,}; refused as unsafe")
+        self.memo += [_NOTHING] * (number - len(self.memo))
+        self.memo[number : number + 1] = [value]
+
+    def recall(self, number: int) -> object:
+        """Give what was kept."""
+        if number >= len(self.memo) or self.memo[number] is _NOTHING:
+            raise IndexError(f"nothing was kept as {number}")
+        return self.memo[number]
 
     def take_number(self, size_bytes: int) -> int:
         """Read a number that says how many or which, little-endian."""

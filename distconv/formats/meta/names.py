@@ -7,7 +7,7 @@ state of its optimizer. Names come here as dotted paths from the root of the fil
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError
@@ -73,10 +73,25 @@ def read_names(names: Iterable[str]) -> Names:
     return Names(kept, stripped, aside)
 
 
+def split_name(name: str) -> list[str]:
+    """Give the parts of a name, those that wrappers add left out."""
+    return [part for part in name.split(".") if part not in _WRAPPERS]
+
+
+def is_beside(name: str, expected: Container[str]) -> str | None:
+    """Give the part by which a name is of what trainers save beside a model; None for one of the model's."""
+    if name in expected:
+        return None
+    parts = name.split(".")
+    while len(parts) > 1 and parts[0] in _HOLDERS:
+        del parts[0]
+    return parts[0] if _ASIDE.fullmatch(parts[0]) else None
+
+
 def _strip(name: str) -> tuple[str, list[str], int]:
     """Take wrappers' parts and holders' off a name; also give them, and how many came first."""
     parts = name.split(".")
-    plain = [part for part in parts if part not in _WRAPPERS]
+    plain = split_name(name)
     while len(plain) > 1 and plain[0] in _HOLDERS:
         del plain[0]
     if not plain or len(plain) == len(parts):

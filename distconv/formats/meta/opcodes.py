@@ -7,12 +7,12 @@ from functools import partial
 from distconv.errors import InputError, escape
 from distconv.formats.marks import (
     LIMIT_NAME_CHARACTERS,
-    NAMES,
     OPAQUE,
+    Class,
     Function,
     Opaque,
+    Record,
     TensorMark,
-    call,
     describe,
     make_storage,
 )
@@ -148,7 +148,7 @@ def _set(target: object, key: object, value: object) -> None:
     if type(target) is dict:
         # Other keys name no tensor; hashing one may take for ever, and showing one may do harm. Optimizers count.
         plain = type(key) is str and len(key) <= LIMIT_NAME_CHARACTERS and key.isprintable()
-        if plain or (type(key) is int and 0 <= key < 1 << 32):
+        if plain or type(key) is Record or (type(key) is int and 0 <= key < 1 << 32):
             target[key] = value
         elif type(value) is TensorMark:
             raise InputError(f"a tensor is named {describe(key)}, which is no plain name; refused as unsafe")
@@ -157,41 +157,35 @@ def _set(target: object, key: object, value: object) -> None:
 
 
 def _put(size_bytes: int, machine: Machine) -> None:
-    machine.memo[machine.take_number(size_bytes)] = machine.stack[-1]
+    machine.keep(machine.take_number(size_bytes), machine.stack[-1])
 
 
 def _memoize(machine: Machine) -> None:
-    machine.memo[len(machine.memo)] = machine.stack[-1]
+    machine.memo.append(machine.stack[-1])
 
 
 def _get(size_bytes: int, machine: Machine) -> None:
-    number = machine.take_number(size_bytes)
-    if number not in machine.memo:
-        raise IndexError(f"nothing was kept as {number}")
-    machine.stack.append(machine.memo[number])
+    machine.stack.append(machine.recall(machine.take_number(size_bytes)))
 
 
 def _global(machine: Machine) -> None:
     module = machine.take_line()
-    machine.stack.append(_find_name(module, machine.take_line()))
+    machine.stack.append(_find_name(machine, module, machine.take_line()))
 
 
 def _stack_global(machine: Machine) -> None:
     name = machine.stack.pop()
-    machine.stack.append(_find_name(machine.stack.pop(), name))
+    machine.stack.append(_find_name(machine, machine.stack.pop(), name))
 
 
-def _find_name(module: object, name: object) -> object:
+def _find_name(machine: Machine, module: object, name: object) -> object:
     if type(module) is not str or type(name) is not str:
         raise InputError("the pickle names something by what is no text; refused as unsafe")
     try:
-        return NAMES[module, name]
+        return machine.language.names[module, name]
     except KeyError:
         shown = escape(f"{module[:80]}.{name[:80]}")
-        raise InputError(
-            f"the pickle names {shown}, which a state dict of tensors does not need; refused as unsafe: "
-            "save model.state_dict() alone"
-        ) from None
+        raise InputError(f"the pickle names {shown}, which {machine.language.refusal}") from None
 
 
 def _reduce(machine: Machine) -> None:
@@ -201,7 +195,7 @@ def _reduce(machine: Machine) -> None:
     if type(arguments) is not tuple:
         raise InputError("the pickle calls something without arguments; refused as unsafe")
     if type(function) is Function:
-        machine.stack.append(call(function, arguments))
+        machine.stack.append(function.make(arguments))
     elif type(function) is Opaque:
         machine.stack.append(OPAQUE)
     else:
@@ -210,15 +204,21 @@ def _reduce(machine: Machine) -> None:
 
 def _new_object(machine: Machine) -> None:
     machine.stack.pop()
-    if type(machine.stack[-1]) is not Opaque:
-        raise InputError(f"the pickle makes an object of {describe(machine.stack[-1])}; refused as unsafe")
+    kind = machine.stack[-1]
+    if type(kind) is Class:
+        machine.stack[-1] = Record(kind)
+    elif type(kind) is not Opaque:
+        raise InputError(f"the pickle makes an object of {describe(kind)}; refused as unsafe")
 
 
 def _build(machine: Machine) -> None:
     """Let go of a state: those of state dicts (``_metadata``) say nothing about tensors."""
-    machine.stack.pop()
-    if type(machine.stack[-1]) not in {dict, Opaque}:
-        raise InputError(f"the pickle sets the state of {describe(machine.stack[-1])}; refused as unsafe")
+    state = machine.stack.pop()
+    target = machine.stack[-1]
+    if type(target) is Record:
+        target.state = state
+    elif type(target) not in {dict, Opaque}:
+        raise InputError(f"the pickle sets the state of {describe(target)}; refused as unsafe")
 
 
 def _persistent(machine: Machine) -> None:

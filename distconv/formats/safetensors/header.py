@@ -35,6 +35,14 @@ def read_safetensors(reader: Reader) -> dict[str, tuple[TensorMark, Region]]:
     Names that the file's metadata gives for one that is there, as ``save_model`` writes them
     for shared tensors, stand for the same data. Raises InputError for anything damaged.
     """
+    return read_with_metadata(reader)[0]
+
+
+Found = dict[str, tuple[TensorMark, Region]]
+
+
+def read_with_metadata(reader: Reader) -> tuple[Found, dict[str, object]]:
+    """Read a header as ``read_safetensors`` does; also give what the file says of itself."""
     try:
         return _read(reader)
     except InputError as error:
@@ -44,7 +52,7 @@ def read_safetensors(reader: Reader) -> dict[str, tuple[TensorMark, Region]]:
         ) from None
 
 
-def _read(reader: Reader) -> dict[str, tuple[TensorMark, Region]]:
+def _read(reader: Reader) -> tuple[Found, dict[str, object]]:
     size = int.from_bytes(read_range(reader, 0, _LENGTH_BYTES), "little")
     start = _LENGTH_BYTES + size
     if start > reader.size_bytes:
@@ -79,7 +87,7 @@ def _read(reader: Reader) -> dict[str, tuple[TensorMark, Region]]:
         for name, kept in metadata.items():
             if name not in found and isinstance(kept, str) and kept in entries:
                 found[name] = found[kept]
-    return found
+    return found, metadata if isinstance(metadata, dict) else {}
 
 
 def _make_tensor(path: str, start: int, name: str, entry: object) -> tuple[TensorMark, Region]:

@@ -1,0 +1,1 @@
+"""Checkpoints of ``torch.distributed.checkpoint``: what its files mean, read without torch."""

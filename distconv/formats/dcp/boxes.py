@@ -1,0 +1,161 @@
+"""Where the boxes of a distributed checkpoint's tensors lie: the heads of their items, read at once."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from distconv.errors import InputError, Stopped
+from distconv.formats.boxes import Box, BoxedTensor
+from distconv.formats.dcp.items import (
+    DESCRIPTOR_BYTES,
+    HEAD_BYTES,
+    CutShortError,
+    Heads,
+    Item,
+    check_item,
+    find_checksum,
+)
+from distconv.formats.dcp.metadata import METADATA_NAME, Chunk, Metadata
+from distconv.formats.meta.pickles import EndsEarlyError
+from distconv.formats.views import TensorView
+from distconv.layout.dtypes import DType
+from distconv.layout.regions import Region
+from distconv.storage.base import Reader, Storage, join, opened, read_range
+from distconv.storage.parallel import map_at_once
+from distconv.storage.window import read_by_windows
+
+_OPENERS = 32
+_BATCH = 512
+"""Items that one opener reads of a file: many enough to open it for, few enough to have many openers on a large one."""
+_LONGEST_HEAD_BYTES = 64 << 10
+_MOST_FINDINGS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A box, and the tensor of which it is one."""
+
+    name: str
+    dtype: DType
+    chunk: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Items of one file, by where they stand in it."""
+
+    path: str
+    items: Sequence[_Wanted]
+
+
+def read_boxes(
+    storage: Storage, folder: str, metadata: Metadata, names: Collection[str]
+) -> Mapping[str, BoxedTensor]:
+    """Read the heads of some tensors' items; InputError with every file that is missing, cut short or another's."""
+    batches = list(_make_batches(storage, folder, metadata, names))
+    heads = Heads()
+
+    def read(batch: _Batch, stopped: Callable[[], bool]) -> list[tuple[_Wanted, Box]] | str:
+        try:
+            with opened(storage, batch.path) as reader:
+                return list(_read_batch(read_by_windows(reader), batch, heads, stopped))
+        except InputError as error:
+            return str(error)
+
+    outcomes = map_at_once(read, batches, min(_OPENERS, len(batches))) if batches else []
+    findings = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    if findings:
+        raise InputError.of(_shorten(list(dict.fromkeys(findings))))
+    found: dict[str, list[Box]] = {name: [] for name in names}
+    for wanted, box in (one for outcome in outcomes if not isinstance(outcome, str) for one in outcome):
+        found[wanted.name].append(box)
+    return {
+        name: BoxedTensor(name, metadata.tensors[name].dtype, metadata.tensors[name].shape, tuple(boxes))
+        for name, boxes in found.items()
+    }
+
+
+def _shorten(findings: list[str]) -> list[str]:
+    more = len(findings) - _MOST_FINDINGS
+    return findings[:_MOST_FINDINGS] + ([f"… and {more:,} more like these"] if more > 0 else [])
+
+
+def _make_batches(
+    storage: Storage, folder: str, metadata: Metadata, names: Collection[str]
+) -> Iterator[_Batch]:
+    """Order the boxes by their files; InputError with the files that are missing, or end before a box does."""
+    files: dict[str, list[_Wanted]] = {}
+    for name in names:
+        tensor = metadata.tensors[name]
+        for chunk in tensor.chunks:
+            files.setdefault(chunk.file, []).append(_Wanted(name, tensor.dtype, chunk))
+    sizes = {entry.name: entry.size_bytes for entry in storage.list_folder(folder) if not entry.is_folder}
+    findings = []
+    for file, wanted in files.items():
+        wanted.sort(key=lambda one: one.chunk.offset_bytes)
+        last = max(wanted, key=lambda one: one.chunk.offset_bytes + one.chunk.size_bytes)
+        end = last.chunk.offset_bytes + last.chunk.size_bytes
+        if file not in sizes:
+            findings.append(
+                f"{join(folder, file)}: missing, {METADATA_NAME} names it for {wanted[0].name} and {len(wanted) - 1:,} "
+                "more boxes; copy the files of all ranks into one folder"
+            )
+        elif sizes[file] < end:
+            findings.append(
+                f"{join(folder, file)}: {sizes[file]:,} bytes, {last.name} ends at byte {end:,}; the file is truncated"
+            )
+    if findings:
+        raise InputError.of(_shorten(findings))
+    for file, wanted in sorted(files.items()):
+        for first in range(0, len(wanted), _BATCH):
+            yield _Batch(join(folder, file), wanted[first : first + _BATCH])
+
+
+def _read_batch(
+    reader: Reader, batch: _Batch, heads: Heads, stopped: Callable[[], bool]
+) -> Iterator[tuple[_Wanted, Box]]:
+    for wanted in batch.items:
+        if stopped():
+            raise Stopped("stopped")
+        try:
+            item = _read_item(reader, wanted.chunk, heads)
+            check_item(item, wanted.chunk, wanted.dtype)
+        except InputError as error:
+            raise InputError(f"{reader.path}: {wanted.name}: {error}") from None
+        yield wanted, _make_box(reader.path, wanted, item)
+
+
+def _read_item(reader: Reader, chunk: Chunk, heads: Heads) -> Item:
+    size = HEAD_BYTES
+    while True:
+        size = min(size, chunk.size_bytes)
+        head = bytes(read_range(reader, chunk.offset_bytes, size))
+        try:
+            return heads.read(head)
+        except (CutShortError, EndsEarlyError):
+            if size in {chunk.size_bytes, _LONGEST_HEAD_BYTES}:
+                raise
+            size = min(size * 8, _LONGEST_HEAD_BYTES)
+
+
+def _make_box(path: str, wanted: _Wanted, item: Item) -> Box:
+    mark = item.mark
+    start = wanted.chunk.offset_bytes + item.start_bytes
+    region = Region(path, start, mark.storage.size_bytes(), 0, zipped=False)
+    return Box(
+        wanted.chunk.first,
+        TensorView(wanted.name, region, mark.dtype, mark.offset, mark.shape, mark.strides),
+    )
+
+
+def read_checksums(storage: Storage, regions: Sequence[Region]) -> list[Region]:
+    """Read the CRC32s that stand behind the data of one file's items; those without one are left out."""
+    found = []
+    with opened(storage, regions[0].path) as reader:
+        near = read_by_windows(reader)
+        for region in sorted(regions, key=lambda region: region.offset_bytes):
+            end = region.offset_bytes + region.size_bytes
+            size = min(DESCRIPTOR_BYTES, reader.size_bytes - end)
+            crc32 = find_checksum(bytes(read_range(near, end, size)), region.size_bytes)
+            if crc32:
+                found.append(replace(region, crc32=crc32))
+    return found

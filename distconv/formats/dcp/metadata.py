@@ -1,0 +1,224 @@
+"""The ``.metadata`` of a distributed checkpoint: which tensors there are, in which boxes, and in which files.
+
+Source of the format: ``torch/distributed/checkpoint/metadata.py`` and ``filesystem.py`` of torch 2.13: the
+pickle of a ``Metadata``, whose nine classes are inert records here.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from distconv.errors import InputError, escape
+from distconv.formats.marks import NAMES, OPAQUE, Arguments, Class, Function, Kind, Record, describe
+from distconv.formats.meta.machine import Language
+from distconv.formats.meta.pickles import load_pickle
+from distconv.formats.safetensors.index import is_plain_name
+from distconv.layout.dtypes import DTYPES, DType
+from distconv.storage.base import Storage, read_small
+
+METADATA_NAME = ".metadata"
+LIMIT_BYTES = 256 << 20
+"""Twice what a 405B on 512 ranks takes with its optimizer's two states left out; reading as much takes a minute."""
+_MOST_STEPS = 1 << 28
+_MOST_FINDINGS = 8
+
+Extents = tuple[int, ...]
+
+_METADATA = "torch.distributed.checkpoint.metadata"
+_CLASSES = {
+    name: Class(name)
+    for name in (
+        "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "TensorProperties", "ChunkStorageMetadata",
+        "MetadataIndex", "StorageMeta", "_StorageInfo",
+    )
+}  # fmt: skip
+
+
+def _make_size(arguments: Arguments) -> object:
+    (extents,) = arguments
+    return extents
+
+
+LANGUAGE = Language(
+    MappingProxyType(
+        {
+            **{(_METADATA, name): kind for name, kind in _CLASSES.items()},
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): _CLASSES["_StorageInfo"],
+            (_METADATA, "_MEM_FORMAT_ENCODING"): OPAQUE,
+            ("torch.serialization", "_get_layout"): OPAQUE,
+            ("torch", "device"): OPAQUE,
+            ("torch", "Size"): Function(_make_size),
+            # From Python 3.13 on in a module of its own, and back again from 3.14 on.
+            **{
+                (module, name): OPAQUE
+                for module in ("pathlib", "pathlib._local")
+                for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+            },
+            **{("torch", name): NAMES["torch", name] for name in DTYPES},
+        }
+    ),
+    _MOST_STEPS,
+    refusal="torch.distributed.checkpoint does not write; refused as unsafe",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A box of a tensor, in elements, and the bytes of a file that hold it."""
+
+    first: Extents
+    sizes: Extents
+    file: str
+    """A name in the folder."""
+    offset_bytes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor and its boxes."""
+
+    dtype: DType
+    shape: Extents
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """All that a checkpoint holds, by the names that its trainer gave."""
+
+    tensors: Mapping[str, StoredTensor]
+    others: tuple[str, ...]
+    """What is no tensor: steps, settings, states of loaders."""
+
+    def file_names(self) -> tuple[str, ...]:
+        """All files that hold tensors, sorted."""
+        return tuple(sorted({chunk.file for tensor in self.tensors.values() for chunk in tensor.chunks}))
+
+
+def read_metadata(storage: Storage, path: str) -> Metadata:
+    """Read a checkpoint's ``.metadata``; InputError with what is wrong, or with what torch does not write."""
+    content = read_small(storage, path, LIMIT_BYTES)
+    try:
+        found, end = load_pickle(content, 0, LANGUAGE)
+        if end != len(content):
+            raise InputError(f"{len(content) - end:,} bytes behind the pickle; the file is damaged")
+        return _make_metadata(found)
+    except InputError as error:
+        raise InputError.of([f"{path}: {line}" for line in str(error).splitlines()]) from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply; refused as unsafe") from None
+
+
+def _state(value: object, kind: str) -> Mapping[object, object]:
+    """Give the attributes of an object of a class."""
+    if type(value) is not Record or value.kind.name != kind or type(value.state) is not dict:
+        raise InputError(f"{_describe(value)}, expected a {kind}; the file is damaged")
+    return value.state
+
+
+def _describe(value: object) -> str:
+    return f"a {value.kind.name}" if type(value) is Record else describe(value)
+
+
+def _make_metadata(found: object) -> Metadata:
+    state = _state(found, "Metadata")
+    entries, stored = state.get("state_dict_metadata"), state.get("storage_data")
+    if type(entries) is not dict or type(stored) is not dict:
+        raise InputError("no state_dict_metadata or no storage_data; the file is damaged")
+    places = _take_places(stored)
+    tensors: dict[str, StoredTensor] = {}
+    others: list[str] = []
+    findings: list[str] = []
+    for name, entry in entries.items():
+        if type(name) is not str:
+            raise InputError(f"an entry is named {describe(name)}; the file is damaged")
+        if type(entry) is Record and entry.kind.name == "BytesStorageMetadata":
+            others.append(name)
+            continue
+        try:
+            tensors[name] = _make_tensor(name, _state(entry, "TensorStorageMetadata"), places)
+        except InputError as error:
+            findings.append(f"{escape(name)}: {error}")
+    if findings:
+        more = len(findings) - _MOST_FINDINGS
+        raise InputError.of(
+            findings[:_MOST_FINDINGS] + ([f"… and {more:,} more like these"] if more > 0 else [])
+        )
+    return Metadata(tensors, tuple(others))
+
+
+_Places = dict[tuple[str, Extents], Record]
+
+
+def _take_places(stored: Mapping[object, object]) -> _Places:
+    """Order what says where boxes are stored by tensor and box."""
+    places: _Places = {}
+    for index, place in stored.items():
+        where = _state(index, "MetadataIndex")
+        name, first = where.get("fqn"), where.get("offset")
+        if type(name) is not str or type(place) is not Record:
+            raise InputError(f"a place of {_describe(name)} is {_describe(place)}; the file is damaged")
+        if first is None:  # what is no tensor has no box
+            continue
+        key = name, _counts(first)
+        if places.setdefault(key, place) is not place:
+            raise InputError(f"{escape(name)}: the box at {key[1]} is stored twice; the file is damaged")
+    return places
+
+
+def _counts(values: object) -> Extents:
+    if type(values) is not tuple:
+        raise InputError(f"{describe(values)} is not a shape; the file is damaged")
+    for value in values:  # of millions, each a few: a generator would take twice as long
+        if type(value) is not int or not 0 <= value < 1 << 60:
+            raise InputError(f"{describe(value)} is not an extent; the file is damaged")
+    return values
+
+
+def _make_tensor(name: str, state: Mapping[object, object], places: _Places) -> StoredTensor:
+    shape = _counts(state.get("size"))
+    dtype = _take_dtype(state.get("properties"))
+    chunks = state.get("chunks")
+    if type(chunks) is not list:
+        raise InputError("no list of its boxes; the file is damaged")
+    return StoredTensor(dtype, shape, tuple(_make_chunks(name, shape, chunks, places)))
+
+
+def _take_dtype(properties: object) -> DType:
+    """Take the type, the first of what a ``TensorProperties`` gives as its state."""
+    state = properties.state if type(properties) is Record else None
+    kind = state[0] if type(state) is tuple and state else None
+    if type(kind) is not Kind or kind.dtype is None:
+        raise InputError("no data type; the file is damaged")
+    return kind.dtype
+
+
+def _make_chunks(name: str, shape: Extents, chunks: list[object], places: _Places) -> Iterator[Chunk]:
+    for chunk in chunks:
+        state = _state(chunk, "ChunkStorageMetadata")
+        first, sizes = _counts(state.get("offsets")), _counts(state.get("sizes"))
+        if len(first) != len(shape) or len(sizes) != len(shape):
+            raise InputError(f"a box of {sizes} at {first} of shape {shape}; the file is damaged")
+        if 0 in sizes:
+            continue
+        place = places.get((name, first))
+        if place is None:
+            raise InputError(
+                f"the box at {first} is stored nowhere; a rank's part was not saved, or was lost"
+            )
+        yield _make_chunk(first, sizes, _state(place, "_StorageInfo"))
+
+
+def _make_chunk(first: Extents, sizes: Extents, place: Mapping[object, object]) -> Chunk:
+    file, offset, length = (place.get(key) for key in ("relative_path", "offset", "length"))
+    if not is_plain_name(file):
+        raise InputError(f"the box at {first} is in {describe(file)}, expected a file in this folder")
+    if type(offset) is not int or type(length) is not int or offset < 0 or length <= 0:
+        raise InputError(f"the box at {first} has no place in {file}; the file is damaged")
+    if place.get("transform_descriptors"):
+        raise InputError(
+            f"the box at {first} was compressed or otherwise transformed as it was saved, which distconv does not undo; "
+            "save it again without extensions of the writer"
+        )
+    return Chunk(first, sizes, file, offset, length)

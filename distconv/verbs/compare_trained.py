@@ -1,0 +1,167 @@
+"""Whether chunks hold the tensors of a trainer's checkpoint, on another path than the worker's.
+
+The worker copies by loops over coordinates that the plan computed. Here a band of each tensor is put together of
+the boxes that reach into it, its rows are brought into order by an index, and it is compared with what the chunks'
+own headers say is where.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from distconv.errors import InputError
+from distconv.families.trained import HeadCounts, Recipe
+from distconv.formats.boxes import BoxedTensor
+from distconv.formats.written import Headers, Written
+from distconv.layout.dtypes import DType
+from distconv.moving.progress import Progress
+from distconv.moving.sources import Sources
+from distconv.output.findings import Finding
+from distconv.storage.base import Storage, opened, read_range
+from distconv.verbs.rows import band_rows, cast_rows, choose_dtype, find_difference, read_rows
+from distconv.verbs.trained import Made, TrainedModel
+
+if TYPE_CHECKING:
+    from distconv.verbs.rows import Rows
+
+Extents = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """What all tensors are compared with."""
+
+    storage: Storage
+    counts: HeadCounts | None
+    sources: Sources
+    progress: Progress
+    dtype: DType | None
+    """What all were cast to; None where each is as INPUT has it."""
+
+
+def compare_trained(
+    storage: Storage, model: TrainedModel, headers: Headers, progress: Progress
+) -> list[Finding]:
+    """List every tensor of these chunks that is missing, foreign, or differs from the source."""
+    wanted = {made.name: made for made in model.made}
+    findings: list[Finding] = []
+    entries = (
+        storage.find(path) for path in {one.path for written in headers.values() for one in written.values()}
+    )
+    progress.begin(sum(entry.size_bytes for entry in entries if entry is not None), len(headers))
+    try:
+        with Sources(storage) as sources:
+            dtype = choose_dtype(
+                (wanted[name].source.dtype, written)
+                for held in headers.values()
+                for name, written in held.items()
+                if name in wanted and wanted[name].source.dtype.is_float
+            )
+            comparison = _Comparison(storage, model.counts, sources, progress, dtype)
+            for file, held in headers.items():
+                progress.advance(min((written.offset_bytes for written in held.values()), default=0))
+                for name, written in held.items():
+                    words = _compare(comparison, wanted.pop(name, None), name, written)
+                    if words is not None:
+                        findings.append(Finding(words, file))
+                progress.unit_done(file)
+    finally:
+        progress.end()
+    return findings + [Finding(f"{name}: missing") for name in wanted]
+
+
+def _compare(comparison: _Comparison, made: Made | None, name: str, written: Written) -> str | None:
+    """Compare one tensor; tell what is wrong with it."""
+    if made is None:
+        return f"{name} in {written.path}: not a tensor of the source, or there twice"
+    stored, shape = made.source.dtype, made.saved.shape
+    expected = comparison.dtype if comparison.dtype is not None and stored.is_float else stored
+    if written.shape != shape:
+        return f"{name} in {written.path}: shape {written.shape}, expected {shape}"
+    if written.dtype != expected:
+        return f"{name} in {written.path}: stored as {written.dtype}, expected {expected}"
+    row_bytes = math.prod(shape[1:]) * written.dtype.size_bytes
+    with opened(comparison.storage, written.path) as reader:
+        for first, rows in _bands(comparison, made):
+            content = cast_rows(rows, stored, written.dtype)
+            found = read_range(reader, written.offset_bytes + first * row_bytes, len(content))
+            comparison.progress.advance(len(content))
+            at = find_difference(content, found, row_bytes, written.dtype)
+            if at is not None:
+                return f"{name} in {written.path}: row {first + at[0]}, column {at[1]} differs from {made.source.name}"
+    return None
+
+
+def _bands(comparison: _Comparison, made: Made) -> Iterator[tuple[int, "Rows"]]:
+    """Give the tensor as OUTPUT should have it, as (first row, rows)."""
+    shape, counts = made.saved.shape or (1,), comparison.counts
+    unit = 1 if counts is None else _unit_rows(made.recipe, counts)
+    band = band_rows(math.prod(shape[1:]), made.source.dtype, unit)
+    if made.recipe.fused is not None:
+        band = unit
+    for first in range(0, shape[0], band):
+        yield first, _read_band(comparison, made, first, min(band, shape[0] - first))
+
+
+def _unit_rows(recipe: Recipe, counts: HeadCounts) -> int:
+    """Give how many rows go together: those of a head, or of all of a key head's that a fused projection has in a row."""
+    heads = counts.group if recipe.fused == "query" else 1
+    return heads * counts.head_dim if recipe.fused is not None or recipe.is_rotary else 1
+
+
+def _read_band(comparison: _Comparison, made: Made, first: int, count: int) -> "Rows":
+    import numpy as np
+
+    recipe, saved, counts = made.recipe, made.saved, comparison.counts
+    if counts is not None and recipe.fused is not None:
+        # What is written of key head k stands in its group, behind the query heads of it, or these and the key.
+        before = {"query": 0, "key": counts.group, "value": counts.group + 1}[recipe.fused] * counts.head_dim
+        group = first // count
+        start = group * (counts.group + 2) * counts.head_dim + before
+    else:
+        start = first
+    low, high = list(saved.first), [at + 1 for at in saved.first]
+    for axis, extent in saved.sizes.items():
+        high[axis] = low[axis] + extent
+    if saved.axes:
+        low[saved.axes[0]] += start
+        high[saved.axes[0]] = low[saved.axes[0]] + count
+    found = _read_slab(made.source, tuple(low), tuple(high), comparison.sources)
+    others = [axis for axis in range(found.ndim) if axis not in saved.axes]
+    rows = np.ascontiguousarray(found.transpose(*saved.axes, *others)).reshape(count, -1)
+    if counts is None or not recipe.is_rotary:
+        return rows
+    head, half = counts.head_dim, counts.head_dim // 2
+    # Transformers' row h, p, i is Meta's row h, 2 i + p.
+    order = [row - row % head + 2 * (row % half) + row % head // half for row in range(count)]
+    return rows[order]
+
+
+def _read_slab(tensor: BoxedTensor, low: Extents, high: Extents, sources: Sources) -> "Rows":
+    """Put the part of a tensor between two corners together of all boxes that reach into it."""
+    import numpy as np
+
+    unit = tensor.dtype.size_bytes
+    found = np.zeros([end - start for start, end in zip(low, high, strict=True)], dtype=f"u{unit}")
+    filled = 0
+    for box in tensor.boxes:
+        ends = [at + size for at, size in zip(box.first, box.view.shape, strict=True)]
+        begin = [max(*pair) for pair in zip(low, box.first, strict=True)]
+        end = [min(*pair) for pair in zip(high, ends, strict=True)]
+        sizes = tuple(last - start for start, last in zip(begin, end, strict=True))
+        if any(size <= 0 for size in sizes):
+            continue
+        offset = sum(
+            (start - at) * stride
+            for start, at, stride in zip(begin, box.first, box.view.strides, strict=True)
+        )
+        part = replace(
+            box.view, offset=box.view.offset + offset, shape=sizes or (1,), strides=box.view.strides or (1,)
+        )
+        place = tuple(slice(start - at, last - at) for start, last, at in zip(begin, end, low, strict=True))
+        found[place] = read_rows(part, 0, part.shape[0], sources).reshape(sizes)
+        filled += math.prod(sizes)
+    if filled != found.size:
+        raise InputError(f"{tensor.name}: its boxes hold {filled:,} of {found.size:,} elements")
+    return found

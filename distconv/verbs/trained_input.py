@@ -1,0 +1,124 @@
+"""A trainer's checkpoint as INPUT: which of its forms it has, and the model that it is said to be like."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from distconv.errors import InputError, UsageError
+from distconv.formats.boxes import TrainedFiles, list_views
+from distconv.formats.dcp.folder import find_dcp_folders, read_dcp_folder
+from distconv.formats.dcp.rank_files import find_rank_file_folders, read_rank_files
+from distconv.formats.meta.files import CONFIG_NAME
+from distconv.formats.safetensors.ranks import find_rank_folders, find_weight_folders, read_weight_folder
+from distconv.formats.views import TensorView
+from distconv.output.identity import InputFiles
+from distconv.storage.base import Storage, join
+from distconv.verbs.collector import held_collector
+from distconv.verbs.like import Like, read_like
+from distconv.verbs.options import Options
+from distconv.verbs.trained import TrainedModel, read_trained
+
+Read = Callable[[Storage, str], TrainedFiles]
+
+_Form = tuple[Callable[[Storage, str], tuple[str, ...]], Read]
+
+_FORMS: tuple[_Form, ...] = (
+    (find_dcp_folders, read_dcp_folder),
+    (find_rank_folders, read_weight_folder),
+    (find_rank_file_folders, read_rank_files),
+)
+"""What finds the folders of a form that a path leads to, and what reads one."""
+_ASKED: tuple[_Form, ...] = (*_FORMS, (find_weight_folders, read_weight_folder))
+"""Those that are read so only where --like says that they are a trainer's."""
+
+
+def _list_forms(options: Options) -> tuple[_Form, ...]:
+    return _FORMS if options.like is None else _ASKED
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedInput:
+    """What is converted, and what it is like."""
+
+    files: TrainedFiles
+    like: Like
+    dialect: str | None
+    fill: bool
+
+    def list_files(self) -> InputFiles:
+        """List the files that must stay as they are for a conversion."""
+        return InputFiles(
+            self.files.folder,
+            (*self.files.weights, *self.like.weight_paths),
+            self.like.paths,
+            self._read_views,
+        )
+
+    def read(self, storage: Storage) -> TrainedModel:
+        """Read where the model's tensors lie, see ``read_trained``."""
+        with held_collector():
+            return read_trained(storage, self.files, self.like, dialect=self.dialect, fill=self.fill)
+
+    def _read_views(self, storage: Storage) -> Iterable[TensorView]:
+        found = self.files.read_again(storage)
+        return list_sources(read_trained(storage, found, self.like, dialect=self.dialect, fill=self.fill))
+
+
+def list_sources(model: TrainedModel) -> Iterable[TensorView]:
+    """Give all that is read of INPUT for a model."""
+    boxed = {made.source.name: made.source for made in model.made}
+    boxed |= {twin.name: twin for twin, _kept in model.twins}
+    return list_views(boxed.values())
+
+
+def is_trained(storage: Storage, options: Options) -> bool:
+    """Whether INPUT is what a trainer's ranks left, told by names alone; --params says that it is Meta's."""
+    forms = _list_forms(options)
+    return options.params is None and any(find(storage, options.source) for find, _read in forms)
+
+
+def find_trained_files(storage: Storage, options: Options) -> TrainedFiles:
+    """Read what INPUT holds; InputError where that is not one whole checkpoint."""
+    if options.to != "transformers":
+        raise UsageError(
+            f"--to {options.to}: of a trainer's checkpoint only a Transformers folder is made; convert that to Meta's layout"
+        )
+    for find, read in _list_forms(options):
+        folders = find(storage, options.source)
+        if len(folders) > 1:
+            raise InputError(
+                f"{options.source}: several checkpoints below it ({', '.join(folders)}); give the path of one"
+            )
+        if folders:
+            with held_collector():
+                return read(storage, folders[0])
+    raise InputError(f"{options.source}: no checkpoint of a trainer's")
+
+
+def find_trained(storage: Storage, options: Options) -> TrainedInput:
+    """Find INPUT and the model that it is like, which lies beside it where --like does not say otherwise."""
+    files = find_trained_files(storage, options)
+    folder = options.like or find_beside(storage, options.source, files.folder)
+    if folder is None:
+        raise UsageError(
+            f"{options.source}: {files.form}, which has neither config nor tokenizer; give the folder of the model that was "
+            "trained, local or hf://ORG/REPO, by --like"
+        )
+    like = read_like(storage, folder, weights=options.fill_from_like)
+    return TrainedInput(files, like, options.dialect, options.fill_from_like)
+
+
+def find_beside(storage: Storage, source: str, folder: str) -> str | None:
+    """Find a config that the trainer left beside the weights, or in the folder that was given."""
+    for place in dict.fromkeys((folder, source, join(folder, "huggingface"))):
+        if storage.find(join(place, CONFIG_NAME)) is not None:
+            return place
+    return None
+
+
+def refuse_like(options: Options) -> None:
+    """Raise UsageError for options that mean nothing for INPUT, which is no trainer's checkpoint."""
+    if options.like is not None or options.dialect is not None:
+        raise UsageError(
+            f"{options.source}: no checkpoint of a trainer's (no .metadata here or below), for which --like and --dialect are; "
+            "leave them out, or give its folder"
+        )

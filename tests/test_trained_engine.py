@@ -1,0 +1,126 @@
+"""What holds for every conversion holds for one of a distributed checkpoint: resumed, on Ray, from a store, unchanged INPUT."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import distconv
+from distconv.cli import main
+from distconv.errors import InputError, OutputError
+from distconv.verbs.convert_each import convert_each
+from tests.faults import digest_folder
+
+LIMIT = 20_000
+
+
+def test_a_finished_conversion_is_not_done_again_and_a_lost_chunk_is(folders: Path, tmp_path: Path) -> None:
+    def convert() -> distconv.ConversionReport:
+        return distconv.convert(
+            folders / "grid", tmp_path / "out", like=folders / "llama-hf", max_shard_size=LIMIT, verify=True
+        )
+
+    first = convert()
+    before = digest_folder(tmp_path / "out")
+    assert convert().already_done
+    next(iter(sorted(tmp_path.glob("out/model-*.safetensors")))).unlink()
+    again = convert()
+    assert (again.kept_chunks, again.chunks) == (first.chunks - 1, first.chunks)
+    assert digest_folder(tmp_path / "out") == before
+
+
+def test_another_dialect_or_checkpoint_is_another_conversion(folders: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    distconv.convert(source, tmp_path / "out", like=folders / "llama-hf")
+    os.utime(source / "__1_0.distcp", ns=(1, 1))
+    with pytest.raises(OutputError, match=r"changed since: __1_0\.distcp"):
+        distconv.convert(source, tmp_path / "out", like=folders / "llama-hf")
+
+
+def test_output_beside_the_ranks_or_in_the_model_that_it_is_like_is_refused(folders: Path) -> None:
+    for out in (folders / "rows/out", folders / "llama-hf"):
+        with pytest.raises(OutputError):
+            distconv.convert(folders / "rows", out, like=folders / "llama-hf")
+
+
+@pytest.mark.slow
+def test_workers_on_ray_write_the_same_bytes(folders: Path, tmp_path: Path) -> None:
+    for out, workers in (("one", None), ("two", 2)):
+        distconv.convert(
+            folders / "rows", tmp_path / out, like=folders / "llama-hf", max_shard_size=LIMIT, workers=workers
+        )
+    assert digest_folder(tmp_path / "one") == digest_folder(tmp_path / "two")
+
+
+def test_a_checkpoint_in_a_store_is_read_where_it_is(
+    folders: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pytest.importorskip("botocore", reason="needs the extra s3")
+    from tests.stored import run_store
+
+    with run_store(tmp_path_factory.mktemp("aws")) as store:
+        for name in ("grid", "llama-hf"):
+            store.share(folders / name, "models", f"run/{name}/")
+        distconv.convert(
+            "s3://models/run/grid", tmp_path / "far", like="s3://models/run/llama-hf", verify=True
+        )
+    distconv.convert(folders / "grid", tmp_path / "near", like=folders / "llama-hf")
+    assert (tmp_path / "far/model.safetensors").read_bytes() == (
+        tmp_path / "near/model.safetensors"
+    ).read_bytes()
+
+
+def test_all_steps_of_a_run_are_converted_and_only_what_is_new_is_done_again(
+    folders: Path, tmp_path: Path
+) -> None:
+    for step, name in (("step-900", "rows"), ("step-1000", "grid")):
+        shutil.copytree(folders / name, tmp_path / "run" / step)
+    command = [
+        "convert",
+        str(tmp_path / "run"),
+        str(tmp_path / "out"),
+        "--each",
+        "--like",
+        str(folders / "llama-hf"),
+    ]
+    main([*command, "--json"])
+    before = digest_folder(tmp_path / "out/step-900")
+    shutil.copytree(folders / "hybrid", tmp_path / "run/step-1100")
+    report = convert_each(
+        tmp_path / "run",
+        tmp_path / "out",
+        lambda step, out: distconv.convert(step, out, like=folders / "llama-hf"),
+    )
+    assert [Path(one.output).name for one in report.reports] == ["step-900", "step-1000", "step-1100"]
+    assert [one.already_done for one in report.reports] == [True, True, False]
+    assert digest_folder(tmp_path / "out/step-900") == before
+
+
+def test_a_step_that_cannot_be_converted_is_named(folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders / "rows", tmp_path / "run/step-1")
+    (tmp_path / "run/step-1/__0_0.distcp").unlink()
+    with pytest.raises(InputError, match="step-1"):
+        convert_each(
+            tmp_path / "run",
+            tmp_path / "out",
+            lambda step, out: distconv.convert(step, out, like=folders / "llama-hf"),
+        )
+    with pytest.raises(InputError, match="no trainer's checkpoint directly below it"):
+        convert_each(folders / "rows", tmp_path / "out", lambda *_: pytest.fail("nothing is there"))
+
+
+def test_what_lies_beside_the_model_that_it_is_like_is_copied(folders: Path, tmp_path: Path) -> None:
+    like = shutil.copytree(folders / "llama-hf", tmp_path / "like")
+    copied = (
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+        "chat_template.jinja", "LICENSE",
+    )  # fmt: skip
+    for name in copied:
+        (like / name).write_text(f'{{"{name}": 1}}\n')
+    distconv.convert(folders / "rows", tmp_path / "out", like=like)
+    assert all((tmp_path / "out" / name).read_bytes() == (like / name).read_bytes() for name in copied)
+    assert distconv.verify(tmp_path / "out", against=folders / "rows").ok
+    assert distconv.convert(folders / "rows", tmp_path / "out", like=like).already_done
+    (tmp_path / "out/vocab.json").write_text("{}")
+    assert not distconv.verify(tmp_path / "out").ok

@@ -1,0 +1,261 @@
+"""Distributed checkpoints that are not whole, not one model's, or not of a kind that can be read, are refused by name."""
+
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+import distconv
+from distconv.errors import InputError, UsageError
+from tests.test_trained_checkpoints import change
+
+
+def refused(source: Path, like: Path, **options: Any) -> str:
+    """Plan what must be refused, and give the message, which names the folder."""
+    with pytest.raises((InputError, UsageError)) as raised:
+        distconv.plan(source, like=like, **options)
+    message = str(raised.value)
+    assert str(source) in message
+    return message
+
+
+Folders = Path
+
+
+@pytest.fixture
+def damaged(folders: Folders, tmp_path: Path) -> Callable[..., str]:
+    """Give a function that changes a copy of a checkpoint's metadata, and gives the message that refuses it."""
+
+    def damage(work: Callable[[Any], None], name: str = "rows", **options: Any) -> str:
+        return refused(change(folders / name, tmp_path / "in", work), folders / "llama-hf", **options)
+
+    return damage
+
+
+def test_a_missing_rank_is_named(folders: Folders, tmp_path: Path) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    (source / "__2_0.distcp").unlink()
+    words = refused(source, folders / "llama-hf")
+    assert "__2_0.distcp: missing" in words
+    assert "copy the files of all ranks into one folder" in words
+    with pytest.raises(InputError, match=r"__2_0\.distcp: missing"):
+        distconv.convert(source, tmp_path / "out", like=folders / "llama-hf")
+
+
+def test_a_truncated_rank_is_named(folders: Folders, tmp_path: Path) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    content = (source / "__1_0.distcp").read_bytes()
+    (source / "__1_0.distcp").write_bytes(content[: len(content) // 2])
+    assert "the file is truncated" in refused(source, folders / "llama-hf")
+
+
+def test_a_rank_of_another_checkpoint_is_named(folders: Folders, tmp_path: Path) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    shutil.copy(folders / "rows-fused/__0_0.distcp", source / "__1_0.distcp")
+    assert "__1_0.distcp" in refused(source, folders / "llama-hf")
+
+
+def test_zeros_where_an_item_should_begin_are_named(folders: Folders, tmp_path: Path) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    path = source / "__3_0.distcp"
+    path.write_bytes(bytes(path.stat().st_size))
+    assert "__3_0.distcp" in refused(source, folders / "llama-hf")
+    assert "file of zeros" in refused(source, folders / "llama-hf")
+
+
+@pytest.mark.parametrize("end", [0, 1, 100, -1])
+def test_a_cut_off_metadata_is_named(folders: Folders, tmp_path: Path, end: int) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    content = (source / ".metadata").read_bytes()
+    (source / ".metadata").write_bytes(content[:end])
+    assert ".metadata: its description is cut off" in refused(source, folders / "llama-hf")
+
+
+def test_bytes_behind_the_metadata_are_named(folders: Folders, tmp_path: Path) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    with (source / ".metadata").open("ab") as file:
+        file.write(b"x")
+    assert "1 bytes behind the pickle" in refused(source, folders / "llama-hf")
+
+
+def test_a_metadata_that_calls_anything_is_refused(folders: Folders, tmp_path: Path) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    (source / ".metadata").write_bytes(pickle.dumps(shutil.rmtree))
+    assert "shutil.rmtree" in refused(source, folders / "llama-hf")
+
+
+def test_a_box_that_is_stored_nowhere_is_named(damaged: Callable[..., str]) -> None:
+    def work(metadata: Any) -> None:
+        index = next(index for index in metadata.storage_data if index.fqn == "layers.1.attention.wq.weight")
+        del metadata.storage_data[index]
+
+    assert "layers.1.attention.wq.weight: the box at" in damaged(work)
+
+
+def test_a_box_that_is_not_there_leaves_a_hole_that_is_named(damaged: Callable[..., str]) -> None:
+    def work(metadata: Any) -> None:
+        metadata.state_dict_metadata["layers.1.attention.wq.weight"].chunks.pop()
+
+    words = damaged(work)
+    assert "layers.1.attention.wq.weight" in words
+    assert "do not fill" in words
+
+
+def test_boxes_that_overlap_are_named(damaged: Callable[..., str]) -> None:
+    def work(metadata: Any) -> None:
+        chunks = metadata.state_dict_metadata["norm.weight"].chunks
+        chunks.append(chunks[0])
+
+    assert "filled 2 times" in damaged(work)
+
+
+@pytest.mark.parametrize("path", ["../rows/__0_0.distcp", "/etc/passwd", "", 3])
+def test_a_path_that_leads_elsewhere_is_refused(damaged: Callable[..., str], path: object) -> None:
+    def work(metadata: Any) -> None:
+        next(iter(metadata.storage_data.values())).relative_path = path
+
+    assert "expected a file in this folder" in damaged(work)
+
+
+def test_an_item_that_was_transformed_is_refused(damaged: Callable[..., str]) -> None:
+    def work(metadata: Any) -> None:
+        for place in metadata.storage_data.values():
+            place.transform_descriptors = ["zstd"]
+
+    assert "compressed or otherwise transformed" in damaged(work)
+
+
+def test_a_missing_tensor_is_named(damaged: Callable[..., str]) -> None:
+    def work(metadata: Any) -> None:
+        del metadata.state_dict_metadata["layers.0.feed_forward.w2.weight"]
+
+    assert "model.layers.0.mlp.down_proj.weight is missing" in damaged(work)
+
+
+def test_a_tensor_that_no_such_model_has_is_named(damaged: Callable[..., str]) -> None:
+    def work(metadata: Any) -> None:
+        entries, other = metadata.state_dict_metadata, "layers.0.attention.wq.bias"
+        entries[other] = entries.pop("layers.0.attention_norm.weight")
+        metadata.storage_data = {
+            replace(index, fqn=other) if index.fqn == "layers.0.attention_norm.weight" else index: place
+            for index, place in metadata.storage_data.items()
+        }
+
+    words = damaged(work)
+    assert "model.layers.0.input_layernorm.weight is missing" in words
+    assert "layers.0.attention.wq.bias is no tensor of the LlamaForCausalLM" in words
+
+
+def test_a_tensor_of_another_shape_is_named(folders: Folders, tmp_path: Path) -> None:
+    like = shutil.copytree(folders / "llama-hf", tmp_path / "like")
+    config = (like / "config.json").read_text()
+    (like / "config.json").write_text(config.replace('"vocab_size": 101', '"vocab_size": 100'))
+    words = refused(folders / "rows", like)
+    assert "tok_embeddings.weight has shape (101, 60)" in words
+    assert "gives (100, 60)" in words
+
+
+def test_a_model_of_another_depth_is_named(folders: Folders, tmp_path: Path) -> None:
+    like = shutil.copytree(folders / "llama-hf", tmp_path / "like")
+    config = (like / "config.json").read_text()
+    (like / "config.json").write_text(config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    assert "model.layers.2.self_attn.q_proj.weight is missing" in refused(folders / "rows", like)
+
+
+def test_metas_names_of_another_architecture_are_refused(folders: Folders) -> None:
+    assert "of which distconv knows Llama's only" in _message(folders / "rows", folders / "qwen3-hf")
+
+
+def _message(source: Path, like: Path) -> str:
+    with pytest.raises(InputError) as raised:
+        distconv.plan(source, like=like)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("_fsdp_wrapped_module._flat_param", "LOCAL_STATE_DICT"),
+        ("model.decoder.layers.self_attention.linear_qkv.weight", "Megatron-Bridge"),
+        ("model.layers.0.self_attn.q_proj.lora_A.default.weight", "LoRA adapter"),
+        ("model.layers.0.self_attn.q_proj.qweight", "quantised"),
+    ],
+)
+def test_what_no_model_can_be_made_of_is_named(
+    folders: Folders, tmp_path: Path, name: str, words: str
+) -> None:
+    _save(tmp_path / "in", {name: torch.ones(4, 4)})
+    assert words in refused(tmp_path / "in", folders / "llama-hf")
+
+
+def test_a_checkpoint_of_megatrons_is_named(folders: Folders, tmp_path: Path) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    for name in ("common.pt", "metadata.json"):
+        (source / name).write_text("{}")
+    assert "Megatron-Bridge" in refused(source, folders / "llama-hf")
+
+
+def test_an_optimizer_alone_is_no_model(folders: Folders, tmp_path: Path) -> None:
+    _save(tmp_path / "in", {"optimizer": {"state": {"a": torch.ones(2)}}})
+    assert "no tensor of LlamaForCausalLM in it" in refused(tmp_path / "in", folders / "llama-hf")
+
+
+def test_two_models_are_not_one(folders: Folders, tmp_path: Path) -> None:
+    with torch.no_grad():
+        from tests.dcp_folders import make_model
+
+        tensors = {name: one.detach() for name, one in make_model("llama").state_dict().items()}
+    _save(tmp_path / "in", {"actor": tensors, "reference": tensors})
+    words = _message(tmp_path / "in", folders / "llama-hf")
+    assert "two models are in it, below 'actor.' and 'reference.'" in words
+
+
+def test_several_steps_are_named(folders: Folders, tmp_path: Path) -> None:
+    for step in ("step-10", "step-20"):
+        shutil.copytree(folders / "rows", tmp_path / "run" / step)
+    words = refused(tmp_path / "run", folders / "llama-hf")
+    assert "step-10" in words
+    assert "step-20" in words
+
+
+def test_an_output_that_differs_from_a_tied_embedding_is_refused(folders: Folders, tmp_path: Path) -> None:
+    from tests.dcp_folders import make_model
+
+    tensors = {name: one.detach().clone() for name, one in make_model("qwen3").state_dict().items()}
+    tensors["lm_head.weight"][3, 4] += 1
+    _save(tmp_path / "in", tensors)
+    with pytest.raises(InputError, match="says that they are one"):
+        distconv.convert(tmp_path / "in", tmp_path / "out", like=folders / "qwen3-hf")
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_that_mean_nothing_for_other_input_are_refused(folders: Folders, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no checkpoint of a trainer's"):
+        distconv.inspect(tmp_path, like=folders / "llama-hf")
+    with pytest.raises(UsageError, match="only a Transformers folder is made"):
+        distconv.plan(folders / "rows", to="meta", like=folders / "llama-hf")
+
+
+def test_a_flipped_byte_is_found_by_its_checksum(folders: Folders, tmp_path: Path) -> None:
+    assert distconv.check(folders / "rows").ok
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    content = bytearray((source / "__2_0.distcp").read_bytes())
+    content[content.index(b"archive/data/0") + 90] ^= 1
+    (source / "__2_0.distcp").write_bytes(content)
+    report = distconv.check(source)
+    assert len(report.findings) == 1
+    assert "__2_0.distcp: CRC32" in report.findings[0]
+
+
+def _save(folder: Path, state: dict[str, Any]) -> None:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(state, checkpoint_id=str(folder), no_dist=True)
