@@ -408,6 +408,7 @@ def test_a_missing_gpu_is_said(run: Run, checkpoint: Write, tmp_path: Path) -> N
     assert code == 2
     assert "device cuda: torch sees no GPU here (" in err
     assert "); use --device cpu" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unreachable_cluster_exits_with_1(run: Run, checkpoint: Write, tmp_path: Path) -> None:

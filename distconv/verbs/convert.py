@@ -68,7 +68,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
     if options.cluster.workers or options.cluster.address:
         # Workers on other nodes start in folders of their own.
         options = replace(options, source=make_absolute(options.source), output=make_absolute(options.output))
-    options = replace(options, device=choose_device(options.device))
+    options = replace(options, device=choose_device(options))
     watch, before = Stopwatch(progress), count_requests()
     charts = RunCharts(options.output, options.trace, options.report)
     storage = open_storage(options)

@@ -6,16 +6,25 @@ from distconv.moving.lane_devices import find_missing_device
 from distconv.verbs.options import Options
 
 
-def choose_device(device: str) -> str:
-    """Take the CPU for ``auto``: moving bytes needs no GPU until a measurement says otherwise."""
-    return "cpu" if device == "auto" else device
+def choose_device(options: Options) -> str:
+    """Take the CPU for ``auto``: moving bytes needs no GPU until a measurement says otherwise.
+
+    UsageError for a GPU that is not there, where this host is the one to have it.
+    """
+    if options.device == "auto":
+        return "cpu"
+    if not _asks_for_cluster(options) and (missing := find_missing_device(options.device)) is not None:
+        raise UsageError(missing)
+    return options.device
 
 
 def choose_cluster(options: Options) -> Cluster | None:
     """Take a cluster where workers, an address or several GPUs ask for one."""
-    cluster = options.cluster
-    wanted = cluster.workers or cluster.address or _has_several_gpus(options.device)
-    return cluster if wanted else None
+    return options.cluster if _asks_for_cluster(options) or _has_several_gpus(options.device) else None
+
+
+def _asks_for_cluster(options: Options) -> bool:
+    return bool(options.cluster.workers or options.cluster.address)
 
 
 def choose_asking_cluster(options: Options) -> Cluster | None:
@@ -31,8 +40,6 @@ def choose_asking_cluster(options: Options) -> Cluster | None:
 def _has_several_gpus(device: str) -> bool:
     if device != "cuda":
         return False
-    if (missing := find_missing_device(device)) is not None:
-        raise UsageError(missing)
     import torch
 
     return torch.cuda.device_count() > 1

@@ -66,7 +66,8 @@ def convert(target: str, device: str, lanes: int, *, source: str, dtype: str) ->
         "stages": report.to_json()["stages"],
     }
     if is_gpu:
-        found["gpu_mib"] = torch.cuda.max_memory_reserved() >> 20
+        found["gpu_mib"] = torch.cuda.max_memory_allocated() >> 20
+        found["gpu_reserved_mib"] = torch.cuda.max_memory_reserved() >> 20
         with contextlib.suppress(AttributeError, KeyError):
             stats = torch.cuda.memory.host_memory_stats()
             found["pinned_mib"] = stats["allocated_bytes.peak"] >> 20
