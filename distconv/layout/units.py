@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from distconv.layout.files import File, OutputTensor, Part, Section, group_runs
+from distconv.layout.files import File, OutputTensor, Section
+from distconv.layout.stripes import Stripe, group_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Question:
         return sum(tensor.size_bytes for pair in self.pairs for tensor in pair)
 
 
-Unit = Section | Checksum | Question
+Unit = File | Stripe | Checksum | Question
 
 
 def split_question(question: Question, limit_bytes: int = QUESTION_BYTES) -> tuple[Question, ...]:
@@ -68,7 +69,7 @@ def _name_kind(unit: Unit) -> str:
         return "MD5s"
     if isinstance(unit, Question):
         return "comparisons"
-    return "parts" if isinstance(unit, Part) or unit.is_sealed else "chunks"
+    return "parts" if isinstance(unit, Stripe) or unit.is_sealed else "chunks"
 
 
 def file_of(unit: Section) -> str:

@@ -56,9 +56,7 @@ def print_ways(groups: dict[str, list[Row]]) -> None:
             median(row[f"seconds_{phase}"] for row in rows) for phase in ("moving", "checksums", "finishing")
         )
         memory = median(row["peak_anonymous_bytes"] for row in rows) / 2**20
-        click.echo(
-            f"{name:<44}{moving:>10.2f}{pace:>7.2f}{checksums:>9.2f}{finishing:>13.2f}{memory:>10.0f}"
-        )
+        click.echo(f"{name:<44}{moving:>10.2f}{pace:>7.2f}{checksums:>9.2f}{finishing:>13.2f}{memory:>10.0f}")
 
 
 def print_place(groups: dict[str, list[Row]], input_bytes: int) -> None:
