@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from distconv.formats.meta.shards import default_part_bytes
 from distconv.formats.safetensors.chunks import default_chunk_bytes, group_tensors
-from distconv.layout.files import group_runs
+from distconv.layout.stripes import group_runs
 from distconv.moving.executor import TICK_SECONDS, make_limits
 from distconv.moving.scheduler import Action, Assign, Finish, GiveUp, Replace, Scheduler
 from distconv.storage.local_files import FLUSH_BYTES
@@ -274,14 +274,11 @@ def group_chunks(sizes: dict[str, int]) -> dict[str, int]:
     return {f"chunk{number}": sum(sizes[name] for name in group) for number, group in enumerate(groups)}
 
 
-def group_parts(sizes: dict[str, int], shards: int) -> dict[str, int]:
-    """Give the sizes of the parts in which Meta's shards are written, in the order of their tensors."""
-    limit, parts = default_part_bytes(sum(sizes.values())), [size // shards for size in sizes.values()]
-    return {
-        f"shard{shard} part{number}": sum(parts[run.start : run.stop])
-        for shard in range(shards)
-        for number, run in enumerate(group_runs(parts, limit))
-    }
+def group_stripes(sizes: dict[str, int]) -> dict[str, int]:
+    """Give the sizes of the stripes in which Meta's shards are written, however many, in the order of their tensors."""
+    limit, ordered = default_part_bytes(sum(sizes.values())), list(sizes.values())
+    runs = group_runs(ordered, limit)
+    return {f"stripe{number}": sum(ordered[run.start : run.stop]) for number, run in enumerate(runs)}
 
 
 _70B = tensor_sizes(8192, 80, 28672, 8, 128, 32000)
@@ -289,10 +286,10 @@ _405B = tensor_sizes(16384, 126, 53248, 8, 128, 128256)
 MODELS = {
     "70B": group_chunks(_70B),
     "405B": group_chunks(_405B),
-    "70B to 1": group_parts(_70B, 1),
-    "405B to 8": group_parts(_405B, 8),
+    "70B to 1": group_stripes(_70B),
+    "405B to 8": group_stripes(_405B),
 }
-"""To Transformers; and to Meta's layout, in shards of which each is written in parts."""
+"""To Transformers; and to Meta's layout, in stripes of all its shards."""
 CLUSTERS = {
     "even": Cluster(),
     "storage of 1 TB/s": Cluster(shared=1000.0),

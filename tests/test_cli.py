@@ -262,7 +262,9 @@ def test_what_means_nothing_for_a_format_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_plan_to_meta_has_a_row_for_each_part(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+def test_a_plan_to_meta_has_a_row_for_each_part_of_all_shards(
+    run: Run, checkpoint: Write, tmp_path: Path
+) -> None:
     run("convert", checkpoint(SPEC), tmp_path / "hf")
     for source in (tmp_path / "hf", checkpoint(SPEC)):
         arguments = ("plan", source, "--to", "meta", "--shards", "2", "--max-shard-size", "20kB")
@@ -272,9 +274,9 @@ def test_a_plan_to_meta_has_a_row_for_each_part(run: Run, checkpoint: Write, tmp
         found = json.loads(run(*arguments, "--json")[1])
         assert (found["to"], found["shards"]) == ("meta", 2)
         assert [file["name"] for file in found["files"]] == ["consolidated.00.pth", "consolidated.01.pth"]
-        assert found["useful_workers"] == len(rows) == sum(len(file["parts"]) for file in found["files"])
-        assert len(rows) > 2
-        assert f"2 shards, written in {len(rows)} parts of at most 20.0 kB of tensors" in out
+        assert [len(file["parts"]) for file in found["files"]] == [len(rows)] * 2
+        assert found["useful_workers"] == len(rows) > 2
+        assert f"2 shards, written together in {len(rows)} parts of at most 20.0 kB of tensors" in out
         assert f"workers  up to {len(rows)}, each" in out
         assert "chunk" not in out
         assert "instruct" not in err

@@ -10,7 +10,7 @@ import ray
 import torch
 
 import distconv
-from distconv.moving import job, worker
+from distconv.moving import job, sections
 from distconv.moving.ray.cluster import start_local
 from tests import reference
 from tests.checkpoints import Spec
@@ -118,7 +118,7 @@ def test_several_blocks_on_their_way_at_once_give_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(job.Job.__init__, "__defaults__", (block_bytes, *job.Job.__init__.__defaults__[1:]))
-    monkeypatch.setattr(worker, "lane_device", lambda _name: nullcontext(StandIn(kind)))
+    monkeypatch.setattr(sections, "lane_device", lambda _name: nullcontext(StandIn(kind)))
     distconv.convert(source, tmp_path / "out", dtype=dtype, max_shard_size=LIMIT)
     assert read_bytes(tmp_path / "out") == inline
 

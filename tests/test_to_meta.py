@@ -209,7 +209,7 @@ def test_what_is_durable_of_an_unfinished_shard_is_gone_on_with(
 ) -> None:
     source, output = sources["llama-3.1", 2], tmp_path / "out"
     distconv.convert(source, tmp_path / "expected", to="meta", shards=1, max_shard_size=PART_BYTES)
-    write, done = worker._write_part, []
+    write, done = worker._write_stripe, []
 
     def stop_half_way(*arguments: object) -> object:
         if len(done) == 4:
@@ -217,7 +217,7 @@ def test_what_is_durable_of_an_unfinished_shard_is_gone_on_with(
         done.append(1)
         return write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(worker, "_write_part", stop_half_way)
+    monkeypatch.setattr(worker, "_write_stripe", stop_half_way)
     with pytest.raises(DistconvError):
         distconv.convert(source, output, to="meta", shards=1, max_shard_size=PART_BYTES)
     monkeypatch.undo()

@@ -129,6 +129,24 @@ def test_a_shards_checksums_are_those_of_its_data_whatever_the_journal_says(
     assert digest_folder(output) == digest_folder(expected)
 
 
+def test_of_parts_that_are_written_together_only_those_that_are_not_durable_are_written_again(
+    source: Path, expected: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    content = interrupt(source, output, shared, "_finish")
+    first, second = content["unfinished"].values()
+    count = len(first["parts"])
+    assert len(second["parts"]) == count > 2
+    del first["parts"]["1"], second["parts"]["2"]
+    second["parts"]["3"]["tensors"][0] = "0" * 32
+    (output / ".distconv.journal").write_text(json.dumps(content))
+    report = convert(source, output)
+    assert report.kept_parts == 2 * count - 3
+    shards = [path.stat().st_size for path in output.glob("*.pth")]
+    assert 0 < report.bytes_written < sum(shards) / 2
+    assert digest_folder(output) == digest_folder(expected)
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_parts_stay_when_a_conversion_ends_as_it_takes_them_over(
     source: Path, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, killed: bool

@@ -66,7 +66,8 @@ def plan(
 ) -> None:  # fmt: skip
     """Show what a conversion of INPUT would do, from its headers alone.
 
-    Each row is what one worker does at a time: a file, or with --to meta a part of a shard.
+    Each row is what one worker does at a time: a file, or with --to meta the same part of all shards
+    (of one, where OUTPUT is a store).
 
     \b
     Examples:

@@ -2,11 +2,9 @@
 
 import math
 import re
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 from distconv.errors import ConversionError, InputError
@@ -29,6 +27,8 @@ class OutputTensor:
     stored: DType
     dtype: DType
     copies: tuple[Copy, ...]
+    stacked: int = 1
+    """Along axis 1 lie so many tensors, of as many files; see ``stripes.stack``."""
 
     def __post_init__(self) -> None:
         """Prove that the copies fill the tensor, each element once, from what is stored."""
@@ -145,7 +145,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A run of bytes of a file that several workers write: one unit of work.
+    """A run of bytes of a file that several workers write, each in a ``stripes.Stripe``.
 
     The parts of a file and its seal fill it, one behind the other.
     """
@@ -180,7 +180,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Name it for people, and for the scheduler."""
+        """Name it for people, and for the journal."""
         return f"{self.file}, part {self.number} of {self.count}"
 
     @property
@@ -222,49 +222,6 @@ def list_in_order(unit: Section) -> Iterator[Literal | int]:
             yield literals.popleft()
         yield place
     yield from literals
-
-
-def split_file(file: File, limit_bytes: int, least_bytes: int = 0) -> tuple[Section, ...]:
-    """Split a sealed file into parts of at most so many bytes of tensors, larger tensors alone.
-
-    Where a part would be of less than ``least_bytes`` the tensors before or behind it are in it too.
-    """
-    if file.seal is None:
-        return (file,)
-    runs = group_runs([tensor.size_bytes for tensor in file.tensors], limit_bytes, least_bytes)
-    if len(runs) == 1:
-        return (file,)
-    starts = [literal.offset_bytes for literal in file.literals]
-    # A part begins where the one before ends: behind the trailer of its last tensor.
-    edges = [bisect_left(starts, file.offsets_bytes[run.start - 1]) for run in runs[1:]]
-    literals = [file.literals[first:end] for first, end in pairwise([0, *edges, len(starts)])]
-    return tuple(
-        Part(
-            file.name,
-            file.size_bytes,
-            number,
-            len(runs),
-            run.start,
-            own,
-            file.tensors[run.start : run.stop],
-            file.offsets_bytes[run.start : run.stop],
-            file.trailers[run.start : run.stop],
-        )
-        for number, (run, own) in enumerate(zip(runs, literals, strict=True), 1)
-    )
-
-
-def group_runs(sizes_bytes: Sequence[int], limit_bytes: int, least_bytes: int = 0) -> tuple[range, ...]:
-    """Group neighbours into runs of at most so many bytes, larger ones alone; none of less than ``least_bytes``."""
-    edges, held = [0], 0
-    for place, size in enumerate(sizes_bytes):
-        if held >= max(1, least_bytes) and held + size > limit_bytes:
-            edges.append(place)
-            held = 0
-        held += size
-    if held < least_bytes and len(edges) > 1:
-        edges.pop()
-    return tuple(range(first, end) for first, end in pairwise([*edges, len(sizes_bytes)]))
 
 
 def describe_layers(names: Iterable[str]) -> str:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from distconv.layout.files import File, OutputTensor, Part, Section, group_runs
+from distconv.layout.files import File, OutputTensor, Section
+from distconv.layout.stripes import Stripe, group_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Examination:
         return tuple(run for run in self.runs if isinstance(run, OutputTensor))
 
 
-Unit = Section | Checksum | Question | Examination
+Unit = File | Stripe | Checksum | Question | Examination
 
 
 def split_question(question: Question, limit_bytes: int = QUESTION_BYTES) -> tuple[Question, ...]:
@@ -132,7 +133,7 @@ def _name_kind(unit: Unit) -> str:
         return "comparisons"
     if isinstance(unit, Examination):
         return "parts" if unit.is_part else "files"
-    return "parts" if isinstance(unit, Part) or unit.is_sealed else "chunks"
+    return "parts" if isinstance(unit, Stripe) or unit.is_sealed else "chunks"
 
 
 def file_of(unit: Section) -> str:

@@ -1,9 +1,11 @@
 """How a target tensor is cut into blocks that fit in memory: pure arithmetic.
 
-A block is some rows of the target, contiguous in it. It is what one gather fills, and what its
-pieces read together is no larger than itself, whatever the strides of the sources.
+A block is some rows of the target, contiguous in it, or of several that are stacked, one behind the
+other. It is what one gather fills, and what its pieces read together is no larger than itself, whatever
+the strides of the sources.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +18,10 @@ from distconv.moving.pieces import PAGE_BYTES, Piece, make_piece
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A contiguous run of a target tensor's elements, and the pieces that fill it."""
+    """A contiguous run of a target tensor's elements, and the pieces that fill it.
+
+    Of stacked tensors it is a run of each, of as many elements, in their order.
+    """
 
     target_offset: int
     elements: int
@@ -55,7 +60,8 @@ class _Cutter:
         self._copies = copies
         self._step = step
         self._gap_bytes = gap_bytes
-        self._strides = contiguous_strides(tensor.shape)
+        self._row = math.prod(tensor.shape[1:])
+        self._shape, self._is_stacked = tensor.shape, tensor.stacked > 1
         self._stored_bytes = tensor.stored.size_bytes
         self._unit_bytes = max(tensor.stored.size_bytes, tensor.dtype.size_bytes)
 
@@ -72,7 +78,7 @@ class _Cutter:
             steps = (start - first) // self._step
             pieces = zip(block.pieces, strides, strict=True)
             yield Block(
-                start * self._strides[0],
+                start * self._row,
                 block.elements,
                 tuple(piece.moved(steps * stride) for piece, stride in pieces),
             )
@@ -91,15 +97,15 @@ class _Cutter:
 
     def cut(self, first: int, end: int, *, through_gaps: bool) -> Block:
         """Make the block of these rows."""
-        offset = first * self._strides[0]
+        strides = self._find_strides(end - first)
         return Block(
-            offset,
-            (end - first) * self._strides[0],
+            first * self._row,
+            (end - first) * self._row,
             tuple(
                 make_piece(
                     part,
-                    self._strides,
-                    offset,
+                    strides,
+                    first * strides[0],
                     self._stored_bytes,
                     through_gaps=through_gaps,
                     gap_bytes=self._gap_bytes,
@@ -108,6 +114,14 @@ class _Cutter:
                 for part in cut_copy(copy, 0, first, end)
             ),
         )
+
+    def _find_strides(self, rows: int) -> tuple[int, ...]:
+        """Give how far a step along each axis leads within a block of so many rows."""
+        if not self._is_stacked:
+            return contiguous_strides(self._shape)
+        _rows, tensors, *others = self._shape
+        between, row, *inner = contiguous_strides((tensors, rows, *others))
+        return (row, between, *inner)
 
     def choose(self, first: int, end: int, block_bytes: int, largest_bytes: int) -> tuple[int, bool]:
         """Give the rows of a block, and whether to read through gaps that are no block's."""
@@ -122,9 +136,9 @@ class _Cutter:
 
     def _fit(self, first: int, end: int, block_bytes: int) -> tuple[int, bool, int]:
         """Give also the shortest range that is read beside others, in bytes."""
-        row_bytes = self._strides[0] * self._unit_bytes
+        row_bytes = self._row * self._unit_bytes
         largest = min(end - first, self._whole_steps(block_bytes // row_bytes))
-        room = max(block_bytes // self._stored_bytes, self._step * self._strides[0])
+        room = max(block_bytes // self._stored_bytes, self._step * self._row)
         for through_gaps in (True, False):
             rows = largest
             block = self.cut(first, first + rows, through_gaps=through_gaps)

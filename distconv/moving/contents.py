@@ -106,7 +106,8 @@ class Contents:
         tensor, block = self._tensors[wanted.place], wanted.block
         # A cast wants its elements aligned, and gives memory of its own.
         is_cast = tensor.dtype != tensor.stored
-        start = 0 if is_cast else self._starts[wanted.place] + block.target_offset * wanted.unit_bytes
+        offset = block.target_offset // tensor.stacked * wanted.unit_bytes
+        start = 0 if is_cast else self._starts[wanted.place] + offset
         return self._device.begin(sum(piece.span for piece in block.pieces) * wanted.unit_bytes, start)
 
     def _list_blocks(self, access: Access) -> Iterator[Wanted]:

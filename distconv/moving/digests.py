@@ -32,7 +32,7 @@ class PartDigests:
     version: str | None = None
     """Of the part as it is stored, see ``PartWriter.finish``; None where it can be read."""
     checksums: tuple[int, ...] = ()
-    """CRC32 of each tensor's data, where there is a version."""
+    """CRC32 of each tensor's data; recorded only where there is a version."""
 
 
 class ChunkHasher:

@@ -113,6 +113,15 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class PartReceipt:
+    """A part that is durable in its file, with all that the file's seal is made of."""
+
+    part: str
+    digests: PartDigests
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What was done for one unit; ``kept`` says that it had been finished before."""
 
@@ -122,10 +131,10 @@ class Receipt:
     bytes_written: int
     became_infinite: int = 0
     version: str | None = None
-    """Of the file's entry, where no other content ever has it; of a part see ``PartDigests``."""
+    """Of the file's entry, where no other content ever has it."""
     kept: bool = False
-    checksums: tuple[int, ...] = ()
-    """CRC32 of each tensor's data, where the file's seal is still to be made of them."""
+    parts: tuple[PartReceipt, ...] = ()
+    """Of a stripe; it was kept where all of them were."""
     md5: str | None = None
     """In hex, of the whole file, where that was the unit."""
     equal: bool | None = None

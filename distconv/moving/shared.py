@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
-from distconv.layout.files import File, Part, Section
+from distconv.layout.files import File, Part
+from distconv.layout.stripes import Stripe
 from distconv.moving.digests import ChunkDigests, PartDigests
 from distconv.moving.executor import Keep
 from distconv.moving.job import Job, Receipt
@@ -32,7 +33,7 @@ class _Begun:
     file: File
     writer: Writer
     left: Mapping[int, PartDigests]
-    parts: dict[int, Receipt] = field(default_factory=dict)
+    parts: dict[int, PartDigests] = field(default_factory=dict)
 
 
 class SharedFiles:
@@ -46,11 +47,12 @@ class SharedFiles:
         storage: Storage,
         output: str,
         files: Sequence[File],
-        units: Sequence[Section],
+        units: Sequence[File | Stripe],
         unfinished: Mapping[str, UnfinishedFile],
     ) -> None:
         """Begin each file that has parts, or go on with it, at its full size: a full disk shows at once."""
-        self._parts = {unit.name: unit for unit in units if isinstance(unit, Part)}
+        stripes = (unit for unit in units if isinstance(unit, Stripe))
+        self._parts = {part.name: part for stripe in stripes for part in stripe.parts}
         shared = {part.file for part in self._parts.values()}
         self._begun: dict[str, _Begun] = {}
         with ExitStack() as stack:
@@ -92,15 +94,18 @@ class SharedFiles:
         """Give whom a run tells its receipts: ``keep`` hears of whole files only."""
 
         def hear(receipt: Receipt) -> None:
-            part = self._parts.get(receipt.chunk)
-            if part is None:
+            if not receipt.parts:
                 keep(receipt)
                 return
-            begun = self._begun[part.file]
-            begun.parts[part.number] = receipt
-            keep_part(part, begun.writer.attempt, _describe(receipt))
-            if len(begun.parts) == part.count:
-                keep(_finish(job, begun))
+            for durable in receipt.parts:
+                part = self._parts[durable.part]
+                begun = self._begun[part.file]
+                begun.parts[part.number] = durable.digests
+                keep_part(part, begun.writer.attempt, _describe(durable.digests))
+            for durable in receipt.parts:
+                part = self._parts[durable.part]
+                if len(self._begun[part.file].parts) == part.count:
+                    keep(_finish(job, self._begun[part.file]))
 
         return hear
 
@@ -113,9 +118,9 @@ def _begin(storage: Storage, path: str, file: File, left: UnfinishedFile | None)
     return _Begun(file, storage.begin(path, file.size_bytes), {})
 
 
-def _describe(receipt: Receipt) -> PartDigests:
-    checksums = () if receipt.version is None else receipt.checksums
-    return PartDigests(receipt.digests.tensors, receipt.version, checksums)
+def _describe(digests: PartDigests) -> PartDigests:
+    """Give what is recorded of a part: what can be read tells its CRC32s itself."""
+    return digests if digests.version is not None else replace(digests, checksums=())
 
 
 def _leave(begun: _Begun) -> None:
@@ -132,7 +137,7 @@ def _finish(job: Job, begun: _Begun) -> Receipt:
     if begun.file.seal is not None:
         checksums = [checksum for part in parts for checksum in part.checksums]
         begun.writer.write_at(begun.file.seal.offset_bytes, begun.file.seal.make(checksums))
-    digests = ChunkDigests(None, tuple(digest for part in parts for digest in part.digests.tensors))
+    digests = ChunkDigests(None, tuple(digest for part in parts for digest in part.tensors))
     version = publish(job, begun.file, begun.writer, digests, lambda: False)
     begun.writer.abort()
     return Receipt(begun.file.name, digests, 0, begun.file.size_bytes, version=version)

@@ -1,36 +1,34 @@
-"""Do one unit: make a file or a part of one (read source spans, put them together, write), digest a file, compare, examine.
+"""Do one unit: make a file or parts of several (read spans, put them together, write), digest a file, compare, examine.
 
 Memory is bounded by a few blocks, whatever the model's size.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
-from distconv.errors import Interrupted
-from distconv.formats.meta.checksums import update_crc32
-from distconv.layout.files import File, Literal, Part, Section, list_in_order
+from distconv.layout.files import File, Part
+from distconv.layout.stripes import Stripe
 from distconv.layout.units import Checksum, Examination, Question, Unit
 from distconv.moving.checksums import digest_file
 from distconv.moving.compare import answer
-from distconv.moving.contents import Contents
-from distconv.moving.devices import Device
-from distconv.moving.digests import ChunkDigests, ChunkHasher
+from distconv.moving.digests import ChunkDigests, PartDigests
 from distconv.moving.examine import examine
 from distconv.moving.existing import is_finished, is_same, read_same
-from distconv.moving.job import Job, Receipt
-from distconv.moving.lane_devices import lane_device
+from distconv.moving.job import Job, PartReceipt, Receipt
+from distconv.moving.sections import SectionWriter, write_sections
 from distconv.moving.sources import Sources
 from distconv.moving.spans import DIGEST, WRITE, Spans
 from distconv.storage.base import PartWriter, Writer, join
 
 
 def make_unit(job: Job, unit: Unit, advance: Callable[[int], None], stopped: Callable[[], bool]) -> Receipt:
-    """Write a file, or a part of one, make the MD5 of one, answer a question, or examine tensors.
+    """Write a file, or parts of several, make the MD5 of one, answer a question, or examine tensors.
 
     ``advance`` is told of output bytes as they are written or digested, or of INPUT's that are compared; ``stopped`` is asked between
     blocks, and Interrupted raised when it says so. OutputError where another conversion owns OUTPUT.
     """
-    if isinstance(unit, Part):
-        return _write_part(job, unit, advance, stopped)
+    if isinstance(unit, Stripe):
+        return _write_stripe(job, unit, advance, stopped)
     if isinstance(unit, Checksum):
         return digest_file(job, unit, advance, stopped)
     if isinstance(unit, Question):
@@ -59,15 +57,13 @@ def write_file(job: Job, file: File, advance: Callable[[int], None], stopped: Ca
     with spans.during(WRITE, 0):
         writer = job.storage.begin(path, file.size_bytes)
     try:
-        with Sources(job.storage, spans) as sources, lane_device(job.device) as device:
-            hasher = ChunkHasher(file.plain_head)
-            checksums, became_infinite = _write_pieces(
-                job, file, writer, sources, device, hasher, advance, stopped
-            )
+        with Sources(job.storage, spans) as sources:
+            section = SectionWriter(file, writer, spans, advance)
+            became_infinite = write_sections(job, [section], sources, stopped)
             if file.seal is not None:
-                writer.write_at(file.seal.offset_bytes, file.seal.make(checksums))
+                writer.write_at(file.seal.offset_bytes, file.seal.make(section.checksums))
                 advance(file.seal.size_bytes)
-        digests = hasher.finish()
+        digests = section.hasher.finish()
         with spans.during(WRITE, 0):
             version = publish(job, file, writer, digests, stopped)
     finally:
@@ -77,29 +73,40 @@ def write_file(job: Job, file: File, advance: Callable[[int], None], stopped: Ca
     )
 
 
-def _write_part(job: Job, part: Part, advance: Callable[[int], None], stopped: Callable[[], bool]) -> Receipt:
-    """Write a part of a file that somebody else commits; what was written is durable at the end."""
+def _write_stripe(
+    job: Job, stripe: Stripe, advance: Callable[[int], None], stopped: Callable[[], bool]
+) -> Receipt:
+    """Write parts of files that somebody else commits; what was written is durable at the end.
+
+    Those that an earlier run wrote are kept.
+    """
     spans = Spans(kept=job.traced)
     with spans.during(WRITE, 0):
         if job.preconditions.owner is not None:
             job.preconditions.owner.check(job.storage)
-        path, attempt = join(job.output, part.file), job.attempts[part.file]
-        writer = job.storage.open_attempt(path, attempt, part.file_bytes)
-    try:
-        if (kept := _keep_part(job, part, writer, spans, advance, stopped)) is not None:
-            return kept
-        with Sources(job.storage, spans) as sources, lane_device(job.device) as device:
-            hasher = ChunkHasher(part.plain_head)
-            checksums, became_infinite = _write_pieces(
-                job, part, writer, sources, device, hasher, advance, stopped
-            )
-        with spans.during(WRITE, 0):
-            version = writer.finish()
-    finally:
-        writer.close()
+    done: dict[str, PartReceipt] = {}
+    with ExitStack() as stack, Sources(job.storage, spans) as sources:
+        written: list[tuple[Part, PartWriter, SectionWriter]] = []
+        for part in stripe.parts:
+            with spans.during(WRITE, 0):
+                path, attempt = join(job.output, part.file), job.attempts[part.file]
+                writer = job.storage.open_attempt(path, attempt, part.file_bytes)
+            stack.callback(writer.close)
+            if (kept := _keep_part(job, part, writer, spans, advance, stopped)) is not None:
+                done[part.name] = kept
+            else:
+                written.append((part, writer, SectionWriter(part, writer, spans, advance)))
+        sections = [section for _part, _writer, section in written]
+        became_infinite = write_sections(job, sections, sources, stopped) if sections else 0
+        for part, writer, section in written:
+            with spans.during(WRITE, 0):
+                version = writer.finish()
+            tensors = section.hasher.finish().tensors
+            done[part.name] = PartReceipt(part.name, PartDigests(tensors, version, tuple(section.checksums)))
     return Receipt(
-        part.name, hasher.finish(), sources.bytes_read, part.size_bytes, became_infinite, version,
-        checksums=checksums, work=spans.finish(),
+        stripe.name, ChunkDigests(None, ()), sources.bytes_read, sum(part.size_bytes for part, *_ in written),
+        became_infinite, kept=not written, parts=tuple(done[part.name] for part in stripe.parts),
+        work=spans.finish(),
     )  # fmt: skip
 
 
@@ -110,15 +117,15 @@ def _keep_part(
     spans: Spans,
     advance: Callable[[int], None],
     stopped: Callable[[], bool],
-) -> Receipt | None:
+) -> PartReceipt | None:
     """Keep a part that an earlier run wrote; None where it must be written."""
     recorded = job.parts.get(part.name)
     if recorded is None:
         return None
-    digests = ChunkDigests(None, recorded.tensors)
     checksums: tuple[int, ...] | None
     with spans.during(DIGEST, part.size_bytes):
         if recorded.version is None:
+            digests = ChunkDigests(None, recorded.tensors)
             checksums = read_same(job.storage, job.attempts[part.file], part, digests, advance, stopped)
         else:
             advance(part.size_bytes)
@@ -128,58 +135,7 @@ def _keep_part(
     if checksums is None:
         advance(-part.size_bytes)
         return None
-    return Receipt(
-        part.name,
-        digests,
-        0,
-        0,
-        version=recorded.version,
-        kept=True,
-        checksums=checksums,
-        work=spans.finish(),
-    )
-
-
-def _write_pieces(
-    job: Job,
-    unit: Section,
-    writer: PartWriter,
-    sources: Sources,
-    device: Device,
-    hasher: ChunkHasher,
-    advance: Callable[[int], None],
-    stopped: Callable[[], bool],
-) -> tuple[tuple[int, ...], int]:
-    """Write a unit from its first byte to its last, but for a seal.
-
-    Gives the CRC32s of its tensors if there are trailers, and how many elements became infinite.
-    """
-    contents = Contents(unit.tensors, unit.offsets_bytes, sources, device, job.block_bytes, stopped)
-    checksums, became_infinite = [], 0
-    for piece in list_in_order(unit):
-        if isinstance(piece, Literal):
-            writer.write_at(piece.offset_bytes, piece.content)
-            advance(len(piece.content))
-            continue
-        tensor, start, checksum = unit.tensors[piece], unit.offsets_bytes[piece], 0
-        for block, content, infinite in contents.of(piece):
-            if stopped():
-                raise Interrupted("stopped")
-            with sources.spans.during(WRITE, len(content)):
-                writer.write_at(start + block.target_offset * tensor.dtype.size_bytes, content)
-            with sources.spans.during(DIGEST, len(content)):
-                hasher.update(content)
-                if unit.trailers:
-                    checksum = update_crc32(checksum, content)
-            advance(len(content))
-            became_infinite += infinite
-        hasher.end_tensor()
-        if unit.trailers:
-            trailer = unit.trailers[piece].make(checksum)
-            writer.write_at(start + tensor.size_bytes, trailer)
-            advance(len(trailer))
-            checksums.append(checksum)
-    return tuple(checksums), became_infinite
+    return PartReceipt(part.name, PartDigests(recorded.tensors, recorded.version, checksums), kept=True)
 
 
 def publish(

@@ -5,11 +5,12 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from distconv.families.translate import Decisions
-from distconv.formats.meta.shards import default_part_bytes, lay_out_shard, shard_name
+from distconv.formats.meta.shards import MOST_SHARDS, default_part_bytes, lay_out_shard, shard_name
 from distconv.formats.safetensors.chunks import default_chunk_bytes, lay_out_chunks
 from distconv.humanize import format_size
 from distconv.layout.dtypes import DType
-from distconv.layout.files import File, OutputTensor, Section, split_file
+from distconv.layout.files import File, OutputTensor
+from distconv.layout.stripes import Stripe, group_alike, list_sections, split_files
 from distconv.layout.units import Checksum, file_of
 
 
@@ -47,26 +48,32 @@ class Plan:
         return max(counts, key=lambda dtype: (counts[dtype], dtype.rank))
 
     def list_units(
-        self, whole: Container[str] = (), find_least: Callable[[File], int] = lambda _file: 0
-    ) -> tuple[Section, ...]:
-        """Give what workers write at a time, file by file; those that ``whole`` names are not split.
+        self,
+        whole: Container[str] = (),
+        find_least: Callable[[File], int] = lambda _file: 0,
+        most: int = MOST_SHARDS,
+    ) -> tuple[File | Stripe, ...]:
+        """Give what workers write at a time; files that ``whole`` names are not split.
 
-        ``find_least`` tells of how many bytes the parts of a file must be at least.
+        ``find_least`` tells of how many bytes the parts of a file must be at least, ``most`` how many files
+        one worker may write at once.
         """
         limit = self.chunk_limit_bytes
 
-        def split(file: File) -> tuple[Section, ...]:
-            if file.name in whole:
-                return (file,)
-            return split_file(file, limit, max(limit // _LEAST_PART, find_least(file)))
+        def split(files: tuple[File, ...]) -> tuple[File | Stripe, ...]:
+            least = max(limit // _LEAST_PART // len(files), *map(find_least, files))
+            return split_files(files, limit, least, whole)
 
-        return tuple(unit for file in self.files for unit in split(file))
+        return tuple(unit for files in group_alike(self.files, most) for unit in split(files))
 
-    def list_checksums(self, units: Sequence[Section], known: Container[str] = ()) -> tuple[Checksum, ...]:
+    def list_checksums(
+        self, units: Sequence[File | Stripe], known: Container[str] = ()
+    ) -> tuple[Checksum, ...]:
         """Give each file's MD5 as a unit that waits for those of ``units`` that make it; none of ``known`` files."""
-        makers = {
-            file.name: [unit.name for unit in units if file_of(unit) == file.name] for file in self.files
-        }
+        makers: dict[str, list[str]] = {file.name: [] for file in self.files}
+        for unit in units:
+            for section in list_sections(unit):
+                makers[file_of(section)].append(unit.name)
         return tuple(
             Checksum(file.name, file.size_bytes, tuple(makers[file.name]))
             for file in self.files

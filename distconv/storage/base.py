@@ -143,6 +143,9 @@ class Storage(Protocol):
     def find_least_run(self, path: str, size_bytes: int) -> int:
         """Give the least size of the runs in which several may write a file of this size, but for its end."""
 
+    def find_most_written(self, folder: str) -> int:
+        """Give how many files in a folder one worker may write at once, as each takes memory until it is durable."""
+
     def open_attempt(self, path: str, attempt: str, size_bytes: int) -> PartWriter:
         """Open a file of this size that was begun; FileNotFoundError where it was aborted, committed or dropped.
 

@@ -20,6 +20,8 @@ from distconv.storage.fencing import (
 from distconv.storage.local_files import LocalPartWriter, LocalReader, LocalWriter
 from distconv.storage.pinning import Pins, describe_change, make_stamp
 
+_MOST_WRITTEN = 128
+"""A process may usually have 1,024 files open, and has a few lanes."""
 _NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
@@ -92,6 +94,10 @@ class LocalStorage:
     def find_least_run(self, _path: str, _size_bytes: int) -> int:
         """Give zero: any byte may be written by itself."""
         return 0
+
+    def find_most_written(self, _folder: str) -> int:
+        """Give as many as a process may have open: what is written is the kernel's at once."""
+        return _MOST_WRITTEN
 
     def begin(self, path: str, size_bytes: int) -> LocalWriter:
         """Begin a file of exactly this size, its space reserved where that can be."""

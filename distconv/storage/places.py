@@ -145,6 +145,10 @@ class Places:
         """Give the least size of the runs in which several may write a file of this size, but for its end."""
         return self._of(path).find_least_run(path, size_bytes)
 
+    def find_most_written(self, folder: str) -> int:
+        """Give how many files in a folder one worker may write at once."""
+        return self._of(folder).find_most_written(folder)
+
     def open_attempt(self, path: str, attempt: str, size_bytes: int) -> PartWriter:
         """Open a file that was begun."""
         return self._of(path).open_attempt(path, attempt, size_bytes)

@@ -168,9 +168,10 @@ def _make_report(
 
 def _count_kept(plan: Plan, receipts: Sequence[Receipt]) -> tuple[int, int]:
     """Count what an earlier run had made: whole files, and parts of unfinished ones."""
-    kept = [receipt.chunk for receipt in receipts if receipt.kept]
-    whole = len({file.name for file in plan.files}.intersection(kept))
-    return whole, len(kept) - whole
+    whole = {file.name for file in plan.files}.intersection(
+        receipt.chunk for receipt in receipts if receipt.kept
+    )
+    return len(whole), sum(part.kept for receipt in receipts for part in receipt.parts)
 
 
 def _make(
@@ -228,15 +229,17 @@ def _complete(
 def _move_all(
     storage: Storage, source: Source, options: Options, prepared: Prepared, folder: Folder, watch: Stopwatch
 ) -> tuple[Receipt, ...]:
-    """Write all files; those that are too large for one worker in parts."""
+    """Write all files; those that are too large for one worker, or that take turns in INPUT, in parts."""
     plan = prepared.plan
     # One worker looks at all of a file that is there.
-    sections = plan.list_units(
-        folder.recorded, lambda file: storage.find_least_run(join(options.output, file.name), file.size_bytes)
+    units = plan.list_units(
+        folder.recorded,
+        lambda file: storage.find_least_run(join(options.output, file.name), file.size_bytes),
+        storage.find_most_written(options.output),
     )
-    checksums = plan.list_checksums(sections, folder.md5s) if prepared.target.checklist else ()
+    checksums = plan.list_checksums(units, folder.md5s) if prepared.target.checklist else ()
     files = {unit.name: unit.file for unit in checksums}
-    with SharedFiles(storage, options.output, plan.files, sections, folder.unfinished) as shared:
+    with SharedFiles(storage, options.output, plan.files, units, folder.unfinished) as shared:
         folder.go_on(shared.unfinished)
         job = Job(
             storage, options.output, options.device, recorded=folder.recorded, vouched=frozenset(folder.versions),
@@ -252,7 +255,7 @@ def _move_all(
             else:
                 folder.keep_md5(files[receipt.chunk], receipt.md5)
 
-        return run_units(job, (*sections, *checksums), choose_cluster(options), watch, hear)
+        return run_units(job, (*units, *checksums), choose_cluster(options), watch, hear)
 
 
 def _check_chunks(storage: Storage, output: str, plan: Plan, versions: Mapping[str, str]) -> None:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from distconv.humanize import format_count, format_size
-from distconv.layout.files import Part, Section, describe_layers
+from distconv.layout.files import File, Section, describe_layers
+from distconv.layout.stripes import Stripe, list_sections
 from distconv.layout.units import file_of
 from distconv.moving.contents import expect_requests
 from distconv.moving.devices import GPU_BLOCK_BYTES, GPU_BLOCKS, GPU_MEMORY_BYTES
@@ -58,7 +59,12 @@ class PlanReport:
                 {
                     "name": file.name,
                     "size_bytes": file.size_bytes,
-                    "parts": [_describe(unit) for unit in units if file_of(unit) == file.name],
+                    "parts": [
+                        _describe(section)
+                        for unit in units
+                        for section in list_sections(unit)
+                        if file_of(section) == file.name
+                    ],
                 }
                 for file in plan.files
             ],
@@ -102,27 +108,33 @@ class PlanReport:
 
     def _table(self) -> Table:
         units = self.plan.list_units()
-        in_parts = any(isinstance(unit, Part) for unit in units)
-        rows = [
-            (
-                file_of(unit),
-                *([f"{unit.number} of {unit.count}" if isinstance(unit, Part) else ""] if in_parts else []),
-                describe_layers(tensor.name for tensor in unit.tensors),
-                str(len(unit.tensors)),
-                f"{unit.size_bytes / 1e6:,.1f}",
-            )
-            for unit in units
-        ]
+        in_parts = any(isinstance(unit, Stripe) for unit in units)
         headers = (self.target.noun, *(["part"] if in_parts else []), "layers", "tensors", "MB")
+        rows = [_make_row(unit, in_parts=in_parts) for unit in units]
         return Table(headers, rows, (False, *([True] if in_parts else []), True, True, True))
 
     def _files(self) -> str:
-        plan = self.plan
+        plan, units = self.plan, self.plan.list_units()
         files = format_count(len(plan.files), self.target.noun)
-        what = f", written in {format_count(len(plan.list_units()), 'part')}" if self.target is META else ""
+        together = "together " if any(len(list_sections(unit)) > 1 for unit in units) else ""
+        what = f", written {together}in {format_count(len(units), 'part')}" if self.target is META else ""
         larger = len(plan.large_tensors)
         but = f", but for {larger}" if larger else ""
         return f"{files}{what} of at most {format_size(plan.chunk_limit_bytes)} of tensors{but}"
+
+
+def _make_row(unit: File | Stripe, *, in_parts: bool) -> tuple[str, ...]:
+    sections = list_sections(unit)
+    first, last = sections[0], sections[-1]
+    files = file_of(first) if first is last else f"{file_of(first)} to {file_of(last)}"
+    part = f"{unit.parts[0].number} of {unit.parts[0].count}" if isinstance(unit, Stripe) else ""
+    return (
+        files,
+        *([part] if in_parts else []),
+        describe_layers(tensor.name for tensor in first.tensors),
+        str(sum(len(section.tensors) for section in sections)),
+        f"{unit.size_bytes / 1e6:,.1f}",
+    )
 
 
 def _describe(unit: Section) -> dict[str, object]:

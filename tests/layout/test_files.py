@@ -20,9 +20,9 @@ from distconv.layout.files import (
     list_around,
     list_in_order,
     list_trailers,
-    split_file,
 )
 from distconv.layout.regions import Region
+from distconv.layout.stripes import list_sections, split_files
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,13 @@ def test_parts_hold_all_tensors_in_their_order_and_as_many_as_fit(sizes: list[in
         assert held(part) + 4 * following.tensors[0].shape[0] > limit
 
 
+def split_file(file: File, limit_bytes: int, least_bytes: int = 0) -> tuple[File | Part, ...]:
+    """Split a file by itself."""
+    return tuple(
+        section for unit in split_files((file,), limit_bytes, least_bytes) for section in list_sections(unit)
+    )
+
+
 def held(part: Part) -> int:
     return sum(one.size_bytes for one in part.tensors)
 
@@ -181,7 +188,7 @@ def test_a_part_is_named_after_its_file_and_its_number_where_there_are_several()
 
 def test_a_file_without_a_seal_is_not_split() -> None:
     file = file_of([5, 5], sealed=False)
-    assert split_file(file, 1) == (file,)
+    assert split_files((file,), 1) == (file,)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import xxhash
 from distconv.errors import InputError, Interrupted, OutputError
 from distconv.layout.dtypes import DType
 from distconv.layout.files import File
-from distconv.moving import worker
+from distconv.moving import sections
 from distconv.moving.devices import Finish, HostDevice
 from distconv.moving.job import Job, Preconditions, Receipt
 from distconv.moving.pieces import Piece
@@ -230,7 +230,7 @@ def test_however_many_blocks_are_on_their_way_each_is_written_once_and_in_order(
 ) -> None:
     plan = plan_folder(checkpoint(replace(SPEC, layout="packed")), dtype)
     expected = run_plan(tmp_path / "host", plan, 4096)
-    monkeypatch.setattr(worker, "lane_device", lambda _name: nullcontext(RingDevice(depth)))
+    monkeypatch.setattr(sections, "lane_device", lambda _name: nullcontext(RingDevice(depth)))
     assert run_plan(tmp_path / "ring", plan, 4096) == expected
 
 

@@ -6,7 +6,6 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 
 import pytest
 import safetensors.torch
@@ -18,8 +17,10 @@ from hypothesis import strategies as st
 from distconv.families.translate import Decisions
 from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
-from distconv.layout.files import File, OutputTensor, Part, list_around
+from distconv.layout.files import File, OutputTensor, list_around
 from distconv.layout.regions import Region
+from distconv.layout.stripes import list_sections
+from distconv.layout.units import file_of
 from distconv.planning.plan import Plan, describe_large_tensors, make_plan, make_shard_plan
 
 DECISIONS = Decisions(tied=True, kv_replication=2)
@@ -162,28 +163,39 @@ def test_every_chunk_is_a_unit_of_work(tensors: list[OutputTensor], limit: int, 
     assert plan.list_units() == plan.list_units(whole) == plan.files
 
 
-@given(st.lists(targets, min_size=1, max_size=3), st.integers(1, 200), st.data())
-def test_shards_are_worked_on_in_parts_up_to_the_limit_unless_they_are_wanted_whole(
-    ranks: list[list[OutputTensor]], limit: int, data: st.DataObject
+@given(targets, st.integers(1, 4), st.integers(1, 600), st.integers(1, 4), st.data())
+def test_shards_are_worked_on_together_in_parts_up_to_the_limit_unless_they_are_wanted_whole(
+    tensors: list[OutputTensor], ranks: int, limit: int, most: int, data: st.DataObject
 ) -> None:
-    plan = make_shard_plan(ranks, DECISIONS, limit)
+    plan = make_shard_plan([tensors] * ranks, DECISIONS, limit)
     whole = data.draw(st.sets(st.sampled_from([file.name for file in plan.files])))
-    for wanted, units in ((set(), plan.list_units()), (whole, plan.list_units(whole))):
+    for wanted, units in ((set(), plan.list_units(most=most)), (whole, plan.list_units(whole, most=most))):
         assert {unit.name for unit in units if isinstance(unit, File)} >= wanted
-        assert tuple(tensor for unit in units for tensor in unit.tensors) == plan.tensors
+        for file in plan.files:
+            own = [one for unit in units for one in list_sections(unit) if file_of(one) == file.name]
+            assert tuple(tensor for one in own for tensor in one.tensors) == file.tensors
         for unit in units:
             # What would be tiny is in its neighbour.
-            sizes = sorted(tensor.size_bytes for tensor in unit.tensors)
+            sections = list_sections(unit)
+            sizes = sorted(
+                sum(tensor.size_bytes for tensor in same)
+                for same in zip(*(one.tensors for one in sections), strict=True)
+            )
             assert unit.name in wanted or sum(sizes[:-1]) <= limit + limit // 16
-        parts = [unit for unit in units if isinstance(unit, Part)]
-        for first, second in pairwise(parts):
-            if first.file == second.file:
-                assert data_bytes(first) + second.tensors[0].size_bytes > limit
+            assert len(sections) <= most
+    assert plan.list_units() == plan.list_units(most=100)
 
 
-def data_bytes(part: Part) -> int:
-    """Count a part's data."""
-    return sum(tensor.size_bytes for tensor in part.tensors)
+def test_a_plan_s_units_are_of_shards_with_tensors_as_large() -> None:
+    plan = make_shard_plan([[target("a", 2)], [target("a", 2)], [target("a", 3)]], DECISIONS)
+    assert [unit.name for unit in plan.list_units()] == [
+        "consolidated.00.pth to consolidated.01.pth, part 1 of 1",
+        "consolidated.02.pth",
+    ]
+    checksums = plan.list_checksums(plan.list_units(), {"consolidated.02.pth"})
+    assert [(unit.file, unit.after) for unit in checksums] == [
+        (f"consolidated.0{rank}.pth", (plan.list_units()[0].name,)) for rank in (0, 1)
+    ]
 
 
 def say(sizes: Sequence[int]) -> tuple[str, ...]:

@@ -37,6 +37,10 @@ class ReadOnly:
         """Refuse."""
         raise refuse_writing(path)
 
+    def find_most_written(self, folder: str) -> int:
+        """Refuse."""
+        raise refuse_writing(folder)
+
     def begin(self, path: str, size_bytes: int) -> Writer:  # noqa: ARG002
         """Refuse."""
         raise refuse_writing(path)
