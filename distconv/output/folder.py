@@ -133,6 +133,8 @@ class Folder:
         write_files(self._storage, self.owner, {mark: files[mark]})
         self._finished = True
         self.owner.remove(self._storage, JOURNAL_NAME)
+        # Where the answer to a beginning is lost, a store has another one.
+        self.owner.sweep(self._storage, is_partial)
         self._storage.flush_folder(self.owner.folder)
 
     def close(self) -> None:

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 
 from distconv.errors import ConversionError, InputError, OutputError
 from distconv.output.holders import Holder
-from distconv.storage.base import Storage, Writer, join
+from distconv.storage.base import ConflictError, Storage, Writer, join
 from distconv.storage.fencing import is_attempt
 
 OWNER_PREFIX = ".distconv.owner."
 _LIMIT_BYTES = 1 << 12
+_MOST_CONFLICTS = 4
 _OWNER = re.compile(rf"{re.escape(OWNER_PREFIX)}\d{{8,}}")
 _FIRST = ".distconv.lock"
 """What holders wrote of themselves before there were generations; it counts as that of the first."""
@@ -74,7 +75,8 @@ class Ownership:
 
     def write(self, storage: Storage, name: str, content: bytes) -> None:
         """Write a whole small file, in place of an older one if there is one."""
-        with self.explaining(storage):
+
+        def write() -> None:
             writer = storage.begin(join(self.folder, name), len(content))
             try:
                 writer.write_at(0, content)
@@ -82,15 +84,22 @@ class Ownership:
             finally:
                 writer.abort()
 
+        with self.explaining(storage):
+            _do_again(write)
+
     def remove(self, storage: Storage, name: str) -> None:
         """Remove a file of the folder; one that is not there is no error."""
-        with self.explaining(storage):
+
+        def remove() -> None:
             removal = storage.begin_removal(join(self.folder, name))
             try:
                 self.check(storage)
                 removal.commit()
             finally:
                 removal.abort()
+
+        with self.explaining(storage):
+            _do_again(remove)
 
     def sweep(self, storage: Storage, is_ours: IsOurs) -> None:
         """Drop what others were writing or removing; from now on none of it can land."""
@@ -116,6 +125,17 @@ class Ownership:
         if other is None:
             who = f"another conversion took it over and has ended, or {self.path} was removed,"
         return f"{self.folder}: {who} while this one was held up; what stands there now was not touched"
+
+
+def _do_again(work: Callable[[], None]) -> None:
+    """Do it again where a store says that another request came in between: it keeps nothing of such an upload."""
+    for _ in range(_MOST_CONFLICTS):
+        try:
+            work()
+        except ConflictError:
+            continue
+        return
+    work()
 
 
 def read_owner(storage: Storage, path: str) -> bytes | None:

@@ -20,6 +20,10 @@ PathLike = str | os.PathLike[str]
 Buffer = bytes | bytearray | memoryview
 
 
+class ConflictError(BlockingIOError):
+    """Somebody changed a file while it was being committed: nothing of that is kept, and it may be made again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One name in a folder."""

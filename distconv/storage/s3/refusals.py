@@ -5,6 +5,7 @@ import os
 import ssl
 
 from distconv.errors import ConversionError
+from distconv.storage.base import ConflictError
 from distconv.storage.http.retry import TransientError
 from distconv.storage.http.wire import Answer
 from distconv.storage.s3.documents import find_error, parse, text
@@ -67,7 +68,8 @@ def refuse(path: str, operation: str, answer: Answer, code: str, identity: str) 
         region = find_region(answer) or "another region"
         return ConversionError(f"{path}: the bucket is of {region}; name that region, or its endpoint")
     if answer.status in {409, 412}:
-        return OSError(errno.EAGAIN, f"{operation}: somebody else changed it meanwhile ({code})", path)
+        kind = ConflictError if answer.status == 409 else OSError
+        return kind(errno.EAGAIN, f"{operation}: somebody else changed it meanwhile ({code})", path)
     return OSError(errno.EIO, f"{operation}: the store answers {answer.status} {code}".rstrip(), path)
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -11,8 +12,9 @@ from distconv.output.acquisition import owned
 from distconv.output.holders import Holder
 from distconv.output.ownership import is_owned
 from distconv.output.targets import is_partial
-from distconv.storage.base import join
+from distconv.storage.base import ConflictError, join
 from distconv.storage.s3.storage import S3Storage
+from tests.object_store import Fault, ObjectStore
 from tests.storage.s3.test_verbs import begun
 
 
@@ -37,6 +39,26 @@ def test_who_has_a_folder_has_it_alone_and_gives_it_back(storage: S3Storage, fol
         owner.remove(storage, "config.json")
     assert not is_owned(storage.list_names(folder))
     assert storage.list_names(folder) == ()
+
+
+def test_a_small_file_is_written_and_removed_though_others_come_in_between(
+    held: S3Storage, stand: ObjectStore, folder: str
+) -> None:
+    conflict = Fault("error", "CompleteMultipartUpload", code="ConditionalRequestConflict", times=2)
+    with owned(held, folder, print) as owner:
+        stand.fault(conflict)
+        owner.write(held, "config.json", b"{}")
+        assert held.read_now(join(folder, "config.json"), 9) == b"{}"
+        stand.clear_faults()
+        stand.fault(conflict)
+        owner.remove(held, "config.json")
+        assert held.find(join(folder, "config.json")) is None
+        stand.clear_faults()
+        stand.fault(replace(conflict, times=None))
+        with pytest.raises(ConflictError):
+            owner.write(held, "config.json", b"{}")
+        stand.clear_faults()
+    assert held.list_names(folder) == ()
 
 
 def test_one_elsewhere_that_beats_is_left_alone_and_a_silent_one_succeeded(
