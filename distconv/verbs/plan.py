@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from distconv.humanize import format_count, format_size
 from distconv.layout.files import File, Section, describe_layers
-from distconv.layout.stripes import Stripe, list_sections
+from distconv.layout.stripes import Stripe, list_sections, list_steps
 from distconv.layout.units import file_of
 from distconv.moving.contents import expect_requests
 from distconv.moving.devices import GPU_BLOCK_BYTES, GPU_BLOCKS, GPU_MEMORY_BYTES
@@ -94,7 +94,10 @@ class PlanReport:
         """Count the requests for data; None where reads need none."""
         if not self.access.ahead_bytes:
             return None
-        return sum(expect_requests(unit.tensors, self.access) for unit in self.plan.list_units())
+        return sum(
+            expect_requests([step.tensor for step in list_steps(list_sections(unit))], self.access)
+            for unit in self.plan.list_units()
+        )
 
     def _tell_ahead(self) -> tuple[str, ...]:
         requests = self._expect_requests()
