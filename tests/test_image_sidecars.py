@@ -1,6 +1,7 @@
 """What stands beside converted weights of models with images: Transformers loads model, tokenizer and processor."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -140,3 +141,16 @@ def test_params_and_tokenizer_come_back(
     assert replace(after, **same) == replace(before, **same)
     if before.llama_4 is not None and after.llama_4 is not None:
         assert replace(after.llama_4, ffn_exp=None) == replace(before.llama_4, ffn_exp=None)
+
+
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+def test_a_processor_that_leads_elsewhere_is_found_without_a_receipt_too(
+    convert: Convert, tmp_path: Path, name: str
+) -> None:
+    output = tmp_path / "hf"
+    shutil.copytree(convert("scout"), output)
+    (output / "distconv.json").unlink()
+    settings = json.loads((output / name).read_text())
+    (output / name).write_text(json.dumps(settings | {"auto_map": {"AutoProcessor": "other.Processor"}}))
+    differences = distconv.verify(output).differences
+    assert any(f"{name}: has auto_map, which no conversion writes" in found for found in differences)

@@ -38,6 +38,9 @@ IMAGE_FAMILIES = {
 }
 """Contexts are those of base models; Llama 4's instruct models were given longer ones."""
 
+IMAGE_MODELS = tuple(dict.fromkeys(family.architecture for family in IMAGE_FAMILIES.values()))
+"""Transformers' ``model_type`` of models that see."""
+
 ALL_FAMILIES = FAMILIES | IMAGE_FAMILIES
 
 

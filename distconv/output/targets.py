@@ -14,6 +14,7 @@ from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME, chunk_n
 from distconv.formats.written import Headers, Written
 from distconv.output.models import find_misfits_of_config, find_misfits_of_params
 from distconv.sidecars.config import CONFIG_NAME
+from distconv.sidecars.processors import PREPROCESSOR_NAME, PROCESSOR_NAME
 from distconv.storage.base import Storage
 from distconv.storage.fencing import ATTEMPT_ENDING
 
@@ -99,6 +100,8 @@ TRANSFORMERS = Target(
     detours={
         CONFIG_NAME: ("transformers_weights", "quantization_config", "auto_map"),
         "tokenizer_config.json": ("fast_tokenizer_files", "auto_map"),
+        PREPROCESSOR_NAME: ("auto_map",),
+        PROCESSOR_NAME: ("auto_map",),
     },
     list_files=safetensors.list_chunks,
     has_checksums=False,

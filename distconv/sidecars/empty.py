@@ -7,7 +7,8 @@ what the chunks hold: others name code and files elsewhere, or sizes that take f
 import json
 from collections.abc import Collection, Mapping
 
-from distconv.sidecars.empty_images import IMAGE_MODELS, read_image_model_shapes
+from distconv.families.images import IMAGE_MODELS
+from distconv.sidecars.empty_images import read_image_model_shapes
 from distconv.storage.base import Storage, read_small
 
 _LIMIT_BYTES = 1 << 20

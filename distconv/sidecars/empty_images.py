@@ -33,7 +33,6 @@ _PARTS = ("text_config", "vision_config")
 _LAYER_TENSORS = 8
 _MOST_LAYERS = 1024
 _MOST_PIXELS = 1 << 14
-IMAGE_MODELS = ("mllama", "llama4")
 
 
 def read_image_model_shapes(content: Mapping[str, object], shapes: Collection[Shape]) -> dict[str, Shape]:

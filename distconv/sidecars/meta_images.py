@@ -5,14 +5,13 @@ from dataclasses import replace
 
 from distconv.errors import InputError, MismatchError
 from distconv.families.choose import find_family
+from distconv.families.images import IMAGE_MODELS
 from distconv.formats.meta.fields import Fields
 from distconv.formats.plain_json import parse_object
 from distconv.sidecars import llama_4_config, mllama_config
 from distconv.sidecars.meta_llama_4 import read_llama_4
 from distconv.sidecars.meta_mllama import read_mllama
 from distconv.sidecars.meta_parts import ImageConfig, note_left
-
-IMAGE_MODELS = ("mllama", "llama4")
 
 
 def is_image_config(path: str, content: bytes) -> bool:

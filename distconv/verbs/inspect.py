@@ -12,6 +12,7 @@ from distconv.layout.dtypes import STORABLE, DType
 from distconv.storage.base import PathLike
 from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import Checkpoint, decide
+from distconv.verbs.model_config import choose_longest
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
 from distconv.verbs.tables import Table
@@ -82,7 +83,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         "dtypes": dtypes,
         "tied": decisions.tied,
         **_size_values(checkpoint.dimensions),
-        "context": choice.family.context,
+        "context": choose_longest(checkpoint),
         "for_meta": {"shards": list(counts)},
     }
     rows = [
@@ -94,7 +95,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         ("parameters", f"{parameters:,}"),
         ("stored as", " and ".join(dtypes)),
         *_size_rows(checkpoint.dimensions),
-        ("context", f"{choice.family.context:,}"),
+        ("context", f"{choose_longest(checkpoint):,}"),
         ("for Meta", f"can be cut into {format_choice(counts, 'shard')}"),
     ]
     return Inspection(found, rows, checkpoint.notes)

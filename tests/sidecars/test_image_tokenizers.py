@@ -11,6 +11,7 @@ from llama_models.llama3.tokenizer import Tokenizer as Llama3Tokenizer
 from llama_models.llama4.tokenizer import Tokenizer as Llama4Tokenizer
 from transformers import AutoTokenizer
 
+from distconv.sidecars.chat import CHAT_TEMPLATES
 from distconv.sidecars.meta_tokenizer import make_meta_tokenizer
 from distconv.sidecars.special_tokens import TOKEN_SETS
 from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files
@@ -35,7 +36,11 @@ STRINGS = [*CASED, *make_strings(4500, seed=21)]
 
 def write(folder: Path, vocabulary: Vocabulary, generation: Generation, *, instruct: bool = True) -> Path:
     files = make_tokenizer_files(
-        vocabulary, special_tokens=generation, context=131072, instruct=instruct, chat_template=None
+        vocabulary,
+        special_tokens=generation,
+        context=131072,
+        instruct=instruct,
+        chat_template=CHAT_TEMPLATES[generation] if instruct else None,
     )
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -149,7 +154,15 @@ def test_other_versions_give_the_same_ids_and_texts(
     tmp_path: Path,
 ) -> None:
     task = tmp_path / "task.json"
-    task.write_text(json.dumps({"folder": str(folders[generation]), "strings": STRINGS}))
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What? "}]},
+        {"role": "assistant", "content": "This."},
+        {"role": "user", "content": "So?"},
+    ]
+    task.write_text(
+        json.dumps({"folder": str(folders[generation]), "strings": STRINGS, "messages": messages})
+    )
     command = [
         str(peer_python(f"transformers-{version}")),
         "-W",
@@ -165,5 +178,7 @@ def test_other_versions_give_the_same_ids_and_texts(
     assert found["version"] == version
     assert found["ids"] == ids
     assert found["texts"] == [ours.decode(row, skip_special_tokens=True) for row in ids]
+    expected = ours.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert found["prompt"] == expected
     assert found["names"] == ["input_ids", "attention_mask"]
     assert found["special"] == [ours.bos_token_id, ours.eos_token_id, ours.model_max_length, len(ours)]
