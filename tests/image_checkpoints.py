@@ -40,6 +40,7 @@ class VisionSpec:
     shards: int = 1
     dtype: torch.dtype = torch.bfloat16
     seed: int = 0
+    multiplier: float = 1.0
 
     @property
     def head_dim(self) -> int:
@@ -49,7 +50,7 @@ class VisionSpec:
     @property
     def ffn_dim(self) -> int:
         """Rows of w1 by Meta's formula."""
-        hidden = int(2 * 4 * self.dim / 3)
+        hidden = int(self.multiplier * int(2 * 4 * self.dim / 3))
         return -(-hidden // self.multiple_of) * self.multiple_of
 
     @property
@@ -61,7 +62,7 @@ class VisionSpec:
         """Give params.json."""
         return {
             "dim": self.dim, "n_layers": self.layers, "n_heads": self.heads, "n_kv_heads": self.kv_heads,
-            "vocab_size": self.vocab, "ffn_dim_multiplier": 1.0, "multiple_of": self.multiple_of, "norm_eps": 1e-05,
+            "vocab_size": self.vocab, "ffn_dim_multiplier": self.multiplier, "multiple_of": self.multiple_of, "norm_eps": 1e-05,
             "rope_theta": 500000.0, "use_scaled_rope": True, "vision_chunk_size": self.side * self.patch,
             "vision_max_num_chunks": 4, "vision_num_cross_attention_layers": self.cross,
         }  # fmt: skip
@@ -144,6 +145,7 @@ class Llama4Spec:
     extra_state: bool = True
     dtype: torch.dtype = torch.bfloat16
     seed: int = 0
+    multiplier: float = 1.0
 
     @property
     def head_dim(self) -> int:
@@ -158,20 +160,20 @@ class Llama4Spec:
     @property
     def expert_ffn(self) -> int:
         """Size of each expert by Meta's formula."""
-        hidden = int(2 * int(4.0 * self.dim) / 3)
+        hidden = int(self.multiplier * int(2 * int(4.0 * self.dim) / 3))
         return -(-int(hidden / 2) // self.multiple_of) * self.multiple_of
 
     @property
     def ffn(self) -> int:
         """Size of a dense layer by Meta's formula."""
-        hidden = int(2 * int(4 * self.dim) / 3)
+        hidden = int(self.multiplier * int(2 * int(4 * self.dim) / 3))
         return -(-hidden // self.multiple_of) * self.multiple_of
 
     def params(self) -> dict[str, object]:
         """Give params.json."""
         return {
             "dim": self.dim, "n_layers": self.layers, "n_heads": self.heads, "n_kv_heads": self.kv_heads,
-            "vocab_size": self.vocab, "multiple_of": self.multiple_of, "ffn_dim_multiplier": 1.0, "ffn_exp": 4.0,
+            "vocab_size": self.vocab, "multiple_of": self.multiple_of, "ffn_dim_multiplier": self.multiplier, "ffn_exp": 4.0,
             "norm_eps": 1e-05, "attention_chunk_size": self.chunk, "rope_theta": 500000.0,
             "use_scaled_rope": self.scaled, "nope_layer_interval": self.nope, "use_qk_norm": self.qk_norm,
             "vision_args": {
@@ -312,3 +314,18 @@ def write_image_checkpoint(
     if tokenizer is not None:
         (folder / "tokenizer.model").write_bytes(tokenizer.read_bytes())
     return model
+
+
+def write_sparse_images(folder: Path, spec: VisionSpec | Llama4Spec) -> Path:
+    """Write shards of any size whose data is a hole, by the names of Meta's modules."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {}
+    for name, shape, axis in spec.rows():
+        part = [size // spec.shards if place == axis else size for place, size in enumerate(shape)]
+        flat = [part[0] * part[1], part[2]] if len(part) == 3 and "experts" in name else part
+        state[name] = torch.empty(flat, dtype=spec.dtype)
+    for number in range(spec.shards):
+        with torch.serialization.skip_data():
+            torch.save(state, folder / f"consolidated.{number:02d}.pth")
+    (folder / "params.json").write_text(json.dumps(spec.params()), encoding="utf-8")
+    return folder

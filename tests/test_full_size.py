@@ -4,12 +4,17 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.checkpoints import LLAMA_2_70B, LLAMA_31_405B_MP16, write_sparse
+from tests.image_checkpoints import Llama4Spec, VisionSpec, write_sparse_images
 
 
-def plan(folder: Path) -> dict[str, object]:
+def plan(folder: Path) -> dict[str, Any]:
     """Plan by the command line, within the ten seconds that a person may wait, of the processor's time."""
     command = [sys.executable, "-m", "distconv", "plan", str(folder), "--json"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -33,3 +38,41 @@ def test_405b_in_16_shards_is_planned_with_8_key_heads(tmp_path: Path) -> None:
     assert found["family"] == "llama-3.1"
     assert found["kv_replication"] == 2
     assert found["read_bytes"] == 405_853_388_800 * 2  # the published number of parameters, in bf16
+
+
+SIZES = {
+    # Tensors and parameters, as Transformers' own models of these sizes have them.
+    "scout": (1_133, 108_641_793_536),
+    "maverick": (1_061, 401_583_781_376),
+    "guard 4": (989, 12_001_097_216),
+    "90b": (1_494, 88_593_355_323),
+    "11b": (906, 10_670_220_835),
+    "11b base": (906, 10_642_941_475),
+}
+LARGE_VISION = VisionSpec(
+    8192, 80, 20, 64, 8, 4096, 128_256, width=1280, encoder_layers=32, global_layers=8, side=40, features=5,
+    shards=8, multiplier=1.3,
+)  # fmt: skip
+VISION = replace(LARGE_VISION, dim=4096, layers=32, cross=8, heads=32, multiple_of=1024, shards=1)
+LLAMA_4 = Llama4Spec(
+    5120, 48, 40, 8, 2048, 202_048, experts=16, width=1408, encoder_layers=34, encoder_heads=16, side=24, output=4096,
+    shards=8, split=True, multiplier=1.2,
+)  # fmt: skip
+GUARD = replace(LLAMA_4, experts=0, nope=None, chunk=None, multiplier=0.6, shards=1)
+IMAGE_SPECS = {
+    "scout": LLAMA_4,
+    "maverick": replace(LLAMA_4, experts=128, step=2),
+    "guard 4": GUARD,
+    "90b": LARGE_VISION,
+    "11b": VISION,
+    "11b base": replace(VISION, side=32),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
+def test_models_that_see_are_planned_with_all_their_tensors(tmp_path: Path, name: str) -> None:
+    found = plan(write_sparse_images(tmp_path / "in", IMAGE_SPECS[name]))
+    tensors, parameters = SIZES[name]
+    assert sum(part["tensors"] for file in found["files"] for part in file["parts"]) == tensors
+    assert 2 * parameters < found["write_bytes"] < 2 * parameters + 512 * tensors

@@ -153,18 +153,27 @@ def convert(
         done = work(source, output)
     show(done, as_json=as_json, notes_shown=True)
     if not as_json and not quiet and not isinstance(done, EachReport):
-        _show_hint(output, to, done.chunks)
+        _show_hint(output, to, done.chunks, done.family)
 
 
-def _show_hint(output: str, to: str, chunks: int) -> None:
+def _show_hint(output: str, to: str, chunks: int, title: str) -> None:
+    from distconv.families.images import IMAGE_FAMILIES
     from distconv.storage.places import find_scheme
 
-    # What loads a model reads it from a folder of its own host.
-    if find_scheme(output) is None:
-        click.echo(_hint_for_meta(output, chunks) if to == "meta" else _hint_for_transformers(output))
+    sees = title in {family.title for family in IMAGE_FAMILIES.values()}
+    # What loads a model reads it from a folder of its own host; Meta's examples are for text models.
+    if find_scheme(output) is None and not (sees and to == "meta"):
+        hint = _hint_for_transformers(output, sees=sees) if to != "meta" else _hint_for_meta(output, chunks)
+        click.echo(hint)
 
 
-def _hint_for_transformers(output: str) -> str:
+def _hint_for_transformers(output: str, *, sees: bool) -> str:
+    if sees:
+        return (
+            "\nfrom transformers import AutoModelForImageTextToText, AutoProcessor\n"
+            f"model = AutoModelForImageTextToText.from_pretrained({output!r})\n"
+            f"processor = AutoProcessor.from_pretrained({output!r})"
+        )
     return (
         "\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
         f"model = AutoModelForCausalLM.from_pretrained({output!r})\n"

@@ -7,12 +7,14 @@ the strides of the sources.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from distconv.layout.copies import Copy, cut_copy
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.files import OutputTensor
+from distconv.layout.reshape import merge_axes
+from distconv.layout.tensors import Tensor, cut
 from distconv.moving.pieces import PAGE_BYTES, Piece, make_piece
 
 
@@ -35,9 +37,15 @@ def make_blocks(
 
     Up to ``largest_bytes`` they grow where otherwise less than a page would be read at a time,
     as of transposed sources. A step that is larger by itself (one row, one head) is a block of
-    its own. Gaps of up to ``gap_bytes`` are read, whosever they are.
+    its own, a larger matrix (one expert) a tensor of its own. Gaps of up to ``gap_bytes`` are read, whosever they are.
     """
     if not tensor.copies:
+        return
+    row = math.prod(tensor.shape[1:])
+    if len(tensor.shape) > 2 and row * max(tensor.stored.size_bytes, tensor.dtype.size_bytes) > block_bytes:
+        for number, part in enumerate(_list_rows(tensor)):
+            for block in make_blocks(part, block_bytes, largest_bytes, gap_bytes):
+                yield replace(block, target_offset=block.target_offset + number * row)
         return
     step = max((loop.step for copy in tensor.copies for loop in copy.loops if loop.axis == 0), default=1)
     edges = {min(edge, tensor.shape[0]) for copy in tensor.copies for edge in _edges(copy, step)}
@@ -46,6 +54,14 @@ def make_blocks(
         cutter = _Cutter(tensor, copies, step, gap_bytes)
         rows, through_gaps = cutter.choose(first, end, block_bytes, largest_bytes)
         yield from cutter.cut_all(first, end, rows, through_gaps=through_gaps)
+
+
+def _list_rows(tensor: OutputTensor) -> Iterator[OutputTensor]:
+    """Give each step along the first axis as a tensor of the other ones."""
+    whole = Tensor(tensor.name, tensor.stored, tensor.shape, tensor.copies)
+    for number in range(tensor.shape[0]):
+        row = merge_axes(cut(whole, 0, number, number + 1), 0)
+        yield replace(tensor, shape=row.shape, copies=row.copies)
 
 
 def _edges(copy: Copy, step: int) -> tuple[int, int]:

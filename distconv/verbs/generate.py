@@ -31,7 +31,7 @@ def generate(output: PathLike, text: str, tokens: int = TOKENS) -> str:
     refuse_meta(output)
     if not _is_text(text):
         raise UsageError(f"{text!a:.80}: not UTF-8 text, so no model can continue it")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
     from transformers.utils import logging
 
     quiet: Any = logging
@@ -40,7 +40,9 @@ def generate(output: PathLike, text: str, tokens: int = TOKENS) -> str:
     path = read_local(output)
     # What these give is of a type that is only known once the folder is read.
     tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    config: Any = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    kind: Any = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    model: Any = kind.from_pretrained(
         path, device_map="auto", dtype="auto", trust_remote_code=False, local_files_only=True
     )
     if tokenizer.chat_template:

@@ -11,8 +11,10 @@ from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import BFLOAT16, FLOAT32, FLOAT64, contiguous_strides
 from distconv.layout.files import OutputTensor
 from distconv.layout.regions import Region
+from distconv.layout.tensors import join
 from distconv.moving.bands import make_blocks
 from distconv.moving.pieces import Piece
+from tests.layout.test_algebra import Contents, numbered, store
 from tests.views import BY_ROWS, REPLICATED, ROTARY_QUERY, Case, cases, places
 
 BLOCK_BYTES = st.integers(1, 64) | st.integers(65, 4096) | st.sampled_from([1 << 20, 1 << 40])
@@ -44,6 +46,30 @@ def test_blocks_follow_each_other_and_fill_the_target(case: Case, block_bytes: i
         assert block.elements > 0
         position += block.elements
     assert position == case.target.elements == case.expected.size
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 5), st.integers(1, 300))
+def test_blocks_of_experts_that_are_larger_than_one_are_of_their_rows(
+    experts: int, rows: int, shards: int, columns: int, block_bytes: int
+) -> None:
+    contents: Contents = {}
+    wholes = [numbered((experts, rows, columns * shards)) + 1000 * part for part in range(2)]
+    parts = [store(contents, part) for whole in wholes for part in np.split(whole, shards, axis=2)]
+    joined = join(parts, 2)
+    target = OutputTensor("t", "s", joined.shape, FLOAT32, FLOAT32, joined.copies)
+    found = np.full(target.elements, -1)
+    position = 0
+    for block in make_blocks(target, block_bytes):
+        assert block.target_offset == position
+        assert block.elements * 4 <= max(block_bytes, 2 * columns * shards * 4)
+        for piece in block.pieces:
+            read_elements = np.concatenate(
+                [contents[piece.region][offset : offset + piece.run] for offset in piece.offsets()]
+            )
+            landed = target_places(piece) + position
+            found[landed] = read_elements[places(0, piece.extents, piece.source_strides)]
+        position += block.elements
+    np.testing.assert_array_equal(found.reshape(target.shape), np.concatenate(wholes, axis=2))
 
 
 @given(cases(), BLOCK_BYTES)
