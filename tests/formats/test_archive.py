@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distconv.errors import InputError
+from distconv.formats.meta import archive as archives
 from distconv.formats.meta import legacy
-from distconv.formats.meta.archive import _damaged, locate_data, read_archive
+from distconv.formats.meta.archive import _damaged, _make_record, find_data, locate_data, read_archive
 from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.layouts import ShardFiles
 from distconv.layout.regions import Region
@@ -221,7 +222,11 @@ def good(tmp_path: Path) -> Path:
 
 def test_a_deflated_record_is_refused(good: Path) -> None:
     rezip(good, compression=zipfile.ZIP_DEFLATED)
-    assert "is compressed or encrypted, expected stored data" in refused(good)
+    message = refused(good)
+    assert message.startswith(f"{good}: the record s/")
+    assert message.endswith(
+        " is compressed or encrypted, expected stored data; save the checkpoint again with torch.save"
+    )
 
 
 def test_an_encrypted_record_is_refused(good: Path) -> None:
@@ -252,6 +257,43 @@ def test_a_record_that_is_there_twice_is_refused(good: Path) -> None:
     with zipfile.ZipFile(good, "a") as archive:
         archive.writestr("s/data/0", bytes(48))
     assert "the record s/data/0 is there twice" in refused(good)
+
+
+def test_the_description_is_bounded(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(good) as archive:
+        size = archive.getinfo("s/data.pkl").file_size
+    monkeypatch.setattr(archives, "LIMIT_BYTES", size)
+    assert len(read(good).shards[0].tensors) == 2
+    monkeypatch.setattr(archives, "LIMIT_BYTES", size - 1)
+    assert refused(good) == f"{good}: the record s/data.pkl is larger than {size - 1} bytes"
+
+
+def test_a_record_that_ends_behind_the_file_is_refused() -> None:
+    member = zipfile.ZipInfo("name")
+    member.header_offset, member.file_size, member.compress_size, member.CRC = 100, 5, 5, 7
+    region = _make_record(MemoryReader(bytes(139)), member)
+    assert region == Region("fuzzed.pth", 100, 5, 7, zipped=True)
+    with pytest.raises(InputError) as raised:
+        _make_record(MemoryReader(bytes(138)), member)
+    assert str(raised.value) == (
+        "the record name ends at byte 139, the file at 138; "
+        "the file is truncated or damaged: download it again"
+    )
+
+
+def test_a_local_header_is_that_of_stored_data_which_ends_in_the_file() -> None:
+    plain = struct.pack("<4s5H3L2H", b"PK\x03\x04", 20, 0, 0, 0, 0, 0, 5, 5, 3, 4)
+    record = Region("file", 100, 5, 0, zipped=True)
+    assert find_data(plain, record, 142) == 137
+    with pytest.raises(InputError) as raised:
+        find_data(plain, record, 141)
+    assert str(raised.value) == (
+        "file: the record at byte 100 ends at byte 142, the file at 141; the file is truncated"
+    )
+    for place, value in ((0, b"X"), (6, b"\1"), (8, b"\x08")):
+        with pytest.raises(InputError) as raised:
+            find_data(plain[:place] + value + plain[place + 1 :], record, 142)
+        assert str(raised.value) == ("file: no record header of stored data at byte 100; the file is damaged")
 
 
 def test_a_missing_record_is_refused(good: Path) -> None:
