@@ -23,7 +23,14 @@ from hypothesis import strategies as st
 from distconv.errors import InputError
 from distconv.formats.meta import archive as archives
 from distconv.formats.meta import legacy
-from distconv.formats.meta.archive import _damaged, _make_record, find_data, locate_data, read_archive
+from distconv.formats.meta.archive import (
+    RangeFile,
+    _damaged,
+    _make_record,
+    find_data,
+    locate_data,
+    read_archive,
+)
 from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.layouts import ShardFiles
 from distconv.layout.regions import Region
@@ -243,7 +250,18 @@ def test_a_zip_without_a_description_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "without one data.pkl (it holds readme.txt)" in refused(path)
+    words = "expected a torch checkpoint"
+    assert refused(path) == f"{path}: a zip archive without one data.pkl (it holds readme.txt), {words}"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in "abcde":
+            archive.writestr(name, "")
+    assert refused(path) == f"{path}: a zip archive without one data.pkl (it holds a, b, c, d), {words}"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", "")
+    path.write_bytes(path.read_bytes()[:31] + bytes(99))
+    assert refused(path) == (
+        f"{path}: not a readable torch checkpoint (BadZipFile: File is not a zip file); {DAMAGED}: download it again"
+    )
 
 
 def test_a_zip_with_two_descriptions_is_refused(good: Path) -> None:
@@ -257,6 +275,34 @@ def test_a_record_that_is_there_twice_is_refused(good: Path) -> None:
     with zipfile.ZipFile(good, "a") as archive:
         archive.writestr("s/data/0", bytes(48))
     assert "the record s/data/0 is there twice" in refused(good)
+
+
+class FailingReader(MemoryReader):
+    """A file of which only the beginning can be read."""
+
+    def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
+        """Fail behind the first bytes."""
+        if offset_bytes:
+            raise OSError(5, "the disk fails")
+        super().read_into(offset_bytes, buffer)
+
+
+def test_what_cannot_be_read_is_no_damage(good: Path) -> None:
+    with pytest.raises(OSError, match="the disk fails"):
+        read_archive(FailingReader(good.read_bytes()))
+
+
+def test_a_reader_is_a_file_for_whoever_wants_one() -> None:
+    file, plain = RangeFile(MemoryReader(b"abcdef")), io.BytesIO(b"abcdef")
+    for act in (
+        lambda found: found.read(2), lambda found: found.seek(0), lambda found: found.tell(), lambda found: found.read(),
+        lambda found: found.seek(-2, io.SEEK_END), lambda found: found.read(9), lambda found: found.seek(3),
+        lambda found: found.seek(-1, io.SEEK_CUR), lambda found: found.read(None), lambda found: found.seek(99),
+        lambda found: found.read(1), lambda found: found.tell(),
+    ):  # fmt: skip
+        assert act(file) == act(plain)
+    with pytest.raises(OSError, match=r"^seek to -2$"):
+        file.seek(-8, io.SEEK_END)
 
 
 def test_the_description_is_bounded(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,9 +353,8 @@ def test_a_missing_record_is_refused(good: Path) -> None:
 
 
 def test_a_record_of_another_size_is_refused(good: Path) -> None:
-    assert "storage has 40 bytes, expected 48" in refused(
-        change_record(good, "data/0", lambda content: content[:-8])
-    )
+    message = refused(change_record(good, "data/0", lambda content: content[:-8]))
+    assert message == f"{good}: a: its storage has 40 bytes, expected 48"
 
 
 def test_a_big_endian_file_is_refused(good: Path) -> None:

@@ -178,6 +178,16 @@ def test_all_of_a_tensor_is_read() -> None:
     assert (storage.size_bytes(), StorageMark("0", None, 12).size_bytes()) == (48, 12)
 
 
+def test_entries_have_plain_names_or_small_numbers_and_others_are_let_go() -> None:
+    kept: dict[object, object] = {"x" * 1024: 1, 0: 2, (1 << 32) - 1: 3}
+    others = {"x" * 1025: 1, 1 << 32: 2, -1: 3, "a\nb": 4, True: 5, None: 6, 1.5: 7}
+    assert load_pickle(pickle.dumps(kept | others, 2))[0] == kept
+    named = tensor().removeprefix(b"\x80\x02").removesuffix(b".")
+    with pytest.raises(InputError) as raised:
+        load_pickle(b"\x80\x02}N" + named + b"s.")
+    assert str(raised.value) == "a tensor is named None, which is no plain name; refused as unsafe"
+
+
 def test_long_names_are_shown_in_part() -> None:
     with pytest.raises(InputError, match=f"^the pickle names {'m' * 80}\\.{'n' * 80}, which a state dict"):
         load_pickle(b"\x80\x02c" + b"m" * 99 + b"\n" + b"n" * 99 + b"\n.")
