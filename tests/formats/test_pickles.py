@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from distconv.errors import InputError
 from distconv.formats import state as states
 from distconv.formats.marks import NAMES, OPAQUE, StorageMark, TensorMark, describe
+from distconv.formats.meta import machine
 from distconv.formats.meta.pickles import EndsEarlyError, load_pickle
 from distconv.formats.state import flatten_state
 from distconv.layout.dtypes import DTYPES
@@ -92,6 +93,8 @@ def test_a_shape_is_a_tuple() -> None:
         (b"\x80\x02ctorch\nSize\n]\x85R.", "a list is not a shape"),
         (b"\x80\x02ctorch\nSize\n)R.", "a call with 0 arguments, expected 1 to 1"),
         (b"\x80\x02ctorch\nSize\nNR.", "the pickle calls something without arguments; refused as unsafe"),
+        (b"\x80\x02ccollections\nOrderedDict\n]\x85R.", "an OrderedDict that is made of its entries, which torch does not write"),
+        (b"\x80\x02X\x02\x00\x00\x00os)R.", "the pickle calls 'os'; refused as unsafe"),
         (b"\x80\x02NK\x01a.", "the pickle appends to None; refused as unsafe"),
         (b"\x80\x02K\x05(K\x01e.", "the pickle appends to 5; refused as unsafe"),
         (b"\x80\x02]NNs.", "the pickle sets an item of a list; refused as unsafe"),
@@ -186,6 +189,10 @@ def test_entries_have_plain_names_or_small_numbers_and_others_are_let_go() -> No
     with pytest.raises(InputError) as raised:
         load_pickle(b"\x80\x02}N" + named + b"s.")
     assert str(raised.value) == "a tensor is named None, which is no plain name; refused as unsafe"
+    with pytest.raises(InputError, match=r"^a tensor is named 'a\\nb', which"):
+        load_pickle(b"\x80\x02}" + text("a\nb") + named + b"s.")
+    assert load_pickle(b"\x80\x02cargparse\nNamespace\nNa.")[0] is OPAQUE
+    assert len(str(load_pickle(pickle.dumps({"x": "y" * (1 << 20)}, 2))[0])) > 1 << 20
 
 
 def test_long_names_are_shown_in_part() -> None:
@@ -222,6 +229,21 @@ def test_containers_are_gone_through_within_bounds(monkeypatch: pytest.MonkeyPat
         else:
             with pytest.raises(InputError, match=r"^more than 1 tensors in one file; refused as unsafe$"):
                 flatten_state(state)
+
+
+def test_lists_and_tuples_count_their_entries() -> None:
+    one = nest(0)
+    assert list(flatten_state({"a": [one, (one, 5, one)], 7: one})) == ["a.0", "a.1.0", "a.1.2", "7"]
+    with pytest.raises(InputError, match=r"^two tensors are called a\.b$"):
+        flatten_state({"a.b": one, "a": {"b": one}})
+
+
+def test_a_description_of_too_many_steps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_LIMIT_OPCODES", 4)
+    assert load_pickle(b"N0N.") == (None, 4)
+    with pytest.raises(InputError) as raised:
+        load_pickle(b"NN0N.")
+    assert str(raised.value) == "its description has more than 4 steps; refused as unsafe"
 
 
 def test_keys_are_told_where_there_are_no_tensors() -> None:
