@@ -157,7 +157,6 @@ _OF_THE_RUN = frozenset(
 def _take_heads(fields: Fields, dim: int, head_dim: int | None) -> int:
     """Take the number of heads, or find it by their size, as Meta's Lingua does."""
     if head_dim is not None and dim % head_dim == 0 and not fields.has("n_heads"):
-        fields.taken.add("n_heads")
         return dim // head_dim
     return fields.take_count("n_heads")
 
@@ -180,7 +179,6 @@ def _takes_scaled_rope(fields: Fields) -> bool:
     """Take the flag; where there is none, numbers of scaling under a key of their own say so."""
     if fields.has("use_scaled_rope"):
         return fields.take_flag("use_scaled_rope")
-    fields.taken.add("use_scaled_rope")
     return fields.get("use_scaled_rope") is None and _find_scaling(fields) is not None
 
 
@@ -201,7 +199,6 @@ def _take_rope_scaling(fields: Fields) -> RopeScaling:
     inner = None if key is None else fields.open(key)
     if inner is not None:
         kind = next((inner.get(key) for key in ("rope_type", "type") if inner.has(key)), "llama3")
-        inner.taken |= {"rope_type", "type"}
         if kind != "llama3":
             fields.findings.append(
                 f"{fields.path}: rope scaling of type {kind!r:.40}, expected that of Llama 3.1 ('llama3')"
