@@ -96,3 +96,46 @@ def test_the_file_is_known_by_its_digest_and_its_last_byte(tmp_path: Path) -> No
         assert params.path == str(tmp_path / "params.json")
         assert params.md5 == hashlib.md5(content).hexdigest()
         assert params.ends_with_newline == content.endswith(b"\n")
+
+
+def test_the_models_fields_are_those_at_the_top_or_under_model_or_under_the_only_key(tmp_path: Path) -> None:
+    other = GOOD | {"dim": 8192}
+    assert read(tmp_path, GOOD | {"model": other}).dim == 4096
+    assert read(tmp_path, {"text": GOOD, "model": other}).dim == 8192
+    assert read(tmp_path, {"text": other}).dim == 8192
+    with pytest.raises(InputError) as raised:
+        read(tmp_path, {f"{letter * 41}": GOOD for letter in "abcdefghi"})
+    shown = ", ".join(repr(letter * 40) for letter in "abcdefgh")
+    assert str(raised.value) == (
+        f"{tmp_path / 'params.json'}: {shown} each hold a 'dim'; "
+        "expected one model's fields at the top or under 'model'"
+    )
+
+
+def test_the_largest_numbers_are_still_read(tmp_path: Path) -> None:
+    params = read(tmp_path, GOOD | {"norm_eps": 1, "n_layers": 1 << 24, "vocab_size": "9".rjust(64, "0")})
+    assert (params.norm_eps, params.n_layers, params.vocab_size) == (1, 1 << 24, 9)
+    for wrong in ({"n_layers": (1 << 24) + 1}, {"vocab_size": "9".rjust(65, "0")}):
+        with pytest.raises(InputError, match="expected a whole number from 1 to 16,777,216"):
+            read(tmp_path, GOOD | wrong)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"rope_scaling": {"type": "yarn"}}, "rope scaling of type 'yarn', expected that of Llama 3.1 ('llama3')"),
+        ({"head_dim": 64}, "head_dim 64, dim / n_heads gives 128: a model whose heads are not as wide as it is (Mistral Nemo is one); distconv converts Llama"),
+    ],
+)  # fmt: skip
+def test_what_is_said_by_any_name_is_not_passed_over(
+    tmp_path: Path, fields: dict[str, object], words: str
+) -> None:
+    with pytest.raises(InputError) as raised:
+        read(tmp_path, GOOD | fields)
+    assert str(raised.value) == f"{tmp_path / 'params.json'}: {words}"
+    with pytest.raises(InputError) as raised:
+        read(tmp_path, {"hidden_size": 8, "architectures": []})
+    assert str(raised.value) == (
+        f"{tmp_path / 'params.json'}: a config.json of Transformers (it has 'hidden_size'), expected Meta's params.json; "
+        "copy that from Meta's download of this model, or give it by --params"
+    )

@@ -153,7 +153,6 @@ _OF_THE_RUN = frozenset(
 def _take_heads(fields: Fields, dim: int, head_dim: int | None) -> int:
     """Take the number of heads, or find it by their size, as Meta's Lingua does."""
     if head_dim is not None and dim % head_dim == 0 and not fields.has("n_heads"):
-        fields.taken.add("n_heads")
         return dim // head_dim
     return fields.take_count("n_heads")
 

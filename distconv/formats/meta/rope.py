@@ -23,7 +23,6 @@ def takes_scaled_rope(fields: Fields) -> bool:
     """Take the flag; where there is none, numbers of scaling under a key of their own say so."""
     if fields.has("use_scaled_rope"):
         return fields.take_flag("use_scaled_rope")
-    fields.taken.add("use_scaled_rope")
     return fields.get("use_scaled_rope") is None and _find_scaling(fields) is not None
 
 
@@ -44,7 +43,6 @@ def take_rope_scaling(fields: Fields) -> RopeScaling:
     inner = None if key is None else fields.open(key)
     if inner is not None:
         kind = next((inner.get(key) for key in ("rope_type", "type") if inner.has(key)), "llama3")
-        inner.taken |= {"rope_type", "type"}
         if kind != "llama3":
             fields.findings.append(
                 f"{fields.path}: rope scaling of type {kind!r:.40}, expected that of Llama 3.1 ('llama3')"
