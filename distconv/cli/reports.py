@@ -160,7 +160,6 @@ def verify(
       distconv verify llama-2-7b-hf
       distconv verify llama-2-7b-hf --against Llama-2-7b
       distconv verify Qwen3-30B-A3B --against qwen3.json --card CARD.md
-      distconv verify Llama-2-7b-again --against llama-2-7b-hf
       distconv verify llama-2-7b-hf --generate "The capital of France is"
     """  # noqa: D301
     from distconv.verbs.verify import verify as run

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 _REMOTE = "auto_map"
+_TENSORS = 4096
+"""Of a model of which INPUT may hold a few only, which is said then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def read_architecture(path: str, config: Mapping[str, object], shapes: Mapping[s
     """
     _refuse_foreign(path, config)
     try:
-        with empty_model(take_settings(config, shapes), len(shapes)) as model:
+        with empty_model(take_settings(config, shapes, _TENSORS), max(len(shapes), _TENSORS)) as model:
             return _look_at(model)
     except (InputError, Stopped):
         raise

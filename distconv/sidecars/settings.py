@@ -36,10 +36,12 @@ def read_settings(storage: Storage, path: str, shapes: Mapping[str, tuple[int, .
     return take_settings(parse_object(path, read_small(storage, path, _LIMIT_BYTES)), shapes)
 
 
-def take_settings(content: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
-    """Take what of a config is safe, as ``read_settings`` does."""
+def take_settings(
+    content: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], least_tensors: int = 0
+) -> dict[str, object]:
+    """Take what of a config is safe, as ``read_settings`` does; a model may have so many tensors at least."""
     most = max((extent for shape in shapes.values() for extent in shape), default=0)
-    return _take(content, max(most, _LARGEST), len(shapes), 0)
+    return _take(content, max(most, _LARGEST), max(len(shapes), least_tensors), 0)
 
 
 def read_declared_dtype(storage: Storage, path: str) -> str | None:

@@ -28,24 +28,12 @@ from distconv.verbs.verification_card import make_verification_card
 
 
 def verify(
-    output: PathLike,
-    *,
-    against: PathLike | None = None,
-    workers: int | None = None,
-    address: str | None = None,
-    family: str | None = None,
-    instruct: bool = False,
-    tokenizer: PathLike | None = None,
-    params: PathLike | None = None,
-    like: PathLike | None = None,
-    dialect: str | None = None,
-    fill_from_like: bool = False,
-    endpoint_url: str | None = None,
-    card: PathLike | None = None,
-    signature: PathLike | None = None,
-    public_key: PathLike | None = None,
-    progress: Progress | None = None,
-) -> Verification:
+    output: PathLike, *, against: PathLike | None = None, workers: int | None = None, address: str | None = None,
+    family: str | None = None, instruct: bool = False, tokenizer: PathLike | None = None,
+    params: PathLike | None = None, like: PathLike | None = None, dialect: str | None = None,
+    fill_from_like: bool = False, endpoint_url: str | None = None, card: PathLike | None = None,
+    signature: PathLike | None = None, public_key: PathLike | None = None, progress: Progress | None = None,
+) -> Verification:  # fmt: skip
     """Check OUTPUT's structure, values and digests; with ``against``, compare every tensor with INPUT's too.
 
     OUTPUT is a folder for Transformers, whoever wrote it, or for Meta's code. INPUT is whatever ``convert`` makes

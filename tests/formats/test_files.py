@@ -276,7 +276,7 @@ def test_of_what_a_folder_holds_a_few_names_are_shown(tmp_path: Path) -> None:
         (["params.json", "consolidated.0.pth", "consolidated.00.pth"], "m: shard 0 is there twice: consolidated.0.pth and consolidated.00.pth"),
         (["params.json", "consolidated.pth", "consolidated.00.pth"], "m: both consolidated.pth and consolidated.00.pth: several whole models; give the path of the one to convert"),
         (["params.json", "meta_model_0.pt", "meta_model_1.pt"], "m: both meta_model_0.pt and meta_model_1.pt: several whole models; give the path of the one to convert"),
-        (["params.json", "consolidated.00.pth", "fp8_scales_0.pt"], "m/fp8_scales_0.pt: an FP8-quantized checkpoint; convert the bf16 one instead"),
+        (["params.json", "consolidated.00.pth", "fp8_scales_0.pt"], "m/fp8_scales_0.pt: an FP8-quantized checkpoint, whose down projections have a scale for each row and shard, as no format of Transformers has them; convert the bf16 one instead"),
         (["params.json", "adapter_config.json", "adapter_model.safetensors"], "m: no consolidated.*.pth here or in original/; it holds a LoRA adapter without its model (adapter_config.json, adapter_model.safetensors); merge it into the model first"),
         (["params.json", "consolidated.00.pth", "consolidated.00.safetensors"], "m: both consolidated.00.pth and consolidated.00.safetensors: several whole models; give the path of the one to convert"),
         (["params.json", "consolidated.00.pth", "checkpoint.pt"], "m: both consolidated.00.pth and checkpoint.pt: several whole models; give the path of the one to convert"),

@@ -2,6 +2,7 @@
 
 import pickle
 import pickletools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,7 @@ from hypothesis import strategies as st
 from distconv.errors import InputError
 from distconv.formats import state as states
 from distconv.formats.marks import NAMES, OPAQUE, StorageMark, TensorMark, describe
-from distconv.formats.meta import machine
-from distconv.formats.meta.pickles import EndsEarlyError, load_pickle
+from distconv.formats.meta.pickles import STATE_DICT, EndsEarlyError, load_pickle
 from distconv.formats.state import flatten_state
 from distconv.layout.dtypes import DTYPES
 from tests.programs import FLOATS, REBUILD, text
@@ -238,11 +238,11 @@ def test_lists_and_tuples_count_their_entries() -> None:
         flatten_state({"a.b": one, "a": {"b": one}})
 
 
-def test_a_description_of_too_many_steps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_LIMIT_OPCODES", 4)
-    assert load_pickle(b"N0N.") == (None, 4)
+def test_a_description_of_too_many_steps_is_refused() -> None:
+    few = replace(STATE_DICT, most_steps=4)
+    assert load_pickle(b"N0N.", language=few) == (None, 4)
     with pytest.raises(InputError) as raised:
-        load_pickle(b"NN0N.")
+        load_pickle(b"NN0N.", language=few)
     assert str(raised.value) == "its description has more than 4 steps; refused as unsafe"
 
 

@@ -198,7 +198,10 @@ def test_an_adapter_beside_the_model_is_not_used_and_that_is_said(tmp_path: Path
         ),
         (
             [CONFIG, "fp8_scales_0.pt", SINGLE],
-            "m/fp8_scales_0.pt: an FP8-quantized checkpoint; convert the bf16 one instead",
+            (
+                "m/fp8_scales_0.pt: an FP8-quantized checkpoint, whose down projections have a scale for "
+                "each row and shard, as no format of Transformers has them; convert the bf16 one instead"
+            ),
         ),
         (
             [],

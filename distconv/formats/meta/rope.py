@@ -43,6 +43,7 @@ def take_rope_scaling(fields: Fields) -> RopeScaling:
     inner = None if key is None else fields.open(key)
     if inner is not None:
         kind = next((inner.get(key) for key in ("rope_type", "type") if inner.has(key)), "llama3")
+        inner.taken |= {"rope_type", "type"}
         if kind != "llama3":
             fields.findings.append(
                 f"{fields.path}: rope scaling of type {kind!r:.40}, expected that of Llama 3.1 ('llama3')"
