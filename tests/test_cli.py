@@ -1,6 +1,7 @@
 """The command line: what it prints, where, and how it exits."""
 
 import contextlib
+import inspect
 import json
 import os
 import pty
@@ -12,11 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import psutil
 import pytest
 import torch
 
 from distconv.cli import main
+from distconv.cli.commands import cli
 from tests.checkpoints import Spec, write_checkpoint, write_sparse
 from tests.faults import read_recorded
 from tests.patience import HANG_SECONDS
@@ -53,6 +56,13 @@ def test_help_names_every_command_and_its_examples_stand_line_by_line(run: Run) 
     for command in ("convert", "plan", "inspect", "verify", "tokenizer"):
         assert f"\n  {command}" in out
     assert "\n    distconv plan Llama-2-70b\n" in out
+
+
+@pytest.mark.parametrize("command", cli.commands.values(), ids=list(cli.commands))
+def test_every_command_takes_what_its_options_give(command: click.Command) -> None:
+    assert command.callback is not None
+    takes = inspect.signature(inspect.unwrap(command.callback)).parameters
+    assert {option.name for option in command.params} == set(takes)
 
 
 def test_a_line_without_a_command_shows_the_help_as_it_is(run: Run) -> None:

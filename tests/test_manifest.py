@@ -200,3 +200,11 @@ def test_tensors_that_nobody_knows_are_listed_as_they_are(tmp_path: Path) -> Non
     (tmp_path / "model/config.json").write_text("{}")
     content = json.loads(manifest(tmp_path / "model", tmp_path / "m.json"))
     assert content["tensors"]["x"]["dtype"] == "int64"
+
+
+def test_a_trained_checkpoint_and_what_is_made_of_it_have_one_manifest(folders: Path, tmp_path: Path) -> None:
+    source, like = folders / "torchtitan", folders / "llama-hf"
+    distconv.convert(source, tmp_path / "out", like=like)
+    distconv.manifest(tmp_path / "out", tmp_path / "out.json")
+    distconv.manifest(source, tmp_path / "in.json", like=like)
+    assert (tmp_path / "in.json").read_bytes() == (tmp_path / "out.json").read_bytes()

@@ -133,7 +133,7 @@ def convert(
     \b
     Examples:
       distconv convert Llama-2-7b llama-2-7b-hf
-      distconv convert Llama-2-70b-chat out --instruct --check --verify --workers 8 --report run.png
+      distconv convert Llama-2-70b-chat out --instruct --verify --workers 8
       distconv convert llama-2-7b-hf out --to meta
       distconv convert step-1000 out --like llama-3.1-8b-hf --dtype bfloat16
       ray job submit -- distconv convert /shared/Llama-2-70b /shared/out

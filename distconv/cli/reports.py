@@ -202,12 +202,13 @@ def _generate(output: str, text: str, *, as_json: bool) -> None:
 @json_option
 def manifest(
     *, source: str, path: str, workers: int | None, address: str | None, family: str | None, instruct: bool,
-    tokenizer: str | None, params: str | None, endpoint_url: str | None, quiet: bool, as_json: bool,
+    tokenizer: str | None, params: str | None, like: str | None, dialect: str | None, fill_from_like: bool,
+    endpoint_url: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the digests of all tensors of INPUT to FILE, whatever files they lie in.
 
-    INPUT is a Transformers folder, whoever wrote it, or a checkpoint of Meta's, of which the tensors
-    are told that a conversion would write. Two models that hold the same have the same manifest, byte
+    INPUT is a Transformers folder, whoever wrote it, or a trainer's checkpoint or one of Meta's, of which
+    the tensors are told that a conversion would write. Two models that hold the same have the same manifest, byte
     for byte, however they are cut; `distconv verify OUTPUT --against FILE` compares a folder with one.
 
     \b
@@ -220,7 +221,8 @@ def manifest(
     with ray_address(address) as chosen:
         report = run(
             source, path, workers=workers, address=chosen, family=family, instruct=instruct,
-            tokenizer=tokenizer, params=params, endpoint_url=endpoint_url, progress=choose_progress(quiet=quiet),
+            tokenizer=tokenizer, params=params, like=like, dialect=dialect, fill_from_like=fill_from_like,
+            endpoint_url=endpoint_url, progress=choose_progress(quiet=quiet),
         )  # fmt: skip
     show(report, as_json=as_json)
 

@@ -51,21 +51,30 @@ def manifest(
     instruct: bool = False,
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
+    like: PathLike | None = None,
+    dialect: str | None = None,
+    fill_from_like: bool = False,
     endpoint_url: str | None = None,
     progress: Progress | None = None,
 ) -> ManifestReport:
     """Read all of INPUT once, and write the digests of its tensors, by Transformers' names, to a file.
 
-    INPUT is a Transformers folder of any architecture, or a checkpoint of Meta's, of which the tensors are told
-    that a conversion would write. The file is the same for any number of workers and size of files. Raises
+    INPUT is a Transformers folder of any architecture, or a trainer's checkpoint or one of Meta's, of which the
+    tensors are told that a conversion would write. The file is the same for any number of workers and size of files. Raises
     InputError where INPUT is no whole model.
     """
     options = Options(
         source=read_place(source), output=read_place(path), family=family, instruct=instruct,
-        tokenizer=read_place_or_none(tokenizer), params=read_place_or_none(params), endpoint_url=endpoint_url,
+        tokenizer=read_place_or_none(tokenizer), params=read_place_or_none(params),
+        like=read_place_or_none(like), dialect=dialect, fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     storage = open_places(
-        options.source, options.output, options.tokenizer, options.params, endpoint_url=endpoint_url
+        options.source,
+        options.output,
+        options.tokenizer,
+        options.params,
+        options.like,
+        endpoint_url=endpoint_url,
     )
     cluster = choose_reading_cluster(workers, address)
     found = open_tensors(storage, options, cluster)

@@ -17,9 +17,11 @@ from distconv.moving.running import run_units
 from distconv.output.manifest import Listed, Manifest, make_manifest
 from distconv.storage.base import Storage
 from distconv.verbs.checkpoint import decide, plan_conversion
+from distconv.verbs.from_trained import note_twins
 from distconv.verbs.options import Options
 from distconv.verbs.questions import Asked
 from distconv.verbs.sources import is_transformers_model, open_meta
+from distconv.verbs.trained_input import find_trained, is_trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,15 @@ class WholeTensors:
 
 
 def open_tensors(storage: Storage, options: Options, cluster: Cluster | None = None) -> WholeTensors:
-    """Read INPUT's headers: a Transformers folder of any architecture, or a checkpoint of Meta's.
+    """Read INPUT's headers: a Transformers folder of any architecture, a trainer's checkpoint, or one of Meta's.
 
     What only data can tell of a checkpoint is looked up. InputError where there is no whole model.
     """
+    if is_trained(storage, options):
+        trained = find_trained(storage, options).read(storage)
+        return WholeTensors(
+            options.source, trained.make_targets(None), (*trained.notes, *note_twins(trained))
+        )
     if is_transformers_model(storage, options):
         files = find_transformers_files(storage, options.source)
         catalog = read_transformers_catalog(storage, files, _take_names)
