@@ -42,7 +42,9 @@ def make_blocks(
     if not tensor.copies:
         return
     row = math.prod(tensor.shape[1:])
-    if len(tensor.shape) > 2 and row * max(tensor.stored.size_bytes, tensor.dtype.size_bytes) > block_bytes:
+    is_large = row * max(tensor.stored.size_bytes, tensor.dtype.size_bytes) > block_bytes
+    # Of stacked tensors a row is one of each.
+    if is_large and len(tensor.shape) > 2 and tensor.stacked == 1:
         for number, part in enumerate(_list_rows(tensor)):
             for block in make_blocks(part, block_bytes, largest_bytes, gap_bytes):
                 yield replace(block, target_offset=block.target_offset + number * row)
