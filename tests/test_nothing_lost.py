@@ -15,12 +15,11 @@ import pytest
 
 import distconv
 from distconv.errors import ConversionError, InputError, Interrupted, OutputError
-from distconv.moving import worker
+from distconv.moving import running, worker
 from distconv.moving.inline import run_inline
 from distconv.storage import places
 from distconv.storage.local import LocalStorage
 from distconv.verbs import convert as conversion
-from distconv.verbs import running
 from tests.checkpoints import Spec, write_checkpoint
 from tests.contests import contest_input, contest_output
 from tests.faults import Calls, FaultyStorage, digest_folder, looks_whole, never
@@ -340,4 +339,4 @@ def test_a_config_of_a_model_without_end_is_not_built(reference: Path, tmp_path:
     config = json.loads((output / "config.json").read_text())
     (output / "config.json").write_text(json.dumps(config | {key: 10**12}))
     findings = "\n".join(distconv.verify(output).lines())
-    assert f"{key} 1,000,000,000,000, the chunks' " in findings
+    assert f"{key} 1,000,000,000,000, the 21 tensors that there are allow at most " in findings
