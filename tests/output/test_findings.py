@@ -174,15 +174,17 @@ CHUNKS: dict[str, list[str]] = {
     ],
     "a tensor too many": [
         "score.weight: the model of out/config.json does not take it",
+        "note: score.weight: stored as a wider type than bfloat16, which most weights have",
         "note: out: no distconv.json, so nothing tells what the data should be",
     ],
     "a tensor of another shape": [
         "model.norm.weight: shape (2,), the model of out/config.json takes (64,)",
+        "note: model.norm.weight: stored as a wider type than bfloat16, which most weights have",
         "note: out: no distconv.json, so nothing tells what the data should be",
     ],
     "strangers without a receipt": [
-        "out/x.bin: not of this model, and may be loaded in its place",
         "note: out/added_tokens.json: not what distconv writes, and may be loaded",
+        "note: out/x.bin: weights that were not looked at, as Transformers prefers the model's",
         "note: out: no distconv.json, so nothing tells what the data should be",
     ],
     "a config that leads elsewhere": [

@@ -110,19 +110,23 @@ def test_what_overwriting_leaves_is_named_with_what_is_in_the_way(tmp_path: Path
 
 
 def test_what_leads_a_loader_elsewhere_is_told_key_by_key(tmp_path: Path) -> None:
-    assert list(find_detours(STORAGE, str(tmp_path), TRANSFORMERS)) == []
+    assert find_detours(STORAGE, str(tmp_path), TRANSFORMERS, recorded=True) == ([], [])
     (tmp_path / "config.json").write_text(
         '{"auto_map": {}, "transformers_weights": "x", "quantization_config": null}'
     )
     (tmp_path / "tokenizer_config.json").write_text("[")
-    config, *others = find_detours(STORAGE, str(tmp_path), TRANSFORMERS)
+    (config, *others), notes = find_detours(STORAGE, str(tmp_path), TRANSFORMERS, recorded=True)
+    assert notes == []
     rest = "which no conversion writes and which changes what is loaded"
     assert config == f"{tmp_path / 'config.json'}: has transformers_weights, {rest}"
     assert others[0] == f"{tmp_path / 'config.json'}: has auto_map, {rest}"
     assert others[1].startswith(f"{tmp_path / 'tokenizer_config.json'}: not JSON (")
     (tmp_path / "tokenizer_config.json").write_text('{"fast_tokenizer_files": [], "auto_map": {}}')
-    assert len(list(find_detours(STORAGE, str(tmp_path), TRANSFORMERS))) == 4
-    assert list(find_detours(STORAGE, str(tmp_path), META)) == []
+    assert len(find_detours(STORAGE, str(tmp_path), TRANSFORMERS, recorded=True)[0]) == 4
+    findings, notes = find_detours(STORAGE, str(tmp_path), TRANSFORMERS, recorded=False)
+    assert (len(findings), len(notes)) == (2, 2)
+    assert notes[0] == f"{tmp_path / 'config.json'}: has auto_map; the code that it names is never run here"
+    assert find_detours(STORAGE, str(tmp_path), META, recorded=True) == ([], [])
 
 
 def test_what_a_conversion_may_not_replace_is_told_file_by_file(tmp_path: Path) -> None:
@@ -154,7 +158,8 @@ def test_what_a_conversion_may_not_replace_is_told_file_by_file(tmp_path: Path) 
     assert sorted(find()) == sorted([licence, folder, *strangers])
     assert sorted(find(mine)) == sorted([licence, folder, *strangers[1:]])
     write_receipt(tmp_path, {"LICENSE": hashlib.sha256(b"LICENSE").hexdigest(), "USE_POLICY.md": SHA256})
-    assert sorted(find(overwrite=True)) == sorted([folder, *strangers])
+    # What belongs to a tokenizer is replaced with the model.
+    assert sorted(find(overwrite=True)) == sorted([folder, *strangers[:2]])
     assert find_legal(STORAGE, str(tmp_path)) == {"LICENSE"}
     assert set(read_recorded(STORAGE, str(tmp_path))) == {"config.json", "LICENSE", "USE_POLICY.md"}
     (tmp_path / RECEIPT).write_text("{}")

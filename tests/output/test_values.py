@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from distconv.formats.written import Written
 from distconv.layout.dtypes import DTYPES
+from distconv.layout.units import Gap
 from distconv.moving.digests import PartDigests
 from distconv.output.contents import _list_runs
 from distconv.output.holders import LIVING, Holder
@@ -83,10 +84,10 @@ def test_a_holder_lives_here_while_its_process_does_what_it_began() -> None:
     finally:
         LIVING.discard(me.token)
     parent = replace(me, pid=os.getppid())
-    assert parent.lives_here() is False  # it did not start when this one did
     with open(f"/proc/{os.getppid()}/stat", encoding="utf-8", errors="replace") as file:
         started = file.read().rpartition(")")[2].split()[19]
     assert replace(parent, started=started).lives_here() is True
+    assert replace(parent, started=str(int(started) + 1)).lives_here() is False
 
 
 digests = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -167,9 +168,14 @@ def test_runs_cover_a_file_and_each_tensor_is_one(
         for twin in range(1 + twins):
             held[f"{number}.{twin}"] = Written("file", position + gap, DTYPES["bfloat16"], (elements,))
         position += gap + 2 * elements
-    runs = list(_list_runs(held, position + behind))
-    covered = b"".join(bytes(range(first, end)) for first, end, _names in runs)
-    assert covered == bytes(range(position + behind))
-    for name, written in held.items():
-        assert [run[:2] for run in runs if name in run[2]] == [(written.offset_bytes, written.end_bytes)]
-    assert all(first < end for first, end, names in runs if not names)
+    runs = list(_list_runs("file", held, position + behind))
+    places = [
+        (run.first, run.end)
+        if isinstance(run, Gap)
+        else (held[run.name].offset_bytes, held[run.name].end_bytes)
+        for run in runs
+    ]
+    assert b"".join(bytes(range(first, end)) for first, end in places) == bytes(range(position + behind))
+    for written in held.values():
+        assert (written.offset_bytes, written.end_bytes) in places
+    assert all(run.first < run.end for run in runs if isinstance(run, Gap))
