@@ -68,7 +68,11 @@ def meta_ffn_dim() -> Callable[[int, int, float | None], int]:
     """Give a function from dim, multiple_of and ffn_dim_multiplier to the rows of w1 that Meta's model makes."""
     layers, parallel = "fairscale.nn.model_parallel.layers", "fairscale.nn.model_parallel"
     names = ("fairscale", "fairscale.nn", parallel, f"{parallel}.initialize", layers)
+    model = "llama_models.llama3.model"
     with pytest.MonkeyPatch.context() as patch:
+        # Others may have imported it with fairscale itself, and will.
+        patch.setitem(sys.modules, model, ModuleType(model))
+        del sys.modules[model]
         for name in names:
             patch.setitem(sys.modules, name, ModuleType(name))
         vars(sys.modules[parallel])["initialize"] = sys.modules[f"{parallel}.initialize"]

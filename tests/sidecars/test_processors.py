@@ -93,6 +93,10 @@ def torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
         monkeypatch.setitem(sys.modules, name, Torchvision(name))
     vars(sys.modules["torchvision.transforms"])["functional"] = Torchvision
+    # Others import them with what stands for it there.
+    for name in ("llama_models.llama3.multimodal.image_transform", "llama_models.llama4.preprocess"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize("size", SIZES)
