@@ -154,7 +154,8 @@ def test_receipts_that_say_nonsense_are_findings_and_nothing_foreign_is_sent(
         before = len(sent)
         findings = look(output)
         push(output)
-        assert all(names == good for names in sent[before:])
+        # A receipt that names fewer files lets fewer be sent.
+        assert all(names <= good for names in sent[before:])
         assert not (findings and sent[before:])
 
     run()
@@ -212,13 +213,18 @@ def test_indexes_headers_and_configs_that_say_nonsense_are_findings(
         whole[8 : 8 + int.from_bytes(whole[:8], "little")] if path == chunk else path.read_bytes()
     )
 
+    def describe(header: Json) -> str:
+        # What others write there tells nothing of tensors.
+        left = () if receipt or not isinstance(header, dict) else ("__metadata__",)
+        return json.dumps({key: header[key] for key in header if key not in left} if left else header)
+
     @settings(max_examples=20, deadline=None, database=None)
     @given(mutations(content))
     def run(changed: Json) -> None:
         chunk.write_bytes(whole)
         (write_header if path == chunk else write_json)(path, changed)
         findings = look(output)
-        assert findings or path != chunk or json.dumps(changed) == json.dumps(content)
+        assert findings or path != chunk or describe(changed) == describe(content)
         push(output)
         assert not sent
 
