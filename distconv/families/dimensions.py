@@ -84,18 +84,23 @@ class VisionEncoder:
         """Side of a tile, in pixels."""
         return int((self.positions - 1) ** 0.5) * self.patch
 
+    def list_sizes(self) -> Mapping[str, int]:
+        """Give the sizes that rules ask for by their symbols."""
+        return {
+            "width": self.width,
+            "hidden": self.ffn_dim,
+            "pixels": self.channels * self.patch**2,
+            "positions": self.positions,
+            "features": self.output_dim,
+        }
 
-@dataclass(frozen=True, slots=True)
-class MllamaDimensions:
-    """Sizes of Llama 3.2 Vision, whose text model has layers that attend to images between its own."""
+
+class _TextSizes:
+    """What of a model that sees is its text model's."""
+
+    __slots__ = ()
 
     text: Dimensions
-    """Its layers are those of self-attention, params.json's ``n_layers``."""
-    cross_attention_layers: int
-    """As params.json counts them; see ``cross_numbers``."""
-    extra_tokens: int
-    """Rows of the embedding behind the vocabulary's: the image token and its like, 8 in all published models."""
-    vision: VisionEncoder
 
     @property
     def dim(self) -> int:
@@ -104,13 +109,8 @@ class MllamaDimensions:
 
     @property
     def vocab(self) -> int:
-        """Rows of the output, which the extra tokens have none of."""
+        """Rows of the output."""
         return self.text.vocab
-
-    @property
-    def layers(self) -> int:
-        """Layers of the text model, of both kinds."""
-        return self.text.layers + len(self.cross_numbers)
 
     @property
     def heads(self) -> int:
@@ -129,8 +129,26 @@ class MllamaDimensions:
 
     @property
     def ffn_dim(self) -> int:
-        """Feed-forward size of the text model."""
+        """Feed-forward size of the text model's layers without experts; 0 where there is none."""
         return self.text.ffn_dim
+
+
+@dataclass(frozen=True, slots=True)
+class MllamaDimensions(_TextSizes):
+    """Sizes of Llama 3.2 Vision, whose text model has layers that attend to images between its own."""
+
+    text: Dimensions
+    """Its layers are those of self-attention, params.json's ``n_layers``."""
+    cross_attention_layers: int
+    """As params.json counts them; see ``cross_numbers``."""
+    extra_tokens: int
+    """Rows of the embedding behind the vocabulary's: the image token and its like, 8 in all published models."""
+    vision: VisionEncoder
+
+    @property
+    def layers(self) -> int:
+        """Layers of the text model, of both kinds."""
+        return self.text.layers + len(self.cross_numbers)
 
     @property
     def cross_numbers(self) -> tuple[int, ...]:
@@ -146,18 +164,13 @@ class MllamaDimensions:
 
     def size(self, symbol: str) -> int:
         """Give the size that a symbol of a rule's shape stands for."""
-        vision = self.vision
         sizes = {
             **self.text.list_sizes(),
             "head": self.head_dim,
             "one": 1,
             "extra": self.extra_tokens,
-            "width": vision.width,
-            "hidden": vision.ffn_dim,
-            "pixels": vision.channels * vision.patch**2,
-            "positions": vision.positions,
-            "tiles": vision.tiles,
-            "features": vision.output_dim,
+            **self.vision.list_sizes(),
+            "tiles": self.vision.tiles,
         }
         return sizes[symbol]
 
@@ -174,7 +187,7 @@ class MllamaDimensions:
 
 
 @dataclass(frozen=True, slots=True)
-class Llama4Dimensions:
+class Llama4Dimensions(_TextSizes):
     """Sizes of Llama 4, some of whose layers have experts."""
 
     text: Dimensions
@@ -189,55 +202,20 @@ class Llama4Dimensions:
     """Width of what the encoder's pixel shuffle gives to its adapter."""
 
     @property
-    def dim(self) -> int:
-        """Width of the text model."""
-        return self.text.dim
-
-    @property
-    def vocab(self) -> int:
-        """Rows of embedding and output."""
-        return self.text.vocab
-
-    @property
     def layers(self) -> int:
         """Layers of the text model."""
         return self.text.layers
 
-    @property
-    def heads(self) -> int:
-        """Query heads of the text model."""
-        return self.text.heads
-
-    @property
-    def kv_heads(self) -> int:
-        """Key heads of the text model."""
-        return self.text.kv_heads
-
-    @property
-    def head_dim(self) -> int:
-        """Size of a head of the text model."""
-        return self.text.head_dim
-
-    @property
-    def ffn_dim(self) -> int:
-        """Feed-forward size of the layers without experts; 0 where there is none."""
-        return self.text.ffn_dim
-
     def size(self, symbol: str) -> int:
         """Give the size that a symbol of a rule's shape stands for."""
-        vision = self.vision
         sizes = {
             **self.text.list_sizes(),
             "experts": self.experts,
             "expert_ffn": self.expert_ffn_dim,
             "experts_dim": self.experts * self.dim,
             "experts_ffn": self.experts * self.expert_ffn_dim,
-            "width": vision.width,
-            "hidden": vision.ffn_dim,
-            "pixels": vision.channels * vision.patch**2,
-            "positions": vision.positions,
+            **self.vision.list_sizes(),
             "shuffled": self.adapter_dim,
-            "features": vision.output_dim,
         }
         return sizes[symbol]
 

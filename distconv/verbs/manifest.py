@@ -6,8 +6,8 @@ from distconv.humanize import format_count, format_size
 from distconv.moving.progress import Progress, SilentProgress
 from distconv.output.manifest import Manifest
 from distconv.storage.base import PathLike, write_small
-from distconv.storage.places import open_places, read_place
-from distconv.verbs.options import Options, read_place_or_none
+from distconv.storage.places import read_place
+from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.running import choose_reading_cluster
 from distconv.verbs.whole_tensors import digest_tensors, open_tensors
 
@@ -68,14 +68,7 @@ def manifest(
         tokenizer=read_place_or_none(tokenizer), params=read_place_or_none(params),
         like=read_place_or_none(like), dialect=dialect, fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
-    storage = open_places(
-        options.source,
-        options.output,
-        options.tokenizer,
-        options.params,
-        options.like,
-        endpoint_url=endpoint_url,
-    )
+    storage = open_storage(options)
     cluster = choose_reading_cluster(workers, address)
     found = open_tensors(storage, options, cluster)
     made = digest_tensors(storage, found.tensors, progress or SilentProgress(), cluster)
