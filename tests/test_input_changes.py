@@ -147,14 +147,14 @@ def test_an_input_that_changes_while_it_is_converted_is_named_and_makes_nothing_
 def test_an_input_that_changes_once_it_was_checked_makes_nothing_whole(
     source: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = checking.check
+    check = checking.check_input
 
     def check_and_change(*arguments: object, **options: object) -> checking.CheckReport:
         report = check(*arguments, **options)
         replace_with_its_times(source, other)
         return report
 
-    monkeypatch.setattr(checking, "check", check_and_change)
+    monkeypatch.setattr(checking, "check_input", check_and_change)
     with pytest.raises(InputError, match=re.escape(SHARD)):
         distconv.convert(source, tmp_path / "out", check=True)
     assert not looks_whole(tmp_path / "out")

@@ -1,7 +1,9 @@
 """A manifest knows tensors only: it is the same for any files, workers and formats that hold the same."""
 
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from xxhash import xxh3_128
 import distconv
 from distconv.cli import main
 from distconv.errors import InputError
+from distconv.moving.executor import Cluster
+from distconv.verbs.options import Options
+from distconv.verbs.running import name_for_workers
 from tests.checkpoints import Spec
 from tests.foreign_folders import read_tensors, save_dense, save_experts, write_folder
 
@@ -208,3 +213,11 @@ def test_a_trained_checkpoint_and_what_is_made_of_it_have_one_manifest(folders: 
     distconv.manifest(tmp_path / "out", tmp_path / "out.json")
     distconv.manifest(source, tmp_path / "in.json", like=like)
     assert (tmp_path / "in.json").read_bytes() == (tmp_path / "out.json").read_bytes()
+
+
+def test_workers_are_told_where_places_are_whatever_folder_they_start_in() -> None:
+    asked = Options(source="in", output="", like="s3://models/like", cluster=Cluster(None, 2))
+    told = name_for_workers(asked)
+    assert (told.source, told.output, told.like) == (os.path.abspath("in"), "", "s3://models/like")
+    alone = replace(asked, cluster=Cluster())
+    assert name_for_workers(alone) is alone

@@ -478,3 +478,14 @@ def test_what_is_not_allowed_is_said_with_who_is_not(
     store.change(denied=[])
     assert not (tmp_path / "out").exists()
     assert not [name for name in (place / "out").etags() if not name.startswith((".", ".."))]
+
+
+def test_a_tokenizer_that_lies_in_a_store_is_opened_for_a_comparison_too(
+    checkpoint: Write, place: StoredPath, tmp_path: Path
+) -> None:
+    source = shutil.copytree(checkpoint(SPEC), tmp_path / "in")
+    name = next(path.name for path in source.iterdir() if "tokenizer" in path.name)
+    (place / name).write_bytes((source / name).read_bytes())
+    (source / name).unlink()
+    distconv.convert(source, tmp_path / "out", tokenizer=str(place / name))
+    assert distconv.verify(tmp_path / "out", against=source, tokenizer=str(place / name)).ok

@@ -177,7 +177,7 @@ def test_a_missing_tensor_is_taken_from_the_model_that_it_is_like_only_where_tha
     with pytest.raises(InputError, match=r"lm_head\.weight is missing"):
         distconv.plan(source, like=folders / "llama-hf")
     report = distconv.convert(
-        source, tmp_path / "out", like=folders / "llama-hf", fill_from_like=True, verify=True
+        source, tmp_path / "out", like=folders / "llama-hf", fill_from_like=True, check=True, verify=True
     )
     assert any("lm_head.weight is not in INPUT and is taken from" in note for note in report.notes)
     expected = load_file(folders / "llama-hf/model.safetensors")

@@ -73,13 +73,17 @@ def check(
     Files that a checklist names are compared by MD5, other zipped shards by the CRC32 of
     their records where one is recorded. InputError only where no model is found at all.
     """
-    progress = progress or SilentProgress()
     options = Options(
         source=read_place(source), output="", family=family, instruct=instruct,
         tokenizer=read_place_or_none(tokenizer),
         params=read_place_or_none(params), like=read_place_or_none(like), dialect=dialect,
         fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
+    return check_input(options, progress or SilentProgress())
+
+
+def check_input(options: Options, progress: Progress) -> CheckReport:
+    """Check as ``check`` does."""
     storage = open_storage(options)
     work = _look(storage, options)
     tasks, findings = work.tasks, list(work.findings)

@@ -15,7 +15,7 @@ from distconv.output.targets import RECEIPT_NAME
 from distconv.storage.base import Storage, join
 from distconv.verbs.options import Options
 from distconv.verbs.sources import open_meta, open_transformers
-from distconv.verbs.trained_input import find_trained, find_trained_files
+from distconv.verbs.trained_input import find_trained_files, take_like
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def look_at_trained(storage: Storage, options: Options) -> Work:
     findings: list[str] = []
     if options.like is not None:
         try:
-            find_trained(storage, options).read(storage)
+            take_like(storage, options, files).read(storage)
         except InputError as error:
             findings += str(error).splitlines()
     records: dict[str, list[Region]] = {}

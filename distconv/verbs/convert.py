@@ -23,13 +23,13 @@ from distconv.output.resuming import take_output
 from distconv.output.state import is_recorded
 from distconv.planning.plan import Plan
 from distconv.storage.base import PathLike, Storage, join
-from distconv.storage.places import make_absolute, read_output, read_place
+from distconv.storage.places import read_output, read_place
 from distconv.storage.requests import count_requests
 from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.finished import compare_all, examine
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.prepared import Prepared
-from distconv.verbs.running import choose_asking_cluster, choose_cluster, choose_device
+from distconv.verbs.running import choose_asking_cluster, choose_cluster, choose_device, name_for_workers
 from distconv.verbs.sources import find_input, list_input, prepare
 from distconv.version import VERSION
 
@@ -65,10 +65,7 @@ def convert(
 
 def run(options: Options, progress: Progress) -> ConversionReport:
     """Convert as ``convert`` does."""
-    if options.cluster.workers or options.cluster.address:
-        # Workers on other nodes start in folders of their own.
-        options = replace(options, source=make_absolute(options.source), output=make_absolute(options.output))
-    options = replace(options, device=choose_device(options))
+    options = name_for_workers(replace(options, device=choose_device(options)))
     watch, before = Stopwatch(progress), count_requests()
     charts = RunCharts(options.output, options.trace, options.report)
     storage = open_storage(options)
@@ -265,19 +262,10 @@ def _check_chunks(storage: Storage, output: str, plan: Plan, versions: Mapping[s
 
 
 def _check(options: Options, progress: Progress) -> None:
-    from distconv.verbs.check import check
+    from distconv.verbs.check import check_input
 
     progress.note("comparing INPUT's files with their checksums")
-    report = check(
-        options.source,
-        family=options.family,
-        tokenizer=options.tokenizer,
-        params=options.params,
-        like=options.like,
-        dialect=options.dialect,
-        endpoint_url=options.endpoint_url,
-        progress=progress,
-    )
+    report = check_input(replace(options, output=""), progress)
     for note in report.notes:
         progress.note(f"note: {note}")
     if report.findings:

@@ -20,10 +20,10 @@ from distconv.verbs.sources import is_transformers_model, open_meta, open_transf
 from distconv.verbs.tables import Table
 from distconv.verbs.trained_input import (
     find_beside,
-    find_trained,
     find_trained_files,
     is_trained,
     refuse_like,
+    take_like,
 )
 from distconv.verbs.transformers_model import TransformersModel
 
@@ -83,7 +83,7 @@ def _inspect_trained(storage: Storage, options: Options) -> Inspection:
     if options.like is None and find_beside(storage, options.source, files.folder) is None:
         note = f"{options.source}: what model it is, --like FOLDER tells: that of the model that was trained"
         return Inspection(found, rows, (*files.notes, note))
-    model = find_trained(storage, options).read(storage)
+    model = take_like(storage, options, files).read(storage)
     more, more_rows = describe_model(model)
     return Inspection({**found, **more}, [*more_rows, *rows], (*model.notes, *note_twins(model)))
 

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from distconv.humanize import format_count, format_size
+from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress, SilentProgress
 from distconv.output.manifest import Manifest
 from distconv.storage.base import PathLike, write_small
 from distconv.storage.places import read_place
 from distconv.verbs.options import Options, open_storage, read_place_or_none
-from distconv.verbs.running import choose_reading_cluster
+from distconv.verbs.running import choose_cluster, name_for_workers
 from distconv.verbs.whole_tensors import digest_tensors, open_tensors
 
 
@@ -67,9 +68,11 @@ def manifest(
         source=read_place(source), output=read_place(path), family=family, instruct=instruct,
         tokenizer=read_place_or_none(tokenizer), params=read_place_or_none(params),
         like=read_place_or_none(like), dialect=dialect, fill_from_like=fill_from_like, endpoint_url=endpoint_url,
+        cluster=Cluster(address, workers),
     )  # fmt: skip
+    options = name_for_workers(options)
     storage = open_storage(options)
-    cluster = choose_reading_cluster(workers, address)
+    cluster = choose_cluster(options)
     found = open_tensors(storage, options, cluster)
     made = digest_tensors(storage, found.tensors, progress or SilentProgress(), cluster)
     write_small(storage, options.output, made.to_bytes())

@@ -67,9 +67,9 @@ class Options:
             raise UsageError(f"shards {self.shards}: expected 1 to {MOST_SHARDS}")
 
 
-def open_storage(options: Options) -> Storage:
-    """Open the places of INPUT and OUTPUT, which may be several."""
-    named = (options.source, options.output, options.tokenizer, options.params, options.like)
+def open_storage(options: Options, *beside: str | None) -> Storage:
+    """Open the places of INPUT and OUTPUT, which may be several, and of what lies beside them."""
+    named = (options.source, options.output, options.tokenizer, options.params, options.like, *beside)
     return open_places(*named, endpoint_url=options.endpoint_url)
 
 

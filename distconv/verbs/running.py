@@ -1,8 +1,11 @@
-"""Which device and which cluster options ask for."""
+"""Which device and which cluster options ask for, and how workers find what is to be read."""
+
+from dataclasses import replace
 
 from distconv.errors import UsageError
 from distconv.moving.executor import Cluster
 from distconv.moving.lane_devices import find_missing_device
+from distconv.storage.places import make_absolute
 from distconv.verbs.options import Options
 
 
@@ -27,6 +30,15 @@ def _asks_for_cluster(options: Options) -> bool:
     return bool(options.cluster.workers or options.cluster.address)
 
 
+def name_for_workers(options: Options) -> Options:
+    """Name places as workers on other nodes find them, which start in folders of their own."""
+    if not _asks_for_cluster(options):
+        return options
+    source, output = (path and make_absolute(path) for path in (options.source, options.output))
+    like = None if options.like is None else make_absolute(options.like)
+    return replace(options, source=source, output=output, like=like)
+
+
 def choose_asking_cluster(options: Options) -> Cluster | None:
     """Take a cluster for questions where it may have other hosts: one that starts here sees no more than lanes do."""
     cluster = choose_cluster(options)
@@ -43,8 +55,3 @@ def _has_several_gpus(device: str) -> bool:
     import torch
 
     return torch.cuda.device_count() > 1
-
-
-def choose_reading_cluster(workers: int | None, address: str | None) -> Cluster | None:
-    """Take a cluster for what is only read where workers or an address ask for one."""
-    return Cluster(address, workers) if workers or address else None

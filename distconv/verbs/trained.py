@@ -101,11 +101,11 @@ def _drop_axis(tensor: Tensor, axis: int) -> Tensor:
 
 
 def read_trained(
-    storage: Storage, files: TrainedFiles, like: Like, *, dialect: str | None = None, fill: bool = False
+    storage: Storage, files: TrainedFiles, like: Like, *, dialect: str | None = None
 ) -> TrainedModel:
     """Find the model's tensors among INPUT's, and hold them against what a model of ``like``'s config takes.
 
-    With ``fill`` tensors that INPUT lacks are taken from ``like``. Raises InputError with all that is wrong
+    Tensors that INPUT lacks are taken from ``like`` where its weights were asked for. Raises InputError with all that is wrong
     of one kind.
     """
     refuse_unreadable(files.folder, files.tensors)
@@ -122,7 +122,7 @@ def read_trained(
     boxed = files.read(storage, list(held.values()))
     made = tuple(_list_made(form, {name: boxed[own] for name, own in held.items()}))
     absent = [name for name in form.saved if name not in {one.name for one in made}]
-    filled = tuple(_fill(like, absent, form)) if fill else ()
+    filled = tuple(_fill(like, absent, form))
     left = set(absent) - {one.name for one in filled}
     findings = [
         *_find_foreign(found, files, architecture),

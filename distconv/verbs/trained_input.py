@@ -1,7 +1,7 @@
 """A trainer's checkpoint as INPUT: which of its forms it has, and the model that it is said to be like."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distconv.errors import InputError, UsageError
 from distconv.formats.boxes import TrainedFiles, list_views
@@ -42,7 +42,6 @@ class TrainedInput:
     files: TrainedFiles
     like: Like
     dialect: str | None
-    fill: bool
 
     def list_files(self) -> InputFiles:
         """List the files that must stay as they are for a conversion."""
@@ -56,11 +55,12 @@ class TrainedInput:
     def read(self, storage: Storage) -> TrainedModel:
         """Read where the model's tensors lie, see ``read_trained``."""
         with held_collector():
-            return read_trained(storage, self.files, self.like, dialect=self.dialect, fill=self.fill)
+            return read_trained(storage, self.files, self.like, dialect=self.dialect)
 
     def _read_views(self, storage: Storage) -> Iterable[TensorView]:
-        found = self.files.read_again(storage)
-        return list_sources(read_trained(storage, found, self.like, dialect=self.dialect, fill=self.fill))
+        with held_collector():
+            again = replace(self, files=self.files.read_again(storage))
+        return list_sources(again.read(storage))
 
 
 def list_sources(model: TrainedModel) -> Iterable[TensorView]:
@@ -95,8 +95,12 @@ def find_trained_files(storage: Storage, options: Options) -> TrainedFiles:
 
 
 def find_trained(storage: Storage, options: Options) -> TrainedInput:
-    """Find INPUT and the model that it is like, which lies beside it where --like does not say otherwise."""
-    files = find_trained_files(storage, options)
+    """Find INPUT and the model that it is like."""
+    return take_like(storage, options, find_trained_files(storage, options))
+
+
+def take_like(storage: Storage, options: Options, files: TrainedFiles) -> TrainedInput:
+    """Find the model that INPUT is like, which lies beside it where --like does not say otherwise."""
     folder = options.like or find_beside(storage, options.source, files.folder)
     if folder is None:
         raise UsageError(
@@ -104,7 +108,7 @@ def find_trained(storage: Storage, options: Options) -> TrainedInput:
             "trained, local or hf://ORG/REPO, by --like"
         )
     like = read_like(storage, folder, weights=options.fill_from_like)
-    return TrainedInput(files, like, options.dialect, options.fill_from_like)
+    return TrainedInput(files, like, options.dialect)
 
 
 def find_beside(storage: Storage, source: str, folder: str) -> str | None:

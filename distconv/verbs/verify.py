@@ -12,14 +12,14 @@ from distconv.output.proof import Proof, prove
 from distconv.output.receipt import Conversion, read_receipt
 from distconv.output.targets import RECEIPT_NAME, TRANSFORMERS, Target, tell_target
 from distconv.storage.base import PathLike, Storage, join, write_small
-from distconv.storage.places import open_places, read_place
+from distconv.storage.places import read_place
 from distconv.verbs.against import Compare, against_manifest, against_tensors, is_manifest_file
 from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.compare_shards import compare_shards
 from distconv.verbs.compare_trained import compare_trained
 from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
-from distconv.verbs.options import Options, read_place_or_none
-from distconv.verbs.running import choose_reading_cluster
+from distconv.verbs.options import Options, open_storage, read_place_or_none
+from distconv.verbs.running import choose_cluster, name_for_workers
 from distconv.verbs.sign import find_false_signature
 from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
 from distconv.verbs.trained_input import find_trained, is_trained
@@ -45,12 +45,15 @@ def verify(
         source=read_place_or_none(against) or "", output=read_place(output), family=family, instruct=instruct,
         tokenizer=read_place_or_none(tokenizer), params=read_place_or_none(params),
         like=read_place_or_none(like), dialect=dialect, fill_from_like=fill_from_like, endpoint_url=endpoint_url,
+        cluster=Cluster(address, workers),
     )  # fmt: skip
     if (signature is None) != (public_key is None):
         raise UsageError("a signature is checked with a public key: give both, or neither")
-    cluster, path = choose_reading_cluster(workers, address), read_place_or_none(card)
-    storage = open_places(asked.output, asked.source or None, asked.like, path, endpoint_url=endpoint_url)
-    report = _verify(storage, asked, cluster, progress or SilentProgress(), carded=path is not None)
+    asked, path = name_for_workers(asked), read_place_or_none(card)
+    storage = open_storage(asked, path)
+    report = _verify(
+        storage, asked, choose_cluster(asked), progress or SilentProgress(), carded=path is not None
+    )
     if signature is not None and public_key is not None:
         report = _add(report, find_false_signature(asked.output, signature, public_key))
     if path is not None:
@@ -101,7 +104,7 @@ def _read_source(storage: Storage, options: Options, cluster: Cluster | None) ->
         model = find_trained(storage, asked).read(storage)
         return lambda proof, progress: compare_trained(storage, model, proof.headers, progress)
     recorded = _find_conversion(storage, options.output)
-    target = find_target(storage, options.output)
+    target = tell_target(storage, options.output) if recorded is None else recorded.target
     if is_manifest_file(storage, options.source):
         return against_manifest(storage, options, target, cluster)
     if target is TRANSFORMERS and is_transformers_model(storage, options):
