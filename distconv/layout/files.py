@@ -164,11 +164,6 @@ class Part:
     trailers: tuple[Trailer, ...]
 
     @property
-    def is_sealed(self) -> bool:
-        """Only sealed files have parts."""
-        return True
-
-    @property
     def plain_head(self) -> None:
         """It has no head of its own."""
         return

@@ -19,6 +19,11 @@ class Region:
     """Of the data, from the zip's central directory; 0 where nothing is recorded."""
     zipped: bool
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether it lies in a file, which ``ZEROS`` do not."""
+        return bool(self.path)
+
 
 ZEROS = Region("", 0, 1 << 62, 0, zipped=False)
 """Zeros without end, which lie in no file: what a tensor has that INPUT has not."""

@@ -1,7 +1,7 @@
 """What one worker does at a time, and which of it waits for other work."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distconv.layout.files import File, OutputTensor, Section
 from distconv.layout.stripes import Stripe, group_runs
@@ -104,11 +104,10 @@ def split_examination(unit: Examination, limit_bytes: int = QUESTION_BYTES) -> t
     if unit.whole or unit.md5 or len(runs) == 1:
         return (unit,)
     return tuple(
-        Examination(
-            f"{unit.name}, part {number} of {len(runs)}",
-            unit.runs[run.start : run.stop],
-            digests=unit.digests,
-            checksums=unit.checksums,
+        replace(
+            unit,
+            name=f"{unit.name}, part {number} of {len(runs)}",
+            runs=unit.runs[run.start : run.stop],
             is_part=True,
         )
         for number, run in enumerate(runs, 1)

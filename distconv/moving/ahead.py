@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from distconv.formats.meta.archive import LOCAL_HEADER_BYTES, find_data
-from distconv.layout.regions import ZEROS, Region
+from distconv.layout.regions import Region
 from distconv.moving.ranges import Range, Ranges, Run, Wanted, split_range
 from distconv.moving.sources import Sources
 from distconv.storage.base import Access, Reader
@@ -72,7 +72,7 @@ class _Reading:
         region = self.range.region
         if self.header is not None and region not in sources.data_offsets:
             sources.data_offsets[region] = find_data(self.header, region, self.reader.size_bytes)
-        start, size = sources.locate(region), self.range.end - self.range.first
+        start, size = sources.locate(region), self.range.size_bytes
         skipped = start - region.offset_bytes
         if skipped + size > len(self.memory):
             self.memory = make_buffer(skipped + size)
@@ -157,7 +157,7 @@ class Ahead:
 
     def _start(self, one: Range, memory: memoryview, *, in_ring: bool) -> None:
         reading, start = self._place(one, memory, in_ring=in_ring)
-        self._sources.bytes_read += len(reading.memory) if one.region.path != ZEROS.path else 0
+        self._sources.count(one.region, len(reading.memory))
         futures = list(self._ask(reading.reader, start, reading.memory))
         if reading.header is not None and one.first:
             futures += self._ask(reading.reader, one.region.offset_bytes, reading.header)
@@ -166,7 +166,7 @@ class Ahead:
 
     def _place(self, one: Range, memory: memoryview, *, in_ring: bool) -> tuple[_Reading, int]:
         """Give what is read, and from where in the file."""
-        region, size = one.region, one.end - one.first
+        region, size = one.region, one.size_bytes
         reader = self._sources.open(region.path)
         known = region.offset_bytes if not region.zipped else self._sources.data_offsets.get(region)
         start = (region.offset_bytes if known is None else known) + one.first
@@ -190,4 +190,4 @@ class Ahead:
 
 
 def _need(one: Range) -> int:
-    return one.end - one.first + _SLACK_BYTES + _ALIGNMENT_BYTES
+    return one.size_bytes + _SLACK_BYTES + _ALIGNMENT_BYTES

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 
 from distconv.layout.units import Checksum
-from distconv.moving.digests import ChunkDigests
+from distconv.moving.digests import NO_DIGESTS
 from distconv.moving.job import Job, Receipt
 from distconv.moving.spans import DIGEST, Spans
 from distconv.storage.base import join, opened
@@ -21,4 +21,4 @@ def digest_file(
         for block in read_blocks(reader, 0, unit.size_bytes, stopped):
             found.update(block)
             advance(len(block))
-    return Receipt(unit.name, ChunkDigests(None, ()), 0, 0, md5=found.hexdigest(), work=spans.finish())
+    return Receipt(unit.name, NO_DIGESTS, 0, 0, md5=found.hexdigest(), work=spans.finish())

@@ -4,15 +4,15 @@ Memory is bounded by a few blocks, whatever the model's size.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from distconv.layout.files import OutputTensor
-from distconv.layout.regions import ZEROS
+from distconv.layout.regions import Region
 from distconv.moving.ahead import Ahead
 from distconv.moving.bands import Block, make_blocks
-from distconv.moving.devices import Device, Finish, HostDevice
-from distconv.moving.ranges import Wanted, count_requests, cut_ranges
+from distconv.moving.devices import Device, Finish, HostDevice, is_what_was_read
+from distconv.moving.ranges import Wanted, cut_ranges, split_range
 from distconv.moving.sources import Sources
 from distconv.moving.spans import GATHER, READ
 from distconv.storage.base import LOCAL_ACCESS, Access
@@ -92,8 +92,9 @@ class Contents:
                 return
             wanted, runs = one
             # The ring's memory is used again while blocks wait in a device that takes several.
-            is_straight = _is_straight(self._tensors[wanted.place], wanted.block)
-            if self._device.depth == len(runs) == 1 and is_straight:
+            if self._device.depth == len(runs) == 1 and _is_straight(
+                self._tensors[wanted.place], wanted.block
+            ):
                 yield wanted, runs[0]
                 continue
             content, start = self._begin(wanted), 0
@@ -119,9 +120,14 @@ class Contents:
 
     def _find_access(self) -> Access:
         """Tell how INPUT is read, all of which lies in one place."""
-        copies = (copy for tensor in self._tensors for copy in tensor.copies)
-        first = next((copy for copy in copies if copy.region.path != ZEROS.path), None)
-        return LOCAL_ACCESS if first is None else self._sources.open(first.region.path).access
+        region = find_stored(self._tensors)
+        return LOCAL_ACCESS if region is None else self._sources.open(region.path).access
+
+
+def find_stored(tensors: Iterable[OutputTensor]) -> Region | None:
+    """Give a region of INPUT that tensors are made of; None where nothing is read for them."""
+    regions = (copy.region for tensor in tensors for copy in tensor.copies)
+    return next((region for region in regions if region.is_stored), None)
 
 
 def list_blocks(
@@ -152,7 +158,8 @@ def list_blocks(
 def expect_requests(tensors: Sequence[OutputTensor], access: Access) -> int:
     """Tell how many requests bring the data of a unit's tensors on the host, if none is sent twice."""
     blocks = list_blocks(tensors, access, HostDevice.block_bytes, HostDevice.largest_block_bytes)
-    return sum(map(partial(count_requests, access), cut_ranges(blocks, access)))
+    ranges = cut_ranges(blocks, access)
+    return sum(split_range(one.size_bytes, access) for one in ranges if one.region.is_stored)
 
 
 def make_contents(
@@ -164,7 +171,7 @@ def make_contents(
 
 def _is_straight(tensor: OutputTensor, block: Block) -> bool:
     """Whether a block is what is read, as it is."""
-    return tensor.dtype == tensor.stored and len(block.pieces) == 1 and block.pieces[0].is_straight
+    return tensor.dtype == tensor.stored and is_what_was_read(block.pieces, block.elements)
 
 
 def _give(content: memoryview) -> tuple[memoryview, int]:

@@ -24,6 +24,10 @@ class ChunkDigests:
     tensors: tuple[str, ...]
 
 
+NO_DIGESTS = ChunkDigests(None, ())
+"""Of a unit that makes no file."""
+
+
 @dataclass(frozen=True, slots=True)
 class PartDigests:
     """Digests in hex of each tensor in a part of a file, and what tells a part that cannot be read yet."""

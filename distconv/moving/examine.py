@@ -13,7 +13,7 @@ from distconv.errors import InputError
 from distconv.formats.meta.checksums import update_crc32
 from distconv.layout.files import OutputTensor
 from distconv.layout.units import Examination
-from distconv.moving.digests import ChunkDigests
+from distconv.moving.digests import NO_DIGESTS
 from distconv.moving.job import Found, Job, Receipt
 from distconv.moving.lane_devices import lane_device
 from distconv.moving.runs import read_runs
@@ -35,8 +35,7 @@ def examine(
             found = _look(unit, read_runs(unit.runs, sources, device, stopped), spans, advance)
         except InputError as error:
             found = Found(problem=str(error))
-    nothing = ChunkDigests(None, ())
-    return Receipt(unit.name, nothing, sources.bytes_read, 0, found=found, work=spans.finish())
+    return Receipt(unit.name, NO_DIGESTS, sources.bytes_read, 0, found=found, work=spans.finish())
 
 
 class _Look:

@@ -15,7 +15,7 @@ class _Lane(threading.local):
     """What one thread has opened, and does not use at present."""
 
     def __init__(self) -> None:
-        self.idle: list[tuple[str, Device]] = []
+        self.idle: dict[str, list[Device]] = {}
 
 
 _LANE = _Lane()
@@ -29,13 +29,11 @@ def lane_device(name: str) -> Iterator[Device]:
     memory left.
     """
     name = "cpu" if name == "cpu" or _is_lost() else name
-    found = next((one for one in _LANE.idle if one[0] == name), None)
-    if found is not None:
-        _LANE.idle.remove(found)
-    device = _open(name) if found is None else found[1]
+    idle = _LANE.idle.setdefault(name, [])
+    device = idle.pop() if idle else _open(name)
     yield device
     # Not where something was raised: blocks may still be on their way, and their memory would be used again.
-    _LANE.idle.append((name, device))
+    idle.append(device)
 
 
 def _is_lost() -> bool:

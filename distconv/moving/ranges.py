@@ -36,6 +36,11 @@ class Range:
     is_open: bool = True
     """Whether further blocks may want some of it."""
 
+    @property
+    def size_bytes(self) -> int:
+        """What is read of the region."""
+        return self.end - self.first
+
 
 Run = tuple[Range, int, int]
 """A range, and where in it a run of bytes begins and how long it is."""
@@ -103,7 +108,7 @@ class Ranges:
             return None
         begins_inside = one.first <= first < one.end
         goes_on = one.end <= first <= one.end + self._access.gap_bytes
-        is_small = one.end - one.first + size // 2 < one.good_bytes
+        is_small = one.size_bytes + size // 2 < one.good_bytes
         is_bounded = first + size - one.first <= max(one.good_bytes, self._access.ahead_bytes // 2)
         if (begins_inside or (goes_on and is_small)) and is_bounded:
             return one
@@ -125,11 +130,6 @@ def cut_ranges(blocks: Iterable[Wanted], access: Access) -> list[Range]:
     """Give the ranges in which blocks would be read."""
     ranges = Ranges(access)
     return [one for wanted in blocks for one in ranges.add(wanted)[1]]
-
-
-def count_requests(access: Access, one: Range) -> int:
-    """Tell by how many requests a range is read."""
-    return split_range(one.end - one.first, access)
 
 
 def split_range(size_bytes: int, access: Access) -> int:

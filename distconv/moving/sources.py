@@ -83,4 +83,9 @@ class Sources:
             end = position + size
             reader.read_into(start + offset * unit_bytes, buffer[position:end])
             position = end
-        self.bytes_read += len(buffer) if reader.path != ZEROS.path else 0
+        self.count(piece.region, len(buffer))
+
+    def count(self, region: Region, size_bytes: int) -> None:
+        """Count what was read of INPUT."""
+        if region.is_stored:
+            self.bytes_read += size_bytes

@@ -5,13 +5,14 @@ Memory is bounded by a few blocks, whatever the model's size.
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 
 from distconv.layout.files import File, Part
 from distconv.layout.stripes import Stripe
 from distconv.layout.units import Checksum, Examination, Question, Unit
 from distconv.moving.checksums import digest_file
 from distconv.moving.compare import answer
-from distconv.moving.digests import ChunkDigests, PartDigests
+from distconv.moving.digests import NO_DIGESTS, ChunkDigests, PartDigests
 from distconv.moving.examine import examine
 from distconv.moving.existing import is_finished, is_same, read_same
 from distconv.moving.job import Job, PartReceipt, Receipt
@@ -104,7 +105,7 @@ def _write_stripe(
             tensors = section.hasher.finish().tensors
             done[part.name] = PartReceipt(part.name, PartDigests(tensors, version, tuple(section.checksums)))
     return Receipt(
-        stripe.name, ChunkDigests(None, ()), sources.bytes_read, sum(part.size_bytes for part, *_ in written),
+        stripe.name, NO_DIGESTS, sources.bytes_read, sum(part.size_bytes for part, *_ in written),
         became_infinite, kept=not written, parts=tuple(done[part.name] for part in stripe.parts),
         work=spans.finish(),
     )  # fmt: skip
@@ -135,7 +136,7 @@ def _keep_part(
     if checksums is None:
         advance(-part.size_bytes)
         return None
-    return PartReceipt(part.name, PartDigests(recorded.tensors, recorded.version, checksums), kept=True)
+    return PartReceipt(part.name, replace(recorded, checksums=checksums), kept=True)
 
 
 def publish(

@@ -23,7 +23,7 @@ from distconv.storage.extras import need
 from distconv.storage.http.ranges import ACCESS
 from distconv.storage.pinning import describe_change
 from distconv.storage.requests import count_request
-from distconv.storage.web.read_only import ReadOnly, read_head
+from distconv.storage.web.read_only import ReadOnly, expect_file
 
 _PATH = re.compile(
     r"(?P<scheme>gs|az)://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._$-]{1,254})(?:/(?P<key>.*))?", re.DOTALL
@@ -57,10 +57,6 @@ class CloudStorage(ReadOnly):
                 entries[name] = _make_entry(name, meta)
         return tuple(entries[name] for name in sorted(entries))
 
-    def list_names(self, folder: str) -> tuple[str, ...]:
-        """Names alone."""
-        return tuple(entry.name for entry in self.list_folder(folder))
-
     def find(self, path: str) -> Entry | None:
         """What is at this path, if anything."""
         store, key = _open(path)
@@ -77,21 +73,13 @@ class CloudStorage(ReadOnly):
         """Open a file for reading, without a request where it is known which one it must be."""
         stamp = None if self.pins is None else self.pins.get(path)
         if stamp is None:
-            entry = self.find(path)
-            if entry is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-            if entry.is_folder:
-                raise InputError(f"{path}: a folder, expected a file")
+            entry = expect_file(self, path)
             stamp = entry.stamp
         return CloudReader(path, stamp)
 
     def pinned(self, stamps: Mapping[str, str]) -> "CloudStorage":
         """Give the same place, where files that have other stamps than these cannot be read."""
         return replace(self, pins=dict(stamps))
-
-    def read_now(self, path: str, limit_bytes: int) -> bytes:
-        """Read the beginning of a small file."""
-        return read_head(self, path, limit_bytes)
 
     def real_path(self, path: str) -> str:
         """Give the one spelling that all paths to the same place share."""

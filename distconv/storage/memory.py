@@ -32,23 +32,28 @@ def take_buffer(size_bytes: int) -> memoryview:
 
     The system zeroes new memory page by page, which costs as much as to fill it: a lane needs the same for each unit.
     """
-    kept: list[memoryview] = _kept.__dict__.setdefault("buffers", [])
-    for place, one in enumerate(kept):
+    for place, one in enumerate(_KEPT.buffers):
         if len(one) == size_bytes:
-            return kept.pop(place)
+            return _KEPT.buffers.pop(place)
     return make_buffer(size_bytes)
 
 
 def give_back(memory: memoryview) -> None:
     """Keep memory that nobody uses any more, until this thread ends."""
-    kept: list[memoryview] = _kept.__dict__.setdefault("buffers", [])
     if len(memory) >= HUGE_PAGE_BYTES:
-        kept.append(memory)
+        _KEPT.buffers.append(memory)
         # What was kept longest is of a size that is not asked for any more.
-        del kept[:-_MOST_KEPT]
+        del _KEPT.buffers[:-_MOST_KEPT]
+
+
+class _Kept(threading.local):
+    """What one thread has given back."""
+
+    def __init__(self) -> None:
+        self.buffers: list[memoryview] = []
 
 
 _MOST_KEPT = 16
-_kept = threading.local()
+_KEPT = _Kept()
 # Shared memory, which is what mmap gives without flags, would count as a file's.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}

@@ -6,7 +6,7 @@ from distconv.humanize import format_count, format_size
 from distconv.layout.files import File, Section, describe_layers
 from distconv.layout.stripes import Stripe, list_sections, list_steps
 from distconv.layout.units import file_of
-from distconv.moving.contents import expect_requests
+from distconv.moving.contents import expect_requests, find_stored
 from distconv.moving.devices import GPU_BLOCK_BYTES, GPU_BLOCKS, GPU_MEMORY_BYTES
 from distconv.output.identity import Subject
 from distconv.output.targets import META, TRANSFORMERS, Target
@@ -229,9 +229,8 @@ def _plan_checkpoint(storage: Storage, options: Options) -> PlanReport:
 
 
 def _find_access(storage: Storage, made: Plan) -> Access:
-    copies = (copy for tensor in made.tensors for copy in tensor.copies)
-    first = next(copies, None)
-    if first is None:
+    region = find_stored(made.tensors)
+    if region is None:
         return LOCAL_ACCESS
-    with opened(storage, first.region.path) as reader:
+    with opened(storage, region.path) as reader:
         return reader.access

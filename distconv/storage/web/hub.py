@@ -4,7 +4,6 @@ A commit's files are listed once. Where a file's bytes are, the hub is asked onc
 that it gave has ended; ranges are asked for there. The hub's token goes to the hub alone.
 """
 
-import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from distconv.storage.web.answers import follow
 from distconv.storage.web.client import get_client
 from distconv.storage.web.hub_api import find_endpoint, make_own_headers, read_tree, resolve
 from distconv.storage.web.hub_paths import normalise, split
-from distconv.storage.web.read_only import ReadOnly, read_head
+from distconv.storage.web.read_only import ReadOnly, expect_file
 from distconv.storage.web.remote import Remote, RemoteReader
 
 _OWN_HOSTS = frozenset({"huggingface.co", "hf.co"})
@@ -38,10 +37,6 @@ class HubStorage(ReadOnly):
             return ()
         found = read_tree(self.endpoint, place).get(place.inner, {})
         return tuple(found[name] for name in sorted(found))
-
-    def list_names(self, folder: str) -> tuple[str, ...]:
-        """Names alone."""
-        return tuple(entry.name for entry in self.list_folder(folder))
 
     def find(self, path: str) -> Entry | None:
         """What is at this path, if anything; a file that is pinned is asked for with this process's own token."""
@@ -64,21 +59,13 @@ class HubStorage(ReadOnly):
         """Open a file for reading, without a request where it is known which one it must be."""
         remote = self._find_pinned(path)
         if remote is None:
-            entry = self.find(path)
-            if entry is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-            if entry.is_folder:
-                raise InputError(f"{path}: a folder, expected a file")
+            entry = expect_file(self, path)
             remote = Remote(path, entry.size_bytes, entry.version, self.endpoint)
         return RemoteReader(self, remote, get_client().read)
 
     def pinned(self, stamps: Mapping[str, str]) -> "HubStorage":
         """Give the same place, where files that have other stamps than these cannot be read."""
         return replace(self, pins=dict(stamps))
-
-    def read_now(self, path: str, limit_bytes: int) -> bytes:
-        """Read the beginning of a small file, which stays as it is."""
-        return read_head(self, path, limit_bytes)
 
     def real_path(self, path: str) -> str:
         """Give the one spelling that all paths to the same place share."""

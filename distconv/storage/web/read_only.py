@@ -1,9 +1,11 @@
-"""Verbs that write, of places where nothing is written."""
+"""Verbs of places where nothing is written."""
 
+import errno
+import os
 from typing import NoReturn
 
-from distconv.errors import UsageError
-from distconv.storage.base import Removal, Storage, Writer, opened, read_range
+from distconv.errors import InputError, UsageError
+from distconv.storage.base import Entry, Removal, Storage, Writer, opened, read_range
 
 
 def refuse_writing(path: str) -> UsageError:
@@ -21,7 +23,7 @@ def refuse_writing(path: str) -> UsageError:
 
 
 class ReadOnly:
-    """All verbs of ``Storage`` that write; each raises UsageError."""
+    """All verbs of ``Storage`` that write, each of which raises UsageError, and those that follow from others."""
 
     __slots__ = ()
 
@@ -81,8 +83,21 @@ class ReadOnly:
         """Refuse."""
         raise refuse_writing(folder)
 
+    def list_names(self: Storage, folder: str) -> tuple[str, ...]:
+        """Names alone."""
+        return tuple(entry.name for entry in self.list_folder(folder))
 
-def read_head(storage: Storage, path: str, limit_bytes: int) -> bytes:
-    """Read the beginning of a file."""
-    with opened(storage, path) as reader:
-        return bytes(read_range(reader, 0, min(reader.size_bytes, limit_bytes)))
+    def read_now(self: Storage, path: str, limit_bytes: int) -> bytes:
+        """Read the beginning of a small file."""
+        with opened(self, path) as reader:
+            return bytes(read_range(reader, 0, min(reader.size_bytes, limit_bytes)))
+
+
+def expect_file(storage: Storage, path: str) -> Entry:
+    """Find a file that must be there; FileNotFoundError where it is not, InputError for a folder."""
+    entry = storage.find(path)
+    if entry is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if entry.is_folder:
+        raise InputError(f"{path}: a folder, expected a file")
+    return entry

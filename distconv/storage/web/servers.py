@@ -20,7 +20,7 @@ from distconv.storage.base import Entry, read_small
 from distconv.storage.parallel import submit
 from distconv.storage.web.client import get_client
 from distconv.storage.web.look import look
-from distconv.storage.web.read_only import ReadOnly, read_head
+from distconv.storage.web.read_only import ReadOnly
 from distconv.storage.web.remote import Remote, RemoteReader
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -61,10 +61,6 @@ class WebStorage(ReadOnly):
             self._listed[folder] = tuple(found[name] for name in sorted(found))
         return self._listed[folder]
 
-    def list_names(self, folder: str) -> tuple[str, ...]:
-        """Names alone."""
-        return tuple(entry.name for entry in self.list_folder(folder))
-
     def find(self, path: str) -> Entry | None:
         """What is at this path now, if anything."""
         name = posixpath.basename(path)
@@ -87,10 +83,6 @@ class WebStorage(ReadOnly):
     def pinned(self, stamps: Mapping[str, str]) -> "WebStorage":
         """Give the same place, where files that have other stamps than these cannot be read."""
         return replace(self, pins=dict(stamps))
-
-    def read_now(self, path: str, limit_bytes: int) -> bytes:
-        """Read the beginning of a small file as it is now."""
-        return read_head(self, path, limit_bytes)
 
     def real_path(self, path: str) -> str:
         """Give the one spelling that all paths to the same place share; above a server there is nothing."""
