@@ -27,6 +27,18 @@ def format_choice(counts: Sequence[int], unit: str) -> str:
     )
 
 
+def shorten(findings: Sequence[str], most: int) -> list[str]:
+    """Give the first of many findings that are alike, and how many there are more."""
+    more = len(findings) - most
+    return [*findings[:most], *([f"… and {more:,} more like these"] if more > 0 else [])]
+
+
+def list_some(names: Sequence[str], most: int) -> str:
+    """Give the first of many names, and how many there are more: ``a, b and 3 more``."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def format_duration(seconds: float) -> str:
     """Give a duration as people say it: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)

@@ -37,11 +37,11 @@ def read_dimensions(shapes: Shapes, params: Params) -> Llama4Dimensions:
     found = params.llama_4
     if found is None:
         raise InputError(f"{params.path}: no 'vision_args', though the tensors are of Llama 4")
-    step = 0 if found.experts is None else found.experts.step
-    moe = tuple(range(step - 1, params.n_layers, step)) if step else ()
     findings = [*shapes.check_layers("layers", params.n_layers, params.path)]
     if findings:
         raise InputError.of(findings)
+    step = 0 if found.experts is None else found.experts.step
+    moe = tuple(range(step - 1, params.n_layers, step)) if step else ()
     text = Dimensions(
         dim=params.dim,
         layers=params.n_layers,

@@ -92,6 +92,11 @@ class Split:
         return tensor
 
 
+def list_ratios(tiles: int) -> list[tuple[int, int]]:
+    """Give rows and columns of at most so many tiles, in the order of the ratios' ids from 1 on."""
+    return [(rows, columns) for rows in range(1, tiles + 1) for columns in range(1, tiles // rows + 1)]
+
+
 @dataclass(frozen=True, slots=True)
 class TileTable:
     """An embedding by a tile's place, (rows, columns, positions, width), and by an image's ratio of sides.
@@ -107,8 +112,7 @@ class TileTable:
     @property
     def ratios(self) -> list[tuple[int, int]]:
         """Rows and columns of tiles, in the order of the ratios' ids from 1 on."""
-        sides = range(1, self.tiles + 1)
-        return [(rows, columns) for rows in sides for columns in sides if rows * columns <= self.tiles]
+        return list_ratios(self.tiles)
 
     def apply(self, tensor: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002
         """Give each ratio its tiles."""

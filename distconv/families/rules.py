@@ -13,6 +13,7 @@ from distconv.families.operations import Operation
 from distconv.formats.meta.catalog import Catalog
 from distconv.formats.meta.params import Params
 from distconv.formats.views import TensorView
+from distconv.humanize import shorten
 from distconv.layout.dtypes import STORABLE
 
 
@@ -163,10 +164,7 @@ def match_rules(
         findings += _check_views(name, one.rule, cut, catalog, dimensions)
         matches.append(Match(name, one.target, one.rule.operation, cut, views, one.rule.axis, one.stored))
     if findings:
-        more = len(findings) - _MOST_FINDINGS
-        raise InputError.of(
-            findings[:_MOST_FINDINGS] + ([f"… and {more} more like these"] if more > 0 else [])
-        )
+        raise InputError.of(shorten(findings, _MOST_FINDINGS))
     return tuple(matches)
 
 

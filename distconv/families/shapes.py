@@ -58,7 +58,7 @@ class Shapes:
     def check_layers(self, prefix: str, stated: int, path: str) -> Iterator[str]:
         """Tell where the shards hold other layers than params.json says, before anything of its size is built."""
         held = self.list_layers(prefix)
-        if held != frozenset(range(stated)):
+        if len(held) != stated or max(held) >= stated:
             missing = next(layer for layer in range(len(held) + 1) if layer not in held)
             what = (
                 f"there is no {prefix}.{missing}.*"

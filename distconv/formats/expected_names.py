@@ -30,9 +30,13 @@ class _Change:
 
 def find_expected_names(names: Iterable[str], expected: Collection[str]) -> ExpectedNames:
     """Find the model's names among a file's; InputError where they are there twice, below different keys."""
-    plain = {name: ".".join(split_name(name)) for name in names}
-    aside = Counter(first for own in plain.values() if (first := is_beside(own, expected)) is not None)
-    held = {name: own for name, own in plain.items() if is_beside(own, expected) is None}
+    aside, held = Counter[str](), dict[str, str]()
+    for name in names:
+        own = ".".join(split_name(name))
+        if (first := is_beside(own, expected)) is None:
+            held[name] = own
+        else:
+            aside[first] += 1
     change = _choose(held, expected)
     kept: dict[str, str] = {}
     twins: dict[str, str] = {}

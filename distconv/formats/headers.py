@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from threading import Lock
 
 from distconv.errors import InputError
-from distconv.formats.marks import TensorMark
 from distconv.formats.meta.archive import read_archive
 from distconv.formats.meta.names import Names, describe_names, refuse_twins
 from distconv.formats.safetensors.header import is_safetensors, read_safetensors
-from distconv.formats.views import TensorView
+from distconv.formats.views import TensorView, make_view
 from distconv.layout.regions import Region
 from distconv.storage.base import Reader, Storage, opened, read_range
 from distconv.storage.window import read_by_windows
@@ -102,14 +101,10 @@ def _read_file(reader: Reader, find_names: FindNames) -> FileTensors:
     tensors: dict[str, TensorView] = {}
     stored: dict[str, str] = {}
     for own, name in names.kept.items():
-        view = _make_view(name, *found[own])
+        view = make_view(name, *found[own])
         if tensors.setdefault(name, view) != view:
             raise refuse_twins(reader.path, stored.get(name, name), own, name)
         if own != name:
             stored[name] = own
     regions = {own: region for own, (_mark, region) in found.items()}
     return FileTensors(reader.path, reader.size_bytes, tensors, stored, names, regions)
-
-
-def _make_view(name: str, mark: TensorMark, region: Region) -> TensorView:
-    return TensorView(name, region, mark.dtype, mark.offset, mark.shape, mark.strides)

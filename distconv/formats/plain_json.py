@@ -1,6 +1,7 @@
 """JSON from a stranger, read in bounded time: huge numbers and doubled keys included."""
 
 import json
+import re
 from collections.abc import Iterable
 
 from distconv.errors import InputError
@@ -11,20 +12,30 @@ LIMIT_BYTES = 8 << 20
 _LONGEST_NUMBER = 40
 """Characters of a whole number that are taken exactly; none that matters has as many."""
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
 
 def parse_json(content: bytes) -> object:
     """Parse JSON as the standard library does, but for what it refuses or lets pass.
 
     A whole number beyond 40 characters becomes the nearest float (infinity, where it is out
     of reach), NaN and Infinity become floats: whoever needs the value refuses it. Raises
-    ValueError for anything that is not JSON, and for a key that is there twice with
-    different values.
+    ValueError for anything that is not JSON, for half a character (a surrogate that has no
+    other one), and for a key that is there twice with different values.
     """
+    # Strictly: the standard library lets surrogates pass, with which no text can be written.
+    text = content.decode(json.detect_encoding(content))
     try:
-        return json.loads(content, parse_int=_parse_int, object_pairs_hook=_make_object)
+        found: object = json.loads(text, parse_int=_parse_int, object_pairs_hook=_make_object)
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
     except RecursionError:
         message = "nested too deeply"
         raise ValueError(message) from None
+    except UnicodeEncodeError as error:
+        message = f"half a character in it, {error.object[error.start]!a}"
+        raise ValueError(message) from None
+    return found
 
 
 def parse_object(path: str, content: bytes) -> dict[str, object]:

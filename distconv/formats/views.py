@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from distconv.formats.marks import TensorMark
 from distconv.layout.dtypes import DType
 from distconv.layout.regions import Region
 from distconv.layout.tensors import Tensor, view_tensor
@@ -21,3 +22,8 @@ class TensorView:
     def whole(self) -> Tensor:
         """Take it as a whole tensor."""
         return view_tensor(self.name, self.dtype, self.region, self.offset, self.shape, self.strides)
+
+
+def make_view(name: str, mark: TensorMark, region: Region) -> TensorView:
+    """Take a tensor as its file describes it, whose storage lies in a region."""
+    return TensorView(name, region, mark.dtype, mark.offset, mark.shape, mark.strides)

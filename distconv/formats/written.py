@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from distconv.errors import InputError, OutputError
 from distconv.formats.plain_json import LIMIT_BYTES
-from distconv.layout.dtypes import DType
+from distconv.formats.views import TensorView
+from distconv.layout.dtypes import DType, contiguous_strides
+from distconv.layout.regions import Region
 from distconv.storage.base import Storage, read_small
 
 
@@ -53,3 +55,10 @@ def read_object(storage: Storage, path: str) -> dict[str, object]:
     if not isinstance(found, dict):
         raise OutputError(f"{path}: expected a JSON object")
     return found
+
+
+def view_written(name: str, written: Written) -> TensorView:
+    """Take a tensor of a file that was written as one to be read."""
+    size = written.end_bytes - written.offset_bytes
+    region = Region(written.path, written.offset_bytes, size, 0, zipped=False)
+    return TensorView(name, region, written.dtype, 0, written.shape, contiguous_strides(written.shape))

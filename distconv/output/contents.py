@@ -8,12 +8,10 @@ from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.formats.meta.checklist import parse_checklist
-from distconv.formats.written import Headers, Written
-from distconv.layout.dtypes import contiguous_strides
+from distconv.formats.written import Headers, Written, view_written
 from distconv.layout.files import OutputTensor
-from distconv.layout.regions import Region
-from distconv.layout.tensors import view_tensor
 from distconv.layout.units import Examination, Gap, split_examination
+from distconv.moving.compare import target_of_view
 from distconv.moving.executor import Cluster, forget
 from distconv.moving.job import Found, Job
 from distconv.moving.progress import Progress
@@ -210,9 +208,4 @@ def _list_runs(path: str, tensors: Mapping[str, Written], size_bytes: int) -> It
 
 def take_written(name: str, written: Written) -> OutputTensor:
     """Take a tensor of a file that was written as one to be read."""
-    shape, dtype = written.shape, written.dtype
-    region = Region(
-        written.path, written.offset_bytes, written.end_bytes - written.offset_bytes, 0, zipped=False
-    )
-    tensor = view_tensor(name, dtype, region, 0, shape, contiguous_strides(shape))
-    return OutputTensor(name, name, shape, dtype, dtype, tensor.copies)
+    return target_of_view(view_written(name, written))

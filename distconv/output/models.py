@@ -10,10 +10,8 @@ from distconv.families.rules import match_rules
 from distconv.formats.meta.catalog import Catalog, Shard
 from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.params import Params, read_params
-from distconv.formats.views import TensorView
-from distconv.formats.written import Headers, Written
-from distconv.layout.dtypes import contiguous_strides
-from distconv.layout.regions import Region
+from distconv.formats.written import Headers, Written, view_written
+from distconv.humanize import shorten
 from distconv.sidecars.config import CONFIG_NAME
 from distconv.sidecars.empty import EmptyModel, read_empty_model
 from distconv.storage.base import Storage, join
@@ -51,10 +49,7 @@ def find_misfits_of_config(storage: Storage, output: str, headers: Headers) -> I
 
 def _shorten(findings: Iterable[str]) -> Iterator[str]:
     """Tell of the first of many that are alike: a whole model may be called otherwise."""
-    findings = list(findings)
-    yield from findings[:_MOST_FINDINGS]
-    if len(findings) > _MOST_FINDINGS:
-        yield f"… and {len(findings) - _MOST_FINDINGS:,} more like these"
+    yield from shorten(list(findings), _MOST_FINDINGS)
 
 
 def _find_stand_ins(
@@ -135,11 +130,4 @@ def _find_uneven(catalog: Catalog) -> Iterator[str]:
 
 
 def _make_shard(name: str, tensors: Mapping[str, Written]) -> Shard:
-    return Shard(name, (), 0, {tensor: _make_view(tensor, written) for tensor, written in tensors.items()})
-
-
-def _make_view(name: str, written: Written) -> TensorView:
-    region = Region(
-        written.path, written.offset_bytes, written.end_bytes - written.offset_bytes, 0, zipped=False
-    )
-    return TensorView(name, region, written.dtype, 0, written.shape, contiguous_strides(written.shape))
+    return Shard(name, (), 0, {tensor: view_written(tensor, written) for tensor, written in tensors.items()})

@@ -2,9 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from distconv.formats.written import Headers, Written
+from distconv.humanize import list_some
 from distconv.layout.dtypes import DType
 from distconv.output.contents import Seen
 from distconv.output.findings import Finding
@@ -34,23 +35,31 @@ def find_odd_dtypes(headers: Headers, declared: str | None, config: str) -> tupl
     findings = []
     if declared not in {None, usual.name}:
         findings.append(f"{config}: says that its weights are {declared}, most of them are {usual}")
-    kinds: dict[str, dict[str, Written]] = {}
-    for name, written in weights.items():
-        kinds.setdefault(_NUMBER.sub("*", name), {})[name] = written
     wider = []
-    for kind, members in sorted(kinds.items()):
+    for kind, members in sorted(_group(weights).items()):
         types = Counter(written.dtype for written in members.values())
         own = max(types, key=lambda dtype: (types[dtype], dtype == usual))
         strays = [name for name, written in members.items() if written.dtype != own]
         if strays:
             found = members[strays[0]].dtype
-            findings.append(f"{_list(strays)}: stored as {found}, in other layers as {own}")
+            findings.append(f"{list_some(strays, _MOST_SHOWN)}: stored as {found}, in other layers as {own}")
         if own != usual and own.size_bytes <= usual.size_bytes:
-            findings.append(f"{_list(list(members))}: stored as {own}, most weights as {usual}")
+            shown = list_some(list(members), _MOST_SHOWN)
+            findings.append(f"{shown}: stored as {own}, most weights as {usual}")
         elif own != usual:
             wider.append(kind)
-    notes = [f"{_list(wider)}: stored as a wider type than {usual}, which most weights have"] if wider else []
-    return findings, notes
+    shown = list_some(wider, _MOST_SHOWN)
+    return findings, [
+        f"{shown}: stored as a wider type than {usual}, which most weights have"
+    ] if wider else []
+
+
+def _group(weights: Mapping[str, Written]) -> dict[str, dict[str, Written]]:
+    """Give the weights that are alike but for the numbers in their names, by their name with stars instead."""
+    kinds: dict[str, dict[str, Written]] = {}
+    for name, written in weights.items():
+        kinds.setdefault(_NUMBER.sub("*", name), {})[name] = written
+    return kinds
 
 
 def find_odd_values(tensors: Mapping[tuple[str, str], Seen]) -> tuple[list[Finding], list[str]]:
@@ -71,7 +80,7 @@ def find_odd_values(tensors: Mapping[tuple[str, str], Seen]) -> tuple[list[Findi
     matrices = [name for name, written in zero.items() if _is_matrix(written)]
     findings += [Finding(f"{name} in {zero[name].path}: every value is zero") for name in matrices]
     vectors = sorted(zero.keys() - set(matrices))
-    return findings, [f"{_list(vectors)}: every value is zero"] if vectors else []
+    return findings, [f"{list_some(vectors, _MOST_SHOWN)}: every value is zero"] if vectors else []
 
 
 def _is_matrix(written: Written) -> bool:
@@ -84,9 +93,3 @@ def _tell(name: str, seen: Seen) -> Iterator[str]:
     found = " and ".join(f"{count:,} {word}" for count, word in counts if count)
     if found:
         yield f"{name} in {seen.written.path}: {found} of {seen.written.elements:,} values"
-
-
-def _list(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _MOST_SHOWN:,} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(names[:_MOST_SHOWN]) + more

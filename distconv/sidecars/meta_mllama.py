@@ -45,6 +45,8 @@ def read_mllama(fields: Fields, text: Fields, vision: Fields) -> ImageConfig:
 
 def _read_encoder(vision: Fields) -> VisionEncoder:
     patch, tiles = vision.take_count("patch_size"), vision.take_count("max_num_tiles")
+    if tiles > _MOST_TILES:
+        vision.report("max_num_tiles", tiles, f"at most {_MOST_TILES}")
     layers, width = vision.take_count("num_hidden_layers"), vision.take_count("hidden_size")
     inner = [number for number in INNER_LAYERS if number < layers]
     fixed = {

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from distconv.errors import InputError
 from distconv.families.dimensions import MllamaDimensions, VisionEncoder
+from distconv.families.operations import list_ratios
 from distconv.sidecars.config import Settings, make_parts_config
 
 ARCHITECTURE = "MllamaForConditionalGeneration"
@@ -16,7 +17,7 @@ model.py``, ``return_intermediate``). Published configs have these numbers. They
 
 def list_aspect_ratios(tiles: int) -> list[list[int]]:
     """Give rows and columns of tiles that an image may have, in the order of Transformers' and Meta's tables."""
-    return [[high, wide] for high in range(1, tiles + 1) for wide in range(1, tiles // high + 1)]
+    return [list(ratio) for ratio in list_ratios(tiles)]
 
 
 def make_mllama_config(path: str, sizes: MllamaDimensions, settings: Settings) -> dict[str, object]:

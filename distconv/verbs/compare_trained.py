@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from distconv.errors import InputError
 from distconv.families.trained import HeadCounts, Recipe
-from distconv.formats.boxes import BoxedTensor
+from distconv.formats.boxes import BoxedTensor, Extents
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType
 from distconv.moving.progress import Progress
@@ -24,8 +24,6 @@ from distconv.verbs.trained import Made, TrainedModel
 
 if TYPE_CHECKING:
     from distconv.verbs.rows import Rows
-
-Extents = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

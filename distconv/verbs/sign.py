@@ -66,16 +66,16 @@ def sign(
     folder = read_place(output)
     if find_scheme(folder) is not None:
         raise UsageError(f"{folder}: only a folder of this host can be signed")
-    proof = prove(open_places(folder), folder, Depth.DATA, progress or SilentProgress())
-    if proof.findings:
-        raise OutputError(
-            "\n".join((f"{folder}: not whole, and so not signed", *(found.words for found in proof.findings)))
-        )
     path = Path(signature if signature is not None else os.path.join(folder, SIGNATURE_NAME))
     try:
         signer = sign_ec_key.Signer(Path(key))
     except (OSError, TypeError, ValueError) as error:
         raise UsageError(f"{os.fspath(key)}: {error}; expected {_KEYS}") from None
+    proof = prove(open_places(folder), folder, Depth.DATA, progress or SilentProgress())
+    if proof.findings:
+        raise OutputError(
+            "\n".join((f"{folder}: not whole, and so not signed", *(found.words for found in proof.findings)))
+        )
     config = Config()  # type: ignore[no-untyped-call]
     manifest = config.set_ignored_paths(paths=_find_inside(folder, path)).hash(folder)
     payload = Payload(manifest)

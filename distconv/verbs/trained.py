@@ -10,6 +10,7 @@ from distconv.families.trained import Dialect, HeadCounts, Recipe, choose_dialec
 from distconv.formats.boxes import Box, BoxedTensor, TrainedFiles
 from distconv.formats.expected_names import ExpectedNames, find_expected_names, list_ends
 from distconv.formats.meta.names import describe_names
+from distconv.humanize import list_some, shorten
 from distconv.layout.dtypes import STORABLE, DType
 from distconv.layout.files import OutputTensor
 from distconv.layout.tensors import Digit, Tensor, cut, regroup
@@ -71,7 +72,7 @@ class TrainedModel:
             except InputError as error:
                 findings.append(f"{self.files.folder}: {error}")
         if findings:
-            raise InputError.of(_shorten(findings))
+            raise InputError.of(shorten(findings, _MOST_FINDINGS))
         return tuple(targets)
 
 
@@ -118,7 +119,7 @@ def read_trained(
     held = {name: own for own, name in found.names.kept.items()}
     misfits = list(_find_misfits(files, form, held, counts, like))
     if not held or misfits:
-        raise InputError.of(_shorten(misfits or [_describe_nothing(files, architecture)]))
+        raise InputError.of(shorten(misfits or [_describe_nothing(files, architecture)], _MOST_FINDINGS))
     boxed = files.read(storage, list(held.values()))
     made = tuple(_list_made(form, {name: boxed[own] for name, own in held.items()}))
     absent = [name for name in form.saved if name not in {one.name for one in made}]
@@ -129,15 +130,10 @@ def read_trained(
         *_find_missing([name for name in absent if name in left], files, architecture, like),
     ]
     if findings:
-        raise InputError.of(_shorten(findings))
+        raise InputError.of(shorten(findings, _MOST_FINDINGS))
     twins = tuple(_find_twins(form, {name: boxed[own] for name, own in held.items()}))
     notes = (*files.notes, *_describe(found, files, chosen), *_describe_filled(filled, like))
     return TrainedModel(files, like, architecture, chosen, counts, (*made, *filled), twins, notes)
-
-
-def _shorten(findings: list[str]) -> list[str]:
-    more = len(findings) - _MOST_FINDINGS
-    return findings[:_MOST_FINDINGS] + ([f"… and {more:,} more like these"] if more > 0 else [])
 
 
 def _count_heads(dialect: Dialect, like: Like, architecture: Architecture) -> HeadCounts:
@@ -271,8 +267,7 @@ def _describe(found: ExpectedNames, files: TrainedFiles, dialect: Dialect | None
 
 
 def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_SHOWN:,} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(f"{escape(name):.80}" for name in names[:_MOST_SHOWN]) + more
+    return list_some([f"{escape(name):.80}" for name in names], _MOST_SHOWN)
 
 
 def _describe_filled(filled: tuple[Made, ...], like: Like) -> Iterator[str]:

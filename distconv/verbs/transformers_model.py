@@ -15,6 +15,7 @@ from distconv.families.translate import MetaTensor, invert_rules, keep_rows, lis
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles
 from distconv.formats.views import TensorView
+from distconv.humanize import shorten
 from distconv.layout.dtypes import STORABLE
 from distconv.layout.units import Pair
 from distconv.moving.compare import target_of_view
@@ -120,10 +121,7 @@ def read_model(
         config = read_meta_config(files.config, content, tokenizer=made.kind, family=family)
     findings = list(_check_tensors(catalog, config, files))
     if findings:
-        more = len(findings) - _MOST_FINDINGS
-        raise InputError.of(
-            findings[:_MOST_FINDINGS] + ([f"… and {more} more like these"] if more > 0 else [])
-        )
+        raise InputError.of(shorten(findings, _MOST_FINDINGS))
     rows, trimmed = decide_rows(files.config, _measure(config).vocab, made)
     if trimmed is not None and isinstance(config, ImageConfig):
         raise MismatchError(

@@ -15,10 +15,9 @@ _LIBRARIES = ("numpy", "safetensors", "torch", "transformers", "xxhash")
 
 def make_verification_card(report: Verification, path: str) -> bytes:
     """Make the card: Markdown where the path ends so, else JSON."""
-    card = _collect(report)
     if path.lower().endswith((".md", ".markdown")):
-        return ("\n".join(_write(report, card)) + "\n").encode()
-    return (json.dumps(card, indent=1) + "\n").encode()
+        return ("\n".join(_write(report)) + "\n").encode()
+    return (json.dumps(_collect(report), indent=1) + "\n").encode()
 
 
 def _collect(report: Verification) -> dict[str, object]:
@@ -28,13 +27,15 @@ def _collect(report: Verification) -> dict[str, object]:
         "version": 1,
         **{key: value for key, value in report.to_json().items() if key != "sha256"},
         "command": _name_command(report),
-        "versions": {
-            "distconv": VERSION,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in _LIBRARIES},
-        },
+        "versions": _find_versions(),
         "manifest": None if found is None else found.to_json(),
     }
+
+
+def _find_versions() -> dict[str, str]:
+    """Give the versions of all that had a part in it."""
+    libraries = {name: metadata.version(name) for name in _LIBRARIES}
+    return {"distconv": VERSION, "python": platform.python_version(), **libraries}
 
 
 def _name_command(report: Verification) -> str:
@@ -43,7 +44,7 @@ def _name_command(report: Verification) -> str:
     return shlex.join(("distconv", "verify", report.output, *against))
 
 
-def _write(report: Verification, card: dict[str, object]) -> Iterator[str]:
+def _write(report: Verification) -> Iterator[str]:
     found = report.manifest
     yield f"# Verification of {_escape(report.output)}"
     yield ""
@@ -63,15 +64,14 @@ def _write(report: Verification, card: dict[str, object]) -> Iterator[str]:
         yield f"| SHA-256 of the manifest's tensors | `{found.digest}` |"
     if report.source is not None:
         yield f"| compared with | {_escape(report.source)} |"
-    versions = card["versions"]
-    assert isinstance(versions, dict)  # noqa: S101  made above
-    yield f"| versions | {', '.join(f'{name} {version}' for name, version in versions.items())} |"
+    versions = (f"{name} {version}" for name, version in _find_versions().items())
+    yield f"| versions | {', '.join(versions)} |"
     yield ""
     yield from (f"- {_escape(words)}" for words in report.differences)
     yield from (f"- note: {_escape(words)}" for words in report.notes)
     yield ""
     yield "```"
-    yield str(card["command"])
+    yield _name_command(report)
     yield "```"
 
 

@@ -1,5 +1,6 @@
 """Converting with the workers of a real Ray on this host."""
 
+import gc
 import os
 import re
 import signal
@@ -14,6 +15,8 @@ from types import FrameType
 
 import pytest
 import ray
+from ray import ObjectRefGenerator
+from ray.actor import ActorHandle
 
 from distconv.errors import ConversionError, InputError, Terminated, UsageError
 from distconv.moving.job import Receipt
@@ -129,6 +132,43 @@ def test_sigterm_ends_a_run_on_a_ray_of_its_own_which_is_shut_down(
     assert find_partials(tmp_path) == []
     assert not ray.is_initialized()
     assert current_handlers() == handlers
+
+
+@without_ray
+@pytest.mark.parametrize("name", ["killed once", "eio once"])
+def test_nothing_of_ray_is_left_to_be_collected_when_it_is_shut_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    # Ray ends the process of a thread whose turn it is to collect such a thing meanwhile.
+    left: list[str] = []
+    shut_down = ray.shutdown
+
+    def look() -> None:
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        gc.set_debug(0)
+        left.extend(
+            type(found).__name__
+            for found in gc.garbage
+            if isinstance(found, (ActorHandle, ObjectRefGenerator))
+        )
+        gc.garbage.clear()
+        shut_down()
+
+    monkeypatch.setattr(ray, "shutdown", look)
+    gc.disable()
+    try:
+        run_on_ray(
+            make_job(tmp_path),
+            make_chunks([name, "chunk"]),
+            Cluster("local", 2),
+            RecordingProgress(),
+            write_slowly,
+        )
+    finally:
+        gc.enable()
+    assert left == []
+    assert count_attempts(tmp_path, name) == 2
 
 
 @without_ray

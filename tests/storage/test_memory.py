@@ -46,6 +46,6 @@ def test_little_is_kept_and_nothing_small() -> None:
         for _ in range(2 * memory._MOST_KEPT):
             give_back(memory.make_buffer(SIZE))
         give_back(memory.make_buffer(10))
-        assert [len(one) for one in memory._kept.buffers] == [SIZE] * memory._MOST_KEPT
+        assert [len(one) for one in memory._KEPT.buffers] == [SIZE] * memory._MOST_KEPT
 
     in_a_thread(work)

@@ -16,7 +16,8 @@ from distconv.formats.dcp.items import (
 )
 from distconv.formats.dcp.metadata import METADATA_NAME, Chunk, Metadata
 from distconv.formats.meta.pickles import EndsEarlyError
-from distconv.formats.views import TensorView
+from distconv.formats.views import make_view
+from distconv.humanize import shorten
 from distconv.layout.dtypes import DType
 from distconv.layout.regions import Region
 from distconv.storage.base import Reader, Storage, join, opened, read_range
@@ -64,7 +65,7 @@ def read_boxes(
     outcomes = map_at_once(read, batches, min(_OPENERS, len(batches))) if batches else []
     findings = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if findings:
-        raise InputError.of(_shorten(list(dict.fromkeys(findings))))
+        raise InputError.of(shorten(list(dict.fromkeys(findings)), _MOST_FINDINGS))
     found: dict[str, list[Box]] = {name: [] for name in names}
     for wanted, box in (one for outcome in outcomes if not isinstance(outcome, str) for one in outcome):
         found[wanted.name].append(box)
@@ -72,11 +73,6 @@ def read_boxes(
         name: BoxedTensor(name, metadata.tensors[name].dtype, metadata.tensors[name].shape, tuple(boxes))
         for name, boxes in found.items()
     }
-
-
-def _shorten(findings: list[str]) -> list[str]:
-    more = len(findings) - _MOST_FINDINGS
-    return findings[:_MOST_FINDINGS] + ([f"… and {more:,} more like these"] if more > 0 else [])
 
 
 def _make_batches(
@@ -104,7 +100,7 @@ def _make_batches(
                 f"{join(folder, file)}: {sizes[file]:,} bytes, {last.name} ends at byte {end:,}; the file is truncated"
             )
     if findings:
-        raise InputError.of(_shorten(findings))
+        raise InputError.of(shorten(findings, _MOST_FINDINGS))
     for file, wanted in sorted(files.items()):
         for first in range(0, len(wanted), _BATCH):
             yield _Batch(join(folder, file), wanted[first : first + _BATCH])
@@ -138,13 +134,9 @@ def _read_item(reader: Reader, chunk: Chunk, heads: Heads) -> Item:
 
 
 def _make_box(path: str, wanted: _Wanted, item: Item) -> Box:
-    mark = item.mark
     start = wanted.chunk.offset_bytes + item.start_bytes
-    region = Region(path, start, mark.storage.size_bytes(), 0, zipped=False)
-    return Box(
-        wanted.chunk.first,
-        TensorView(wanted.name, region, mark.dtype, mark.offset, mark.shape, mark.strides),
-    )
+    region = Region(path, start, item.mark.storage.size_bytes(), 0, zipped=False)
+    return Box(wanted.chunk.first, make_view(wanted.name, item.mark, region))
 
 
 def read_checksums(storage: Storage, regions: Sequence[Region]) -> list[Region]:

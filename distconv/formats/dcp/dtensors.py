@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from distconv.errors import InputError
+from distconv.formats.boxes import Extents
 from distconv.formats.marks import NAMES, OPAQUE, Arguments, Class, Function, Record, TensorMark, describe
 from distconv.formats.meta.machine import Language
 from distconv.formats.meta.pickles import STATE_DICT
-
-Extents = tuple[int, ...]
 
 _OF_TORCH = "torch.distributed."
 
@@ -90,7 +89,7 @@ def _place(whole: Extents, spec: Mapping[object, object]) -> tuple[Extents, Exte
     """Give where a part begins, its sizes, and whether it is a copy; each axis of the mesh cuts what the last one left."""
     mesh, placements = _state(spec.get("mesh")), spec.get("placements")
     shape, at = _find_shape(mesh), mesh.get("_coordinate_on_dim")
-    if type(placements) not in {tuple, list} or not isinstance(placements, (tuple, list)):
+    if not isinstance(placements, (tuple, list)):
         raise InputError(f"placements are {describe(placements)}; not a DTensor that is known")
     if not isinstance(at, (tuple, list)) or not len(at) == len(shape) == len(placements):
         raise InputError(f"a mesh of {shape} at {describe(at)} for {len(placements)} placements")

@@ -1,12 +1,12 @@
 """Which folder is a distributed checkpoint, and which files it consists of."""
 
-from collections.abc import Iterable
-
 from distconv.errors import InputError
 from distconv.formats.boxes import Described, TrainedFiles
 from distconv.formats.dcp.boxes import read_boxes, read_checksums
 from distconv.formats.dcp.metadata import METADATA_NAME, read_metadata
+from distconv.humanize import list_some
 from distconv.storage.base import Storage, join
+from distconv.storage.looks import find_each
 
 _MOST_SHOWN = 8
 _MEGATRON = frozenset({"common.pt", "metadata.json"})
@@ -24,9 +24,9 @@ def find_dcp_folders(storage: Storage, source: str) -> tuple[str, ...]:
     if _is_dcp(storage, source):
         return (source,)
     below = (entry.name for entry in storage.list_folder(source) if entry.is_folder)
-    return tuple(
-        join(source, name) for name in below if _is_model(name) and _is_dcp(storage, join(source, name))
-    )
+    marks = {join(source, name, METADATA_NAME): join(source, name) for name in below if _is_model(name)}
+    found = find_each(storage, marks)
+    return tuple(marks[path] for path, mark in found.items() if mark is not None and not mark.is_folder)
 
 
 def _is_model(name: str) -> bool:
@@ -49,7 +49,9 @@ def read_dcp_folder(storage: Storage, folder: str) -> TrainedFiles:
     path = join(folder, METADATA_NAME)
     metadata = read_metadata(storage, path)
     if not metadata.tensors:
-        raise InputError(f"{path}: no tensors in it, only {_list(metadata.others) or 'nothing'}")
+        raise InputError(
+            f"{path}: no tensors in it, only {list_some(list(metadata.others), _MOST_SHOWN) or 'nothing'}"
+        )
     tensors = {name: Described(tensor.dtype, tensor.shape) for name, tensor in metadata.tensors.items()}
     return TrainedFiles(
         folder=folder,
@@ -62,9 +64,3 @@ def read_dcp_folder(storage: Storage, folder: str) -> TrainedFiles:
         read_checksums=read_checksums,
         read_again=lambda storage: read_dcp_folder(storage, folder),
     )
-
-
-def _list(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _MOST_SHOWN:,} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(names[:_MOST_SHOWN]) + more

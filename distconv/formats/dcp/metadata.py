@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from distconv.errors import InputError, escape
-from distconv.formats.marks import NAMES, OPAQUE, Arguments, Class, Function, Kind, Record, describe
+from distconv.formats.boxes import Extents
+from distconv.formats.marks import NAMES, OPAQUE, Class, Kind, Record, describe
 from distconv.formats.meta.machine import Language
 from distconv.formats.meta.pickles import load_pickle
 from distconv.formats.safetensors.index import is_plain_name
+from distconv.humanize import shorten
 from distconv.layout.dtypes import DTYPES, DType
 from distconv.storage.base import Storage, read_small
 
@@ -21,8 +23,6 @@ LIMIT_BYTES = 256 << 20
 """Twice what a 405B on 512 ranks takes with its optimizer's two states left out; reading as much takes a minute."""
 _MOST_STEPS = 1 << 28
 _MOST_FINDINGS = 8
-
-Extents = tuple[int, ...]
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _CLASSES = {
@@ -34,11 +34,6 @@ _CLASSES = {
 }  # fmt: skip
 
 
-def _make_size(arguments: Arguments) -> object:
-    (extents,) = arguments
-    return extents
-
-
 LANGUAGE = Language(
     MappingProxyType(
         {
@@ -47,7 +42,7 @@ LANGUAGE = Language(
             (_METADATA, "_MEM_FORMAT_ENCODING"): OPAQUE,
             ("torch.serialization", "_get_layout"): OPAQUE,
             ("torch", "device"): OPAQUE,
-            ("torch", "Size"): Function(_make_size),
+            ("torch", "Size"): NAMES["torch", "Size"],
             # From Python 3.13 on in a module of its own, and back again from 3.14 on.
             **{
                 (module, name): OPAQUE
@@ -141,10 +136,7 @@ def _make_metadata(found: object) -> Metadata:
         except InputError as error:
             findings.append(f"{escape(name)}: {error}")
     if findings:
-        more = len(findings) - _MOST_FINDINGS
-        raise InputError.of(
-            findings[:_MOST_FINDINGS] + ([f"… and {more:,} more like these"] if more > 0 else [])
-        )
+        raise InputError.of(shorten(findings, _MOST_FINDINGS))
     return Metadata(tensors, tuple(others))
 
 

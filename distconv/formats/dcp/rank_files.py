@@ -8,7 +8,7 @@ from distconv.formats.boxes import Box, BoxedTensor, Described, TrainedFiles
 from distconv.formats.dcp.dtensors import LANGUAGE, PartMark
 from distconv.formats.marks import TensorMark
 from distconv.formats.meta.archive import read_archive
-from distconv.formats.views import TensorView
+from distconv.formats.views import make_view
 from distconv.layout.regions import Region
 from distconv.storage.base import Storage, join, opened
 from distconv.storage.parallel import map_at_once
@@ -104,4 +104,4 @@ def _make_boxes(rank: int, name: str, mark: TensorMark, region: Region) -> Itera
     if 0 in mark.shape or (mark.is_copy if isinstance(mark, PartMark) else rank > 0):
         return
     first = mark.first if isinstance(mark, PartMark) else (0,) * len(mark.shape)
-    yield Box(first, TensorView(name, region, mark.dtype, mark.offset, mark.shape, mark.strides))
+    yield Box(first, make_view(name, mark, region))

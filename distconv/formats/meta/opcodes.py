@@ -58,10 +58,6 @@ def _push(value: object, machine: Machine) -> None:
     machine.stack.append(value)
 
 
-def _push_number(size_bytes: int, machine: Machine) -> None:
-    machine.stack.append(machine.take_number(size_bytes))
-
-
 def _push_text(size_bytes: int, machine: Machine) -> None:
     machine.stack.append(machine.take_bytes(machine.take_number(size_bytes)).decode())
 
@@ -160,14 +156,6 @@ def _put(size_bytes: int, machine: Machine) -> None:
     machine.keep(machine.take_number(size_bytes), machine.stack[-1])
 
 
-def _memoize(machine: Machine) -> None:
-    machine.memo.append(machine.stack[-1])
-
-
-def _get(size_bytes: int, machine: Machine) -> None:
-    machine.stack.append(machine.recall(machine.take_number(size_bytes)))
-
-
 def _global(machine: Machine) -> None:
     module = machine.take_line()
     machine.stack.append(_find_name(machine, module, machine.take_line()))
@@ -225,12 +213,13 @@ def _persistent(machine: Machine) -> None:
     machine.stack.append(make_storage(machine.stack.pop()))
 
 
+# Those that ``Machine.run`` carries out itself are left out.
 _KNOWN: dict[bytes, Callable[[Machine], None]] = {
     b"\x80": _protocol, b"\x95": _frame,
     b"(": _mark, b"0": _pop, b"1": _pop_mark,
     b"N": partial(_push, None), b"\x88": partial(_push, True), b"\x89": partial(_push, False),
     b"I": _integer_line, b"L": _integer_line, b"J": _signed, b"\x8a": _long,
-    b"K": partial(_push_number, 1), b"M": partial(_push_number, 2), b"G": _double,
+    b"G": _double,
     b"X": partial(_push_text, 4), b"\x8c": partial(_push_text, 1),
     b"T": partial(_push_text, 4), b"U": partial(_push_text, 1),
     b"B": partial(_push_bytes, 4), b"C": partial(_push_bytes, 1),
@@ -238,8 +227,7 @@ _KNOWN: dict[bytes, Callable[[Machine], None]] = {
     b"\x85": partial(_tuple_of, 1), b"\x86": partial(_tuple_of, 2), b"\x87": partial(_tuple_of, 3),
     b"]": _empty_list, b"a": _append, b"e": _appends,
     b"}": _empty_dict, b"s": _set_item, b"u": _set_items,
-    b"q": partial(_put, 1), b"r": partial(_put, 4), b"\x94": _memoize,
-    b"h": partial(_get, 1), b"j": partial(_get, 4),
+    b"q": partial(_put, 1), b"r": partial(_put, 4),
     b"c": _global, b"\x93": _stack_global,
     b"R": _reduce, b"\x81": _new_object, b"b": _build, b"Q": _persistent,
 }  # fmt: skip

@@ -41,7 +41,7 @@ def read_safetensors(reader: Reader) -> dict[str, tuple[TensorMark, Region]]:
 Found = dict[str, tuple[TensorMark, Region]]
 
 
-def read_with_metadata(reader: Reader) -> tuple[Found, dict[str, object]]:
+def read_with_metadata(reader: Reader) -> tuple[Found, dict[str, str]]:
     """Read a header as ``read_safetensors`` does; also give what the file says of itself."""
     try:
         return _read(reader)
@@ -52,7 +52,7 @@ def read_with_metadata(reader: Reader) -> tuple[Found, dict[str, object]]:
         ) from None
 
 
-def _read(reader: Reader) -> tuple[Found, dict[str, object]]:
+def _read(reader: Reader) -> tuple[Found, dict[str, str]]:
     size = int.from_bytes(read_range(reader, 0, _LENGTH_BYTES), "little")
     start = _LENGTH_BYTES + size
     if start > reader.size_bytes:
@@ -74,7 +74,7 @@ def _read(reader: Reader) -> tuple[Found, dict[str, object]]:
         raise InputError(
             "a safetensors file whose header is no JSON object; the file is damaged: download it again"
         )
-    metadata = entries.pop("__metadata__", None)
+    metadata = _take_metadata(entries)
     if len(entries) > LIMIT_TENSORS:
         raise InputError(f"more than {LIMIT_TENSORS:,} tensors in one file; refused as unsafe")
     found = {name: _make_tensor(reader.path, start, name, entry) for name, entry in entries.items()}
@@ -83,11 +83,23 @@ def _read(reader: Reader) -> tuple[Found, dict[str, object]]:
             "a safetensors file without a tensor, expected a torch checkpoint or the tensors of a model"
         )
     _check_tiles(found, start, reader.size_bytes)
-    if isinstance(metadata, dict):
-        for name, kept in metadata.items():
-            if name not in found and isinstance(kept, str) and kept in entries:
-                found[name] = found[kept]
-    return found, metadata if isinstance(metadata, dict) else {}
+    for name, kept in metadata.items():
+        if name not in found and kept in entries:
+            found[name] = found[kept]
+    return found, metadata
+
+
+def _take_metadata(entries: dict[str, object]) -> dict[str, str]:
+    """Take what the file says of itself, text by name, from a header's entries; loaders refuse anything else."""
+    metadata = entries.pop("__metadata__", None)
+    texts = metadata if isinstance(metadata, dict) else {}
+    if (texts is not metadata and metadata is not None) or not all(
+        isinstance(text, str) for text in texts.values()
+    ):
+        raise InputError(
+            f"a safetensors file whose __metadata__ is {metadata!r:.40}, expected text by name; loaders refuse it"
+        )
+    return texts
 
 
 def _make_tensor(path: str, start: int, name: str, entry: object) -> tuple[TensorMark, Region]:

@@ -16,7 +16,7 @@ from distconv.formats.meta.archive import read_archive
 from distconv.formats.safetensors.header import is_safetensors, read_with_metadata
 from distconv.formats.safetensors.weights import has_meta_names
 from distconv.formats.state import LIMIT_TENSORS
-from distconv.formats.views import TensorView
+from distconv.formats.views import make_view
 from distconv.layout.regions import Region
 from distconv.storage.base import Storage, join, opened, read_range
 from distconv.storage.parallel import map_at_once
@@ -146,11 +146,10 @@ def _take_first(path: str, name: str, mark: TensorMark, info: object) -> Extents
     if info is None:
         return (0,) * len(mark.shape)
     first = info.get(_OFFSETS) if isinstance(info, dict) else None
-    good = isinstance(first, list) and len(first) == len(mark.shape)
-    if (
-        not good
-        or not isinstance(first, list)
-        or not all(type(at) is int and 0 <= at < 1 << 60 for at in first)
+    if not (
+        isinstance(first, list)
+        and len(first) == len(mark.shape)
+        and all(type(at) is int and 0 <= at < 1 << 60 for at in first)
     ):
         raise InputError(
             f"{path}: {escape(name):.80}: {_OFFSETS} is {first!r:.60}, expected {len(mark.shape)} numbers"
@@ -188,13 +187,6 @@ def _join(name: str, parts: list[_Part]) -> BoxedTensor:
     ends = [[at + size for at, size in zip(part.first, part.mark.shape, strict=True)] for part in parts]
     shape = tuple(max(along) for along in zip(*ends, strict=True))
     boxes = (
-        Box(
-            part.first,
-            TensorView(
-                name, part.region, part.mark.dtype, part.mark.offset, part.mark.shape, part.mark.strides
-            ),
-        )
-        for part in parts
-        if 0 not in part.mark.shape
+        Box(part.first, make_view(name, part.mark, part.region)) for part in parts if 0 not in part.mark.shape
     )
     return BoxedTensor(name, first.mark.dtype, shape, tuple(boxes))

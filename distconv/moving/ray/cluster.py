@@ -1,6 +1,7 @@
 """Which Ray, and how many workers fit on it."""
 
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -73,6 +74,9 @@ def connected(cluster: Cluster, device: str, units: int) -> Iterator[Cluster]:
                 _connect(address, cluster.workers if device != "cuda" else None)
             yield cluster
         finally:
+            # An error that Ray raised holds itself, and what it was raised for. Ray ends the
+            # process without a word if another thread collects that while Ray shuts down.
+            gc.collect()
             ray.shutdown()
 
 
