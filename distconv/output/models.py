@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from distconv.errors import InputError, Stopped
+from distconv.errors import InputError
 from distconv.families.architectures import tell_architecture
 from distconv.families.dimensions import Dimensions
 from distconv.families.fused import take_apart
@@ -16,7 +16,6 @@ from distconv.sidecars.config import CONFIG_NAME
 from distconv.sidecars.empty import EmptyModel, read_empty_model
 from distconv.storage.base import Storage, join
 
-_SHOWN_CHARACTERS = 300
 _MOST_FINDINGS = 20
 
 
@@ -29,12 +28,8 @@ def find_misfits_of_config(storage: Storage, output: str, headers: Headers) -> I
     found = {name: written for tensors in headers.values() for name, written in tensors.items()}
     try:
         model = read_empty_model(storage, path, {name: written.shape for name, written in found.items()})
-    except Stopped:
-        raise
-    # Whatever a damaged config makes of Transformers' code, it is the config's fault.
-    except Exception as error:  # noqa: BLE001
-        said = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
-        yield f"{path}: no model can be made of it ({type(error).__name__}: {said})"
+    except InputError as error:
+        yield from str(error).splitlines()
         return
     stand, twice = _find_stand_ins(model, found, path)
     foreign = sorted(found.keys() - model.wanted.keys() - model.others.keys() - model.ignored)

@@ -29,6 +29,7 @@ from distconv.output.targets import (
 from distconv.sidecars.config import CONFIG_NAME
 from distconv.sidecars.settings import read_declared_dtype
 from distconv.storage.base import Storage, join
+from distconv.storage.parallel import submit
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +89,15 @@ def prove(
     headers, findings, notes = _look_at_files(storage, output, target, receipt, names)
     findings = [*map(Finding, (*damage, *misled)), *findings]
     data = Data()
+    # Of some of the tensors only it would be said that the others are missing or are of other shapes.
+    if is_asked := depth >= Depth.MODEL and headers.keys() == set(names):
+        misfits = submit(lambda: tuple(target.find_misfits(storage, output, headers)))
     if depth >= (Depth.DATA if receipt is not None or target.has_checksums else Depth.MODEL):
         data = read_data(storage, output, target, receipt, headers, progress, cluster, digests=digests)
         findings += data.findings
     if depth >= Depth.MODEL:
-        # Of some of the tensors only it would be said that the others are missing or are of other shapes.
-        if headers.keys() == set(names):
-            findings += map(Finding, target.find_misfits(storage, output, headers))
+        if is_asked:
+            findings += map(Finding, misfits.result())
         odd, more = _find_oddities(storage, output, target, headers, data, recorded=receipt is not None)
         findings += odd
         notes += more

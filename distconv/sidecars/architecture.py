@@ -1,23 +1,14 @@
-"""Which tensors a model of Transformers has, and under which names it is saved: told by its own code, without memory.
+"""Which tensors a model of Transformers has, and under which names it is saved.
 
-In memory some models hold tensors in one that are saved apart, as the experts of a mixture. What is saved is
-made there of views; on tensors without data these tell where each saved tensor's elements lie in the one in memory.
-Source: ``core_model_loading.py`` of transformers 5.23.
+In memory some models hold tensors in one that are saved apart, as the experts of a mixture.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
 
-from distconv.errors import InputError, Stopped
-from distconv.layout.dtypes import contiguous_strides
-from distconv.sidecars.empty import empty_model
-from distconv.sidecars.settings import take_settings
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
+from distconv.errors import InputError
+from distconv.sidecars.apart import ask, make_question
 
 Shape = tuple[int, ...]
 
@@ -64,20 +55,24 @@ class Architecture:
 
 
 def read_architecture(path: str, config: Mapping[str, object], shapes: Mapping[str, Shape]) -> Architecture:
-    """Build the model that a config.json describes, without memory; ``shapes`` are those of INPUT's tensors.
+    """Have the model made that a config.json describes; ``shapes`` are those of INPUT's tensors.
 
     InputError where that cannot be done.
     """
     _refuse_foreign(path, config)
-    try:
-        with empty_model(take_settings(config, shapes, _TENSORS), max(len(shapes), _TENSORS)) as model:
-            return _look_at(model)
-    except (InputError, Stopped):
-        raise
-    # Whatever a strange config makes of Transformers' code, it is the config's fault.
-    except Exception as error:  # noqa: BLE001
-        first, *_ = [*str(error).splitlines(), ""]
-        raise InputError(f"{path}: no model can be made of it ({type(error).__name__}: {first})") from None
+    return _read(path, make_question("saves", config, shapes, _TENSORS))
+
+
+@lru_cache(maxsize=1)
+def _read(path: str, question: str) -> Architecture:
+    """Ask once for what a conversion reads again at its end, and for all steps of a run."""
+    found = ask(path, question)
+    saved = {
+        name: Saved(tuple(shape), memory, tuple(first), tuple(axes))
+        for name, (shape, memory, first, axes) in found["saved"].items()
+    }
+    memory = {name: tuple(shape) for name, shape in found["memory"].items()}
+    return Architecture(found["kind"], found["title"], memory, saved, found["tied"])
 
 
 def _refuse_foreign(path: str, config: Mapping[str, object]) -> None:
@@ -89,56 +84,3 @@ def _refuse_foreign(path: str, config: Mapping[str, object]) -> None:
         raise InputError(
             f"{path}: has quantization_config; what was trained is not quantised so: give the bf16 model that it is of"
         )
-
-
-def _look_at(model: "PreTrainedModel") -> Architecture:
-    memory = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    tied = {name: kept for name, kept in dict(model.all_tied_weights_keys).items() if name in memory}
-    saved = _trace_saving(model, {name: shape for name, shape in memory.items() if name not in tied})
-    return Architecture(model.config.model_type, type(model).__name__, memory, saved, tied)
-
-
-def _trace_saving(model: "PreTrainedModel", memory: Mapping[str, Shape]) -> dict[str, Saved]:
-    """Let the model's code make what is saved of what is in memory, and look where that lies."""
-    import torch
-    from transformers.core_model_loading import revert_weight_conversion
-
-    class Traced(torch.Tensor):
-        """A tensor that stays a view where a copy in another order is asked for."""
-
-        def contiguous(self, memory_format: "torch.memory_format" = torch.contiguous_format) -> "Traced":  # noqa: ARG002
-            return self
-
-    traced = {name: torch.empty(shape, device="meta").as_subclass(Traced) for name, shape in memory.items()}
-    homes = {tensor.untyped_storage()._cdata: name for name, tensor in traced.items()}  # noqa: SLF001
-    found = {}
-    for name, tensor in revert_weight_conversion(model, dict(traced)).items():
-        home = homes.get(tensor.untyped_storage()._cdata)  # noqa: SLF001
-        if home is None:
-            raise InputError(f"{name} is computed as it is saved, which distconv does not do")
-        view = tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset()
-        found[name] = _make_saved(name, home, memory[home], *view)
-    return found
-
-
-def _make_saved(
-    name: str, home: str, whole: Shape, shape: Shape, strides: Sequence[int], offset: int
-) -> Saved:
-    """Find the axes in memory by the strides of a view of it."""
-    steps = contiguous_strides(whole)
-    first = tuple(offset // step % extent if extent else 0 for step, extent in zip(steps, whole, strict=True))
-    left = list(range(len(whole)))
-    axes = []
-    for extent, stride in zip(shape, strides, strict=True):
-        fitting = [axis for axis in left if steps[axis] == stride and first[axis] + extent <= whole[axis]]
-        if not fitting:
-            raise InputError(f"{name} is saved in an order that distconv does not know")
-        # Of axes with one step the one that is wide enough is meant, others have one place.
-        axis = max(fitting, key=lambda axis: whole[axis])
-        left.remove(axis)
-        axes.append(axis)
-    if math.prod(shape) and any(
-        first[axis] + extent > whole[axis] for axis, extent in zip(axes, shape, strict=True)
-    ):
-        raise InputError(f"{name} is saved in an order that distconv does not know")
-    return Saved(shape, home, first, tuple(axes))

@@ -28,25 +28,25 @@ _LARGEST_OF_ALL = 1 << 48
 _DEEPEST = 8
 
 
-def read_settings(storage: Storage, path: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
-    """Read a config; ``shapes`` are those of all tensors that there are.
-
-    ValueError for what no model of these tensors needs, InputError where it is no JSON object.
-    """
-    return take_settings(parse_object(path, read_small(storage, path, _LIMIT_BYTES)), shapes)
+def read_config(storage: Storage, path: str) -> dict[str, object]:
+    """Read a config as it is; InputError where it is no JSON object."""
+    return parse_object(path, read_small(storage, path, _LIMIT_BYTES))
 
 
 def take_settings(
     content: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], least_tensors: int = 0
 ) -> dict[str, object]:
-    """Take what of a config is safe, as ``read_settings`` does; a model may have so many tensors at least."""
+    """Take what of a config is safe; ``shapes`` are those of all tensors that there are.
+
+    A model may have ``least_tensors`` however few these are. ValueError for what no model of them needs.
+    """
     most = max((extent for shape in shapes.values() for extent in shape), default=0)
     return _take(content, max(most, _LARGEST), max(len(shapes), least_tensors), 0)
 
 
 def read_declared_dtype(storage: Storage, path: str) -> str | None:
     """Give the type in which config.json says that the weights are, by torch's name; None where it says nothing."""
-    content = parse_object(path, read_small(storage, path, _LIMIT_BYTES))
+    content = read_config(storage, path)
     inner = content.get("text_config")
     for place in (content, inner if isinstance(inner, dict) else {}):
         for key in ("dtype", "torch_dtype"):

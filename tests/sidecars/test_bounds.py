@@ -180,7 +180,7 @@ def test_sizes_beyond_the_tensors_are_refused_before_a_model_is_made(
     tmp_path: Path, changes: dict[str, object], said: str
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | changes))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(InputError, match=said):
         read_empty_model(STORAGE, str(tmp_path / "config.json"), SHAPES)
 
 

@@ -1,0 +1,112 @@
+"""What Transformers is asked, a process of its own answers: the same, out of the way, and no longer than somebody waits."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from distconv.errors import ConversionError, InputError
+from distconv.sidecars import apart
+from distconv.sidecars.architecture import read_architecture
+from distconv.sidecars.empty import read_empty_model
+from distconv.storage.local import LocalStorage
+
+KINDS = {"llama": "LlamaForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
+SIZES = {
+    "hidden_size": 16, "intermediate_size": 32, "vocab_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 8, "moe_intermediate_size": 4, "num_experts": 3, "num_experts_per_tok": 2,
+}  # fmt: skip
+SHAPES = {"lm_head.weight": (64, 16), **{str(number): (64, 16) for number in range(40)}}
+ASK = """
+import sys
+from distconv.sidecars.apart import ask, make_question
+ask("config.json", make_question("saves", {"model_type": "llama"}, {}, 4096))
+assert not {"numpy", "torch", "transformers"} & set(sys.modules)
+"""
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it look as if this process had not imported Transformers."""
+    monkeypatch.delitem(sys.modules, "transformers")
+
+
+def write_config(folder: Path, **changes: object) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(SIZES | changes))
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_answer_is_that_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    path = write_config(tmp_path, model_type=kind, architectures=[KINDS[kind]])
+
+    def look() -> tuple[object, object]:
+        taken = read_empty_model(LocalStorage(), str(path), SHAPES)
+        return read_architecture(str(path), json.loads(path.read_text()), SHAPES), taken
+
+    here = look()
+    # An answer is kept by the path of the config.
+    path = path.rename(tmp_path / "other.json")
+    monkeypatch.delitem(sys.modules, "transformers")
+    assert look() == here
+    assert "transformers" not in sys.modules
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_is_wrong_with_a_config_is_said_as_in_this_process(tmp_path: Path) -> None:
+    path = write_config(tmp_path, model_type="nobody's")
+    with pytest.raises(
+        InputError, match=r"config.json: no model can be made of it \(ValueError: model_type .* is unknown"
+    ):
+        read_empty_model(LocalStorage(), str(path), SHAPES)
+
+
+@pytest.mark.usefixtures("alone")
+def test_nothing_is_imported_from_the_folder_in_which_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    path = write_config(tmp_path, model_type="llama", architectures=["LlamaForCausalLM"])
+    assert read_empty_model(LocalStorage(), str(path), SHAPES).architecture == "LlamaForCausalLM"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_process_that_ends_without_an_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config(tmp_path, model_type="llama")
+    monkeypatch.setattr(apart, "_MODULE", "distconv.nothing")
+    with pytest.raises(
+        ConversionError, match=r"config.json: the process .* ended with 1 \(.*No module named"
+    ):
+        read_empty_model(LocalStorage(), str(path), SHAPES)
+    (tmp_path / "killed.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(apart, "_MODULE", "killed")
+    with pytest.raises(ConversionError, match=r"was ended by SIGKILL; where memory is short"):
+        read_empty_model(LocalStorage(), str(path), SHAPES)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_it_ends_with_whoever_waits_for_it(number: signal.Signals) -> None:
+    asker = subprocess.Popen([sys.executable, "-c", ASK], stderr=subprocess.DEVNULL)
+    process = psutil.Process(asker.pid)
+    while not (children := process.children()):
+        assert asker.poll() is None
+    asker.send_signal(number)
+    assert asker.wait(timeout=60) != 0
+    _gone, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+
+
+def test_whoever_asks_imports_nothing_of_it() -> None:
+    subprocess.run([sys.executable, "-c", ASK], check=True)
