@@ -119,9 +119,9 @@ def _put_digits(
             if loop.extent == 1:
                 continue
             digit = digits[weights.index(loop.step)]
-            loops.append(replace(loop, axis=digit.axis, step=digit.step))
+            loops.append(Loop(loop.extent, loop.source_step, digit.axis, digit.step, loop.gap))
         else:
-            loops.append(replace(loop, axis=others[loop.axis]))
+            loops.append(Loop(loop.extent, loop.source_step, others[loop.axis], loop.step, loop.gap))
     loops.sort(key=lambda loop: (loop.axis, -loop.step))
     return Copy(copy.region, copy.source_offset, tuple(start), merge_loops(loops))
 

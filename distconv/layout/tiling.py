@@ -18,11 +18,20 @@ def find_untiled(shape: tuple[int, ...], copies: Sequence[Copy], unit_bytes: int
     if 0 in shape:
         return "it has no elements, and yet there are copies" if copies else None
     boxes = []
+    # Of thousands of parts most go the same few ways, which are one object then.
+    ways: dict[int, tuple[list[_Runs] | None, int]] = {}
     for copy in copies:
-        box = _make_box(copy, len(shape))
-        if box is None:
+        way = ways.get(id(copy.loops))
+        if way is None:
+            way = ways[id(copy.loops)] = _follow(copy.loops, len(shape)), copy.last_source - copy.source_offset
+        runs, reach = way
+        if runs is None or len(copy.start) != len(shape):
             return f"{_name(copy)} has no box of coordinates of its own"
-        end_bytes = (copy.last_source + 1) * unit_bytes
+        box = [
+            [(at + first, at + end) for first, end in along]
+            for at, along in zip(copy.start, runs, strict=True)
+        ]
+        end_bytes = (copy.source_offset + reach + 1) * unit_bytes
         if copy.source_offset < 0 or end_bytes > copy.region.size_bytes:
             return (
                 f"{_name(copy)} reads to byte {end_bytes:,} of a storage of {copy.region.size_bytes:,} bytes"
@@ -35,30 +44,28 @@ def _name(copy: Copy) -> str:
     return f"the part that begins at element {copy.source_offset:,} in {copy.region.path}"
 
 
-def _make_box(copy: Copy, axes: int) -> list[_Runs] | None:
-    """Give the runs along each axis; None where loops turn no axis, or lead to a place twice."""
-    if len(copy.start) != axes or any(
-        loop.extent < 1 or loop.source_step < 0 or not 0 <= loop.axis < axes for loop in copy.loops
-    ):
+def _follow(loops: Sequence[Loop], axes: int) -> list[_Runs] | None:
+    """Give the runs along each axis, from 0 on; None where loops turn no axis, or lead to a place twice."""
+    if any(loop.extent < 1 or loop.source_step < 0 or not 0 <= loop.axis < axes for loop in loops):
         return None
     box = []
-    for axis, start in enumerate(copy.start):
-        runs = _make_runs(start, [loop for loop in copy.loops if loop.axis == axis and loop.extent > 1])
+    for axis in range(axes):
+        runs = _make_runs([loop for loop in loops if loop.axis == axis and loop.extent > 1])
         if runs is None:
             return None
         box.append(runs)
     return box
 
 
-def _make_runs(start: int, loops: list[Loop]) -> _Runs | None:
+def _make_runs(loops: list[Loop]) -> _Runs | None:
     """Follow loops along their axis, the last one first; None where one does not step over the later ones."""
-    runs = [(start, start + 1)]
+    runs = [(0, 1)]
     for loop in reversed(loops):
-        covered = runs[-1][1] - start
+        covered = runs[-1][1]
         if loop.step < covered:
             return None
         if len(runs) == 1 and loop.step == covered:
-            runs = [(start, start + loop.extent * covered)]
+            runs = [(0, loop.extent * covered)]
         else:
             steps = range(0, loop.extent * loop.step, loop.step)
             runs = [(first + step, end + step) for step in steps for first, end in runs]
@@ -71,6 +78,8 @@ def _find_gap(shape: tuple[int, ...], boxes: Sequence[list[_Runs]], at: tuple[in
     if len(boxes) == 1 and all(
         runs == [(0, size)] for runs, size in zip(boxes[0][axis:], shape[axis:], strict=True)
     ):
+        return None
+    if axis < len(shape) and _are_slabs(shape, boxes, axis):
         return None
     if axis == len(shape):
         return f"element {list(at)} is filled {len(boxes)} times"
@@ -94,3 +103,14 @@ def _find_gap(shape: tuple[int, ...], boxes: Sequence[list[_Runs]], at: tuple[in
                 return gap
             proved.add(here)
     return None
+
+
+def _are_slabs(shape: tuple[int, ...], boxes: Sequence[list[_Runs]], axis: int) -> bool:
+    """Whether boxes that reach over all later axes follow each other along this one, as those of most ranks do."""
+    later = [[(0, size)] for size in shape[axis + 1 :]]
+    end = 0
+    for box in sorted(boxes, key=lambda box: box[axis]):
+        if len(box[axis]) > 1 or box[axis + 1 :] != later or box[axis][0][0] != end:
+            return False
+        end = box[axis][0][1]
+    return end == shape[axis]
