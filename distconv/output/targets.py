@@ -14,7 +14,7 @@ from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME, chunk_n
 from distconv.formats.written import Headers, Written
 from distconv.output.models import find_misfits_of_config, find_misfits_of_params
 from distconv.sidecars.config import CONFIG_NAME
-from distconv.sidecars.processors import PREPROCESSOR_NAME, PROCESSOR_NAME
+from distconv.sidecars.processors import PREPROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PREPROCESSOR_NAME
 from distconv.storage.base import Storage
 from distconv.storage.fencing import ATTEMPT_ENDING
 
@@ -89,7 +89,10 @@ class Target:
 
 _RECORDS = r"distconv\.json|\.distconv\.journal"
 _NONE = r"(?!)"
-_COPIED = r"special_tokens_map\.json|added_tokens\.json|chat_template\.json|vocab\.json|merges\.txt"
+_COPIED = (
+    r"special_tokens_map\.json|added_tokens\.json|chat_template\.json|vocab\.json|merges\.txt"
+    r"|video_preprocessor_config\.json"
+)
 
 TRANSFORMERS = Target(
     name="transformers",
@@ -105,7 +108,7 @@ TRANSFORMERS = Target(
     others=r"pytorch_model(-\d{5,}-of-\d{5,})?\.bin|pytorch_model\.bin\.index\.json"
     rf"|{_COPIED}",
     copied=_COPIED,
-    settings=r"(config|generation_config|quantize_config|.*quant_config|(pre)?processor_config)\.json"
+    settings=r"(config|generation_config|quantize_config|.*quant_config|((video_)?pre)?processor_config)\.json"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|tekken|chat_template)\.json"
     r"|.*\.model|merges\.txt|chat_template\.jinja",
     folders=r"additional_chat_templates",
@@ -114,6 +117,7 @@ TRANSFORMERS = Target(
         "tokenizer_config.json": ("fast_tokenizer_files", "auto_map"),
         PREPROCESSOR_NAME: ("auto_map",),
         PROCESSOR_NAME: ("auto_map",),
+        VIDEO_PREPROCESSOR_NAME: ("auto_map",),
     },
     list_files=safetensors.list_chunks,
     has_checksums=False,

@@ -11,6 +11,7 @@ from distconv.sidecars.config import to_json
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
 PROCESSOR_NAME = "processor_config.json"
+VIDEO_PREPROCESSOR_NAME = "video_preprocessor_config.json"
 _BILINEAR = 2
 _IMAGE = "<|image|>"
 _COMMON: Mapping[str, object] = {

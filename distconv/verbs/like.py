@@ -12,6 +12,7 @@ from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.targets import is_legal
 from distconv.planning.plan import Plan
 from distconv.sidecars.config import to_json
+from distconv.sidecars.processors import PREPROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PREPROCESSOR_NAME
 from distconv.storage.base import Storage, join, read_small
 
 _COPIED = (
@@ -25,8 +26,11 @@ _COPIED = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    PREPROCESSOR_NAME,
+    PROCESSOR_NAME,
+    VIDEO_PREPROCESSOR_NAME,
 )
-"""What Transformers reads beside a text model's weights and config."""
+"""What Transformers reads beside a model's weights and config."""
 _TYPES = ("dtype", "torch_dtype")
 _OF_ANOTHER = ("_name_or_path",)
 
