@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import distconv
-from distconv.errors import InputError
+from distconv.errors import InputError, OutputError
 
 
 @pytest.fixture
@@ -121,3 +121,20 @@ def test_a_flipped_byte_of_a_rank_is_found_by_its_checksum(folders: Path, tmp_pa
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert any("CRC32" in finding for finding in distconv.check(source).findings)
+
+
+def test_of_pickled_weights_it_is_said_how_they_are_proved(folders: Path, tmp_path: Path) -> None:
+    """And it goes as it is said."""
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    shutil.copy(folders / "llama-hf/config.json", pickled)
+    torch.save(load_file(folders / "llama-hf/model.safetensors"), pickled / "pytorch_model.bin")
+    with pytest.raises(
+        OutputError, match=r"its weights are pickles \(pytorch_model.bin\), expected safetensors; .* --like"
+    ):
+        distconv.verify(pickled)
+    distconv.convert(pickled, tmp_path / "out", like=pickled)
+    assert distconv.verify(tmp_path / "out", against=pickled).ok
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (
+        folders / "llama-hf/model.safetensors"
+    ).read_bytes()

@@ -1,5 +1,6 @@
 """What a Transformers folder says it holds: its index, and the headers of its chunks."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 from distconv.errors import InputError, OutputError
@@ -12,6 +13,7 @@ from distconv.layout.dtypes import DTYPES
 from distconv.storage.base import Storage, join, opened, read_range, read_small
 from distconv.storage.window import read_by_windows
 
+_PICKLED = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
 _DTYPES_BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
 
 
@@ -31,6 +33,12 @@ def list_chunks(storage: Storage, output: str) -> tuple[str, ...]:
         return tuple(sorted(set(weight_map.values())))
     if storage.find(join(output, SINGLE_NAME)) is not None:
         return (SINGLE_NAME,)
+    pickled = [entry.name for entry in storage.list_folder(output) if _PICKLED.fullmatch(entry.name)]
+    if pickled:
+        raise OutputError(
+            f"{output}: its weights are pickles ({pickled[0]}), expected safetensors; `distconv convert {output} OUT "
+            f"--like {output}` makes these of them, and `distconv verify OUT --against {output}` compares them"
+        )
     raise OutputError(f"{output}: neither {INDEX_NAME} nor {SINGLE_NAME}; the conversion is not finished")
 
 
