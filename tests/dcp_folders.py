@@ -24,6 +24,8 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.placement_types import _StridedShard
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -248,7 +250,34 @@ def _by_four(out: Path) -> None:
     _save_each(
         out / "ranks-rows", {name: distribute_tensor(one, line, [Shard(0)]) for name, one in tensors.items()}
     )
+    _by_rows_and_columns(out)
     _save(out / "rows-fused", {name: distribute_tensor(one, line, [Shard(0)]) for name, one in fused.items()})
+
+
+def _by_rows_and_columns(out: Path) -> None:
+    """What four ranks save of a model whose layers are cut for tensor parallelism first, and then by FSDP2."""
+    grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    model = make_model("llama")
+    by_rows = ("self_attn.q_proj", "mlp.gate_proj", "mlp.up_proj")
+    plan = {f"model.layers.*.{name}": ColwiseParallel() for name in by_rows}
+    plan |= {f"model.layers.*.{name}": RowwiseParallel() for name in ("self_attn.o_proj", "mlp.down_proj")}
+    parallelize_module(model, grid["tensor"], plan)
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=grid["data"])
+    fully_shard(model, mesh=grid["data"])
+    state = model.state_dict()
+    assert any(isinstance(one.placements[0], _StridedShard) for one in state.values())
+    _save(out / "strided", {"model": state})
+    _save_each(out / "ranks-strided", state)
+    whole = make_model("llama").state_dict()
+    assert all(torch.equal(one.full_tensor(), whole[name]) for name, one in state.items())
+    # What FSDP2 refuses to cut unevenly, and what one rank has several pieces of.
+    cuts = [_StridedShard(0, split_factor=3), Replicate()]
+    uneven = {
+        name: distribute_tensor(one.detach(), grid, cuts, src_data_rank=None) for name, one in whole.items()
+    }
+    assert all(torch.equal(one.full_tensor(), whole[name]) for name, one in uneven.items())
+    _save_each(out / "ranks-pieces", uneven)
 
 
 def _run_rank(rank: int, ranks: int, out: Path, work: Callable[[Path], None]) -> None:

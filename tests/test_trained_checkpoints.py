@@ -23,7 +23,7 @@ from tests.dcp_folders import find_loss, make_model
 
 LLAMAS = (
     "torchtitan", "torchtitan-0.3", "torchtitan-fused", "torchtune", "transformers", "wrapped", "transposed", "views",
-    "fsdp1", "rows", "grid", "hybrid", "rows-fused",
+    "fsdp1", "rows", "grid", "hybrid", "rows-fused", "strided",
 )  # fmt: skip
 """Whose tensors are those of ``llama-hf``."""
 TRAINED = ("fsdp2", "per-item", "threads")
@@ -77,7 +77,7 @@ def test_every_tensor_is_where_torch_finds_it(folders: Path, tmp_path: Path, nam
         assert torch.equal(put_together(tensor), expected[own]), own
 
 
-@pytest.mark.parametrize("name", [*LLAMAS, "ranks-rows", "ranks-hybrid"])
+@pytest.mark.parametrize("name", [*LLAMAS, "ranks-rows", "ranks-hybrid", "ranks-strided", "ranks-pieces"])
 def test_whatever_names_and_cuts_a_trainer_has_the_model_is_the_same(
     folders: Path, tmp_path: Path, name: str
 ) -> None:

@@ -57,13 +57,14 @@ class Class:
 
 
 class Record:
-    """An object of a class, with the state that the pickle sets; equal only to itself."""
+    """An object of a class, with what it was made of and the state that the pickle sets; equal only to itself."""
 
-    __slots__ = ("kind", "state")
+    __slots__ = ("arguments", "kind", "state")
 
-    def __init__(self, kind: Class) -> None:
+    def __init__(self, kind: Class, arguments: object) -> None:
         """Begin without a state."""
         self.kind = kind
+        self.arguments = arguments
         self.state: object = None
 
 

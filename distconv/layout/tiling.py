@@ -23,7 +23,10 @@ def find_untiled(shape: tuple[int, ...], copies: Sequence[Copy], unit_bytes: int
     for copy in copies:
         way = ways.get(id(copy.loops))
         if way is None:
-            way = ways[id(copy.loops)] = _follow(copy.loops, len(shape)), copy.last_source - copy.source_offset
+            way = ways[id(copy.loops)] = (
+                _follow(copy.loops, len(shape)),
+                copy.last_source - copy.source_offset,
+            )
         runs, reach = way
         if runs is None or len(copy.start) != len(shape):
             return f"{_name(copy)} has no box of coordinates of its own"

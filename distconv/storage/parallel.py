@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from distconv.errors import InputError
+from distconv.humanize import shorten
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 REQUESTS = 64
 """So many of this process's may be on their way at once."""
+_MOST_FINDINGS = 16
 
 
 def map_at_once(
@@ -29,6 +33,27 @@ def map_at_once(
         except BaseException:
             stop.set()
             raise
+
+
+def read_at_once(
+    read: Callable[[Item, Callable[[], bool]], Result],
+    items: Sequence[Item],
+    threads: int,
+    findings: Sequence[str] = (),
+) -> list[Result]:
+    """Do as ``map_at_once`` does; InputError with ``findings``, and all that is wrong with any of the items."""
+
+    def attempt(item: Item, stopped: Callable[[], bool]) -> Result | InputError:
+        try:
+            return read(item, stopped)
+        except InputError as error:
+            return error
+
+    outcomes = map_at_once(attempt, items, max(1, min(threads, len(items))))
+    wrong = [*findings, *(str(outcome) for outcome in outcomes if isinstance(outcome, InputError))]
+    if wrong:
+        raise InputError.of(shorten(list(dict.fromkeys(wrong)), _MOST_FINDINGS))
+    return [outcome for outcome in outcomes if not isinstance(outcome, InputError)]
 
 
 def submit(work: Callable[..., Result], *arguments: object) -> "Future[Result]":

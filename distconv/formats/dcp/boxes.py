@@ -21,7 +21,7 @@ from distconv.humanize import shorten
 from distconv.layout.dtypes import DType
 from distconv.layout.regions import Region
 from distconv.storage.base import Reader, Storage, join, opened, read_range
-from distconv.storage.parallel import map_at_once
+from distconv.storage.parallel import read_at_once
 from distconv.storage.window import read_by_windows
 
 _OPENERS = 32
@@ -55,19 +55,13 @@ def read_boxes(
     batches = list(_make_batches(storage, folder, metadata, names))
     heads = Heads()
 
-    def read(batch: _Batch, stopped: Callable[[], bool]) -> list[tuple[_Wanted, Box]] | str:
-        try:
-            with opened(storage, batch.path) as reader:
-                return list(_read_batch(read_by_windows(reader), batch, heads, stopped))
-        except InputError as error:
-            return str(error)
+    def read(batch: _Batch, stopped: Callable[[], bool]) -> list[tuple[_Wanted, Box]]:
+        with opened(storage, batch.path) as reader:
+            return list(_read_batch(read_by_windows(reader), batch, heads, stopped))
 
-    outcomes = map_at_once(read, batches, min(_OPENERS, len(batches))) if batches else []
-    findings = [outcome for outcome in outcomes if isinstance(outcome, str)]
-    if findings:
-        raise InputError.of(shorten(list(dict.fromkeys(findings)), _MOST_FINDINGS))
+    outcomes = read_at_once(read, batches, _OPENERS)
     found: dict[str, list[Box]] = {name: [] for name in names}
-    for wanted, box in (one for outcome in outcomes if not isinstance(outcome, str) for one in outcome):
+    for wanted, box in (one for outcome in outcomes for one in outcome):
         found[wanted.name].append(box)
     return {
         name: BoxedTensor(name, metadata.tensors[name].dtype, metadata.tensors[name].shape, tuple(boxes))

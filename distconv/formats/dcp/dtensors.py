@@ -17,6 +17,11 @@ from distconv.formats.meta.machine import Language
 from distconv.formats.meta.pickles import STATE_DICT
 
 _OF_TORCH = "torch.distributed."
+_MOST_RUNS = 512
+"""More than a rank has on any mesh that somebody trains on; without a bound they multiply."""
+
+Runs = tuple[tuple[int, int], ...]
+"""Places along an axis, in their order, as runs of (first, size)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +30,8 @@ class PartMark(TensorMark):
 
     whole: Extents
     """Shape of the tensor."""
-    first: Extents
-    """Where in it the part begins."""
+    runs: tuple[Runs, ...]
+    """Along each axis, which of the tensor's places the part's are."""
     is_copy: bool
     """Whether another rank holds the same part, and is the one to read."""
 
@@ -56,11 +61,12 @@ def _rebuild(arguments: Arguments) -> object:
         raise InputError(
             "a tensor of a class of its own, which is no DTensor; save the state dict of plain tensors"
         )
-    first, sizes, is_copy = _place(whole, _state(spec))
+    runs, is_copy = _place(whole, _state(spec))
+    sizes = tuple(sum(size for _first, size in along) for along in runs)
     if local.shape != sizes:
         raise InputError(f"a part of shape {local.shape} of a tensor of {whole}, its placements give {sizes}")
     return PartMark(
-        local.storage, local.dtype, local.offset, local.shape, local.strides, whole, first, is_copy
+        local.storage, local.dtype, local.offset, local.shape, local.strides, whole, runs, is_copy
     )
 
 
@@ -85,31 +91,89 @@ def _is_extents(value: object) -> TypeGuard[Extents]:
     return type(value) is tuple and all(type(one) is int and 0 <= one < 1 << 60 for one in value)
 
 
-def _place(whole: Extents, spec: Mapping[object, object]) -> tuple[Extents, Extents, bool]:
-    """Give where a part begins, its sizes, and whether it is a copy; each axis of the mesh cuts what the last one left."""
+def _place(whole: Extents, spec: Mapping[object, object]) -> tuple[tuple[Runs, ...], bool]:
+    """Give which places a part has along each axis, and whether it is a copy.
+
+    One axis of the mesh after the other cuts what the last one left.
+    """
     mesh, placements = _state(spec.get("mesh")), spec.get("placements")
     shape, at = _find_shape(mesh), mesh.get("_coordinate_on_dim")
     if not isinstance(placements, (tuple, list)):
         raise InputError(f"placements are {describe(placements)}; not a DTensor that is known")
     if not isinstance(at, (tuple, list)) or not len(at) == len(shape) == len(placements):
         raise InputError(f"a mesh of {shape} at {describe(at)} for {len(placements)} placements")
-    first, sizes, is_copy = [0] * len(whole), list(whole), False
-    for extent, place, placement in zip(shape, at, placements, strict=True):
+    runs: list[Runs] = [((0, size),) for size in whole]
+    is_copy = False
+    for number in _order(spec.get("shard_order"), len(placements)):
+        extent, place, placement = shape[number], at[number], placements[number]
         if type(place) is not int or not 0 <= place < extent or type(placement) is not Record:
             raise InputError(f"place {describe(place)} of {extent} on a mesh")
-        axis = _state(placement).get("dim")
-        if placement.kind.name == "Replicate":
+        state, kind = _state(placement), placement.kind.name
+        axis, factor = state.get("dim"), state.get("split_factor", 1)
+        if kind == "Replicate":
             is_copy |= place > 0
-        elif placement.kind.name == "Shard" and type(axis) is int and 0 <= axis < len(whole):
-            step = -(-sizes[axis] // extent)
-            begin = min(place * step, sizes[axis])
-            first[axis] += begin
-            sizes[axis] = min(begin + step, sizes[axis]) - begin
+        elif kind in _SHARDS and type(axis) is int and 0 <= axis < len(whole) and _is_factor(factor):
+            runs[axis] = _cut_strided(runs[axis], extent, place, factor)
+            if math.prod(map(len, runs)) > _MOST_RUNS:
+                raise InputError(f"a part of more than {_MOST_RUNS:,} boxes; refused as unsafe")
         else:
             raise InputError(
-                f"placement {placement.kind.name}, expected Shard or Replicate; save it by torch.distributed.checkpoint"
+                f"placement {kind}, expected Shard or Replicate; save it by torch.distributed.checkpoint"
             )
-    return tuple(first), tuple(sizes), is_copy
+    return tuple(runs), is_copy
+
+
+_SHARDS = ("Shard", "_StridedShard")
+
+
+def _is_factor(value: object) -> TypeGuard[int]:
+    return type(value) is int and 1 <= value <= _MOST_RUNS
+
+
+def _order(shard_order: object, axes: int) -> list[int]:
+    """Give the mesh's axes in the order in which they cut: as they stand, where nothing else is said.
+
+    What else is said are pairs of an axis of the tensor, and those of the mesh that cut it.
+    """
+    said: list[object] = []
+    if isinstance(shard_order, (tuple, list)):
+        for entry in shard_order:
+            pair = entry.arguments if type(entry) is Record else None
+            if type(pair) is not tuple or len(pair) != 2 or type(pair[1]) is not tuple:
+                raise InputError(
+                    f"the order of its shards holds {describe(entry)}; not a DTensor that is known"
+                )
+            said += pair[1]
+    order = [axis for axis in said if type(axis) is int and 0 <= axis < axes]
+    if len(set(order)) != len(said):
+        raise InputError(
+            "the order of its shards names axes that its mesh has not; not a DTensor that is known"
+        )
+    return [*order, *(axis for axis in range(axes) if axis not in order)]
+
+
+def _cut_strided(runs: Runs, extent: int, place: int, factor: int) -> Runs:
+    """Take one of ``extent`` pieces of each of ``factor`` pieces, one behind the other, as ``_StridedShard`` does."""
+    pieces = [_cut(_cut(runs, factor, number), extent, place) for number in range(factor)]
+    found: list[tuple[int, int]] = []
+    for first, size in (run for piece in pieces for run in piece):
+        if found and sum(found[-1]) == first:
+            found[-1] = found[-1][0], found[-1][1] + size
+        else:
+            found.append((first, size))
+    return tuple(found)
+
+
+def _cut(runs: Runs, extent: int, place: int) -> Runs:
+    """Take one of ``extent`` pieces, of which the last ones may be smaller or empty, as ``torch.chunk`` does."""
+    step = -(-sum(size for _first, size in runs) // extent)
+    begin, found, passed = place * step, [], 0
+    for first, size in runs:
+        low, high = max(begin - passed, 0), min(begin + step - passed, size)
+        if low < high:
+            found.append((first + low, high - low))
+        passed += size
+    return tuple(found)
 
 
 def _find_shape(mesh: Mapping[object, object]) -> Extents:

@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 
 from distconv.errors import InputError
-from distconv.formats.boxes import Box, BoxedTensor, Described, TrainedFiles
-from distconv.formats.dcp.dtensors import LANGUAGE, PartMark
+from distconv.formats.boxes import Box, BoxedTensor, Described, Extents, TrainedFiles
+from distconv.formats.dcp.dtensors import LANGUAGE, PartMark, Runs
 from distconv.formats.marks import TensorMark
 from distconv.formats.meta.archive import read_archive
 from distconv.formats.views import make_view
 from distconv.layout.regions import Region
 from distconv.storage.base import Storage, join, opened
-from distconv.storage.parallel import map_at_once
+from distconv.storage.parallel import read_at_once
 from distconv.storage.window import read_by_windows
 
 _NAME = re.compile(r"model_world_size_(?P<total>\d{1,6})_rank_(?P<rank>\d{1,6})\.pt")
@@ -39,17 +41,11 @@ def read_rank_files(storage: Storage, folder: str) -> TrainedFiles:
     """Read the headers of all ranks' files; InputError with all that is missing or wrong."""
     paths = tuple(join(folder, name) for name in _order(folder, _list_ranks(storage, folder)))
 
-    def read(path: str, _stopped: Callable[[], bool]) -> _Marks | str:
-        try:
-            with opened(storage, path) as reader:
-                return read_archive(read_by_windows(reader), LANGUAGE)
-        except InputError as error:
-            return str(error)
+    def read(path: str, _stopped: Callable[[], bool]) -> _Marks:
+        with opened(storage, path) as reader:
+            return read_archive(read_by_windows(reader), LANGUAGE)
 
-    outcomes = map_at_once(read, paths, _OPENERS)
-    if findings := [outcome for outcome in outcomes if isinstance(outcome, str)]:
-        raise InputError.of(findings)
-    tensors = _put_together([outcome for outcome in outcomes if not isinstance(outcome, str)])
+    tensors = _put_together(read_at_once(read, paths, _OPENERS))
     return TrainedFiles(
         folder=folder,
         form="a file a rank, of DTensor parts",
@@ -81,9 +77,12 @@ def _order(folder: str, found: Sequence[re.Match[str]]) -> list[str]:
 
 
 def _put_together(files: list[_Marks]) -> dict[str, BoxedTensor]:
-    """Give the tensors of all ranks; what is no DTensor is whole in each, and is the first one's."""
+    """Give the tensors of all ranks; what is no DTensor is whole in each, and is the first one's.
+
+    A mesh need not have all ranks: those beside it have what its own have, as where FSDP is on one axis of two.
+    """
     found: dict[str, BoxedTensor] = {}
-    boxes: dict[str, list[Box]] = {}
+    boxes: dict[str, dict[tuple[Extents, Extents], Box]] = {}
     for rank, file in enumerate(files):
         for name, (mark, region) in file.items():
             whole = mark.whole if isinstance(mark, PartMark) else mark.shape
@@ -93,9 +92,11 @@ def _put_together(files: list[_Marks]) -> dict[str, BoxedTensor]:
                     f"{region.path}: {name:.80} is a {mark.dtype} of {whole}, in another rank a {tensor.dtype} of "
                     f"{tensor.shape}: the files are of several steps or runs"
                 )
-            boxes.setdefault(name, []).extend(_make_boxes(rank, name, mark, region))
+            held = boxes.setdefault(name, {})
+            for box in _make_boxes(rank, name, mark, region):
+                held.setdefault((box.first, box.view.shape), box)
     return {
-        name: BoxedTensor(name, tensor.dtype, tensor.shape, tuple(boxes[name]))
+        name: BoxedTensor(name, tensor.dtype, tensor.shape, tuple(boxes[name].values()))
         for name, tensor in found.items()
     }
 
@@ -103,5 +104,18 @@ def _put_together(files: list[_Marks]) -> dict[str, BoxedTensor]:
 def _make_boxes(rank: int, name: str, mark: TensorMark, region: Region) -> Iterator[Box]:
     if 0 in mark.shape or (mark.is_copy if isinstance(mark, PartMark) else rank > 0):
         return
-    first = mark.first if isinstance(mark, PartMark) else (0,) * len(mark.shape)
-    yield Box(first, make_view(name, mark, region))
+    if not isinstance(mark, PartMark):
+        yield Box((0,) * len(mark.shape), make_view(name, mark, region))
+        return
+    for runs in product(*map(_list_runs, mark.runs)):
+        first, sizes, local = (tuple(run[place] for run in runs) for place in range(3))
+        offset = mark.offset + sum(at * stride for at, stride in zip(local, mark.strides, strict=True))
+        yield Box(first, replace(make_view(name, mark, region), offset=offset, shape=sizes))
+
+
+def _list_runs(runs: Runs) -> Iterator[tuple[int, int, int]]:
+    """Give each run's first place, its size, and where in the part it begins."""
+    begin = 0
+    for first, size in runs:
+        yield first, size, begin
+        begin += size

@@ -191,10 +191,10 @@ def _reduce(machine: Machine) -> None:
 
 
 def _new_object(machine: Machine) -> None:
-    machine.stack.pop()
+    arguments = machine.stack.pop()
     kind = machine.stack[-1]
     if type(kind) is Class:
-        machine.stack[-1] = Record(kind)
+        machine.stack[-1] = Record(kind, arguments)
     elif type(kind) is not Opaque:
         raise InputError(f"the pickle makes an object of {describe(kind)}; refused as unsafe")
 

@@ -6,7 +6,7 @@ Source of the format: ``hf_storage.py`` and ``_hf_utils.py`` of ``torch.distribu
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError, escape
@@ -19,7 +19,7 @@ from distconv.formats.state import LIMIT_TENSORS
 from distconv.formats.views import make_view
 from distconv.layout.regions import Region
 from distconv.storage.base import Storage, join, opened, read_range
-from distconv.storage.parallel import map_at_once
+from distconv.storage.parallel import read_at_once
 from distconv.storage.window import read_by_windows
 
 _RANKS = re.compile(r"shard-\d+-model-(?P<number>\d+)-of-(?P<total>\d+)\.safetensors")
@@ -68,20 +68,12 @@ def read_weight_folder(storage: Storage, folder: str) -> TrainedFiles:
     chosen = ranks or [name for name in names if _WEIGHTS.fullmatch(name)]
     if len(chosen) > _MOST_FILES:
         raise InputError(f"{folder}: {len(chosen):,} files of weights, expected at most {_MOST_FILES:,}")
-    findings = list(_find_missing(folder, ranks))
     paths = tuple(join(folder, name) for name in sorted(chosen))
 
-    def read(path: str, _stopped: Callable[[], bool]) -> Mapping[str, _Part] | str:
-        try:
-            return _read_file(storage, path)
-        except InputError as error:
-            return str(error)
-
-    outcomes = map_at_once(read, paths, _OPENERS)
-    findings += [outcome for outcome in outcomes if isinstance(outcome, str)]
-    if findings:
-        raise InputError.of(findings)
-    tensors = _put_together(outcome for outcome in outcomes if not isinstance(outcome, str))
+    files = read_at_once(
+        lambda path, _stopped: _read_file(storage, path), paths, _OPENERS, list(_find_missing(folder, ranks))
+    )
+    tensors = _put_together(files)
     form = "safetensors of a trainer's ranks" if ranks else "files of weights, by whatever index"
     return TrainedFiles(
         folder=folder,
