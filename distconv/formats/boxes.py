@@ -7,7 +7,7 @@ from distconv.formats.views import TensorView
 from distconv.layout.copies import Copy
 from distconv.layout.dtypes import DType
 from distconv.layout.regions import Region
-from distconv.layout.tensors import Tensor
+from distconv.layout.tensors import Tensor, view_part
 from distconv.storage.base import Storage
 
 Extents = tuple[int, ...]
@@ -32,15 +32,13 @@ class BoxedTensor:
 
     def whole(self) -> Tensor:
         """Take the boxes as one tensor."""
-        return Tensor(
-            self.name, self.dtype, self.shape, tuple(copy for box in self.boxes for copy in place(box))
-        )
+        return Tensor(self.name, self.dtype, self.shape, tuple(map(place, self.boxes)))
 
 
-def place(box: Box) -> Iterator[Copy]:
-    """Let what a part is read by land where the part lies."""
-    for copy in box.view.whole().copies:
-        yield Copy(copy.region, copy.source_offset, box.first, copy.loops)
+def place(box: Box) -> Copy:
+    """Let what a part, which has elements, is read by land where the part lies."""
+    view = box.view
+    return view_part(view.region, view.offset, view.shape, view.strides, box.first)
 
 
 @dataclass(frozen=True, slots=True)

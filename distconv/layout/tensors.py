@@ -32,7 +32,14 @@ def view_tensor(
     """Take a strided view of a storage as a tensor; offset and strides in elements."""
     if 0 in shape:
         return Tensor(name, dtype, shape, ())
-    return Tensor(name, dtype, shape, (Copy(region, offset, (0,) * len(shape), _make_loops(shape, strides)),))
+    return Tensor(name, dtype, shape, (view_part(region, offset, shape, strides, (0,) * len(shape)),))
+
+
+def view_part(
+    region: Region, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], first: tuple[int, ...]
+) -> Copy:
+    """Take a strided view of a storage as what a tensor has from ``first`` on."""
+    return Copy(region, offset, first, _make_loops(shape, strides))
 
 
 @lru_cache(maxsize=1024)

@@ -252,7 +252,8 @@ def _fill(like: Like, absent: Iterable[str], form: _Form) -> Iterator[Made]:
             raise InputError(
                 f"{name} in {view.region.path}: shape {view.shape}, {like.config_path} gives {form.saved[name].shape}"
             )
-        boxed = BoxedTensor(name, view.dtype, view.shape, (Box((0,) * len(view.shape), view),))
+        boxes = () if 0 in view.shape else (Box((0,) * len(view.shape), view),)
+        boxed = BoxedTensor(name, view.dtype, view.shape, boxes)
         yield Made(name, boxed, Recipe(name, name), Saved.whole(name, view.shape))
 
 
