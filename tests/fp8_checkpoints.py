@@ -5,11 +5,13 @@ Nothing comes from distconv. The names and orders are those of ``llama3/quantiza
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 Tensors = dict[str, torch.Tensor]
+Row = tuple[str, tuple[int, ...], int | None]
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = 448.0
 _DENSE = re.compile(r"layers\.(\d+)\.feed_forward\.(w[123])\.weight")
@@ -50,6 +52,29 @@ def quantize_checkpoint(folder: Path, layers: int, experts: int = 0) -> Path:
         values, scales = quantize_shard(shard, rank, layers, experts)
         torch.save(values, path)
         torch.save(scales, folder / f"fp8_scales_{rank}.pt")
+    return folder
+
+
+def write_sparse_fp8(folder: Path, rows: Sequence[Row], shards: int, layers: int, experts: int = 0) -> Path:
+    """Write FP8 shards of any size whose data is a hole; ``rows`` are names, whole shapes, and the axis that is cut."""
+    folder.mkdir()
+    for rank in range(shards):
+        state, scales = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+        for name, shape, axis in rows:
+            part = [size // shards if place == axis else size for place, size in enumerate(shape)]
+            flat = [part[0] * part[1], part[2]] if len(part) == 3 and "experts" in name else part
+            match = (_EXPERTS if experts else _DENSE).fullmatch(name)
+            is_scaled = match is not None and int(match[1]) not in {0, layers - 1}
+            state[name] = torch.empty(flat, dtype=FLOAT8 if is_scaled else torch.bfloat16)
+            if match is not None and is_scaled and experts:
+                scales[f"layers.{match[1]}.feed_forward.experts.{_KEYS[match[2]]}"] = torch.empty(
+                    experts, flat[1]
+                )
+            elif match is not None and is_scaled:
+                scales[f"{match[1]}_feed_forward.{match[2]}_{rank}"] = torch.empty(flat[0])
+        with torch.serialization.skip_data():
+            torch.save(state, folder / f"consolidated.{rank:02d}.pth")
+            torch.save(scales, folder / f"fp8_scales_{rank}.pt")
     return folder
 
 

@@ -15,10 +15,18 @@ import distconv
 from distconv.errors import InputError
 from distconv.moving import job
 from distconv.moving.torch_device import TorchDevice
+from distconv.output.receipt import read_receipt
 from distconv.storage import places
+from distconv.verbs.card import make_card
 from distconv.verbs.dequantize import make_values
-from tests.checkpoints import Spec, write_checklist, write_checkpoint
-from tests.fp8_checkpoints import FLOAT8, Tensors, dequantize_checkpoint, quantize_checkpoint
+from tests.checkpoints import Spec, shapes, write_checklist, write_checkpoint, write_params
+from tests.fp8_checkpoints import (
+    FLOAT8,
+    Tensors,
+    dequantize_checkpoint,
+    quantize_checkpoint,
+    write_sparse_fp8,
+)
 from tests.image_checkpoints import Llama4Spec, make_model, write_image_checkpoint
 from tests.image_reference import convert as convert_plainly
 from tests.moving.stand_ins import Late, pretended_gpu
@@ -293,7 +301,41 @@ def test_the_values_of_the_comparison_are_those_of_torch() -> None:
     np.testing.assert_array_equal(make_values(), bits.to(torch.float32).numpy())
 
 
-def test_the_receipt_names_the_scales_as_sources(write: Write, tmp_path: Path) -> None:
+LLAMA_405B = Spec("llama-3.1", 16384, 126, 128, 8, 4096, 1.2, vocab=128256, shards=8, checklist=False)
+MAVERICK_INSTRUCT = Llama4Spec(
+    5120, 48, 40, 8, 2048, 202048, 128, 2, qk_norm=False, scaled=False, width=1408, encoder_layers=34,
+    encoder_heads=16, side=24, output=4096, shards=8, split=True, extra_state=False, multiplier=1.2,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spec", "published_bytes", "scaled", "parameters"),
+    [(LLAMA_405B, 60_903_742_309, 372, 405_853_388_800), (MAVERICK_INSTRUCT, 54_121_549_657, 69, 401_583_781_376)],
+    ids=["405B", "Maverick"],
+)  # fmt: skip
+def test_shards_of_the_published_sizes_are_planned_whole(
+    tmp_path: Path, spec: AnySpec, published_bytes: int, scaled: int, parameters: int
+) -> None:
+    if isinstance(spec, Spec):
+        folder = write_sparse_fp8(tmp_path / "meta", list(shapes(spec)), spec.shards, spec.layers)
+        write_params(folder, spec)
+    else:
+        folder = write_sparse_fp8(
+            tmp_path / "meta", list(spec.rows()), spec.shards, spec.layers, spec.experts
+        )
+        (folder / "params.json").write_text(json.dumps(spec.params()))
+    # But for the zip and the pickle they are byte for byte as large.
+    assert (folder / "consolidated.00.pth").stat().st_size == pytest.approx(published_bytes, rel=1e-5)
+    found = distconv.plan(folder, dtype="bfloat16")
+    assert any(note.startswith(f"{scaled} tensors are stored in FP8") for note in found.notes)
+    assert found.plan.size_bytes == pytest.approx(2 * parameters, rel=1e-6)
+    assert sum(tensor.elements for tensor in found.plan.tensors) == parameters
+
+
+def test_receipt_and_model_card_say_of_what_it_was_made(write: Write, tmp_path: Path) -> None:
     distconv.convert(write(LLAMA), tmp_path / "hf", dtype="bfloat16")
-    receipt = json.dumps(json.loads((tmp_path / "hf/distconv.json").read_text()))
-    assert all(f"fp8_scales_{rank}.pt" in receipt for rank in range(LLAMA.shards))
+    receipt = read_receipt(places.LocalStorage(), str(tmp_path / "hf/distconv.json"))
+    names = {source.name for source in receipt.conversion.sources}
+    assert names >= {f"fp8_scales_{rank}.pt" for rank in range(LLAMA.shards)}
+    assert "stored as bfloat16, dequantized from FP8: each value times its scale" in make_card(receipt, {})

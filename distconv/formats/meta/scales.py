@@ -32,6 +32,11 @@ def scales_name(rank: int) -> str:
     return f"fp8_scales_{rank}.pt"
 
 
+def is_scales_name(name: str) -> bool:
+    """Whether a file of this name has the scales of a shard."""
+    return _FP8.fullmatch(name) is not None
+
+
 def find_scales(storage: Storage, folder: str) -> tuple[str, ...]:
     """Find the scales of FP8 shards in their folder, in the order of ranks; InputError where any is missing.
 
