@@ -80,6 +80,13 @@ def leave_none(folder: Path) -> None:
         path.unlink()
 
 
+def use_bf16(folder: Path) -> None:
+    """Have the shards of a bf16 model."""
+    for path in folder.glob("consolidated.*"):
+        found = {name: tensor.bfloat16() for name, tensor in torch.load(path).items()}
+        torch.save(found, path)
+
+
 BEFORE: list[tuple[str, str, Damage, str]] = [
     ("dense", "no file", leave_none, r"layers\.1\.feed_forward\.w1\.weight and 2 more in consolidated\.00\.pth: stored as float8_e4m3fn, and there is no file of scales \(fp8_scales_0\.pt …\) beside the shards in .*; download the scales"),
     ("dense", "the last file missing", lambda folder: (folder / "fp8_scales_1.pt").unlink(), r"scales for 1 shards, and there are 2: fp8_scales_1\.pt missing; download"),
@@ -96,6 +103,7 @@ BEFORE: list[tuple[str, str, Damage, str]] = [
     ("dense", "not a checkpoint", lambda folder: (folder / "fp8_scales_1.pt").write_bytes(b"<html>403"), r"fp8_scales_1\.pt: it is an HTML"),
     ("dense", "cut off", lambda folder: (folder / "fp8_scales_1.pt").write_bytes((folder / "fp8_scales_1.pt").read_bytes()[:300]), r"fp8_scales_1\.pt: .*download it again"),
     ("dense", "a shard of bf16 beside one of float8", shard(lambda found: found.update({TENSOR: found[TENSOR].bfloat16()})), rf"{KEY}: {TENSOR} in consolidated\.01\.pth is stored as bfloat16"),
+    ("dense", "shards of bf16", use_bf16, r"fp8_scales_0\.pt: the scales of a shard, and no tensor is stored as float8_e4m3fn; take the files of one model$"),
     ("dense", "int4 scales", lambda folder: (folder / "int4_scales_0.pt").write_bytes(b""), r"int4_scales_0\.pt: an int4-quantized checkpoint; convert the bf16 model instead"),
     ("experts", "no file", leave_none, r"layers\.\d\.feed_forward\.experts\.moe_w_.* and 5 more in consolidated\.00\.pth: stored as float8_e4m3fn, and there is no file of scales"),
     ("experts", "other experts", put(EXPERT_KEY, lambda scale: scale[:2].clone()), r"experts\.w2: shape \(2, 64\), expected \(4, 64\): one for each column of each expert of layers\.1\.feed_forward\.experts\.moe_w_out_eF_D"),

@@ -29,6 +29,11 @@ def attach_scales(catalog: Catalog, experts: int) -> Catalog:
 
     InputError, with all findings, where one has none, or a scale is of no such tensor, or not of its shape.
     """
+    scale = next((scale for shard in catalog for scale in shard.scales.values()), None)
+    if scale is not None and not any(view.dtype == FLOAT8 for view in catalog.all_views):
+        raise InputError(
+            f"{scale.region.path}: the scales of a shard, and no tensor is stored as {FLOAT8}; take the files of one model"
+        )
     findings: list[str] = []
     shards = tuple(_attach(shard, rank, experts, findings) for rank, shard in enumerate(catalog))
     if findings:
