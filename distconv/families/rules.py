@@ -12,6 +12,7 @@ from distconv.families.dimensions import Dimensions, Sizes
 from distconv.families.operations import Operation
 from distconv.formats.meta.catalog import Catalog
 from distconv.formats.meta.params import Params
+from distconv.formats.meta.scales import LORA, QLORA, QUANTIZED
 from distconv.formats.views import TensorView
 from distconv.humanize import shorten
 from distconv.layout.dtypes import STORABLE
@@ -226,7 +227,7 @@ def _check_views(name: str, rule: Rule, cut: Cut, catalog: Catalog, dimensions: 
         return
     for shard in catalog:
         dtype = shard.tensors[name].dtype
-        if dtype not in STORABLE:
+        if dtype not in STORABLE and shard.tensors[name].scale is None:
             yield f"{name} in {shard.name}: stored as {dtype}, expected a floating-point type of 16 bits or more"
 
 
@@ -277,15 +278,28 @@ def describe_foreign_tensors(catalog: Catalog) -> str | None:
             r"(layers\.\d+\.(self_attn|mlp|input_layernorm|post_attention_layernorm)|embed_tokens)\..*",
             "a checkpoint with Transformers' names, which needs no conversion; for Meta's code give its folder and --to meta",
         ),
-        (r".*\.(scales?|zeros?|qweight|qscale)", "a quantized checkpoint; convert the bf16 one instead"),
-        (r".*(lora_[ab]|adaptor|adapter).*", "a LoRA (QLoRA) checkpoint; merge it into the model first"),
+        (_SCALES, QUANTIZED),
+        (_ADAPTORS, LORA),
         (
             r".*feed_forward\.(experts|router).*|.*\.block_sparse_moe\..*|.*\.moe_.*",
             f"a mixture-of-experts model (Llama 4 or Mixtral), {_OTHERS_JSON}",
         ),
     )
     for pattern, description in foreign:
-        for name in catalog.names():
-            if re.fullmatch(pattern, name, re.IGNORECASE):
-                return f"{description} (it has {catalog.stored_name(name)})"
-    return None
+        name = _find_name(pattern, catalog)
+        if name is not None:
+            adapted = description == QUANTIZED and _find_name(_ADAPTORS, catalog) is not None
+            return f"{QLORA if adapted else description} (it has {catalog.stored_name(name)})"
+    weights = (view for view in catalog.all_views if view.name.endswith(".weight"))
+    integer = next((view for view in weights if view.dtype.name in _OF_INTEGERS), None)
+    return None if integer is None else f"{QUANTIZED} ({integer.name} is stored as {integer.dtype})"
+
+
+def _find_name(pattern: str, catalog: Catalog) -> str | None:
+    return next((name for name in catalog.names() if re.fullmatch(pattern, name, re.IGNORECASE)), None)
+
+
+_SCALES = r".*\.(scales?|zeros?|qweight|qscale)"
+_ADAPTORS = r".*(lora_[ab]|adaptor|adapter).*"
+_OF_INTEGERS = frozenset({"int8", "uint8"})
+"""Types of quantized weights."""

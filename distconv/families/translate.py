@@ -63,8 +63,13 @@ def _make_target(
         for match in matches
     ]
     tensor = wholes[0] if len(wholes) == 1 else join(wholes, first.axis)
-    stored = tensor.dtype
-    return OutputTensor(first.target, names, tensor.shape, stored, dtype or stored, tensor.copies)
+    return _make_output(first.target, names, tensor, dtype)
+
+
+def _make_output(name: str, source: str, tensor: Tensor, dtype: DType | None) -> OutputTensor:
+    return OutputTensor(
+        name, source, tensor.shape, tensor.dtype, dtype or tensor.dtype, tensor.copies, scale=tensor.scale
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,4 +194,4 @@ def _take_part(name: str, wholes: Sequence[MetaTensor], rank: Rank, dtype: DType
     parts = [whole.cut.part(whole.tensor, rank.number, rank.count, rank.head_dim) for whole in wholes]
     part = parts[0] if len(parts) == 1 else join(parts, 0)
     sources = " and ".join(dict.fromkeys(whole.source for whole in wholes))
-    return OutputTensor(name, sources, part.shape, part.dtype, dtype or part.dtype, part.copies)
+    return _make_output(name, sources, part, dtype)

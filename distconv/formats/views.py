@@ -1,10 +1,11 @@
 """A tensor as a view of bytes in a file, whatever the file's format."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distconv.formats.marks import TensorMark
 from distconv.layout.dtypes import DType
 from distconv.layout.regions import Region
+from distconv.layout.reshape import merge_axes
 from distconv.layout.tensors import Tensor, view_tensor
 
 
@@ -18,10 +19,21 @@ class TensorView:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    scale: "TensorView | None" = None
+    """What each element is multiplied by: of the same shape, though the first axis may be two, with strides of 0."""
+
+    @property
+    def value(self) -> DType:
+        """The type in which its values come: a scaled one's are products."""
+        return self.dtype if self.scale is None else self.scale.dtype
 
     def whole(self) -> Tensor:
         """Take it as a whole tensor."""
-        return view_tensor(self.name, self.dtype, self.region, self.offset, self.shape, self.strides)
+        tensor = view_tensor(self.name, self.dtype, self.region, self.offset, self.shape, self.strides)
+        if self.scale is None:
+            return tensor
+        scale = self.scale.whole()
+        return replace(tensor, scale=merge_axes(scale, 0) if len(scale.shape) > len(self.shape) else scale)
 
 
 def make_view(name: str, mark: TensorMark, region: Region) -> TensorView:

@@ -4,12 +4,13 @@ import math
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from distconv.errors import ConversionError, InputError
 from distconv.layout.copies import Copy
 from distconv.layout.dtypes import DType
+from distconv.layout.tensors import Tensor
 from distconv.layout.tiling import find_untiled
 
 
@@ -29,6 +30,8 @@ class OutputTensor:
     copies: tuple[Copy, ...]
     stacked: int = 1
     """Along axis 1 lie so many tensors, of as many files; see ``stripes.stack``."""
+    scale: Tensor | None = None
+    """What each element is multiplied by before it is cast, see ``Tensor``; it is cast to another type then."""
 
     def __post_init__(self) -> None:
         """Prove that the copies fill the tensor, each element once, from what is stored."""
@@ -37,6 +40,34 @@ class OutputTensor:
             raise InputError(
                 f"{self.source}: its parts in the shards do not fill {self.name} of shape {self.shape}: {wrong}"
             )
+        if self.scale is not None:
+            self._prove_scale(self.scale)
+
+    def _prove_scale(self, scale: Tensor) -> None:
+        if scale.shape != self.shape or self.dtype == self.stored or self.stacked > 1:
+            raise ValueError(
+                f"{self.name}: a scale of shape {scale.shape}, from {self.stored} to {self.dtype}"
+            )
+        wrong = find_untiled(scale.shape, scale.copies, scale.dtype.size_bytes)
+        if wrong is not None:
+            raise InputError(
+                f"{scale.name}: does not give {self.name} of shape {self.shape} its scale: {wrong}"
+            )
+
+    @property
+    def whole(self) -> Tensor:
+        """What is stored of it, as a tensor that can be cut."""
+        return Tensor(self.name, self.stored, self.shape, self.copies, self.scale)
+
+    def of(self, part: Tensor) -> "OutputTensor":
+        """Give the same of a part of it."""
+        return replace(self, shape=part.shape, copies=part.copies, scale=part.scale)
+
+    @property
+    def unit_bytes(self) -> int:
+        """The most that an element takes on its way."""
+        scale = 0 if self.scale is None else self.scale.dtype.size_bytes
+        return max(self.stored.size_bytes, self.dtype.size_bytes, scale)
 
     @property
     def elements(self) -> int:

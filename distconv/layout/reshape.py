@@ -46,7 +46,8 @@ def merge_axes(tensor: Tensor, axis: int) -> Tensor:
         return Copy(copy.region, copy.source_offset, start, merge_loops(loops))
 
     shape = (*tensor.shape[:axis], outer * inner, *tensor.shape[axis + 2 :])
-    return replace(tensor, shape=shape, copies=tuple(map(merge, tensor.copies)))
+    scale = tensor.scale_by(lambda scale: merge_axes(scale, axis))
+    return replace(tensor, shape=shape, copies=tuple(map(merge, tensor.copies)), scale=scale)
 
 
 def transpose(tensor: Tensor) -> Tensor:
@@ -56,4 +57,5 @@ def transpose(tensor: Tensor) -> Tensor:
         loops = sorted((replace(loop, axis=1 - loop.axis) for loop in copy.loops), key=lambda loop: loop.axis)
         return replace(copy, start=copy.start[::-1], loops=tuple(loops))
 
-    return replace(tensor, shape=tensor.shape[::-1], copies=tuple(map(turn, tensor.copies)))
+    copies = tuple(map(turn, tensor.copies))
+    return replace(tensor, shape=tensor.shape[::-1], copies=copies, scale=tensor.scale_by(transpose))

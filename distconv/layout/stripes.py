@@ -125,11 +125,11 @@ def list_steps(sections: Sequence[Section]) -> Iterator[Step]:
 def stack(tensors: Sequence[OutputTensor]) -> OutputTensor | None:
     """Give tensors as one, of shape (rows, tensors, …), where they take turns in what they are copied from.
 
-    None where they do not, as shares of rows, or where one alone lacks what to stack.
+    None where they do not, as shares of rows, where they are scaled, or where one alone lacks what to stack.
     """
     first = tensors[0]
     forms = {(tensor.shape, tensor.stored, tensor.dtype) for tensor in tensors}
-    if len(tensors) == 1 or len(forms) > 1 or len(first.shape) < 2:
+    if len(tensors) == 1 or len(forms) > 1 or len(first.shape) < 2 or first.scale is not None:
         return None
     alike: dict[object, list[tuple[int, Copy]]] = {}
     for number, tensor in enumerate(tensors):

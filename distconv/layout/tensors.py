@@ -6,7 +6,7 @@ Nothing is read; what lands where is arithmetic on coordinates.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -24,6 +24,15 @@ class Tensor:
     dtype: DType
     shape: tuple[int, ...]
     copies: tuple[Copy, ...]
+    scale: "Tensor | None" = None
+    """What each element is multiplied by: of the same shape, and everything done to the tensor is done to it too.
+
+    Where elements share a number, as those of a row do, that is read again and again: by loops of no step.
+    """
+
+    def scale_by(self, operation: Callable[["Tensor"], "Tensor"]) -> "Tensor | None":
+        """Give what an operation on the tensor makes of its scale; None where it has none."""
+        return None if self.scale is None else operation(self.scale)
 
 
 def view_tensor(
@@ -56,12 +65,18 @@ def _make_loops(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[Loop,
 def join(tensors: Sequence[Tensor], axis: int) -> Tensor:
     """Put tensors one behind the other along an axis; they are alike but for their extents along it."""
     first = tensors[0]
+    scales = [tensor.scale for tensor in tensors if tensor.scale is not None]
+    if 0 < len(scales) < len(tensors):
+        raise ValueError(
+            f"{first.name}: {len(scales)} of {len(tensors)} parts have scales, expected all or none"
+        )
     copies: list[Copy] = []
     end = 0
     for tensor in tensors:
         copies += (copy.shifted(axis, end) if end else copy for copy in tensor.copies)
         end += tensor.shape[axis]
-    return replace(first, shape=_resize(first.shape, axis, end), copies=tuple(copies))
+    scale = join(scales, axis) if scales else None
+    return replace(first, shape=_resize(first.shape, axis, end), copies=tuple(copies), scale=scale)
 
 
 def cut(tensor: Tensor, axis: int, first: int, end: int) -> Tensor:
@@ -71,7 +86,8 @@ def cut(tensor: Tensor, axis: int, first: int, end: int) -> Tensor:
         for copy in tensor.copies
         for part in cut_copy(copy, axis, first, end)
     ]
-    return replace(tensor, shape=_resize(tensor.shape, axis, end - first), copies=tuple(copies))
+    scale = tensor.scale_by(lambda scale: cut(scale, axis, first, end))
+    return replace(tensor, shape=_resize(tensor.shape, axis, end - first), copies=tuple(copies), scale=scale)
 
 
 def _resize(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
@@ -102,7 +118,8 @@ def regroup(
         for copy in tensor.copies
         for part in _split_digits(copy, axis, digits, weights)
     ]
-    return replace(tensor, shape=shape, copies=tuple(copies))
+    scale = tensor.scale_by(lambda scale: regroup(scale, axis, digits, others, shape))
+    return replace(tensor, shape=shape, copies=tuple(copies), scale=scale)
 
 
 def _put_digits(

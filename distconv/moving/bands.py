@@ -14,7 +14,7 @@ from distconv.layout.copies import Copy, cut_copy
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.files import OutputTensor
 from distconv.layout.reshape import merge_axes
-from distconv.layout.tensors import Tensor, cut
+from distconv.layout.tensors import cut
 from distconv.moving.pieces import PAGE_BYTES, Piece, make_piece
 
 
@@ -28,6 +28,8 @@ class Block:
     target_offset: int
     elements: int
     pieces: tuple[Piece, ...]
+    scales: tuple[Piece, ...] = ()
+    """What the elements are multiplied by, in elements of the scale's; together these fill the block as well."""
 
 
 def make_blocks(
@@ -42,7 +44,7 @@ def make_blocks(
     if not tensor.copies:
         return
     row = math.prod(tensor.shape[1:])
-    is_large = row * max(tensor.stored.size_bytes, tensor.dtype.size_bytes) > block_bytes
+    is_large = row * tensor.unit_bytes > block_bytes
     # Of stacked tensors a row is one of each.
     if is_large and len(tensor.shape) > 2 and tensor.stacked == 1:
         for number, part in enumerate(_list_rows(tensor)):
@@ -50,20 +52,24 @@ def make_blocks(
                 yield replace(block, target_offset=block.target_offset + number * row)
         return
     step = max((loop.step for copy in tensor.copies for loop in copy.loops if loop.axis == 0), default=1)
-    edges = {min(edge, tensor.shape[0]) for copy in tensor.copies for edge in _edges(copy, step)}
+    scales = () if tensor.scale is None else tensor.scale.copies
+    edges = {min(edge, tensor.shape[0]) for copy in (*tensor.copies, *scales) for edge in _edges(copy, step)}
     for first, end in pairwise(sorted(edges)):
-        copies = [copy for copy in tensor.copies if copy.start[0] < end and first < copy.end(0)]
-        cutter = _Cutter(tensor, copies, step, gap_bytes)
+        copies, factors = _find_touched(tensor.copies, first, end), _find_touched(scales, first, end)
+        cutter = _Cutter(tensor, copies, factors, step, gap_bytes)
         rows, through_gaps = cutter.choose(first, end, block_bytes, largest_bytes)
         yield from cutter.cut_all(first, end, rows, through_gaps=through_gaps)
 
 
 def _list_rows(tensor: OutputTensor) -> Iterator[OutputTensor]:
     """Give each step along the first axis as a tensor of the other ones."""
-    whole = Tensor(tensor.name, tensor.stored, tensor.shape, tensor.copies)
+    whole = tensor.whole
     for number in range(tensor.shape[0]):
-        row = merge_axes(cut(whole, 0, number, number + 1), 0)
-        yield replace(tensor, shape=row.shape, copies=row.copies)
+        yield tensor.of(merge_axes(cut(whole, 0, number, number + 1), 0))
+
+
+def _find_touched(copies: Sequence[Copy], first: int, end: int) -> list[Copy]:
+    return [copy for copy in copies if copy.start[0] < end and first < copy.end(0)]
 
 
 def _edges(copy: Copy, step: int) -> tuple[int, int]:
@@ -74,37 +80,46 @@ def _edges(copy: Copy, step: int) -> tuple[int, int]:
 class _Cutter:
     """Cuts rows between two edges, all of which are filled by the same copies."""
 
-    def __init__(self, tensor: OutputTensor, copies: Sequence[Copy], step: int, gap_bytes: int) -> None:
-        self._copies = copies
+    def __init__(
+        self,
+        tensor: OutputTensor,
+        copies: Sequence[Copy],
+        scales: Sequence[Copy],
+        step: int,
+        gap_bytes: int,
+    ) -> None:
+        self._copies, self._scales = copies, scales
         self._step = step
         self._gap_bytes = gap_bytes
         self._row = math.prod(tensor.shape[1:])
         self._shape, self._is_stacked = tensor.shape, tensor.stacked > 1
         self._stored_bytes = tensor.stored.size_bytes
-        self._unit_bytes = max(tensor.stored.size_bytes, tensor.dtype.size_bytes)
+        self._scale_bytes = 0 if tensor.scale is None else tensor.scale.dtype.size_bytes
+        self._unit_bytes = tensor.unit_bytes
 
     def cut_all(self, first: int, end: int, rows: int, *, through_gaps: bool) -> Iterator[Block]:
         """Make all blocks of so many rows, and a last one of what is left."""
         block = self.cut(first, first + rows, through_gaps=through_gaps)
         yield block
-        strides = self._strides_until(end)
+        strides = self._strides_until(end, self._copies)
+        scale_strides = self._strides_until(end, self._scales)
         for start in range(first + rows, end, rows):
-            if strides is None or start + rows > end:
+            if strides is None or scale_strides is None or start + rows > end:
                 yield self.cut(start, min(start + rows, end), through_gaps=through_gaps)
                 continue
             # The same pieces, further on: much faster than to cut them again.
             steps = (start - first) // self._step
-            pieces = zip(block.pieces, strides, strict=True)
             yield Block(
                 start * self._row,
                 block.elements,
-                tuple(piece.moved(steps * stride) for piece, stride in pieces),
+                _move(block.pieces, steps, strides),
+                _move(block.scales, steps, scale_strides),
             )
 
-    def _strides_until(self, end: int) -> list[int] | None:
+    def _strides_until(self, end: int, copies: Sequence[Copy]) -> list[int] | None:
         """How far a step leads in each copy's storage; None where not each step has one box of each copy."""
         strides = []
-        for copy in self._copies:
+        for copy in copies:
             outer = next((loop for loop in copy.loops if loop.axis == 0), None)
             # No copy begins at a whole step within these rows: they would end there.
             whole = copy.start[0] % self._step == 0 and end <= copy.end(0)
@@ -116,21 +131,26 @@ class _Cutter:
     def cut(self, first: int, end: int, *, through_gaps: bool) -> Block:
         """Make the block of these rows."""
         strides = self._find_strides(end - first)
-        return Block(
-            first * self._row,
-            (end - first) * self._row,
-            tuple(
+
+        def make_pieces(copies: Sequence[Copy], unit_bytes: int) -> tuple[Piece, ...]:
+            return tuple(
                 make_piece(
                     part,
                     strides,
                     first * strides[0],
-                    self._stored_bytes,
+                    unit_bytes,
                     through_gaps=through_gaps,
                     gap_bytes=self._gap_bytes,
                 )
-                for copy in self._copies
+                for copy in copies
                 for part in cut_copy(copy, 0, first, end)
-            ),
+            )
+
+        return Block(
+            first * self._row,
+            (end - first) * self._row,
+            make_pieces(self._copies, self._stored_bytes),
+            make_pieces(self._scales, self._scale_bytes),
         )
 
     def _find_strides(self, rows: int) -> tuple[int, ...]:
@@ -170,6 +190,10 @@ class _Cutter:
 
     def _whole_steps(self, rows: int) -> int:
         return max(1, rows // self._step) * self._step
+
+
+def _move(pieces: Sequence[Piece], steps: int, strides: Sequence[int]) -> tuple[Piece, ...]:
+    return tuple(piece.moved(steps * stride) for piece, stride in zip(pieces, strides, strict=True))
 
 
 def _read(block: Block) -> int:

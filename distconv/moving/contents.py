@@ -13,6 +13,7 @@ from distconv.moving.ahead import Ahead
 from distconv.moving.bands import Block, make_blocks
 from distconv.moving.devices import Device, Finish, HostDevice, is_what_was_read
 from distconv.moving.ranges import Wanted, cut_ranges, split_range
+from distconv.moving.scales import read_scales
 from distconv.moving.sources import Sources
 from distconv.moving.spans import GATHER, READ
 from distconv.storage.base import LOCAL_ACCESS, Access
@@ -59,9 +60,11 @@ class Contents:
             if _is_straight(tensor, block):
                 finish: Finish = partial(_give, content)
             else:
+                with self._sources.spans.during(READ, 0):
+                    scales = read_scales(tensor, block, self._sources)
                 with self._sources.spans.during(GATHER, len(content)):
                     finish = self._device.submit(
-                        content, block.pieces, block.elements, tensor.stored, tensor.dtype
+                        content, block.pieces, block.elements, tensor.stored, tensor.dtype, scales
                     )
             waiting.append((wanted.place, block, finish))
             if len(waiting) >= self._device.depth:

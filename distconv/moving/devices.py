@@ -5,6 +5,7 @@ Elements are moved as integers, so that no bit of a NaN changes; a cast happens 
 
 import mmap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from distconv.layout.dtypes import DType
@@ -23,6 +24,18 @@ GPU_MEMORY_BYTES = GPU_BLOCKS * 6 * GPU_BLOCK_BYTES
 
 Finish = Callable[[], tuple[memoryview, int]]
 """Waits for a block: its bytes, and how many finite elements became infinite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """What the elements of a block are multiplied by before they are cast.
+
+    The pieces lie in ``content`` one behind the other, and fill as many elements as the block has.
+    """
+
+    content: memoryview
+    pieces: tuple[Piece, ...]
+    dtype: DType
 
 
 class Device(Protocol):
@@ -48,9 +61,15 @@ class Device(Protocol):
         """
 
     def submit(
-        self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
+        self,
+        content: memoryview,
+        pieces: Sequence[Piece],
+        elements: int,
+        stored: DType,
+        dtype: DType,
+        scales: Scales | None = None,
     ) -> Finish:
-        """Start to put the pieces into a block of so many elements, cast where ``dtype`` differs."""
+        """Start to put the pieces into a block of so many elements, scaled and cast where ``dtype`` differs."""
 
 
 def is_what_was_read(pieces: Sequence[Piece], elements: int) -> bool:
@@ -68,7 +87,7 @@ class HostDevice:
 
     def __init__(self) -> None:
         """Start with no memory."""
-        self._content = self._block = make_buffer(0)
+        self._content = self._block = self._scale = make_buffer(0)
         self._phase = 0
 
     def begin(self, size_bytes: int, place_bytes: int) -> memoryview:
@@ -79,7 +98,13 @@ class HostDevice:
         return self._content[self._phase : self._phase + size_bytes]
 
     def submit(
-        self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
+        self,
+        content: memoryview,
+        pieces: Sequence[Piece],
+        elements: int,
+        stored: DType,
+        dtype: DType,
+        scales: Scales | None = None,
     ) -> Finish:
         """Do it at once."""
         if is_what_was_read(pieces, elements):
@@ -92,34 +117,48 @@ class HostDevice:
 
         from distconv.moving.casts import cast_block
 
-        cast, became_infinite = cast_block(
-            torch.frombuffer(gathered, dtype=getattr(torch, stored.name)), dtype
-        )
+        def take(memory: memoryview, kind: DType) -> torch.Tensor:
+            return torch.frombuffer(memory, dtype=getattr(torch, kind.name))
+
+        scale = None if scales is None else take(self._gather_scales(scales, elements), scales.dtype)
+        cast, became_infinite = cast_block(take(gathered, stored), dtype, scale)
         found: memoryview = cast.view(torch.uint8).numpy().data
         return lambda: (found, int(became_infinite))
 
     def _gather(
         self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType
     ) -> memoryview:
-        import numpy as np
-
-        unit = stored.size_bytes
-        kind = np.dtype(f"u{unit}")
-        if self._phase + elements * unit > len(self._block):
-            self._block = make_buffer(mmap.PAGESIZE + elements * unit)
-
-        def view(
-            memory: memoryview, offset: int, extents: tuple[int, ...], strides: tuple[int, ...]
-        ) -> "np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]]":
-            # The constructor refuses what would reach beyond the memory, and costs a fifth of as_strided.
-            return np.ndarray(extents, kind, memory, offset * unit, [unit * n for n in strides])
-
-        block = self._block[self._phase : self._phase + elements * unit]
-        start = 0
-        for piece in pieces:
-            np.copyto(
-                view(block, piece.target_offset, piece.extents, piece.target_strides),
-                view(content, start, piece.extents, piece.source_strides),
-            )
-            start += piece.span
+        size = elements * stored.size_bytes
+        if self._phase + size > len(self._block):
+            self._block = make_buffer(mmap.PAGESIZE + size)
+        block = self._block[self._phase : self._phase + size]
+        _gather(content, pieces, block, stored.size_bytes)
         return block
+
+    def _gather_scales(self, scales: Scales, elements: int) -> memoryview:
+        size = elements * scales.dtype.size_bytes
+        if size > len(self._scale):
+            self._scale = make_buffer(size)
+        _gather(scales.content, scales.pieces, self._scale[:size], scales.dtype.size_bytes)
+        return self._scale[:size]
+
+
+def _gather(content: memoryview, pieces: Sequence[Piece], block: memoryview, unit: int) -> None:
+    """Put pieces, which lie one behind the other, into a block; elements are of ``unit`` bytes."""
+    import numpy as np
+
+    kind = np.dtype(f"u{unit}")
+
+    def view(
+        memory: memoryview, offset: int, extents: tuple[int, ...], strides: tuple[int, ...]
+    ) -> "np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]]":
+        # The constructor refuses what would reach beyond the memory, and costs a fifth of as_strided.
+        return np.ndarray(extents, kind, memory, offset * unit, [unit * n for n in strides])
+
+    start = 0
+    for piece in pieces:
+        np.copyto(
+            view(block, piece.target_offset, piece.extents, piece.target_strides),
+            view(content, start, piece.extents, piece.source_strides),
+        )
+        start += piece.span

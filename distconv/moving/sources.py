@@ -9,6 +9,10 @@ from distconv.layout.regions import ZEROS, Region
 from distconv.moving.pieces import Piece
 from distconv.moving.spans import Spans
 from distconv.storage.base import LOCAL_ACCESS, Reader, Storage, opened
+from distconv.storage.window import read_by_windows
+
+_SCALE_WINDOW_BYTES = 256 << 10
+"""Of a file of scales, of which each block wants a few kilobytes, and the next one the same or what follows."""
 
 
 class ZeroReader:
@@ -74,6 +78,17 @@ class Sources:
             end = start + piece.span * unit_bytes
             self._read_into(piece, unit_bytes, content[start:end])
             start = end
+
+    def read_scales(self, pieces: Sequence[Piece], unit_bytes: int) -> memoryview:
+        """Read what a block's scales need, one behind the other; they are not counted, as they are read for each block."""
+        counted = self.bytes_read
+        for path in {piece.region.path for piece in pieces} - self._readers.keys():
+            reader = self._stack.enter_context(opened(self._storage, path))
+            self._readers[path] = read_by_windows(reader, _SCALE_WINDOW_BYTES)
+        content = memoryview(bytearray(sum(piece.span for piece in pieces) * unit_bytes))
+        self.read_block(pieces, unit_bytes, content)
+        self.bytes_read = counted
+        return content
 
     def _read_into(self, piece: Piece, unit_bytes: int, buffer: memoryview) -> None:
         reader = self.open(piece.region.path)

@@ -11,7 +11,14 @@ import torch
 from distconv.errors import DeviceError
 from distconv.layout.dtypes import DType
 from distconv.moving.casts import cast_block, integer_of
-from distconv.moving.devices import GPU_BLOCK_BYTES, GPU_BLOCKS, Finish, HostDevice, is_what_was_read
+from distconv.moving.devices import (
+    GPU_BLOCK_BYTES,
+    GPU_BLOCKS,
+    Finish,
+    HostDevice,
+    Scales,
+    is_what_was_read,
+)
 from distconv.moving.pieces import Piece
 
 LOST = threading.Event()
@@ -46,17 +53,24 @@ class TorchDevice:
             return self._slot().content(size_bytes, place_bytes)
 
     def submit(
-        self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
+        self,
+        content: memoryview,
+        pieces: Sequence[Piece],
+        elements: int,
+        stored: DType,
+        dtype: DType,
+        scales: Scales | None = None,
     ) -> Finish:
         """Queue transfers and gather on the slot's stream."""
         slot = self._slot()
         if len(content) <= self.small_bytes:
-            return slot.host.submit(content, pieces, elements, stored, dtype)
+            return slot.host.submit(content, pieces, elements, stored, dtype, scales)
         with _explained(), slot.queue():
             block = _gather(slot.send(len(content)).view(integer_of(stored)), pieces, elements)
             if dtype == stored:
                 return partial(_finish, slot, slot.bring_back(block, None))
-            cast, became_infinite = cast_block(block.view(getattr(torch, stored.name)), dtype)
+            scale = None if scales is None else _spread(scales, elements, block.device)
+            cast, became_infinite = cast_block(block.view(getattr(torch, stored.name)), dtype, scale)
             return partial(_finish, slot, slot.bring_back(cast, became_infinite))
 
     def _slot(self) -> "_Slot":
@@ -74,6 +88,12 @@ def _gather(source: torch.Tensor, pieces: Sequence[Piece], elements: int) -> tor
         target.copy_(source.as_strided(piece.extents, piece.source_strides, start))
         start += piece.span
     return block
+
+
+def _spread(scales: Scales, elements: int, device: torch.device) -> torch.Tensor:
+    """Give each element of a block its scale; what is sent is little."""
+    sent = torch.frombuffer(scales.content, dtype=getattr(torch, scales.dtype.name)).to(device)
+    return _gather(sent, scales.pieces, elements)
 
 
 def _finish(slot: "_Slot", found: memoryview) -> tuple[memoryview, int]:

@@ -1,10 +1,12 @@
 """The model card of what is uploaded: what it is, how it was made, and the digest of each file."""
 
+import posixpath
 from collections.abc import Iterator, Mapping
 
 from distconv.errors import OutputError
 from distconv.families.images import ALL_FAMILIES
 from distconv.formats.meta.checklist import parse_checklist
+from distconv.formats.meta.scales import is_scales_name
 from distconv.humanize import format_count
 from distconv.output.receipt import Conversion, ModelReceipt
 from distconv.output.targets import RECEIPT_NAME, TRANSFORMERS
@@ -59,7 +61,9 @@ def _describe(conversion: Conversion, title: str) -> Iterator[str]:
         what = f"A model for Meta's code in {format_count(conversion.shards, 'shard')}"
     yield f"# {title}{' (instruct)' if conversion.instruct else ''}"
     yield ""
-    yield f"{what}, converted by distconv {conversion.version}; stored as {conversion.dtype}."
+    scaled = any(is_scales_name(posixpath.basename(source.name)) for source in conversion.sources)
+    of_what = ", dequantized from FP8: each value times its scale, rounded" if scaled else ""
+    yield f"{what}, converted by distconv {conversion.version}; stored as {conversion.dtype}{of_what}."
     yield "Its use is subject to the licence that it came under."
     yield ""
     yield "```"

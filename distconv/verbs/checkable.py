@@ -8,6 +8,7 @@ from distconv.formats.boxes import list_views
 from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.checklist import Listed, read_checklists
 from distconv.formats.meta.files import CONFIG_NAME, SourceFiles, find_files
+from distconv.formats.meta.layouts import ShardFiles
 from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
 from distconv.layout.regions import Region
@@ -130,9 +131,9 @@ def _make_tasks(storage: Storage, files: SourceFiles) -> tuple[list[Task], list[
         else:
             tasks.append(Task(entry.path, found.size_bytes, entry))
     names = {entry.path for entry in listed}
-    unlisted = [path for shard in files.shards for path in shard.paths if path not in names]
+    unlisted = [path for path in files.weights if path not in names]
     notes = []
-    for path, catalog in ((path, _try_catalog(storage, files, path)) for path in unlisted):
+    for path, catalog in ((path, _try_catalog(storage, path)) for path in unlisted):
         records = _records_with_checksum(catalog, path)
         if records:
             tasks.append(Task(path, sum(record.size_bytes for record in records), None, records))
@@ -141,11 +142,10 @@ def _make_tasks(storage: Storage, files: SourceFiles) -> tuple[list[Task], list[
     return tasks, notes, findings
 
 
-def _try_catalog(storage: Storage, files: SourceFiles, path: str) -> Catalog | None:
+def _try_catalog(storage: Storage, path: str) -> Catalog | None:
     """Read one file's catalog; what is wrong with it has been found already."""
-    shard = next(shard for shard in files.shards if path in shard.paths)
     try:
-        return read_catalog(storage, (shard,))
+        return read_catalog(storage, (ShardFiles(0, (path,)),))
     except InputError:
         return None
 

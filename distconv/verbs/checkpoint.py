@@ -11,20 +11,21 @@ from distconv.families.evidence import Facts
 from distconv.families.fused import take_apart
 from distconv.families.llama import EMBEDDING, OUTPUT
 from distconv.families.rules import Match, describe_foreign_tensors, match_rules
+from distconv.families.scales import attach_scales
 from distconv.families.translate import Decisions, make_targets
 from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.files import SourceFiles, find_files
 from distconv.formats.meta.layouts import ShardFiles
 from distconv.formats.meta.params import Params, read_params
 from distconv.formats.views import TensorView
-from distconv.layout.dtypes import DTYPES
+from distconv.layout.dtypes import DTYPES, DType
 from distconv.output.identity import Subject
 from distconv.planning.plan import Plan, make_plan
 from distconv.sidecars.special_tokens import TOKEN_SETS
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
 from distconv.storage.base import Storage
 from distconv.verbs.questions import Answers
-from distconv.verbs.remarks import note_buffers, note_copies, note_differences, note_params
+from distconv.verbs.remarks import note_buffers, note_copies, note_differences, note_params, note_scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,13 @@ def read_found(
     """
     params = read_params(storage, files.params)
     architecture = tell_architecture(params)
-    catalog = read_catalog(storage, files.shards)
+    catalog = read_catalog(storage, files.shards, files.scales)
     shards = (ShardFiles(number, shard.paths) for number, shard in enumerate(catalog))
     files = replace(files, shards=tuple(shards))
     foreign = describe_foreign_tensors(catalog) if architecture is LLAMA else None
     if foreign is not None:
         raise InputError(f"{files.folder}: {foreign}")
+    catalog = attach_scales(catalog, params.experts)
     dimensions = architecture.read_dimensions(catalog, params)
     rules = architecture.make_rules(dimensions)
     special = None if params.llama_4 is None else TOKEN_SETS["llama-4"].counted
@@ -89,6 +91,7 @@ def read_found(
         *catalog.notes,
         *note_buffers(catalog),
         *note_copies(catalog),
+        *note_scales(catalog),
         *choice.assumptions,
         *note_differences(params, dimensions, vocabulary),
         *note_params(params, choice),
@@ -229,10 +232,23 @@ def _find_prime_factors(number: int) -> tuple[int, ...]:
     return tuple(factor for factor in dividing if all(factor % less for less in dividing if less < factor))
 
 
+def choose_dtype(checkpoint: Checkpoint, dtype: str) -> DType | None:
+    """Give the type that all tensors are cast to; None where each keeps its own, which FP8 ones cannot."""
+    if dtype != "auto":
+        return DTYPES[dtype]
+    if any(view.scale is not None for match in checkpoint.matches for view in match.views):
+        raise InputError(
+            f"{checkpoint.files.folder}: an FP8 checkpoint, whose down projections have a scale for each row and shard, as "
+            "no format of Transformers and no other number of shards has them: its bytes cannot be moved as they are; "
+            "convert with --dtype bfloat16, which multiplies each value by its scale"
+        )
+    return None
+
+
 def plan_conversion(
     checkpoint: Checkpoint, decisions: Decisions, dtype: str = "auto", max_shard_size: int | None = None
 ) -> Plan:
     """Plan a checkpoint's conversion into Transformers' chunks."""
-    wanted = None if dtype == "auto" else DTYPES[dtype]
+    wanted = choose_dtype(checkpoint, dtype)
     targets = make_targets(checkpoint.matches, checkpoint.dimensions.head_dim, decisions, wanted)
     return make_plan(targets, decisions, max_shard_size)

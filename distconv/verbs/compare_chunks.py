@@ -137,7 +137,7 @@ def _compare_match(
 ) -> str | None:
     import numpy as np
 
-    stored, unit = match.views[0].dtype, target.dtype.size_bytes
+    stored, unit = match.views[0].value, target.dtype.size_bytes
     with opened(comparison.storage, target.path) as reader:
         for first, rows in _bands(match, copies, comparison.checkpoint, comparison.sources):
             count, columns = rows.shape

@@ -40,7 +40,7 @@ def compare_shards(
     progress.begin(sum(sizes), len(found), "tensors")
     try:
         dtype = choose_dtype(
-            (whole.dtype, part) for whole in expected for part in found[whole.held_as].values()
+            (whole.stored_dtype, part) for whole in expected for part in found[whole.held_as].values()
         )
         with Sources(storage) as sources:
             for name, targets in found.items():

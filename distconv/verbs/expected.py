@@ -56,9 +56,14 @@ class Expected:
         return group_copies(self.views, self.joined, self.copies)
 
     @property
-    def dtype(self) -> DType:
+    def stored_dtype(self) -> DType:
         """The type that INPUT has it in."""
         return self.views[0].dtype
+
+    @property
+    def dtype(self) -> DType:
+        """The type in which it is read."""
+        return self.views[0].value
 
     def as_in(self, targets: Sequence[Written], ranks: int) -> "Expected":
         """Count key heads as shards of so many ranks do: those that INPUT has twice may be there once."""

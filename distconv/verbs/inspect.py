@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from distconv.families.dimensions import Dimensions, MllamaDimensions, ModelDimensions
 from distconv.families.translate import join_ranks, list_shard_counts, make_targets
 from distconv.humanize import format_choice, format_count, format_size
-from distconv.layout.dtypes import STORABLE, DType
+from distconv.layout.dtypes import BFLOAT16, STORABLE, DType
+from distconv.layout.files import OutputTensor
 from distconv.storage.base import PathLike, Storage
 from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import Checkpoint, decide
@@ -92,7 +93,8 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     choice, files = checkpoint.choice, checkpoint.files
     decisions, _notes = decide(checkpoint)
     head_dim = checkpoint.dimensions.head_dim
-    parameters = sum(target.elements for target in make_targets(checkpoint.matches, head_dim, decisions))
+    # They are counted whatever they are stored as.
+    parameters = _count_elements(make_targets(checkpoint.matches, head_dim, decisions, BFLOAT16))
     dtypes = _sort_dtypes({match.views[0].dtype for match in checkpoint.matches})
     counts = list_shard_counts(list(join_ranks(checkpoint.matches, decisions.kv_replication)), head_dim)
     found = {
@@ -133,7 +135,7 @@ def _inspect_model(model: TransformersModel) -> Inspection:
     config, files = model.config, model.files
     views = model.catalog.tensors.values()
     parameters = sum(math.prod(view.shape) for view in views)
-    dtypes = _sort_dtypes({view.dtype for view in views})
+    dtypes = _sort_dtypes({view.dtype for view in views} & set(STORABLE))
     counts = list_shard_counts(list(model.whole_tensors()), model.dimensions.head_dim)
     choice = format_choice(counts, "shard")
     params = json.loads(model.make_params())
@@ -167,6 +169,10 @@ def _inspect_model(model: TransformersModel) -> Inspection:
         ("", f"params.json {json.dumps(params)}"),
     ]
     return Inspection(found, rows, model.notes)
+
+
+def _count_elements(tensors: Sequence[OutputTensor]) -> int:
+    return sum(tensor.elements for tensor in tensors)
 
 
 def _size_values(sizes: ModelDimensions) -> dict[str, object]:
@@ -226,4 +232,4 @@ def _layer_rows(sizes: ModelDimensions) -> list[tuple[str, str]]:
 
 def _sort_dtypes(found: set[DType]) -> list[str]:
     """Name the types that tensors are stored in, the widest first."""
-    return [dtype.name for dtype in sorted(found & set(STORABLE), key=lambda dtype: -dtype.rank)]
+    return [dtype.name for dtype in sorted(found, key=lambda dtype: -dtype.rank)]

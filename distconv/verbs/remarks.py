@@ -56,6 +56,16 @@ def note_copies(catalog: Catalog) -> Iterator[str]:
             )
 
 
+def note_scales(catalog: Catalog) -> Iterator[str]:
+    """Say what becomes of FP8 tensors: what is written are not the numbers that are stored."""
+    scaled = [view for view in catalog.shards[0].tensors.values() if view.scale is not None]
+    if scaled:
+        yield (
+            f"{len(scaled):,} tensors are stored in FP8 ({scaled[0].dtype}) with a scale for each row of each shard: what is "
+            "written is dequantized, each value times its scale in float32, exact but for the rounding to --dtype"
+        )
+
+
 def note_params(params: Params, choice: Choice) -> Iterator[str]:
     """Say what params.json says that the config does not."""
     family, scaling = choice.family, params.rope_scaling

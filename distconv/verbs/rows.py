@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from distconv.families.cuts import Cut
 from distconv.formats.views import TensorView
 from distconv.formats.written import Written
-from distconv.layout.dtypes import DType, extent_elements
+from distconv.layout.dtypes import STORABLE, DType, extent_elements
 from distconv.moving.pieces import Piece
 from distconv.moving.sources import Sources
+from distconv.verbs.dequantize import dequantize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +61,7 @@ def read_bands(
 ) -> Iterator[tuple[int, "Rows"]]:
     """Give a whole tensor as (first row, rows), each row one run of all its elements; whole heads at a time."""
     columns = math.prod(shape[1:])
-    band = band_rows(columns, parts[0][0].dtype, head)
+    band = band_rows(columns, parts[0][0].value, head)
     for first in range(0, shape[0], band):
         found = read_whole_rows(cut, parts, first, min(band, shape[0] - first), sources)
         yield first, found.reshape(len(found), columns)
@@ -100,10 +101,15 @@ def _list_runs(
 
 
 def read_rows(view: TensorView, first: int, count: int, sources: Sources) -> "Rows":
-    """Read some rows of a part, whatever its strides, and hardly more than them.
+    """Read some rows of a part, whatever its strides, and hardly more than them; scaled ones as products.
 
     Where rows lie apart, or columns do, each is read by itself.
     """
+    found = _read_stored(view, first, count, sources)
+    return found if view.scale is None else dequantize(found, view, view.scale, first, sources)
+
+
+def _read_stored(view: TensorView, first: int, count: int, sources: Sources) -> "Rows":
     import numpy as np
     from numpy.lib.stride_tricks import as_strided
 
@@ -134,16 +140,17 @@ def read_rows(view: TensorView, first: int, count: int, sources: Sources) -> "Ro
 def choose_dtype(pairs: Iterable[tuple[DType, Written]]) -> DType | None:
     """Tell the type that tensors were cast to, by most of their elements; None where each has INPUT's own.
 
-    ``pairs`` are what INPUT has a tensor stored as, and what OUTPUT has of it.
+    ``pairs`` are what INPUT has a tensor stored as, and what OUTPUT has of it. Where any is quantized all were cast.
     """
-    kept, found = 0, Counter[DType]()
+    kept, found, quantized = 0, Counter[DType](), False
     for stored, written in pairs:
+        quantized = quantized or stored not in STORABLE
         found[written.dtype] += written.elements
         kept += written.elements if written.dtype == stored else 0
     if not found:
         return None
     dtype, cast = found.most_common(1)[0]
-    return dtype if cast > kept else None
+    return dtype if cast > kept or quantized else None
 
 
 def cast_rows(rows: "Rows", stored: DType, dtype: DType) -> bytes:

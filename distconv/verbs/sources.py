@@ -15,6 +15,7 @@ from distconv.storage.base import Storage
 from distconv.verbs.assembly import make_files
 from distconv.verbs.checkpoint import (
     Checkpoint,
+    choose_dtype,
     decide,
     plan_conversion,
     read_checkpoint,
@@ -62,7 +63,7 @@ def list_input(storage: Storage, found: Found, options: Options) -> InputFiles:
         found.folder,
         found.weights,
         found.small,
-        lambda storage: read_catalog(storage, found.shards).all_views,
+        lambda storage: read_catalog(storage, found.shards, found.scales).all_views,
     )
 
 
@@ -107,6 +108,8 @@ def prepare(storage: Storage, source: Source, found: Found, options: Options, as
     if isinstance(found, TransformersFiles):
         return prepare_back(storage, source, _read_model(storage, found, options), options, Asked(ask))
     checkpoint = read_found(storage, found, family=options.family, instruct=options.instruct)
+    # What cannot be converted so is refused before anybody reads data.
+    choose_dtype(checkpoint, options.dtype)
     description = source.describe(checkpoint.catalog.all_views)
     answers = _find_answers(storage, description, checkpoint.choice.family.name, options) or Asked(ask)
     if options.to == "meta":

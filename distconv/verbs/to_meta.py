@@ -12,14 +12,20 @@ from distconv.families.translate import Decisions, MetaTensor, cut_for_ranks, jo
 from distconv.formats.meta.files import PARAMS_NAME, TOKENIZER_NAME
 from distconv.formats.meta.params import Params
 from distconv.formats.plain_json import parse_object
-from distconv.layout.dtypes import DTYPES
+from distconv.layout.dtypes import DTYPES, DType
 from distconv.output.identity import Source
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.targets import META
 from distconv.planning.plan import Plan, make_shard_plan
 from distconv.storage.base import Storage, read_small
 from distconv.verbs.assembly import read_legal
-from distconv.verbs.checkpoint import Checkpoint, decide_replication, share_storage, subject_of
+from distconv.verbs.checkpoint import (
+    Checkpoint,
+    choose_dtype,
+    decide_replication,
+    share_storage,
+    subject_of,
+)
 from distconv.verbs.compare_shards import compare_shards
 from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
 from distconv.verbs.options import Options
@@ -109,13 +115,15 @@ def plan_reshard(checkpoint: Checkpoint, replication: int, options: Options) -> 
     wholes = [_recut(whole, checkpoint) for whole in join_ranks(checkpoint.matches, replication)]
     # A trainer's may lack the output, where params.json says that they are tied.
     tied = checkpoint.match(checkpoint.architecture.output) is None or share_storage(checkpoint.catalog)
-    return _plan_shards(wholes, checkpoint.dimensions.head_dim, replication, options, tied=tied)
+    dtype = choose_dtype(checkpoint, options.dtype)
+    return _plan_shards(wholes, checkpoint.dimensions.head_dim, replication, options, dtype, tied=tied)
 
 
 def plan_back(model: TransformersModel, options: Options) -> Plan:
     """Plan the shards of a model in Transformers' format."""
     wholes = list(model.whole_tensors())
-    return _plan_shards(wholes, model.dimensions.head_dim, 1, options, tied=model.tied)
+    dtype = None if options.dtype == "auto" else DTYPES[options.dtype]
+    return _plan_shards(wholes, model.dimensions.head_dim, 1, options, dtype, tied=model.tied)
 
 
 def notes_for_meta(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -124,7 +132,13 @@ def notes_for_meta(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _plan_shards(
-    wholes: Sequence[MetaTensor], head_dim: int, replication: int, options: Options, *, tied: bool
+    wholes: Sequence[MetaTensor],
+    head_dim: int,
+    replication: int,
+    options: Options,
+    dtype: DType | None,
+    *,
+    tied: bool,
 ) -> Plan:
     """Plan shards of whole tensors; ``tied`` says that the output is the embedding, whether it is among them or not.
 
@@ -139,7 +153,6 @@ def _plan_shards(
         else:
             output = replace(embedding.tensor, name=OUTPUT)
             wholes.append(replace(embedding, tensor=output, cut=ROWS, stored=OUTPUT))
-    dtype = None if options.dtype == "auto" else DTYPES[options.dtype]
     parts = cut_for_ranks(wholes, _count(options), head_dim, dtype)
     decisions = Decisions(bool(shared), replication)
     return make_shard_plan(parts, decisions, options.max_shard_size, shared)

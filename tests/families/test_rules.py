@@ -398,8 +398,8 @@ CALLED = {
     "torchtune": "a checkpoint with torchtune's own names; save it by torchtune's FullModelMetaCheckpointer",
     "torchtitan": "a checkpoint with torchtitan's newer or gpt-fast's names; export it in Transformers' format from there",
     "Transformers": "a checkpoint with Transformers' names, which needs no conversion; for Meta's code give its folder and --to meta",
-    "quantized": "a quantized checkpoint; convert the bf16 one instead",
-    "LoRA": "a LoRA (QLoRA) checkpoint; merge it into the model first",
+    "quantized": "a quantized checkpoint (int4 or int8 weights, as SpinQuant has them); convert the bf16 model instead",
+    "LoRA": "a LoRA checkpoint; merge it into the model first",
     "mixture-of-experts": (
         "a mixture-of-experts model (Llama 4 or Mixtral), whose params.json says nothing of it; "
         "take the params.json of this model"
@@ -419,6 +419,24 @@ def test_a_model_that_is_no_llama_of_metas_is_called_what_it_is_by_a_tensor_of_i
             describe_foreign_tensors(catalog(ranks, stored))
             == f"{CALLED[kind]} (it has {stored.get(name, name)})"
         )
+
+
+def test_scales_and_adaptors_together_are_qloras_and_integers_alone_are_quantized() -> None:
+    ranks, wq = hold(SPEC), "layers.0.attention.wq"
+    for name in (f"{wq}.adaptor.A.weight", f"{wq}.adaptor.B.weight", f"{wq}.scales"):
+        ranks[0][name] = view(name, (2, 2))
+    assert describe_foreign_tensors(catalog(ranks)) == (
+        "a QLoRA checkpoint (int4 weights with scales, and an adaptor for each); convert the bf16 model instead "
+        f"(it has {wq}.scales)"
+    )
+    plain = hold(SPEC)
+    plain[0][f"{wq}.weight"] = replace(plain[0][f"{wq}.weight"], dtype=DTYPES["int8"])
+    assert (
+        describe_foreign_tensors(catalog(plain)) == f"{CALLED['quantized']} ({wq}.weight is stored as int8)"
+    )
+    masked = hold(SPEC)
+    masked[0]["mask"] = replace(view("mask", (4, 4)), dtype=DTYPES["uint8"])
+    assert describe_foreign_tensors(catalog(masked)) is None
 
 
 @given(st.sampled_from(["llama-2", "llama-3"]), st.integers(1, 12))

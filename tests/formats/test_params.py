@@ -203,6 +203,27 @@ def test_a_field_that_says_unused_says_nothing(scratch: Path, key: str, value: o
     assert replace(found, md5=expected.md5) == expected
 
 
+SCHEME: dict[str, object] = {"scheme": "int4_weight_int8_dynamic_activation", "group_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"quantization_args": SCHEME, "lora_args": {"rank": 16, "scale": 2.0}}, "a QLoRA checkpoint"),
+        ({"quantization_args": {**SCHEME, "spinquant": True}, "lora_args": None}, "a SpinQuant checkpoint"),
+        ({"quantization_args": {**SCHEME, "spinquant": False}}, "an int4-quantized checkpoint"),
+        ({"quantization_args": "int4"}, "an int4-quantized checkpoint"),
+        ({"quantization_args": {"scheme": None}, "lora_args": {"rank": 16}}, "a LoRA checkpoint; merge it into the model"),
+    ],
+)  # fmt: skip
+def test_quantized_models_are_each_refused_by_their_own_name(
+    tmp_path: Path, fields: dict[str, object], words: str
+) -> None:
+    with pytest.raises(InputError, match=words) as raised:
+        read(tmp_path, GOOD | fields)
+    assert "merge it" in str(raised.value) or "convert the bf16 model instead" in str(raised.value)
+
+
 @BUSY
 @given(key=st.sampled_from([*FOREIGN, *PARTS]), value=USED)
 def test_a_field_of_another_model_that_is_used_is_refused_by_name(

@@ -199,8 +199,8 @@ def test_an_adapter_beside_the_model_is_not_used_and_that_is_said(tmp_path: Path
         (
             [CONFIG, "fp8_scales_0.pt", SINGLE],
             (
-                "m/fp8_scales_0.pt: an FP8-quantized checkpoint, whose down projections have a scale for "
-                "each row and shard, as no format of Transformers has them; convert the bf16 one instead"
+                "m/fp8_scales_0.pt: the scales of one of Meta's FP8 shards, and there are none; "
+                "download consolidated.*.pth and params.json, or take the scales away"
             ),
         ),
         (

@@ -1,6 +1,7 @@
 """Join, cut and regroup against numpy, on elements that know where they lie."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from distconv.families.cuts import COLUMNS, KEY_HEADS, QUERY_HEADS, ROWS, Cut
 from distconv.families.operations import ROTARY, SAME
 from distconv.layout.dtypes import FLOAT32, contiguous_strides
 from distconv.layout.regions import Region
+from distconv.layout.reshape import merge_axes, split_axis, transpose
 from distconv.layout.tensors import Digit, Tensor, cut, join, regroup, view_tensor
 from distconv.layout.tiling import find_untiled
 
@@ -137,6 +139,54 @@ def test_any_number_of_ranks_becomes_any_other_and_the_same_again(how: Cut, befo
         np.testing.assert_array_equal(fill(how.part(tensor, rank, after, head_dim), contents), expected)
     again = join([how.part(tensor, rank, after, head_dim) for rank in range(after)], how.axis or 0)
     np.testing.assert_array_equal(fill(again, contents), whole)
+
+
+def store_scaled(contents: Contents, shape: tuple[int, int], *, by_rows: bool) -> tuple[Tensor, np.ndarray]:
+    """Lay a matrix down with a scale a row, or one a column; gives it with the scale of each element."""
+    matrix = store(contents, numbered(shape))
+    numbers = 1000 * len(contents) + numbered((shape[0] if by_rows else shape[1],))
+    region = store(contents, numbers).copies[0].region
+    scale = view_tensor("scale", FLOAT32, region, 0, shape, (1, 0) if by_rows else (0, 1))
+    spread = np.broadcast_to(numbers[:, None] if by_rows else numbers, shape)
+    return replace(matrix, scale=scale), spread
+
+
+@given(st.data(), st.booleans(), st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_whatever_is_done_to_a_tensor_is_done_to_the_scale_of_each_element(
+    data: st.DataObject, by_rows: bool, widths: list[int]
+) -> None:
+    contents: Contents = {}
+    heads, head_dim = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([2, 4, 6]))
+    rows = heads * head_dim
+    parts = [store_scaled(contents, (rows, width), by_rows=by_rows) for width in widths]
+    tensor = join([part for part, _spread in parts], 1)
+    expected = np.concatenate([spread for _part, spread in parts], 1)
+    for operation in data.draw(
+        st.lists(st.sampled_from(["rotary", "transpose", "cut", "split"]), max_size=4)
+    ):
+        if operation == "rotary" and tensor.shape[0] % head_dim == 0:
+            tensor = ROTARY.apply(tensor, head_dim)
+            halves = expected.reshape(-1, head_dim // 2, 2, expected.shape[1])
+            expected = halves.swapaxes(1, 2).reshape(expected.shape)
+        elif operation == "transpose":
+            tensor, expected = transpose(tensor), expected.T
+        elif operation == "cut":
+            axis = data.draw(st.sampled_from([0, 1]))
+            first = data.draw(st.integers(0, expected.shape[axis] - 1))
+            end = data.draw(st.integers(first + 1, expected.shape[axis]))
+            tensor, expected = cut(tensor, axis, first, end), np.take(expected, range(first, end), axis)
+        elif operation == "split" and tensor.shape[0] % 2 == 0:
+            tensor = merge_axes(split_axis(tensor, 0, (2, tensor.shape[0] // 2)), 0)
+    assert tensor.scale is not None
+    assert tensor.scale.shape == tensor.shape
+    np.testing.assert_array_equal(fill(tensor.scale, contents), expected)
+
+
+def test_parts_with_and_without_a_scale_are_no_tensor() -> None:
+    contents: Contents = {}
+    scaled, _spread = store_scaled(contents, (2, 3), by_rows=True)
+    with pytest.raises(ValueError, match="1 of 2 parts have scales"):
+        join([scaled, store(contents, numbered((2, 3)))], 0)
 
 
 @pytest.mark.parametrize(("heads", "ranks"), [(1, 2), (2, 4), (4, 8), (8, 16), (2, 16)])

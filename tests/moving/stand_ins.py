@@ -10,7 +10,7 @@ import torch
 
 from distconv.layout.dtypes import DType
 from distconv.moving import lane_devices, torch_device
-from distconv.moving.devices import Finish, HostDevice
+from distconv.moving.devices import Finish, HostDevice, Scales
 from distconv.moving.pieces import Piece
 from distconv.moving.torch_device import TorchDevice
 from distconv.verbs import running
@@ -30,7 +30,13 @@ class Late(StandIn):
     """Does nothing before it is waited for, as a GPU may: memory that is used again too early shows."""
 
     def submit(
-        self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
+        self,
+        content: memoryview,
+        pieces: Sequence[Piece],
+        elements: int,
+        stored: DType,
+        dtype: DType,
+        scales: Scales | None = None,
     ) -> Finish:
         """Leave it to the wait, for the slot that the block has now."""
         begun = self._begun
@@ -38,7 +44,7 @@ class Late(StandIn):
         def finish() -> tuple[memoryview, int]:
             now, self._begun = self._begun, begun
             try:
-                return super(Late, self).submit(content, pieces, elements, stored, dtype)()
+                return super(Late, self).submit(content, pieces, elements, stored, dtype, scales)()
             finally:
                 self._begun = now
 

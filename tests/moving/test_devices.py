@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from distconv.layout.dtypes import (
     BFLOAT16,
+    DTYPES,
     FLOAT16,
     FLOAT32,
     FLOAT64,
@@ -20,7 +21,7 @@ from distconv.layout.dtypes import (
     extent_elements,
 )
 from distconv.layout.regions import Region
-from distconv.moving.devices import Device
+from distconv.moving.devices import Device, Scales
 from distconv.moving.pieces import Piece
 from tests.moving.stand_ins import devices
 
@@ -224,6 +225,36 @@ def test_a_cast_does_not_depend_on_neighbours_or_pieces(
         found, became_infinite = run_on(device, sources, stored, dtype)
         assert bytes(found) == expected.tobytes()
         assert became_infinite == expected_infinite
+
+
+FLOAT8 = DTYPES["float8_e4m3fn"]
+
+
+@pytest.mark.parametrize("dtype", WRITTEN, ids=str)
+@given(
+    seed=st.integers(0, 1 << 30), rows=st.integers(1, 9), columns=st.integers(1, 70), by_rows=st.booleans()
+)
+def test_elements_are_scaled_in_float32_and_cast_as_by_plain_torch(
+    dtype: DType, seed: int, rows: int, columns: int, by_rows: bool
+) -> None:
+    generator = np.random.default_rng(seed)
+    bits = generator.integers(0, 256, (rows, columns), np.uint8)
+    exponents = generator.integers(1, 0x7F800000, rows if by_rows else columns, np.uint32)
+    scale = exponents.view(np.float32)
+    wide = torch.from_numpy(bits).view(torch.float8_e4m3fn).to(torch.float32)
+    factors = torch.from_numpy(scale.copy())
+    cast = (wide * (factors[:, None] if by_rows else factors)).to(getattr(torch, dtype.name))
+    expected = torch.where(cast.isnan(), torch.tensor(float("nan"), dtype=cast.dtype), cast)
+    piece = Piece(NOWHERE, 0, len(scale), (rows, columns), (1, 0) if by_rows else (0, 1), 0, (columns, 1))
+    scales = Scales(content_of(scale), (piece,), FLOAT32)
+    for device in devices():
+        memory = device.begin(bits.size, 0)
+        memory[:] = bits.tobytes()
+        found, became_infinite = device.submit(
+            memory, [straight(bits.size)], bits.size, FLOAT8, dtype, scales
+        )()
+        assert bytes(found) == expected.view(torch.uint8).numpy().tobytes()
+        assert became_infinite == int(expected.isinf().sum())
 
 
 _MADE: dict[tuple[DType, DType], np.ndarray] = {}

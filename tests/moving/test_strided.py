@@ -17,7 +17,7 @@ from distconv.formats.views import TensorView
 from distconv.layout.dtypes import DTYPES, DType
 from distconv.layout.files import OutputTensor
 from distconv.moving.contents import make_contents
-from distconv.moving.devices import Device, Finish, HostDevice
+from distconv.moving.devices import Device, Finish, HostDevice, Scales
 from distconv.moving.pieces import Piece
 from distconv.moving.sources import Sources
 from distconv.storage.base import Access
@@ -44,11 +44,17 @@ class WatchedDevice:
         return self.device.begin(size_bytes, place_bytes)
 
     def submit(
-        self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
+        self,
+        content: memoryview,
+        pieces: Sequence[Piece],
+        elements: int,
+        stored: DType,
+        dtype: DType,
+        scales: Scales | None = None,
     ) -> Finish:
         """Note what is made of it."""
         self.taken_bytes[-1] += elements * stored.size_bytes
-        return self.device.submit(content, pieces, elements, stored, dtype)
+        return self.device.submit(content, pieces, elements, stored, dtype, scales)
 
 
 @dataclass(frozen=True, slots=True)

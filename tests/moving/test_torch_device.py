@@ -16,7 +16,7 @@ from distconv.errors import ConversionError, DeviceError
 from distconv.layout.dtypes import BFLOAT16, DTYPES, FLOAT16, FLOAT32, DType
 from distconv.layout.regions import Region
 from distconv.moving import job, lane_devices
-from distconv.moving.devices import GPU_MEMORY_BYTES, Finish
+from distconv.moving.devices import GPU_MEMORY_BYTES, Finish, Scales
 from distconv.moving.pieces import Piece
 from distconv.moving.torch_device import TorchDevice
 from distconv.verbs.convert import run_units
@@ -112,13 +112,19 @@ class Failing(StandIn):
     left = 0
 
     def submit(
-        self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
+        self,
+        content: memoryview,
+        pieces: Sequence[Piece],
+        elements: int,
+        stored: DType,
+        dtype: DType,
+        scales: Scales | None = None,
     ) -> Finish:
         """Fail on the way."""
         if self._begun >= 3 and Failing.left:
             Failing.left -= 1
             pieces = [_Raising(self.error)]  # type: ignore[list-item]
-        return super().submit(content, pieces, elements, stored, dtype)
+        return super().submit(content, pieces, elements, stored, dtype, scales)
 
 
 class _Raising:

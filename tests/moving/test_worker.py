@@ -21,7 +21,7 @@ from distconv.errors import InputError, Interrupted, OutputError
 from distconv.layout.dtypes import DType
 from distconv.layout.files import File
 from distconv.moving import sections
-from distconv.moving.devices import Finish, HostDevice
+from distconv.moving.devices import Finish, HostDevice, Scales
 from distconv.moving.job import Job, Preconditions, Receipt
 from distconv.moving.pieces import Piece
 from distconv.moving.worker import write_file
@@ -217,10 +217,16 @@ class RingDevice:
         return self._host.begin(size_bytes, place_bytes)
 
     def submit(
-        self, content: memoryview, pieces: Sequence[Piece], elements: int, stored: DType, dtype: DType
+        self,
+        content: memoryview,
+        pieces: Sequence[Piece],
+        elements: int,
+        stored: DType,
+        dtype: DType,
+        scales: Scales | None = None,
     ) -> Finish:
         """Put the pieces together."""
-        return self._host.submit(content, pieces, elements, stored, dtype)
+        return self._host.submit(content, pieces, elements, stored, dtype, scales)
 
 
 @pytest.mark.parametrize("dtype", ["auto", "float32"])

@@ -1,13 +1,14 @@
 """What tensors the shards hold, and where: read from headers alone."""
 
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from distconv.errors import InputError
 from distconv.formats.headers import FileTensors, describe_files, name_files, read_headers
 from distconv.formats.meta.layouts import ShardFiles
 from distconv.formats.meta.names import Names, read_names
+from distconv.formats.meta.scales import scales_name
 from distconv.formats.views import TensorView
 from distconv.storage.base import Storage
 
@@ -22,6 +23,8 @@ class Shard:
     tensors: Mapping[str, TensorView]
     stored: Mapping[str, str] = field(default_factory=dict)
     """The file's own names, where they are longer than Meta's."""
+    scales: Mapping[str, TensorView] = field(default_factory=dict)
+    """What the file of its scales holds, by the names there, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,8 @@ class Catalog:
 
     @property
     def all_views(self) -> Iterator[TensorView]:
-        """Every shard's part of every tensor."""
-        return (view for shard in self.shards for view in shard.tensors.values())
+        """Every shard's part of every tensor, and its scales."""
+        return (view for shard in self.shards for view in (*shard.tensors.values(), *shard.scales.values()))
 
     def names(self) -> tuple[str, ...]:
         """All tensor names, in the first shard's order, then the others' own."""
@@ -58,17 +61,35 @@ class Catalog:
         return next((shard.stored[name] for shard in self.shards if name in shard.stored), name)
 
 
-def read_catalog(storage: Storage, shards: tuple[ShardFiles, ...]) -> Catalog:
+def read_catalog(storage: Storage, shards: tuple[ShardFiles, ...], scales: Sequence[str] = ()) -> Catalog:
     """Read all headers; what is wrong in any file is reported at once as an InputError.
 
-    Whether several files are ranks or parts of one rank is told by what they hold.
+    Whether several files are ranks or parts of one rank is told by what they hold. ``scales`` are the paths of
+    their scales, one a rank, where there are any.
     """
     paths = [path for files in shards for path in files.paths]
     found = read_headers(storage, paths, _find_names)
     by_path = {file.path: file for file in found}
     groups, notes = _group([[by_path[path] for path in files.paths] for files in shards])
     shards_read = tuple(_make_shard(group) for group in groups)
+    if scales:
+        shards_read = _add_scales(storage, shards_read, scales)
     return Catalog(shards_read, (*notes, *describe_files(found)))
+
+
+def _add_scales(storage: Storage, shards: Sequence[Shard], paths: Sequence[str]) -> tuple[Shard, ...]:
+    count, folder = len(shards), posixpath.dirname(paths[0]) or "."
+    missing = [scales_name(rank) for rank in range(len(paths), count)]
+    if missing or len(paths) > count:
+        what = f"{', '.join(missing[:_MOST_SHOWN])} missing" if missing else f"{paths[count]} is beyond"
+        raise InputError(
+            f"{folder}: scales for {len(paths)} shards, and there are {count}: {what}; download the files of one model"
+        )
+    found = read_headers(storage, paths, lambda _path, names: Names({name: name for name in names}, {}, {}))
+    return tuple(replace(shard, scales=file.tensors) for shard, file in zip(shards, found, strict=True))
+
+
+_MOST_SHOWN = 8
 
 
 def _group(ranks: list[list[FileTensors]]) -> tuple[list[list[FileTensors]], tuple[str, ...]]:

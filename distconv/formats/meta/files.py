@@ -14,6 +14,7 @@ from distconv.formats.meta.layouts import (
     list_candidates,
     make_shards,
 )
+from distconv.formats.meta.scales import find_scales
 from distconv.storage.base import Storage, join, opened, read_range, read_small
 
 LEGAL_NAMES = r"(?i:(LICENSE|USE_POLICY)(\.txt|\.md)?)"
@@ -41,11 +42,13 @@ class SourceFiles:
     tokenizer: str | None
     legal: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
+    """One file a rank beside FP8 shards, in their order."""
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """The shards' files."""
-        return tuple(path for shard in self.shards for path in shard.paths)
+        """The shards' files, and those of their scales."""
+        return (*(path for shard in self.shards for path in shard.paths), *self.scales)
 
     @property
     def small(self) -> tuple[str, ...]:
@@ -73,7 +76,7 @@ def find_files(
             _refuse_transformers(storage, candidates)
         chosen = _choose(storage, source, candidates)
     folder = chosen.folder
-    shards = make_shards(storage, chosen)
+    shards, scales = make_shards(storage, chosen), find_scales(storage, folder)
     parent = find_parent(storage, folder)
     near = (folder, parent, join(folder, _ORIGINAL), join(parent, _ORIGINAL))
     found_params, notes = _find_params(storage, chosen, near, params)
@@ -83,7 +86,7 @@ def find_files(
         tokenizer = _take_given(storage, tokenizer, TOKENIZER_NAME, "the tokenizer")
     notes += note_adapters(storage, folder)
     legal, legal_notes = find_legal(storage, *near[:2])
-    return SourceFiles(folder, shards, found_params, tokenizer, legal, (*notes, *legal_notes))
+    return SourceFiles(folder, shards, found_params, tokenizer, legal, (*notes, *legal_notes), scales)
 
 
 def _take_given(storage: Storage, path: str, name: str, what: str) -> str:

@@ -45,7 +45,6 @@ _LAYOUTS = (
 
 _RANK_FOLDER = re.compile(r"consolidated\.(?P<number>\d+)")
 """A folder a rank, each with parts of its own, as the hub has the 405B."""
-_FP8_SCALES = re.compile(r"fp8_scales_\d+\.pt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,6 @@ def list_candidates(storage: Storage, folder: str) -> list[Candidate]:
     """Find all sets of files directly in a folder that would make a model."""
     entries = storage.list_folder(folder)
     files = [entry.name for entry in entries if not entry.is_folder]
-    _refuse_quantized(folder, files)
     found = group_names(folder, files)
     ranks = tuple(entry.name for entry in entries if _is_rank_folder(entry))
     if ranks:
@@ -177,15 +175,6 @@ def _parts_in_order(chosen: Candidate) -> tuple[str, ...]:
             f"{chosen.name}; download the missing files"
         )
     return tuple(join(chosen.folder, found[number]) for number in numbers)
-
-
-def _refuse_quantized(folder: str, names: Iterable[str]) -> None:
-    for name in names:
-        if _FP8_SCALES.fullmatch(name):
-            raise InputError(
-                f"{join(folder, name)}: an FP8-quantized checkpoint, whose down projections have a scale for "
-                "each row and shard, as no format of Transformers has them; convert the bf16 one instead"
-            )
 
 
 def _in_order(folder: str, shards: list[ShardFiles]) -> tuple[ShardFiles, ...]:

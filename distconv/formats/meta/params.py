@@ -8,6 +8,7 @@ from distconv.errors import InputError
 from distconv.formats.meta.fields import Fields, is_used
 from distconv.formats.meta.multimodal import Llama4Params, VisionParams, take_llama_4, take_vision
 from distconv.formats.meta.rope import RopeScaling, take_rope_scaling, takes_scaled_rope
+from distconv.formats.meta.scales import INT4, LORA, QLORA, SPINQUANT
 from distconv.formats.plain_json import parse_object
 from distconv.storage.base import Storage, read_small
 
@@ -50,6 +51,11 @@ class Params:
     def kv_heads(self) -> int:
         """Key and value heads; as many as query heads where nothing else is said."""
         return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def experts(self) -> int:
+        """Experts of a layer that has any; 0 where none has."""
+        return self.llama_4.experts.experts if self.llama_4 and self.llama_4.experts else 0
 
     @property
     def head_dim(self) -> int:
@@ -177,13 +183,10 @@ def _mention(path: str, fields: Fields) -> list[str]:
     return [f"{path}: {shown}{more}: not known to distconv, and left out"]
 
 
-_QUANTIZED = "a quantized checkpoint; convert the bf16 one instead"
-_LORA = "a LoRA (QLoRA) checkpoint; merge it into the model first"
 _MIXTRAL = "a Mixtral model; distconv converts Llama"
 _MISTRAL = "a Mistral model; distconv converts Llama"
 _FOREIGN = (
-    ("quantization_args", None, _QUANTIZED),
-    ("lora_args", "rank", _LORA),
+    ("lora_args", "rank", LORA),
     ("vision_encoder", None, "a model with a vision encoder; distconv converts text models"),
     ("moe", "num_experts", _MIXTRAL),
     ("sliding_window", None, _MISTRAL),
@@ -201,15 +204,27 @@ def describe_foreign_params(fields: Mapping[str, object]) -> str | None:
             f"a config.json of Transformers (it has {theirs[0]!r}), expected Meta's params.json; "
             "copy that from Meta's download of this model, or give it by --params"
         )
+    quantization = fields.get("quantization_args")
+    if is_used(quantization):
+        return f"{_name_quantization(quantization, fields.get('lora_args'))} (it has 'quantization_args')"
     for key, inner, description in _FOREIGN:
-        value = fields.get(key)
-        decisive = value.get(inner, value) if isinstance(value, dict) and inner is not None else value
-        if is_used(decisive):
+        if is_used(_take_decisive(fields.get(key), inner)):
             return f"{description} (it has {key!r})"
     if is_used(fields.get("hidden_dim")) and is_used(fields.get("head_dim")) and "multiple_of" not in fields:
         # Mistral writes both, and has no formula for the feed-forward size.
         return f"{_MISTRAL} (it has 'head_dim' and 'hidden_dim', and no 'multiple_of')"
     return None
+
+
+def _take_decisive(value: object, inner: str | None) -> object:
+    """Give the field that tells whether an object is used; the object itself where it has none, or is none."""
+    return value.get(inner, value) if isinstance(value, dict) and inner is not None else value
+
+
+def _name_quantization(quantization: object, lora: object) -> str:
+    if is_used(_take_decisive(lora, "rank")):
+        return QLORA
+    return SPINQUANT if isinstance(quantization, dict) and is_used(quantization.get("spinquant")) else INT4
 
 
 def _contradictions(params: Params, head_dim: int | None) -> list[str]:

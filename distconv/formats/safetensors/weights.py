@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from distconv.errors import InputError
 from distconv.formats.meta.files import describe_folder
 from distconv.formats.meta.layouts import Candidate, group_names, is_rank_name, list_candidates, make_shards
+from distconv.formats.meta.scales import refuse_scales
 from distconv.formats.safetensors.chunks import INDEX_NAME
 from distconv.formats.safetensors.index import Index, read_index
 from distconv.storage.base import Storage, join
@@ -49,6 +50,7 @@ def find_weights(storage: Storage, folder: str, names: frozenset[str], name: str
 
     InputError with what is missing, or where there are several whole models.
     """
+    refuse_scales(storage, folder)
     if name is not None:
         weights = _find_of_file(storage, folder, names, name)
     else:

@@ -1,7 +1,7 @@
 """Files on web servers, as a storage that is only read: ``http(s)://HOST/FOLDER/FILE``.
 
 A server lists no folder, so that names are tried, by a request for one byte each. A folder holds what is there of
-``NAMES``, of ``consolidated.00.pth``, ``.01`` and so on to the first that is missing, and of what an index
+``NAMES``, of ``consolidated.00.pth``, ``.01`` and so on to the first that is missing, of scales beside them, and of what an index
 (``*.index.json``) names; it holds no folders, and is there where any of these is. A file is known by its strong ETag.
 """
 
@@ -24,10 +24,11 @@ from distconv.storage.web.read_only import ReadOnly
 from distconv.storage.web.remote import Remote, RemoteReader
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_SHARDS, _SCALES = "consolidated.{:02d}.pth", "fp8_scales_{}.pt"
 NAMES = (
     "params.json", "tokenizer.model", "checklist.chk", "consolidated.pth", "consolidated.safetensors",
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json",
-    "special_tokens_map.json", "model.safetensors", "pytorch_model.bin", *INDEXES,
+    "special_tokens_map.json", "model.safetensors", "pytorch_model.bin", *INDEXES, _SCALES.format(0), "int4_scales_0.pt",
     "LICENSE", "LICENSE.txt", "LICENSE.md", "USE_POLICY.md", "USE_POLICY.txt",
 )  # fmt: skip
 """Tried in every folder."""
@@ -53,7 +54,9 @@ class WebStorage(ReadOnly):
         """All names in a folder that can be found, sorted; empty where there is none."""
         folder = folder.rstrip("/")
         if folder not in self._listed:
-            found = {entry.name: entry for entry in (*_look_at(folder, NAMES), *_look_for_shards(folder))}
+            found = {entry.name: entry for entry in (*_look_at(folder, NAMES), *_look_for(folder, _SHARDS))}
+            if _SCALES.format(0) in found:
+                found |= {entry.name: entry for entry in _look_for(folder, _SCALES)}
             for index in INDEXES:
                 if index in found:
                     named = self._read_names(posixpath.join(folder, index)) - found.keys()
@@ -145,12 +148,12 @@ def _look_at(folder: str, names: Iterable[str]) -> list[Entry]:
     return [entry for one in looks if (entry := one.result()) is not None]
 
 
-def _look_for_shards(folder: str) -> list[Entry]:
-    """Look for shards by their numbers, to the first that is missing."""
+def _look_for(folder: str, numbered: str) -> list[Entry]:
+    """Look for files by their numbers, to the first that is missing."""
     found: list[Entry] = []
     while len(found) % _SHARDS_AT_ONCE == 0:
         first = len(found)
-        names = [f"consolidated.{number:02d}.pth" for number in range(first, first + _SHARDS_AT_ONCE)]
+        names = [numbered.format(number) for number in range(first, first + _SHARDS_AT_ONCE)]
         there = {entry.name: entry for entry in _look_at(folder, names)}
         for name in names:
             if name not in there:

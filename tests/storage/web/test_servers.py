@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from distconv.storage.places import open_places, read_place
 from distconv.storage.web.client import get_client
 from tests.checkpoints import write_checkpoint
 from tests.downloads import Files, serving
+from tests.fp8_checkpoints import quantize_checkpoint
 from tests.storage.web.conftest import SPEC
 from tests.storage.web.test_hub import read_folder, sum_tensors
 from tests.transformers_models import ModelSpec
@@ -50,6 +52,19 @@ def test_a_servers_files_become_the_same_folder_as_local_ones(
     assert files.served_bytes - read <= 1.02 * sum_tensors(tmp_path / "out")
     assert distconv.verify(tmp_path / "out", against=f"{url}/model").ok
     assert distconv.check(f"{url}/model/").ok
+
+
+def test_scales_beside_the_shards_are_found_and_read_in_few_requests(
+    web: Serve, tmp_path: Path, sentencepiece_file: Path
+) -> None:
+    spec = replace(SPEC, layers=4)
+    quantize_checkpoint(write_checkpoint(tmp_path / "model", spec, sentencepiece_file), spec.layers)
+    files, url = web(tmp_path)
+    distconv.convert(tmp_path / "model", tmp_path / "local", dtype="bfloat16")
+    distconv.convert(f"{url}/model", tmp_path / "out", dtype="bfloat16")
+    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "local")
+    asked = sum(name.startswith("model/fp8_scales_0") for name, _range in files.asked)
+    assert 0 < asked <= 12, "looks, headers twice, and a window"
 
 
 def test_a_server_may_be_the_folder_itself(web: Serve, model: Path, tmp_path: Path) -> None:
