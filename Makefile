@@ -4,6 +4,7 @@
 # make torture  120 stops and successors, 60 changed inputs, 200 kills, 51 on Ray, a million mutated headers
 # make mutants ROOM=layout  changes a room's code in one place at a time, and lists what no test noticed
 # make test   what CI runs: lint, types, tests; with CI=true also the slow ones
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu  before any of them: torch from there, without the GBs for a GPU
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -17,6 +18,7 @@ endif
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --constraint constraints.txt torch --index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 

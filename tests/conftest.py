@@ -14,6 +14,7 @@ import pytest
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
 from tests.last_words import LastWords
 from tests.meta_model import MetaCode, start_meta_code
+from tests.mounts import NoDiskError, disk_in_a_file
 from tests.transformers_models import ModelSpec, write_model
 
 ROOT = Path(__file__).parents[1]
@@ -126,6 +127,20 @@ def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
                 pytest.skip("mounting a file system is not allowed here")
             mounted.callback(subprocess.run, ["umount", str(folder)], check=True)
             return folder
+
+        yield make
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Give a function from a kind of file system, a size in bytes and options of mount to a new one's folder."""
+    with ExitStack() as disks:
+
+        def make(kind: str, size_bytes: int, *options: str) -> Path:
+            try:
+                return disks.enter_context(disk_in_a_file(tmp_path, kind, size_bytes, *options))
+            except NoDiskError as reason:
+                pytest.skip(f"a disk in a file cannot be made here: {reason}")
 
         yield make
 

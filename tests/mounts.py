@@ -1,5 +1,6 @@
 """Folders seen through mounts that remember what files looked like, as network shares do."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -8,8 +9,33 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+_MAKE = {"ext4": ("mkfs.ext4", "-q"), "btrfs": ("mkfs.btrfs", "-q", "--metadata", "single")}
 REMEMBERED_SECONDS = 30
 SFTP_SERVER = Path("/usr/lib/openssh/sftp-server")
+
+
+class NoDiskError(Exception):
+    """A file system that cannot be made here, and why."""
+
+
+@contextmanager
+def disk_in_a_file(place: Path, kind: str, size_bytes: int, *options: str) -> Iterator[Path]:
+    """Have a file system of this size in a file, which takes of the disk what is written to it; NoDiskError where not."""
+    folder, image = _make(place / kind), place / f"{kind}.image"
+    image.touch()
+    os.truncate(image, size_bytes)
+    commands = ((*_MAKE[kind], image), ("mount", "-o", ",".join(("loop", *options)), image, folder))
+    for command in commands:
+        if shutil.which(command[0]) is None:
+            raise NoDiskError(f"no {command[0]} here")
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise NoDiskError(f"{command[0]}: {ended.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+        image.unlink()
 
 
 def why_no_bindfs() -> str | None:

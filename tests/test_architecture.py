@@ -1,6 +1,7 @@
 """The house stands: imports go down only, and heavy packages wait until they are needed."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,27 @@ def test_a_function_fits_on_a_screen(module: str, path: Path) -> None:
 def test_most_modules_are_short() -> None:
     lengths = sorted(len(path.read_text(encoding="utf-8").splitlines()) for _module, path in MODULES)
     assert lengths[len(lengths) // 2] <= 130
+
+
+def test_the_rooms_are_described_in_their_order() -> None:
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)
+    assert described == [name for name in ROOMS if (PACKAGE / name).is_dir()]
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "SECURITY.md"])
+def test_files_that_documents_name_are_there(document: str) -> None:
+    """By their path in the repository or in the package."""
+    text = (PACKAGE.parent / document).read_text(encoding="utf-8")
+    named = re.findall(r"`([\w./]+(?:\.(?:py|toml|txt|yaml|md)|/))`", text)
+    assert len(named) > 10
+    homes = (PACKAGE.parent, PACKAGE)
+    made = {".peers/", ".mutants/layout/survivors.txt"}
+    assert not [
+        name for name in named if name not in made and not any((home / name).exists() for home in homes)
+    ]
+    targets = set(re.findall(r"^([a-z-]+):", (PACKAGE.parent / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`(?:[A-Z]+=\S+ )?make ([a-z-]+)", text)) <= targets
 
 
 @pytest.mark.parametrize(

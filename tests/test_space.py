@@ -2,14 +2,17 @@
 
 import errno
 import os
-import shutil
+import re
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from distconv.storage.local import LocalStorage
+from tests.benchmarks.full import find_differences, write_model
+from tests.checkpoints import Spec
 
 SIZE_BYTES = 8 << 20
 MORE_THAN_THE_DISK_BYTES = 1 << 30
@@ -49,23 +52,9 @@ def test_a_disk_reserves_what_the_system_command_reserves(tmp_path: Path) -> Non
     assert found.st_blocks == (tmp_path / "expected").stat().st_blocks
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a disk of 16 MB: to reserve in vain takes, for a moment, all that there is."""
-    folder, image = tmp_path / "disk", tmp_path / "image"
-    folder.mkdir()
-    image.write_bytes(b"")
-    os.truncate(image, 16 << 20)
-    commands: list[list[str | Path]] = [["mkfs.ext4", "-q", image], ["mount", "-o", "loop", image, folder]]
-    if shutil.which("mkfs.ext4") is None or any(
-        subprocess.run(command, capture_output=True, check=False).returncode for command in commands
-    ):
-        pytest.skip("a disk in a file cannot be made here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def test_a_file_that_is_larger_than_the_disk_is_refused_when_it_is_begun(small_disk: Path) -> None:
+def test_a_file_that_is_larger_than_the_disk_is_refused_when_it_is_begun(disk: Callable[..., Path]) -> None:
+    # To reserve in vain takes, for a moment, all that there is.
+    small_disk = disk("ext4", 16 << 20)
     before = sorted(small_disk.iterdir())
     with pytest.raises(OSError, match="No space left on device") as error:
         LocalStorage().begin(str(small_disk / "file"), MORE_THAN_THE_DISK_BYTES)
@@ -88,3 +77,23 @@ def test_nothing_is_written_before_the_content_where_reserving_is_of_no_use(
     writer.write_at(0, content)
     assert writer.commit()
     assert (folder / "file").read_bytes() == content
+
+
+FITS_COMPRESSED = Spec("llama-2", 1024, 4, 16, multiple_of=256, vocab=32000, shards=2)
+"""Of 240 MB, most of them zeros."""
+
+
+def test_a_model_that_fits_only_compressed_is_refused_with_the_option_that_goes_on_with_which_it_lands_whole(
+    disk: Callable[..., Path], tmp_path: Path, sentencepiece_file: Path
+) -> None:
+    source = write_model(tmp_path / "in", FITS_COMPRESSED, sentencepiece_file)
+    output = disk("btrfs", 160 << 20, "compress=zstd") / "out"
+    command = [sys.executable, "-m", "distconv", "convert", source, output, "--max-shard-size", "50MB"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    said = r"needed, [0-9.]+ MB free; free [0-9.]+ MB or give a folder elsewhere; .* add --ignore-free-space"
+    assert re.search(said, refused.stderr)
+    assert not output.exists()
+    subprocess.run([*command, "--ignore-free-space"], check=True, capture_output=True)
+    assert not find_differences(source, output, FITS_COMPRESSED)
+    assert sum(path.stat().st_size for path in output.iterdir()) > 160 << 20

@@ -15,6 +15,7 @@ from distconv.cli.options import (
     json_option,
     params_option,
     ray_address,
+    room_option,
     shards_option,
     size_option,
     to_option,
@@ -109,6 +110,7 @@ def cli(context: click.Context, *, debug: bool) -> None:
     is_flag=True,
     help="Replace the model in OUTPUT: of the same format, whoever wrote it, or one of distconv's. Other files stay.",
 )
+@room_option
 @click.option("--trace", type=Place(), metavar="FILE", help="Write a trace for Perfetto or chrome://tracing.")
 @click.option("--report", type=Place(), metavar="FILE", help="Draw what each worker did when, as a PNG.")
 @endpoint_option
@@ -118,8 +120,8 @@ def convert(
     *, source: str, output: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None,
     device: str, workers: int | None, address: str | None, gpus_per_worker: float, worker_resources: tuple[tuple[str, float], ...],
     family: str | None, instruct: bool, tokenizer: str | None, params: str | None, like: str | None, dialect: str | None,
-    fill_from_like: bool, each: bool, check: bool, verify: bool, overwrite: bool, trace: str | None, report: str | None, endpoint_url: str | None,
-    quiet: bool, as_json: bool,
+    fill_from_like: bool, each: bool, check: bool, verify: bool, overwrite: bool, ignore_free_space: bool,
+    trace: str | None, report: str | None, endpoint_url: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Convert INPUT, a checkpoint of Meta's or a trainer's, into the Transformers folder OUTPUT.
 
@@ -146,8 +148,8 @@ def convert(
             run, to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size, device=device, workers=workers,
             address=chosen, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
             like=like, dialect=dialect, fill_from_like=fill_from_like, check=check, verify=verify, overwrite=overwrite,
-            gpus_per_worker=gpus_per_worker, worker_resources=dict(worker_resources), trace=trace, report=report,
-            endpoint_url=endpoint_url, progress=choose_progress(quiet=quiet),
+            ignore_free_space=ignore_free_space, gpus_per_worker=gpus_per_worker, worker_resources=dict(worker_resources),
+            trace=trace, report=report, endpoint_url=endpoint_url, progress=choose_progress(quiet=quiet),
         )  # fmt: skip
         work = partial(convert_each, convert=one, like=like, endpoint_url=endpoint_url) if each else one
         done = work(source, output)

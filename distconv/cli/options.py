@@ -76,6 +76,11 @@ def family_options(command: Callable[..., None]) -> Callable[..., None]:
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object to standard output."
 )
+room_option = click.option(
+    "--ignore-free-space",
+    is_flag=True,
+    help="Begin where too little space is free: for file systems that compress what they store.",
+)
 tokenizer_option = click.option("--tokenizer", type=Place(), help="tokenizer.model, if it lies elsewhere.")
 params_option = click.option("--params", type=Place(), help="params.json, if it lies elsewhere.")
 endpoint_option = click.option(

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from distconv.cli.options import Place, json_option
+from distconv.cli.options import Place, json_option, room_option
 from distconv.cli.screen import choose_progress, read_url, show
 
 
@@ -30,9 +30,12 @@ from distconv.cli.screen import choose_progress, read_url, show
     show_default=True,
     help="Requests at once.",
 )
+@room_option
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
-def download(*, models: str, to: str, connections: int, quiet: bool, as_json: bool) -> None:
+def download(
+    *, models: str, to: str, connections: int, ignore_free_space: bool, quiet: bool, as_json: bool
+) -> None:
     """Download models by the URL of Meta's e-mail, and check them.
 
     The URL is asked for, or read from standard input or from the environment variable
@@ -57,7 +60,10 @@ def download(*, models: str, to: str, connections: int, quiet: bool, as_json: bo
         raise click.UsageError("--models names no model; give for instance 7B or Llama-3.1-8B-Instruct")
     for name in names:
         find_release(name)
-    report = run(names, to, read_url(), connections=connections, progress=choose_progress(quiet=quiet))
+    report = run(
+        names, to, read_url(), connections=connections, ignore_free_space=ignore_free_space,
+        progress=choose_progress(quiet=quiet),
+    )  # fmt: skip
     show(report, as_json=as_json)
 
 

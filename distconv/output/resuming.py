@@ -6,7 +6,6 @@ from functools import cache, partial
 from typing import Protocol
 
 from distconv.errors import OutputError
-from distconv.humanize import format_size
 from distconv.moving.digests import ChunkDigests
 from distconv.moving.existing import find_finished
 from distconv.moving.progress import Progress
@@ -16,6 +15,7 @@ from distconv.output.folder import Folder
 from distconv.output.identity import Source
 from distconv.output.loading import find_legal, find_replaced
 from distconv.output.ownership import Ownership
+from distconv.output.room import refuse_full
 from distconv.output.state import Found, RecordedDigests, find_attempts, look_at_output
 from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TRANSFORMERS, Target, is_partial
 from distconv.planning.plan import Plan
@@ -36,29 +36,25 @@ class FindObstacles(Protocol):
 
 @contextmanager
 def take_output(
-    storage: Storage,
-    output: str,
-    source: Source,
-    plan: Plan,
-    identity: dict[str, object],
-    progress: Progress,
-    find_obstacles: FindObstacles,
-    target: Target,
-    *,
-    overwrite: bool,
-) -> Iterator[Folder]:
+    storage: Storage, output: str, source: Source, plan: Plan, identity: dict[str, object], progress: Progress,
+    find_obstacles: FindObstacles, target: Target, *, overwrite: bool, ignore_free_space: bool,
+) -> Iterator[Folder]:  # fmt: skip
     """Take OUTPUT for a conversion: owned, cleared of what is not wanted, with room for the rest.
 
-    OutputError, with nothing touched, where it holds something else, has too little room, or
+    With ``ignore_free_space`` room is found, or not, while writing. OutputError, with nothing touched, where it holds something else, has too little room, or
     is another conversion's that still runs.
     """
-    _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
+    check = partial(
+        _check, storage, output, plan, identity, find_obstacles, target,
+        overwrite=overwrite, ignore_free_space=ignore_free_space,
+    )  # fmt: skip
+    check()
     storage.make_folder(output)
     # Read once the folder is this one's: the journal is nobody else's to write then.
     attempts = cache(lambda: frozenset[str]() if overwrite else find_attempts(storage, output, identity))
     is_ours = partial(_is_dropped, attempts)
     with owned(storage, output, progress.note, is_ours) as owner:
-        found = _check(storage, output, plan, identity, find_obstacles, target, overwrite=overwrite)
+        found = check()
         if overwrite:
             clear_folder(storage, owner, find_legal(storage, output), target)
             folder = Folder(storage, owner, source, plan, identity, {}, {}, {}, {})
@@ -120,6 +116,7 @@ def _check(
     target: Target,
     *,
     overwrite: bool,
+    ignore_free_space: bool,
 ) -> Found:
     found = look_at_output(storage, output)
     if found.entries and not overwrite and found.conversion != identity:
@@ -134,13 +131,13 @@ def _check(
     obstacles = tuple(find_obstacles(overwrite=overwrite))
     if obstacles:
         raise OutputError("\n".join(obstacles))
-    free_bytes = storage.free_bytes(output)
+    free_bytes = None if ignore_free_space else storage.free_bytes(output)
     if free_bytes is not None:
-        _refuse_full(storage, output, plan, found, free_bytes, target, overwrite=overwrite)
+        _look_for_room(storage, output, plan, found, free_bytes, target, overwrite=overwrite)
     return found
 
 
-def _refuse_full(
+def _look_for_room(
     storage: Storage,
     output: str,
     plan: Plan,
@@ -158,12 +155,7 @@ def _refuse_full(
     removed = [
         size for name, size in found.entries.items() if any(old.is_model_file(name) for old in replaced)
     ]
-    room_bytes = free_bytes + found.left_bytes + sum(removed)
-    if needed_bytes > room_bytes:
-        raise OutputError(
-            f"{output}: {format_size(needed_bytes)} needed, {format_size(room_bytes)} free; "
-            f"free {format_size(needed_bytes - room_bytes)} or give a folder elsewhere"
-        )
+    refuse_full(output, needed_bytes, free_bytes + found.left_bytes + sum(removed))
 
 
 def _difference(found: Found, identity: dict[str, object]) -> str:

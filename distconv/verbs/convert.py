@@ -40,15 +40,17 @@ def convert(
     workers: int | None = None, address: str | None = None, family: str | None = None,
     instruct: bool = False, tokenizer: PathLike | None = None, params: PathLike | None = None,
     like: PathLike | None = None, dialect: str | None = None, fill_from_like: bool = False,
-    check: bool = False, verify: bool = False, overwrite: bool = False, gpus_per_worker: float = 1.0,
-    worker_resources: Mapping[str, float] | None = None, trace: PathLike | None = None,
-    report: PathLike | None = None, endpoint_url: str | None = None, progress: Progress | None = None,
+    check: bool = False, verify: bool = False, overwrite: bool = False, ignore_free_space: bool = False,
+    gpus_per_worker: float = 1.0, worker_resources: Mapping[str, float] | None = None,
+    trace: PathLike | None = None, report: PathLike | None = None, endpoint_url: str | None = None,
+    progress: Progress | None = None,
 ) -> ConversionReport:  # fmt: skip
     """Convert the checkpoint in ``source`` into a folder ``output``.
 
     ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that lie
     elsewhere, ``like`` the Transformers folder of the model that a trainer's checkpoint is of. ``max_shard_size`` is in
-    bytes, ``trace`` a file for a Chrome trace, ``report`` for a PNG. Runs in this process, or, with ``workers``,
+    bytes, ``trace`` a file for a Chrome trace, ``report`` for a PNG. OUTPUT's free space is compared with what will be
+    written unless ``ignore_free_space``, for file systems that compress. Runs in this process, or, with ``workers``,
     ``address`` or several GPUs, on Ray. All but trace and report may be s3:// URLs. Raises DistconvError.
     """
     options = Options(
@@ -57,8 +59,8 @@ def convert(
         tokenizer=read_place_or_none(tokenizer),
         params=read_place_or_none(params),
         like=read_place_or_none(like), dialect=dialect, fill_from_like=fill_from_like,
-        check=check, verify=verify, overwrite=overwrite, trace=trace, report=report,
-        endpoint_url=endpoint_url, cluster=Cluster(address, workers, gpus_per_worker, worker_resources or {}),
+        check=check, verify=verify, overwrite=overwrite, ignore_free_space=ignore_free_space, trace=trace,
+        report=report, endpoint_url=endpoint_url, cluster=Cluster(address, workers, gpus_per_worker, worker_resources or {}),
     )  # fmt: skip
     return run(options, progress or SilentProgress())
 
@@ -196,6 +198,7 @@ def _make(
         obstacles,
         prepared.target,
         overwrite=options.overwrite,
+        ignore_free_space=options.ignore_free_space,
     ) as folder:
         folder.remove(damaged)
         receipts = _move_all(storage, source, options, prepared, folder, watch)

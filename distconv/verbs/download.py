@@ -23,11 +23,12 @@ from distconv.downloads.releases import (
     find_release,
 )
 from distconv.downloads.server import RefusedError, Server
-from distconv.errors import InputError, OutputError, UsageError
+from distconv.errors import InputError, UsageError
 from distconv.formats.meta.checklist import Listed
 from distconv.humanize import format_count, format_size
 from distconv.moving.progress import Progress, SilentProgress
 from distconv.output.acquisition import owned
+from distconv.output.room import refuse_full
 from distconv.storage.base import PathLike, join
 from distconv.storage.local import LocalStorage
 from distconv.storage.places import read_local
@@ -90,13 +91,15 @@ class _Wanted:
 
 
 def download(
-    models: Sequence[str], to: PathLike, url: str, *, connections: int = 8, progress: Progress | None = None
-) -> DownloadReport:
+    models: Sequence[str], to: PathLike, url: str, *, connections: int = 8, ignore_free_space: bool = False,
+    progress: Progress | None = None,
+) -> DownloadReport:  # fmt: skip
     """Download models into folders of ``to``, in the layout that Meta's own scripts make.
 
     ``url`` is the presigned URL with its ``*``; it is told to nobody but its host. What is there
     already is kept, files that were cut are completed, and each file that a checklist names is
-    compared by MD5 before it gets its name. Raises UsageError for the URL or a model's name,
+    compared by MD5 before it gets its name. Free space is compared with what is to come unless
+    ``ignore_free_space``, for file systems that compress. Raises UsageError for the URL or a model's name,
     InputError where the server refuses or gives something else, OutputError where there is no
     room, ConversionError for a network that does not recover; the same call again goes on.
     """
@@ -112,7 +115,8 @@ def download(
     started = time.monotonic()
     try:
         with owned(storage, place, progress.note):
-            return _Download(server, place, progress).run(releases, connections, started)
+            work = _Download(server, place, progress, ignore_free_space=ignore_free_space)
+            return work.run(releases, connections, started)
     finally:
         server.close()
 
@@ -120,7 +124,8 @@ def download(
 class _Download:
     """One call's work; large files are fetched by threads, everything else by the caller."""
 
-    def __init__(self, server: Server, place: str, progress: Progress) -> None:
+    def __init__(self, server: Server, place: str, progress: Progress, *, ignore_free_space: bool) -> None:
+        self._ignore_free_space = ignore_free_space
         self._server, self._place, self._progress = server, place, progress
         self._storage = LocalStorage()
         stop = threading.Event()
@@ -140,7 +145,9 @@ class _Download:
         listed, count = self._small.fetch(wanted.small)
         files = self._look_at_large(wanted.large, listed)
         try:
-            self._check_room(files)
+            if not self._ignore_free_space:
+                needed_bytes = sum(file.missing_bytes for file in files)
+                refuse_full(self._place, needed_bytes, self._storage.free_bytes(self._place))
             self._large.run(files, connections)
         finally:
             for file in files:
@@ -201,12 +208,3 @@ class _Download:
             folders.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
         for folder, names in folders.items():
             yield f"{folder}: looked at, but compared with nothing, as no checksum is known: {', '.join(names)}"
-
-    def _check_room(self, files: Sequence[LargeFile]) -> None:
-        needed = sum(file.missing_bytes for file in files)
-        free = self._storage.free_bytes(self._place)
-        if needed > free:
-            raise OutputError(
-                f"{self._place}: {format_size(needed)} are to come, {format_size(free)} are free; free some space "
-                f"or give another folder"
-            )

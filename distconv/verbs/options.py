@@ -37,6 +37,7 @@ class Options:
     check: bool = False
     verify: bool = False
     overwrite: bool = False
+    ignore_free_space: bool = False
     trace: PathLike | None = None
     report: PathLike | None = None
     cluster: Cluster = field(default_factory=Cluster)

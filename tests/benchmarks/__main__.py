@@ -16,13 +16,16 @@ from pathlib import Path
 import click
 
 from tests.benchmarks.checkpoint import WIDE, llama_70b, write_noise
+from tests.benchmarks.full import measure_full, open_room
 from tests.benchmarks.measure import Run, back_memory, kept_memory, run
 from tests.benchmarks.report import print_tables, write_picture
 from tests.checkpoints import write_sparse
+from tests.mounts import NoDiskError
 
 ROOT = Path(__file__).parents[2]
 PEER = ROOT / ".peers/transformers-4.47.1/bin/python"
 COPIERS = ("cp -r", "two cp")
+PARTS = ("ram", "disk", "growth", "pace", "ways")
 
 Contestant = Callable[[Path, Path], list[str | Path]]
 
@@ -200,7 +203,7 @@ def describe_machine() -> dict[str, object]:
 
 
 @click.command()
-@click.option("--layers", type=int, default=int(os.environ.get("LAYERS", "3")), show_default=True)
+@click.option("--layers", type=int, envvar="LAYERS", help="[default: 3, of full 80]")
 @click.option(
     "--rounds", type=int, default=5, show_default=True, help="Counted rounds, after one that is not."
 )
@@ -208,9 +211,14 @@ def describe_machine() -> dict[str, object]:
 @click.option("--disk", type=click.Path(path_type=Path), default=tempfile.gettempdir(), show_default=True)
 @click.option(
     "--only",
-    type=click.Choice(["ram", "disk", "growth", "pace", "ways"]),
+    type=click.Choice([*PARTS, "full"]),
     multiple=True,
-    help="Measure only this.",
+    help="Measure only this; full, a whole 70B, is measured only where it is asked for.",
+)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="For full: a folder with room. [default: a btrfs that compresses, in a file in --disk]",
 )
 @click.option("--peer", is_flag=True, help="Also the known script (make peers first).")
 @click.option(
@@ -221,12 +229,14 @@ def describe_machine() -> dict[str, object]:
     help="Folder for the results.",
 )
 def main(
-    *, layers: int, rounds: int, ram: Path, disk: Path, only: tuple[str, ...], peer: bool, into: Path
-) -> None:
+    *, layers: int | None, rounds: int, ram: Path, disk: Path, only: tuple[str, ...], folder: Path | None,
+    peer: bool, into: Path,
+) -> None:  # fmt: skip
     """Measure distconv against copies of the same bytes, and print and draw what came out."""
     tokenizer = Path(find_spec("mistral_common").origin).parent / "data/tokenizer.model.v1"
+    wanted = only or PARTS
+    full_layers, layers = layers or 80, layers or 3
     found: dict[str, object] = {"machine": describe_machine(), "layers": layers, "rounds": rounds}
-    wanted = only or ("ram", "disk", "growth", "pace", "ways")
     into.mkdir(exist_ok=True)
     for name, parent in (("ram", ram), ("disk", disk)):
         if name in wanted:
@@ -246,6 +256,12 @@ def main(
     if "growth" in wanted:
         with place_in(ram, kept=True) as place:
             found["growth"] = measure_growth(place, tokenizer, rounds)
+    if "full" in wanted:
+        try:
+            with open_room(folder, disk) as place:
+                found["full"] = measure_full(place, llama_70b(full_layers), tokenizer, inline)
+        except NoDiskError as reason:
+            click.echo(f"full is left out: {reason}; give --folder, with room for a whole 70B", err=True)
     (into / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
     print_tables(found)
     if {"ram", "disk", "growth"} & set(wanted):

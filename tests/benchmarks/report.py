@@ -42,6 +42,21 @@ def print_tables(found: dict[str, Any]) -> None:
         print_ways(by_contestant(found["ways"]))
     if "growth" in found:
         print_growth(found["growth"])
+    if "full" in found:
+        print_full(found["full"])
+
+
+def print_full(row: Row) -> None:
+    """Print what a whole model took, and whether it is right."""
+    written, seconds = row["output_bytes"], row["seconds"]
+    click.echo(f"\n{row['layers']} layers: {written / 1e9:.1f} GB, on the disk {row['disk_bytes'] / 1e9:.1f}")
+    click.echo(
+        f"{seconds:.0f} s, {written / seconds / 1e9:.2f} GB/s, {row['core_seconds'] / written * 1e9:.2f} core-s/GB, "
+        f"anonymous memory {row['peak_anonymous_bytes'] / 2**20:.0f} MiB"
+    )
+    click.echo(
+        f"compared by safetensors: {', '.join(row['compared'])}; different: {row['different'] or 'none'}"
+    )
 
 
 def print_ways(groups: dict[str, list[Row]]) -> None:
