@@ -52,6 +52,7 @@ def main() -> None:
             print(f"A Llama 2 of random weights, in {SHARDS} shards as Meta has them.")
             write_random_model(folder / "llama-2", SHARDS)
         run("inspect", "llama-2", cwd=folder)
+        print("\nOn a local Ray, which takes some seconds to start:")
         run("convert", "llama-2", "llama-2-hf", "--workers", "2", "--max-shard-size", "4MB", cwd=folder)
         run("verify", "llama-2-hf", "--against", "llama-2", "--generate", "Once upon a time", cwd=folder)
         if not stories:

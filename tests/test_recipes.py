@@ -55,11 +55,6 @@ class Place:
             self.folder / name, spec, self.sentencepiece if spec.by_columns else self.tiktoken
         )
 
-    def write_8b(self) -> None:
-        """Write what the recipe of the first model leaves."""
-        source = self.write("Meta-Llama-3-8B-Instruct", LLAMA_3_8B)
-        distconv.convert(source, self.folder / "llama-3-8b-hf", instruct=True)
-
 
 Prepare = Callable[[Place], Mapping[str, str]]
 
@@ -101,17 +96,18 @@ def serve_hub_and_bucket(place: Place) -> Mapping[str, str]:
 
 
 def write_8b(place: Place) -> Mapping[str, str]:
-    place.write_8b()
+    source = place.write("Meta-Llama-3-8B-Instruct", LLAMA_3_8B)
+    distconv.convert(source, place.folder / "llama-3-8b-hf", instruct=True)
     return {}
+
+
+def write_8b_to_train(place: Place) -> Mapping[str, str]:
+    shutil.copy(ROOT / "examples" / "train.py", place.folder)
+    return write_8b(place)
 
 
 def write_both(place: Place) -> Mapping[str, str]:
     return {**write_8b(place), **write_70b(place)}
-
-
-def convert_7b(place: Place) -> Mapping[str, str]:
-    distconv.convert(place.write("Llama-2-7b", LLAMA_2_7B), place.folder / "llama-2-7b-hf")
-    return {}
 
 
 def write_qwen(place: Place) -> Mapping[str, str]:
@@ -120,7 +116,7 @@ def write_qwen(place: Place) -> Mapping[str, str]:
 
 
 def serve_uploads(place: Place) -> Mapping[str, str]:
-    convert_7b(place)
+    distconv.convert(place.write("Llama-2-7b", LLAMA_2_7B), place.folder / "llama-2-7b-hf")
     served = place.running.enter_context(hub.serving(hub.Hub()))
     # The stand-in speaks the hub's LFS protocol; xet needs a server of its own.
     return {"HF_ENDPOINT": served.endpoint, "HF_TOKEN": hub.TOKEN, "HF_HUB_DISABLE_XET": "1"}
@@ -143,9 +139,8 @@ PREPARED: dict[str, Prepare] = {
     "70B on one machine": write_70b,
     "70B on a cluster": start_cluster,
     "From the hub or a bucket": serve_hub_and_bucket,
-    "What FSDP or torchtitan saved": write_8b,
+    "What FSDP or torchtitan saved": write_8b_to_train,
     "Back to Meta's layout, in any number of shards": write_both,
-    "GGUF": convert_7b,
     "Somebody else's folder": write_qwen,
     "Sharing a model": serve_uploads,
     "It was killed, what now": interrupt,
@@ -201,12 +196,9 @@ def _tell_code(code: int) -> str:
 
 
 def follow(blocks: list[Block]) -> None:
-    """Save programs, type commands, and compare what was printed with what is shown below them."""
+    """Type commands, and compare what was printed with what is shown below them."""
     for block, after in itertools.zip_longest(blocks, blocks[1:]):
-        if block.language == "python":
-            (name,) = re.findall(r"`(\w+\.py)`", block.before)
-            Path(name).write_text(block.text, encoding="utf-8")
-        elif block.language == "sh" and block.is_run:
+        if block.language == "sh" and block.is_run:
             printed = "".join(map(type_command, block.commands))
             shown = after.text if after is not None and after.language == "text" else ""
             missing = find_missing_line(shown, printed)
@@ -235,4 +227,3 @@ def test_every_recipe_is_followed() -> None:
         if any(block.language == "sh" and block.is_run for block in blocks)
     }
     assert with_commands == set(PREPARED)
-    assert shutil.which("bash")
