@@ -23,6 +23,7 @@ endif
 # What a demonstration needs, and no more; nothing is compiled that may never be imported.
 .venv/demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --no-compile --constraint constraints.txt torch --index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable .
 	touch $@
 
