@@ -30,8 +30,10 @@ def find_commands() -> list[str]:
     """Find every command of distconv in code blocks, in the help, and in inline code with options."""
     found = []
     for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-        found += re.findall(r"^(?:.*-- )?(?:\$ )?(distconv [a-z]+ .*)$", text, re.MULTILINE)
+        text = path.read_text(encoding="utf-8")
+        typed = "\n".join(block.text for block in read_blocks(path)) if path in MARKDOWN else text
+        typed = typed.replace("\\\n", " ")
+        found += re.findall(r"^(?:.*-- )?(?:\$ )?(distconv [a-z]+ .*)$", typed, re.MULTILINE)
         found += re.findall(r"`(distconv [a-z]+ [^`]+)`", text)
     for command in cli.commands.values():
         found += re.findall(r"^ +(?:.*-- )?(distconv [a-z]+ .*)$", command.help or "", re.MULTILINE)
