@@ -1,4 +1,4 @@
-# make demo   convert a small model on a local Ray, check it, load it
+# make demo   convert a small model on a local Ray, prove it, let it speak: STORIES=FOLDER with a trained one
 # make bench  measure against cp: LAYERS=3, BENCH="--peer --rounds 5"
 # make gpu    what a machine with a GPU shows, in less than 7 minutes: GPU="--device cpu --small" rehearses it elsewhere
 # make torture  120 stops and successors, 60 changed inputs, 200 kills, 51 on Ray, a million mutated headers
@@ -22,8 +22,15 @@ endif
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: .venv/installed
-	$(BIN)/python examples/demo.py
+# What a demonstration needs, and no more; nothing is compiled that may never be imported.
+.venv/demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --no-compile --constraint constraints.txt torch --index-url $(TORCH_INDEX))
+	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable .
+	touch $@
+
+demo: $(if $(wildcard .venv/installed),.venv/installed,.venv/demo)
+	$(BIN)/python examples/demo.py $(STORIES)
 
 test: lint $(PEERS)
 	$(BIN)/python -m pytest -q -m "$(MARKS)"

@@ -1,90 +1,62 @@
-"""Convert a small synthetic Llama 2 on a local Ray, verify it, load it, and let it speak."""
+"""Convert a small Llama 2 on a local Ray, prove it, load it, and let it speak.
 
-import json
+    python examples/demo.py [FOLDER]
+
+FOLDER holds stories260K.bin and tok512.bin, a model of karpathy/tinyllamas that was trained to tell stories. Where none
+is given, and none lies in ../shared/data/stories260K beside this checkout, weights are random, and so is what is said.
+"""
+
+import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-SHARDS, DIM, HEADS, KV_HEADS, LAYERS, FFN, VOCAB = 8, 512, 16, 8, 4, 1536, 800
+from small_models import STORY_FILES, write_random_model, write_story_model
+
+SHARDS = 4
+STORIES = Path(__file__).resolve().parents[2] / "shared" / "data" / "stories260K"
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Train a sentencepiece tokenizer, with Meta's settings, on this project's own licence."""
-    import sentencepiece
-
-    text = Path(__file__).parent.parent / "LICENSE"
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=VOCAB, model_type="bpe",
-        byte_fallback=True, split_digits=True, allow_whitespace_only_pieces=True, add_dummy_prefix=True,
-        remove_extra_whitespaces=False, normalization_rule_name="identity", minloglevel=2,
-    )  # fmt: skip
-    (folder / "tokenizer.vocab").unlink()
+def find_stories(arguments: list[str]) -> Path | None:
+    """Give the folder with the trained model, if there is one; one that was named must have its files."""
+    folder = Path(arguments[0]) if arguments else STORIES
+    missing = [name for name in STORY_FILES if not (folder / name).is_file()]
+    if arguments and missing:
+        sys.exit(f"{folder}: holds no {' and no '.join(missing)}")
+    return None if missing else folder
 
 
-def write_checkpoint(folder: Path) -> None:
-    """Write consolidated.00.pth to .07.pth, cut as Meta cuts them, with random weights."""
-    import torch
-
-    params = {
-        "dim": DIM, "multiple_of": FFN, "ffn_dim_multiplier": 1.0, "n_heads": HEADS, "n_kv_heads": KV_HEADS,
-        "n_layers": LAYERS, "norm_eps": 1e-05, "vocab_size": -1,
-    }  # fmt: skip
-    (folder / "params.json").write_text(json.dumps(params) + "\n")
-    torch.manual_seed(0)
-    head = DIM // HEADS
-
-    def part(rows: int, columns: int) -> torch.Tensor:
-        return (torch.randn(rows, columns) * 0.05).to(torch.bfloat16)
-
-    for shard in range(SHARDS):
-        state = {
-            "tok_embeddings.weight": part(VOCAB, DIM // SHARDS),
-            "norm.weight": torch.ones(DIM, dtype=torch.bfloat16),
-            "output.weight": part(VOCAB // SHARDS, DIM),
-            "rope.freqs": torch.ones(head // 2),
-        }
-        for layer in range(LAYERS):
-            prefix = f"layers.{layer}."
-            state |= {
-                prefix + "attention.wq.weight": part(DIM // SHARDS, DIM),
-                prefix + "attention.wk.weight": part(KV_HEADS * head // SHARDS, DIM),
-                prefix + "attention.wv.weight": part(KV_HEADS * head // SHARDS, DIM),
-                prefix + "attention.wo.weight": part(DIM, DIM // SHARDS),
-                prefix + "feed_forward.w1.weight": part(FFN // SHARDS, DIM),
-                prefix + "feed_forward.w2.weight": part(DIM, FFN // SHARDS),
-                prefix + "feed_forward.w3.weight": part(FFN // SHARDS, DIM),
-                prefix + "attention_norm.weight": torch.ones(DIM, dtype=torch.bfloat16),
-                prefix + "ffn_norm.weight": torch.ones(DIM, dtype=torch.bfloat16),
-            }
-        torch.save(state, folder / f"consolidated.{shard:02d}.pth")
-
-
-def run(*arguments: str) -> None:
-    """Run a command as a person would, showing it first."""
-    print("\n$ distconv", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "distconv", *arguments], check=True)
+def run(*arguments: str, cwd: Path) -> None:
+    """Run a command as a person would, showing it first and its time afterwards."""
+    print(f"\n$ distconv {shlex.join(arguments)}", flush=True)
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "distconv", *arguments], cwd=cwd, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    print(f"({time.monotonic() - started:.1f} s)", flush=True)
 
 
 def main() -> None:
     """Go the whole way."""
-    with tempfile.TemporaryDirectory(prefix="distconv-demo-") as folder:
-        source, output = Path(folder, "llama-2-demo"), Path(folder, "llama-2-demo-hf")
-        source.mkdir()
-        print(f"A synthetic Llama 2 in {SHARDS} shards, {HEADS} heads, {KV_HEADS} key heads: {source}")
-        write_tokenizer(source)
-        write_checkpoint(source)
-        run("inspect", str(source))
-        run("convert", str(source), str(output), "--workers", "2", "--max-shard-size", "4MB")
-        run("verify", str(output), "--against", str(source))
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        print("\nLoading it with AutoModelForCausalLM and AutoTokenizer")
-        model = AutoModelForCausalLM.from_pretrained(output)
-        tokenizer = AutoTokenizer.from_pretrained(output)
-        prompt = tokenizer("Licensed under the", return_tensors="pt")
-        made = model.generate(**prompt, max_new_tokens=8, do_sample=False)  # type: ignore[misc]  # of its own self
-        print("Its weights are random, and so is what it says:", repr(tokenizer.decode(made[0])))
+    stories = find_stories(sys.argv[1:])
+    with tempfile.TemporaryDirectory(prefix="distconv-demo-") as name:
+        folder = Path(name)
+        if stories:
+            print(
+                f"A Llama 2 that tells stories, of 260,000 parameters, in {SHARDS} shards as Meta has them."
+            )
+            write_story_model(folder / "llama-2", stories, SHARDS)
+        else:
+            print(f"A Llama 2 of random weights, in {SHARDS} shards as Meta has them.")
+            write_random_model(folder / "llama-2", SHARDS)
+        run("inspect", "llama-2", cwd=folder)
+        print("\nOn a local Ray, which takes some seconds to start:")
+        run("convert", "llama-2", "llama-2-hf", "--workers", "2", "--max-shard-size", "4MB", cwd=folder)
+        run("verify", "llama-2-hf", "--against", "llama-2", "--generate", "Once upon a time", cwd=folder)
+        if not stories:
+            print("Its weights are random, and so is what it says.")
 
 
 if __name__ == "__main__":
