@@ -185,10 +185,13 @@ def test_json_is_all_that_standard_output_holds(run: Run, checkpoint: Write, tmp
         assert isinstance(json.loads(out), dict)
 
 
-def test_quiet_prints_the_result_and_nothing_else(run: Run, checkpoint: Write, tmp_path: Path) -> None:
-    code, out, err = run("convert", checkpoint(SPEC), tmp_path / "out", "--quiet")
-    assert (code, err) == (0, "")
-    assert "Llama 2" in out
+def test_quiet_prints_the_result_and_what_was_assumed_and_nothing_else(
+    run: Run, checkpoint: Write, tmp_path: Path
+) -> None:
+    code, out, err = run("convert", checkpoint(SPEC), tmp_path / "out", "--quiet", "--check", "--verify")
+    assert (code, "Llama 2" in out) == (0, True)
+    assert err == "note: taken as a base model; if it is an instruct (chat) model, add --instruct\n"
+    assert run("convert", checkpoint(SPEC), tmp_path / "chat", "--quiet", "--instruct")[2] == ""
 
 
 def test_plan_and_inspect_are_readable(run: Run, checkpoint: Write) -> None:
