@@ -4,11 +4,13 @@ import sys
 
 import click
 
+from distconv.cli.hints import hint
 from distconv.cli.options import Place, json_option
 from distconv.cli.screen import choose_progress, read_url, show
+from distconv.cli.sections import command
 
 
-@click.command(short_help="Download models by the URL of Meta's e-mail.")
+@command(short_help="Download models by the URL of Meta's e-mail.")
 @click.option(
     "--models",
     required=True,
@@ -30,7 +32,7 @@ from distconv.cli.screen import choose_progress, read_url, show
     show_default=True,
     help="Requests at once.",
 )
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option
 def download(*, models: str, to: str, connections: int, quiet: bool, as_json: bool) -> None:
     """Download models by the URL of Meta's e-mail, and check them.
@@ -59,9 +61,11 @@ def download(*, models: str, to: str, connections: int, quiet: bool, as_json: bo
         find_release(name)
     report = run(names, to, read_url(), connections=connections, progress=choose_progress(quiet=quiet))
     show(report, as_json=as_json)
+    for folder in report.folders:
+        hint("convert", folder, f"{folder.rstrip('/')}-hf")
 
 
-@click.command(short_help="Upload OUTPUT to the Hugging Face Hub.")
+@command(short_help="Upload OUTPUT to the Hugging Face Hub.")
 @click.argument("output", metavar="OUTPUT", type=Place())
 @click.argument("repo", metavar="REPO")
 @click.option("--public", is_flag=True, help="Let everybody see it; Meta's licence says what may be shared.")
@@ -70,7 +74,7 @@ def download(*, models: str, to: str, connections: int, quiet: bool, as_json: bo
     default=True,
     help="Whether the chunks' data is read and compared with its digests first.",
 )
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option
 def push(*, output: str, repo: str, public: bool, verify: bool, quiet: bool, as_json: bool) -> None:
     """Upload the finished OUTPUT to the Hugging Face Hub as REPO (USER/NAME), private by default.

@@ -76,9 +76,6 @@ class DownloadReport(Report):
                 f"{format_count(self.files, 'file')}, {format_size(self.bytes_fetched)} fetched ({format_size(rate)}/s), "
                 f"{self.checked_files} compared by MD5{by_crc32}"
             ),
-            "",
-            "next:",
-            *(f"  distconv convert {folder} {folder.rstrip('/')}-hf" for folder in self.folders),
         )
 
 
