@@ -15,7 +15,9 @@
         └── Terminated     exit 143  SIGTERM
 
 Every error takes one argument, the message, so that it crosses process
-boundaries (pickle, Ray) as it is.
+boundaries (pickle, Ray) as it is. Messages name options as Python does, in
+backquotes, ``family='llama-2'``; the command line shows them as one types them.
+What the machine refuses, as a full disk, stays Python's OSError.
 """
 
 import errno
@@ -92,6 +94,11 @@ def escape(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else _escape_sign(sign) for sign in text)
+
+
+def escape_lines(text: str) -> str:
+    """Escape each line; those after the first are set in, so that none can be taken for one of ours."""
+    return "\n  ".join(map(escape, text.split("\n")))
 
 
 def _escape_sign(sign: str) -> str:

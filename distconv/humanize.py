@@ -1,8 +1,23 @@
 """Sizes, counts and durations, for people."""
 
+import re
 from collections.abc import Sequence
 
+from distconv.errors import UsageError
+
 GIGABYTE, MEGABYTE = 1e9, 1e6
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([a-z]*)")
+
+
+def parse_size(size: int | str) -> int:
+    """Take a number of bytes, or ``5GB``, ``500MB``, ``2GiB``; GB is 10^9, as in Transformers. UsageError for others."""
+    if isinstance(size, int) and size > 0:
+        return size
+    match = _SIZE.fullmatch(str(size).strip().lower())
+    if match is None or match[2] not in _UNITS or float(match[1]) * _UNITS[match[2]] < 1:
+        raise UsageError(f"{size!r} is not a size; write 5GB, 500MB, 2GiB or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def format_size(size_bytes: float) -> str:

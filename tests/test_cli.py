@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import torch
 
 from distconv.cli import main
 from distconv.cli.commands import cli
+from distconv.cli.sections import COMMANDS, OPTIONS
 from tests.checkpoints import Spec, write_checkpoint, write_sparse
 from tests.faults import read_recorded
 from tests.patience import HANG_SECONDS
@@ -50,12 +52,31 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 Run = Callable[..., tuple[int, str, str]]
 
 
-def test_help_names_every_command_and_its_examples_stand_line_by_line(run: Run) -> None:
+def test_help_names_every_command_once_under_a_heading_and_its_examples_stand_line_by_line(run: Run) -> None:
     code, out, _err = run("--help")
     assert code == 0
-    for command in ("convert", "plan", "inspect", "verify", "tokenizer"):
-        assert f"\n  {command}" in out
+    assert sorted(name for names in COMMANDS.values() for name in names) == sorted(cli.commands)
+    listed = out.partition("\nOptions:\n")[2]
+    for title, names in COMMANDS.items():
+        below = listed.partition(f"\n{title}:\n")[2].partition("\n\n")[0].splitlines()
+        assert [line.split()[0] for line in below] == list(names)
     assert "\n    distconv plan Llama-2-70b\n" in out
+
+
+def test_help_shows_every_option_once_and_many_under_headings(run: Run) -> None:
+    assert {name for names in OPTIONS.values() for name in names} <= {
+        option.name for command in cli.commands.values() for option in command.params
+    }
+    for name, command in cli.commands.items():
+        out = run(name, "--help")[1]
+        options = [option for option in command.params if isinstance(option, click.Option)]
+        for option in options:
+            # A line of the text above may begin with an option, too.
+            assert (
+                len(re.findall(rf"^  {re.escape(option.opts[0])}(?=$|  | [A-Z\[/])", out, re.MULTILINE)) == 1
+            )
+        assert ("\nOther options:\n" in out) == (len(options) >= 8)
+        assert ("\nOptions:\n" in out) == (len(options) < 8)
 
 
 @pytest.mark.parametrize("command", cli.commands.values(), ids=list(cli.commands))
@@ -185,10 +206,13 @@ def test_json_is_all_that_standard_output_holds(run: Run, checkpoint: Write, tmp
         assert isinstance(json.loads(out), dict)
 
 
-def test_quiet_prints_the_result_and_nothing_else(run: Run, checkpoint: Write, tmp_path: Path) -> None:
-    code, out, err = run("convert", checkpoint(SPEC), tmp_path / "out", "--quiet")
-    assert (code, err) == (0, "")
-    assert "Llama 2" in out
+def test_quiet_prints_the_result_and_what_was_assumed_and_nothing_else(
+    run: Run, checkpoint: Write, tmp_path: Path
+) -> None:
+    code, out, err = run("convert", checkpoint(SPEC), tmp_path / "out", "--quiet", "--check", "--verify")
+    assert (code, "Llama 2" in out) == (0, True)
+    assert err == "note: taken as a base model; if it is an instruct (chat) model, add --instruct\n"
+    assert run("convert", checkpoint(SPEC), tmp_path / "chat", "--quiet", "--instruct")[2] == ""
 
 
 def test_plan_and_inspect_are_readable(run: Run, checkpoint: Write) -> None:
@@ -309,7 +333,7 @@ def test_inspect_tells_of_a_transformers_folder_what_meta_would_have(
 ) -> None:
     run("convert", checkpoint(SPEC), tmp_path / "hf", "--max-shard-size", "100kB")
     code, out, err = run("inspect", tmp_path / "hf")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"next: distconv plan {tmp_path / 'hf'} --to meta\n")
     assert "family      Llama 2\n" in out
     assert f"folder      {tmp_path / 'hf'}, in Transformers' format" in out
     assert "for Meta    can be cut into 1, 2, 4 or 8 shards, with 320 rows of vocabulary" in out

@@ -77,7 +77,7 @@ def test_every_verb_refuses_the_tokenizer_of_another_model(
         lambda: distconv.convert(source, tmp_path / "out"),
         lambda: convert_tokenizer(source, tmp_path / "out"),
     ):
-        with pytest.raises(InputError, match="give the right file by --tokenizer"):
+        with pytest.raises(InputError, match="give the right file by `tokenizer=`"):
             verb()
     assert not (tmp_path / "out").exists()
     right = checkpoint(Spec(weights)) / "tokenizer.model"
@@ -86,9 +86,9 @@ def test_every_verb_refuses_the_tokenizer_of_another_model(
 
 def test_the_tokenizer_alone_heeds_the_checkpoint_beside_it(checkpoint: Write, tmp_path: Path) -> None:
     source = checkpoint(Spec("llama-3.1"))
-    with pytest.raises(MismatchError, match=r"but params\.json has use_scaled_rope; leave --family out"):
+    with pytest.raises(MismatchError, match=r"but params\.json has use_scaled_rope; leave `family=` out"):
         convert_tokenizer(source, tmp_path / "out", family="llama-3")
     # A file alone says nothing against it.
     assert convert_tokenizer(source / "tokenizer.model", tmp_path / "out", family="llama-3").notes == ()
     notes = convert_tokenizer(source, tmp_path / "instruct", family="llama-3.1", instruct=True).notes
-    assert not any("--instruct" in note for note in notes)
+    assert not any("`instruct=True`" in note for note in notes)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from distconv.cli.progress import LINES, BarProgress, LineProgress
 from distconv.humanize import format_duration, format_size
 from distconv.moving.progress import Stopwatch
+from distconv.moving.progress_bar import LINES, BarProgress
+from distconv.moving.progress_lines import LineProgress
 from tests.moving.fakes import RecordingProgress
 
 

@@ -204,13 +204,13 @@ def test_overwrite_is_offered_where_it_would_do_and_only_there(
     with pytest.raises(OutputError) as raised:
         convert(transformers_model(SPEC), tmp_path / "out")
     words, before = str(raised.value), digest_folder(tmp_path / "out")
-    if words.endswith("give an empty folder, or --overwrite to replace the model in it"):
+    if words.endswith("give an empty folder, or `overwrite=True` to replace the model in it"):
         convert(transformers_model(SPEC), tmp_path / "out", overwrite=True)
         return
     with pytest.raises(OutputError) as raised:
         convert(transformers_model(SPEC), tmp_path / "out", overwrite=True)
     assert words.endswith(
-        f"; give an empty folder, or move away what --overwrite does not replace\n{raised.value}"
+        f"; give an empty folder, or move away what `overwrite=True` does not replace\n{raised.value}"
     )
     assert digest_folder(tmp_path / "out") == before
 

@@ -174,7 +174,7 @@ def test_a_file_and_its_params_may_lie_anywhere(checkpoint: Write, tmp_path: Pat
     moved = shutil.copy(source / "consolidated.00.pth", tmp_path / "weights/my-model.bin")
     shutil.copy(source / "params.json", tmp_path / "params/params.json")
     shutil.copy(source / "tokenizer.model", tmp_path / "tokenizer.model")
-    with pytest.raises(InputError, match=r"no params\.json .*give it by --params"):
+    with pytest.raises(InputError, match=r"no params\.json .*give it by `params=`"):
         distconv.inspect(moved)
     params = tmp_path / "params"
     assert distconv.check(moved, params=params).ok

@@ -179,7 +179,7 @@ def test_convert_alone_does_not_claim_to_have_read_the_data(
     before = digest_folder(output)
     (line,) = convert(checkpoint(SPEC), output).lines()
     assert "already done" in line
-    assert "the chunks' data was not read, --verify reads it" in line
+    assert "the chunks' data was not read, `verify=True` reads it" in line
     assert digest_folder(output) == before
 
 

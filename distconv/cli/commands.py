@@ -3,9 +3,11 @@
 import os
 import shlex
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
+from distconv.cli.hints import hint, hint_at_speaking
 from distconv.cli.options import (
     Place,
     Resource,
@@ -24,23 +26,42 @@ from distconv.cli.options import (
 )
 from distconv.cli.reports import check, inspect, manifest, plan, sign, verify
 from distconv.cli.screen import choose_progress, show
+from distconv.cli.sections import SectionedGroup
 from distconv.cli.transfers import download, push
 from distconv.errors import escape
 from distconv.version import VERSION
 
+if TYPE_CHECKING:
+    from distconv.verbs.conversion_report import ConversionReport
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_EPILOG = """
+\b
+Environment:
+  DISTCONV_URL        the URL of Meta's e-mail, for download
+  HF_TOKEN            the hub's token, for push
+  RAY_ADDRESS         the Ray cluster, set inside a Ray job
+  NO_COLOR            no colours, also on a terminal
+
+\b
+Exit codes:
+  0 done, 1 failed or differences found, 2 wrong usage or bad input,
+  130 interrupted, 143 terminated
+"""
+
+
+@click.group(
+    cls=SectionedGroup,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(VERSION)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(context: click.Context, *, debug: bool) -> None:
     """Convert Llama models between Meta's original checkpoints and Transformers folders.
 
-    INPUT is a checkpoint of Meta's: a folder with consolidated.*.pth and params.json, or one that
-    has them in original/, or the file that holds the model (.pth, .pt, .bin or .safetensors). It may
-    also be a Transformers folder, config.json beside its weights: for inspect and check, and with
-    --to meta for plan and convert; or what a trainer saved (torch.distributed.checkpoint, a file a
-    rank), with --like and the folder of the model that was trained.
+    INPUT is a folder or URL with a checkpoint of Meta's (consolidated.*.pth and params.json, or these in original/),
+    with a Transformers model, or with what a trainer saved; or the one file that holds the model.
 
     \b
     Examples:
@@ -53,18 +74,6 @@ def cli(context: click.Context, *, debug: bool) -> None:
       distconv convert Llama-2-70b out --workers 8
       distconv convert llama-2-7b-hf out --to meta
       distconv convert Llama-2-70b out --to meta --shards 4
-
-    \b
-    Environment:
-      DISTCONV_URL        the URL of Meta's e-mail, for download
-      HF_TOKEN            the hub's token, for push
-      RAY_ADDRESS         the Ray cluster, set inside a Ray job
-      NO_COLOR            no colours, also on a terminal
-
-    \b
-    Exit codes:
-      0 done, 1 failed or differences found, 2 wrong usage or bad input,
-      130 interrupted, 143 terminated
     """  # noqa: D301
     context.obj = debug
 
@@ -114,7 +123,7 @@ def cli(context: click.Context, *, debug: bool) -> None:
 @click.option("--trace", type=Place(), metavar="FILE", help="Write a trace for Perfetto or chrome://tracing.")
 @click.option("--report", type=Place(), metavar="FILE", help="Draw what each worker did when, as a PNG.")
 @endpoint_option
-@click.option("--quiet", is_flag=True, help="No progress and no notes.")
+@click.option("--quiet", is_flag=True, help="No progress; what was assumed is said.")
 @json_option
 def convert(
     *, source: str, output: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None,
@@ -155,21 +164,27 @@ def convert(
         done = work(source, output)
     show(done, as_json=as_json, notes_shown=True)
     if not as_json and not quiet and not isinstance(done, EachReport):
-        _show_hint(output, to, done.chunks, done.family)
+        _show_how_to_go_on(source, output, to, done)
 
 
-def _show_hint(output: str, to: str, chunks: int, title: str) -> None:
+def _show_how_to_go_on(source: str, output: str, to: str, done: "ConversionReport") -> None:
+    """Show how the model is loaded, to standard output, and the next command, to standard error."""
     from distconv.families.images import IMAGE_FAMILIES
     from distconv.storage.places import find_scheme
 
-    sees = title in {family.title for family in IMAGE_FAMILIES.values()}
+    sees = done.family in {family.title for family in IMAGE_FAMILIES.values()}
     # What loads a model reads it from a folder of its own host; Meta's examples are for text models.
-    if find_scheme(output) is None and not (sees and to == "meta"):
-        hint = _hint_for_transformers(output, sees=sees) if to != "meta" else _hint_for_meta(output, chunks)
-        click.echo(hint)
+    if find_scheme(output) is None and to != "meta":
+        click.echo(_load_by_transformers(output, sees=sees))
+    elif find_scheme(output) is None and not sees:
+        click.echo(_load_by_meta(output, done.chunks))
+    if done.verified:
+        hint_at_speaking(output)
+    else:
+        hint("verify", output, "--against", source)
 
 
-def _hint_for_transformers(output: str, *, sees: bool) -> str:
+def _load_by_transformers(output: str, *, sees: bool) -> str:
     if sees:
         return (
             "\nfrom transformers import AutoModelForImageTextToText, AutoProcessor\n"
@@ -183,7 +198,7 @@ def _hint_for_transformers(output: str, *, sees: bool) -> str:
     )
 
 
-def _hint_for_meta(output: str, shards: int) -> str:
+def _load_by_meta(output: str, shards: int) -> str:
     """Say how the examples of Meta's repositories (llama, llama3) load it: a process for each shard."""
     folder, tokenizer = (
         shlex.quote(escape(path)) for path in (output, os.path.join(output, "tokenizer.model"))

@@ -3,15 +3,12 @@
 import contextlib
 import math
 import os
-import re
 from collections.abc import Callable, Iterator
 
 import click
 
 from distconv.errors import ClusterError, UsageError
-
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([a-z]*)")
+from distconv.humanize import parse_size
 
 
 class Size(click.ParamType[int]):
@@ -23,10 +20,10 @@ class Size(click.ParamType[int]):
         """Parse it; anything else is a usage error."""
         if isinstance(value, int):
             return value
-        match = _SIZE.fullmatch(str(value).strip().lower())
-        if match is None or match[2] not in _UNITS or float(match[1]) * _UNITS[match[2]] < 1:
-            self.fail(f"{value!r} is not a size; write 5GB, 500MB, 2GiB or a number of bytes", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2]])
+        try:
+            return parse_size(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Place(click.Path):

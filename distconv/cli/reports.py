@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from distconv.cli.hints import hint, hint_at_speaking
 from distconv.cli.options import (
     Place,
     dtype_option,
@@ -16,12 +17,13 @@ from distconv.cli.options import (
     worker_options,
 )
 from distconv.cli.screen import choose_progress, defuse, show
+from distconv.cli.sections import command
 
 
-@click.command(short_help="Compare INPUT's files with their checksums.")
+@command(short_help="Compare INPUT's files with their checksums.")
 @click.argument("source", metavar="INPUT", type=Place())
 @source_options
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option
 def check(
     *, source: str, family: str | None, instruct: bool, tokenizer: str | None, params: str | None,
@@ -51,7 +53,7 @@ def check(
         sys.exit(2)
 
 
-@click.command(short_help="Show what a conversion would do.")
+@command(short_help="Show what a conversion would do.")
 @click.argument("source", metavar="INPUT", type=Place())
 @to_option
 @shards_option
@@ -82,9 +84,10 @@ def plan(
         endpoint_url=endpoint_url,
     )  # fmt: skip
     show(report, as_json=as_json)
+    hint("convert", source, "OUTPUT")
 
 
-@click.command(short_help="Tell what the model in INPUT is.")
+@command(short_help="Tell what the model in INPUT is.")
 @click.argument("source", metavar="INPUT", type=Place())
 @source_options
 @json_option
@@ -116,9 +119,13 @@ def inspect(
         fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     show(found, as_json=as_json)
+    if found.found["format"] == "transformers":
+        hint("plan", source, "--to", "meta")
+    elif "family" in found.found:
+        hint("plan", source)
 
 
-@click.command(short_help="Check that OUTPUT is a whole model.")
+@command(short_help="Check that OUTPUT is a whole model.")
 @click.argument("output", metavar="OUTPUT", type=Place())
 @click.option(
     "--generate", "text", metavar="TEXT", help="Where nothing is wrong, load it and let it continue TEXT."
@@ -136,7 +143,7 @@ def inspect(
 @click.option("--public-key", type=Place(), metavar="FILE", help="The key by which it must be, as PEM.")
 @worker_options
 @source_options
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option
 def verify(
     *, output: str, text: str | None, against: str | None, card: str | None, signature: str | None,
@@ -176,8 +183,7 @@ def verify(
     show(report, as_json=as_json)
     if not report.ok:
         sys.exit(1)
-    if text is not None:
-        _generate(output, text, as_json=as_json)
+    _let_speak(output, text, as_json=as_json)
 
 
 def _refuse_meta(output: str) -> None:
@@ -186,19 +192,23 @@ def _refuse_meta(output: str) -> None:
     refuse_meta(output)
 
 
-def _generate(output: str, text: str, *, as_json: bool) -> None:
+def _let_speak(output: str, text: str | None, *, as_json: bool) -> None:
+    """Continue the text, or tell how that is asked for."""
+    if text is None:
+        hint_at_speaking(output)
+        return
     from distconv.verbs.generate import generate
 
     # To standard error, where --json leaves standard output to the report.
     click.echo(defuse(generate(output, text)), err=as_json)
 
 
-@click.command(short_help="Write down the digests of INPUT's tensors.")
+@command(short_help="Write down the digests of INPUT's tensors.")
 @click.argument("source", metavar="INPUT", type=Place())
 @click.argument("path", metavar="FILE", type=Place())
 @worker_options
 @source_options
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option
 def manifest(
     *, source: str, path: str, workers: int | None, address: str | None, family: str | None, instruct: bool,
@@ -225,9 +235,10 @@ def manifest(
             endpoint_url=endpoint_url, progress=choose_progress(quiet=quiet),
         )  # fmt: skip
     show(report, as_json=as_json)
+    hint("verify", "OUTPUT", "--against", path)
 
 
-@click.command(short_help="Sign what OUTPUT holds.")
+@command(short_help="Sign what OUTPUT holds.")
 @click.argument("output", metavar="OUTPUT", type=Place())
 @click.option(
     "--key", required=True, type=Place(), metavar="FILE", help="Elliptic-curve private key, as PEM."
@@ -235,7 +246,7 @@ def manifest(
 @click.option(
     "--signature", type=Place(), metavar="FILE", help="Where the signature goes, if not to OUTPUT/model.sig."
 )
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option
 def sign(*, output: str, key: str, signature: str | None, quiet: bool, as_json: bool) -> None:
     """Sign the SHA-256 of every file of OUTPUT, with what distconv.json says of the conversion.
@@ -251,4 +262,6 @@ def sign(*, output: str, key: str, signature: str | None, quiet: bool, as_json: 
     """  # noqa: D301
     from distconv.verbs.sign import sign as run
 
-    show(run(output, key, signature=signature, progress=choose_progress(quiet=quiet)), as_json=as_json)
+    report = run(output, key, signature=signature, progress=choose_progress(quiet=quiet))
+    show(report, as_json=as_json)
+    hint("verify", output, "--signature", report.signature, "--public-key", "FILE")

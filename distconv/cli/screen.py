@@ -10,34 +10,22 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import click
 
-from distconv.errors import escape
+from distconv.errors import escape, escape_lines
+from distconv.verbs.reports import Report
 from distconv.verbs.tables import Table
 
 if TYPE_CHECKING:
     from distconv.moving.progress import Progress
-
-
-class Report(Protocol):
-    """What every verb returns."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was assumed, and what looks odd."""
-
-    def to_json(self) -> dict[str, object]:
-        """Give it as plain values."""
-
-    def lines(self) -> Sequence[str | Table]:
-        """Give it for people."""
 
 
 def show(report: Report, *, as_json: bool, notes_shown: bool = False) -> None:
@@ -46,7 +34,7 @@ def show(report: Report, *, as_json: bool, notes_shown: bool = False) -> None:
         click.echo(f"{paint('note:', 'yellow')} {_plain(note)}", err=True)
     if as_json:
         # JSON leaves DEL alone, of all characters that ASCII has.
-        click.echo(json.dumps(report.to_json(), indent=2).replace("\x7f", "\\u007f"))
+        click.echo(name_options(json.dumps(report.to_json(), indent=2)).replace("\x7f", "\\u007f"))
         return
     for line in report.lines():
         if not isinstance(line, Table):
@@ -61,7 +49,7 @@ def show_error(error: BaseException, message: str, *, debug: bool) -> None:
     """Print an error, a line for each finding; with its traceback for whoever debugs."""
     if debug:
         click.echo(defuse("".join(traceback.format_exception(error))), err=True)
-    for line in message.split("\n"):
+    for line in name_options(message).split("\n"):
         click.echo(f"{paint('error:', 'red')} {escape(line)}", err=True)
 
 
@@ -71,7 +59,7 @@ def show_usage_error(error: click.ClickException) -> None:
         # All of it is our own help, which is no error's text.
         error.show()
         return
-    message = _plain(error.format_message())
+    message = escape_lines(error.format_message())
     shown = click.UsageError(message, error.ctx) if isinstance(error, click.UsageError) else None
     (shown or click.ClickException(message)).show()
 
@@ -88,11 +76,11 @@ def defused() -> Iterator[None]:
         record: logging.LogRecord = make_record(*arguments, **named)
         # What cannot be formatted is logging's own to tell of.
         with contextlib.suppress(TypeError, ValueError, KeyError):
-            record.msg, record.args = _plain(record.getMessage()), None
+            record.msg, record.args = escape_lines(record.getMessage()), None
         return record
 
     def show_one(message: Warning | str, category: type[Warning], *_place: object, **_file: object) -> None:
-        click.echo(f"{paint('note:', 'yellow')} {category.__name__}: {_plain(str(message))}", err=True)
+        click.echo(f"{paint('note:', 'yellow')} {category.__name__}: {escape_lines(str(message))}", err=True)
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -106,13 +94,25 @@ def defused() -> Iterator[None]:
         warnings.showwarning = show_warning
 
 
+_OPTION = re.compile(r"`([a-z_]+)=(True|'[^'`]*'|[A-Z]*)`")
+
+
+def name_options(text: str) -> str:
+    """Name options as one types them: messages have them as Python does, in backquotes, as ``family='llama-2'``."""
+    return _OPTION.sub(_name_option, text)
+
+
+def _name_option(match: re.Match[str]) -> str:
+    option, value = f"--{match[1].replace('_', '-')}", match[2].strip("'")
+    return option if value in {"", "True"} else f"{option} {value}"
+
+
 def _plain(text: str) -> str:
-    """Make text harmless; its lines after the first are set in."""
-    return "\n  ".join(map(escape, text.split("\n")))
+    return escape_lines(name_options(text))
 
 
 def _plain_table(table: Table) -> Table:
-    rows = [[escape(cell) for cell in row] for row in table.rows]
+    rows = [[escape(name_options(cell)) for cell in row] for row in table.rows]
     return replace(table, rows=rows)
 
 
@@ -147,41 +147,25 @@ def _draw(table: Table) -> None:
 
 
 def choose_progress(*, quiet: bool) -> "Progress":
-    """Give a bar to a terminal, plain lines to a log, and nothing to who wants quiet."""
-    from distconv.cli.progress import BarProgress, LineProgress
+    """Give a bar to a terminal and plain lines to a log; who wants quiet is told of notes alone, what was assumed."""
     from distconv.moving.progress import SilentProgress
+    from distconv.moving.progress_bar import BarProgress
+    from distconv.moving.progress_lines import LineProgress
+
+    class Bar(BarProgress):
+        def note(self, message: str) -> None:
+            super().note(name_options(message))
+
+    class Notes(SilentProgress):
+        def note(self, message: str) -> None:
+            if message.startswith("note: "):
+                click.echo(_plain(message), err=True)
 
     if quiet:
-        return SilentProgress()
+        return Notes()
     if sys.stderr.isatty():
-        return _PlainProgress(BarProgress(sys.stderr))
-    return _PlainProgress(LineProgress(lambda line: click.echo(line, err=True)))
-
-
-class _PlainProgress:
-    """Passes everything on, names and notes defused."""
-
-    def __init__(self, progress: "Progress") -> None:
-        self._progress = progress
-
-    def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
-        self._progress.begin(total_bytes, units, kind)
-
-    def take(self, worker: str, unit: str, size_bytes: int) -> None:
-        # The worker may be a file that is downloaded.
-        self._progress.take(escape(worker), escape(unit), size_bytes)
-
-    def advance(self, size_bytes: int, worker: str = "") -> None:
-        self._progress.advance(size_bytes, escape(worker))
-
-    def unit_done(self, name: str) -> None:
-        self._progress.unit_done(escape(name))
-
-    def note(self, message: str) -> None:
-        self._progress.note(_plain(message))
-
-    def end(self) -> None:
-        self._progress.end()
+        return Bar(sys.stderr)
+    return LineProgress(lambda line: click.echo(name_options(line), err=True))
 
 
 def read_url() -> str:

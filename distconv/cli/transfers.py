@@ -4,11 +4,13 @@ import sys
 
 import click
 
+from distconv.cli.hints import hint
 from distconv.cli.options import Place, json_option, room_option
 from distconv.cli.screen import choose_progress, read_url, show
+from distconv.cli.sections import command
 
 
-@click.command(short_help="Download models by the URL of Meta's e-mail.")
+@command(short_help="Download models by the URL of Meta's e-mail.")
 @click.option(
     "--models",
     required=True,
@@ -31,7 +33,7 @@ from distconv.cli.screen import choose_progress, read_url, show
     help="Requests at once.",
 )
 @room_option
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option
 def download(
     *, models: str, to: str, connections: int, ignore_free_space: bool, quiet: bool, as_json: bool
@@ -65,9 +67,11 @@ def download(
         progress=choose_progress(quiet=quiet),
     )  # fmt: skip
     show(report, as_json=as_json)
+    for folder in report.folders:
+        hint("convert", folder, f"{folder.rstrip('/')}-hf")
 
 
-@click.command(short_help="Upload OUTPUT to the Hugging Face Hub.")
+@command(short_help="Upload OUTPUT to the Hugging Face Hub.")
 @click.argument("output", metavar="OUTPUT", type=Place())
 @click.argument("repo", metavar="REPO")
 @click.option("--public", is_flag=True, help="Let everybody see it; Meta's licence says what may be shared.")
@@ -76,7 +80,7 @@ def download(
     default=True,
     help="Whether the chunks' data is read and compared with its digests first.",
 )
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option
 def push(*, output: str, repo: str, public: bool, verify: bool, quiet: bool, as_json: bool) -> None:
     """Upload the finished OUTPUT to the Hugging Face Hub as REPO (USER/NAME), private by default.

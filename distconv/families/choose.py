@@ -51,8 +51,8 @@ def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = F
         return _choose_image_family(facts, facts.dimensions, asked, instruct=instruct)
     if asked is not None and asked.architecture != "llama":
         raise MismatchError(
-            f"{facts.folder}: --family {asked.name} ({asked.title}), but params.json says nothing of images; "
-            "leave --family out"
+            f"{facts.folder}: `family='{asked.name}'` ({asked.title}), but params.json says nothing of images; "
+            "leave `family=` out"
         )
     check_tokenizer(facts, asked)
     told = _detect(facts)
@@ -62,7 +62,7 @@ def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = F
     choice = Choice(
         chosen,
         instruct or chosen.guard,
-        told.evidence if asked is None else ("--family says so",),
+        told.evidence if asked is None else ("`family=` says so",),
         (
             *(told.assumptions if asked is None else ()),
             *variant,
@@ -79,7 +79,7 @@ def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = F
 def find_family(name: str) -> Family:
     """Give a family by its name; UsageError where there is none."""
     if name not in ALL_FAMILIES:
-        raise UsageError(f"--family {name}: unknown; expected one of {', '.join(ALL_FAMILIES)}")
+        raise UsageError(f"`family='{name}'`: unknown; expected one of {', '.join(ALL_FAMILIES)}")
     return ALL_FAMILIES[name]
 
 
@@ -92,7 +92,7 @@ def _choose_image_family(
     if facts.tokenizer == "sentencepiece" or (size is not None and size > dimensions.vocab):
         raise MismatchError(
             f"{facts.folder}: the tokenizer is a {facts.tokenizer} file of {size or 0:,} tokens, expected a tiktoken one "
-            f"of {dimensions.vocab:,}, as the output has rows; give the right file by --tokenizer"
+            f"of {dimensions.vocab:,}, as the output has rows; give the right file by `tokenizer=`"
         )
     variant = assume_variant(chosen, facts.folder, instruct=instruct)
     assumptions = (*told.assumptions, *variant, *_theta_assumption(chosen, facts.params))
@@ -111,8 +111,8 @@ def _check_ids(facts: Facts, choice: Choice) -> None:
     if beyond:
         raise MismatchError(
             f"{facts.folder}: {choice.family.title}{' (instruct)' if choice.instruct else ''} has the special tokens "
-            f"{', '.join(map(str, beyond))}, the embedding {rows:,} rows; give another --family, or none"
-            f"{', or leave --instruct out' if choice.instruct else ''}"
+            f"{', '.join(map(str, beyond))}, the embedding {rows:,} rows; give another `family=`, or none"
+            f"{', or leave `instruct=True` out' if choice.instruct else ''}"
         )
 
 
@@ -123,7 +123,7 @@ def _overruled(told: "_Told", chosen: Family) -> tuple[str, ...]:
         return ()
     return (
         (
-            f"--family {chosen.name} overrules what contents speak for: {likely[0].title} "
+            f"`family='{chosen.name}'` overrules what contents speak for: {likely[0].title} "
             f"({'; '.join(told.evidence)}), context {likely[0].context:,} and not {chosen.context:,}"
         ),
     )
@@ -149,12 +149,12 @@ def _variant_assumption(family: Family, facts: Facts, *, instruct: bool) -> list
         return ["Llama Guard has no chat template here: its prompt is a moderation task"]
     if family.chat is None or instruct:
         if instruct and family.chat is None:
-            return [f"{family.title} has no instruct models; --instruct changes nothing"]
+            return [f"{family.title} has no instruct models; `instruct=True` changes nothing"]
         return []
     hint = posixpath.basename(facts.folder.rstrip("/")).lower()
     named = any(word in hint for word in ("instruct", "chat"))
     also = f", as the folder's name {hint!r} suggests" if named else ""
-    return [f"taken as a base model; if it is an instruct (chat) model{also}, add --instruct"]
+    return [f"taken as a base model; if it is an instruct (chat) model{also}, add `instruct=True`"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ def _detect_tiktoken(facts: Facts) -> _Told:
         (scaled,),
         ("llama-3.2",),
         (
-            f"dim {dim} was never published; rope scaled by 8 is assumed (Llama 3.1), --family llama-3.2 takes 32",
+            f"dim {dim} was never published; rope scaled by 8 is assumed (Llama 3.1), `family='llama-3.2'` takes 32",
         ),
     )
 
@@ -209,7 +209,7 @@ def _or(name: str, evidence: tuple[str, ...], other: str | None) -> _Told:
     if other is None:
         return _Told(name, evidence)
     title = FAMILIES[name].title
-    said = f"{title} and {FAMILIES[other].title} look alike here; {title} is assumed, --family {other} changes that"
+    said = f"{title} and {FAMILIES[other].title} look alike here; {title} is assumed, `family='{other}'` changes that"
     return _Told(name, evidence, (other,), (said,))
 
 
@@ -253,6 +253,6 @@ def _or_context(name: str, evidence: tuple[str, ...], other: str) -> _Told:
     mine, theirs = FAMILIES[name], FAMILIES[other]
     said = (
         f"{mine.title} is assumed (context {mine.context}); "
-        f"if it is {theirs.title} (context {theirs.context}), add --family {other}"
+        f"if it is {theirs.title} (context {theirs.context}), add `family='{other}'`"
     )
     return _Told(name, evidence, (other,), (said,))

@@ -134,11 +134,11 @@ def check_family(facts: Facts, family: Family, *, asked: bool) -> None:
     if not asked:
         raise MismatchError(
             f"{facts.folder}: {family.title} by its {facts.tokenizer} tokenizer, but {', '.join(against)}; "
-            "no family has both; if the tokenizer is another model's, give the right file by --tokenizer"
+            "no family has both; if the tokenizer is another model's, give the right file by `tokenizer=`"
         )
     also = f" or give one that fits ({', '.join(fitting)})" if fitting else ""
     raise MismatchError(
-        f"{facts.folder}: --family {family.name} ({family.title}), but {', '.join(against)}; leave --family out{also}"
+        f"{facts.folder}: `family='{family.name}'` ({family.title}), but {', '.join(against)}; leave `family=` out{also}"
     )
 
 
@@ -153,10 +153,10 @@ def check_tokenizer(facts: Facts, family: Family | None) -> None:
     elif size is not None and size < rows:
         reason = _find_foreign(facts, size, asked=family is not None)
     if reason is not None:
-        otherwise = "" if family is None else ", or leave --family out"
+        otherwise = "" if family is None else ", or leave `family=` out"
         if family is None and _may_be_padded(facts, size):
-            otherwise = ", or, if it is right and the other rows are padding, the model's family by --family"
-        raise MismatchError(f"{facts.folder}: {reason}; give the right file by --tokenizer{otherwise}")
+            otherwise = ", or, if it is right and the other rows are padding, the model's family by `family=`"
+        raise MismatchError(f"{facts.folder}: {reason}; give the right file by `tokenizer=`{otherwise}")
 
 
 def _may_be_padded(facts: Facts, size: int | None) -> bool:

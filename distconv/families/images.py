@@ -80,10 +80,10 @@ def tell_image_family(
             if family.architecture == told.family.architecture
         )
         raise MismatchError(
-            f"{folder}: --family {asked.name} ({asked.title}), but {', '.join(told.evidence)}; leave --family out "
+            f"{folder}: `family='{asked.name}'` ({asked.title}), but {', '.join(told.evidence)}; leave `family=` out "
             f"or give one that fits ({likely})"
         )
-    return Told(asked, ("--family says so",))
+    return Told(asked, ("`family=` says so",))
 
 
 def _tell_vision(sizes: MllamaDimensions) -> Told:
@@ -93,7 +93,7 @@ def _tell_vision(sizes: MllamaDimensions) -> Told:
     )
     said = (
         "Llama 3.2 Vision and Llama Guard 3 Vision look alike here; Llama 3.2 Vision is assumed, "
-        "--family llama-guard-3-vision changes that"
+        "`family='llama-guard-3-vision'` changes that"
     )
     return Told(IMAGE_FAMILIES["llama-3.2-vision"], evidence, (said,))
 
@@ -116,4 +116,4 @@ def assume_variant(family: Family, folder: str, *, instruct: bool) -> tuple[str,
     if instruct:
         return ()
     also = f", as the folder's name {hint!r} suggests" if "instruct" in hint else ""
-    return (f"taken as a base model; if it is an instruct (chat) model{also}, add --instruct",)
+    return (f"taken as a base model; if it is an instruct (chat) model{also}, add `instruct=True`",)

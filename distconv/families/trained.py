@@ -154,7 +154,7 @@ def choose_dialect(names: Iterable[str], asked: str | None = None) -> Dialect | 
     found = [dialect for dialect in META_ORDERED if any(dialect.sign.search(name) for name in names)]
     if len(found) > 1:
         titles = " and ".join(dialect.title for dialect in found)
-        raise InputError(f"it has both {titles}; say by --dialect which of its models to convert")
+        raise InputError(f"it has both {titles}; say by `dialect=` which of its models to convert")
     return found[0] if found else None
 
 

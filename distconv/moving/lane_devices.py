@@ -74,4 +74,4 @@ def find_missing_device(name: str) -> str | None:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
     else:
         reason = "no device"
-    return f"device {name}: torch sees no GPU here ({reason}); use --device cpu"
+    return f"device {name}: torch sees no GPU here ({reason}); use `device='cpu'`"

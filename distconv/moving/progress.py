@@ -5,25 +5,31 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What the executors tell while they work; every method may be called from any thread."""
+    """Who is told while bytes move; every method may be called from any thread, and should be quick.
+
+    ``begin`` to ``end`` may come several times in one call: what moves, is verified or compared, one after another.
+    """
 
     def begin(self, total_bytes: int, units: int, kind: str = "chunks") -> None:
-        """Say how much there is to do; what was told of before is over."""
+        """Say how much there is to do, in bytes and in so many units of a kind; what was told of before is over."""
 
     def take(self, worker: str, unit: str, size_bytes: int) -> None:
         """Say that a worker begins a unit of so many bytes; what it did before is over."""
 
     def advance(self, size_bytes: int, worker: str = "") -> None:
-        """Count output bytes that moved; negative where an attempt failed and its bytes move again."""
+        """Count bytes that moved, of ``begin``'s; negative where an attempt failed and its bytes move again."""
 
     def unit_done(self, name: str) -> None:
         """Count one unit as done."""
 
     def note(self, message: str) -> None:
-        """Show one line that a person should see, a retry for instance."""
+        """Show a message that a person should see, also before ``begin``: what is assumed, a retry.
+
+        It may hold names that somebody else chose, and lines; options are named as ``family='llama-2'``.
+        """
 
     def end(self) -> None:
-        """Say once, last, that nothing more comes, whether all was done or not."""
+        """Say that nothing more comes, whether all was done or not."""
 
 
 class SilentProgress:

@@ -173,7 +173,7 @@ def _explained() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or ("CUDA" in said and "out of memory" in said):
             raise DeviceError(
                 f"the GPU, or memory that it can reach, is full ({said}); wait until others give some back, put "
-                "fewer workers on a GPU (--gpus-per-worker), or use --device cpu"
+                "fewer workers on a GPU (`gpus_per_worker=`), or use `device='cpu'`"
             ) from error
         if "CUDA" not in said:
             raise

@@ -147,7 +147,7 @@ def _find_receipt(storage: Storage, output: str) -> tuple[ModelReceipt | None, l
     try:
         return read_receipt(storage, path), []
     except OutputError as error:
-        return None, [f"{error}; --against INPUT compares without it"]
+        return None, [f"{error}; `against=INPUT` compares without it"]
 
 
 def _describe_unrecorded(target: Target, depth: Depth) -> str:

@@ -122,9 +122,9 @@ def _check(
     if found.entries and not overwrite and found.conversion != identity:
         lasting = tuple(find_obstacles(overwrite=True))
         way_out = (
-            "move away what --overwrite does not replace"
+            "move away what `overwrite=True` does not replace"
             if lasting
-            else "--overwrite to replace the model in it"
+            else "`overwrite=True` to replace the model in it"
         )
         words = f"{output}: holds {_difference(found, identity)}; give an empty folder, or {way_out}"
         raise OutputError("\n".join((words, *lasting)))

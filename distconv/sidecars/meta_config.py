@@ -72,7 +72,7 @@ def read_meta_config(
     if fields.findings:
         raise InputError.of(fields.findings)
     notes = tuple(f"{path}: {note}" for note in _make_notes(fields, chosen, context))
-    said = evidence if asked is None else ("--family says so",)
+    said = evidence if asked is None else ("`family=` says so",)
     return MetaConfig(shape, rope, context, tied, dtype, chosen, said, notes)
 
 

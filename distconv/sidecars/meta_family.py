@@ -53,7 +53,7 @@ def find_contradictions(
     if not says_theta(family) and rope.theta != family.theta:
         yield (
             f"rope_theta {rope.theta:g}; the code of {family.title} always takes {family.theta:g}, "
-            "that of Code Llama (--family code-llama) any"
+            "that of Code Llama (`family='code-llama'`) any"
         )
     scaling, expected = rope.scaling(), Rope(family.theta, family.factor).scaling()
     if scaling != expected:

@@ -10,20 +10,22 @@ from dataclasses import dataclass
 from distconv.errors import InputError
 from distconv.formats.meta.checklist import compare_crc32, compare_md5
 from distconv.humanize import format_count
-from distconv.moving.progress import Progress, SilentProgress
+from distconv.moving.progress import Progress
+from distconv.moving.progress_default import choose_default_progress
 from distconv.storage.base import PathLike, Storage
 from distconv.storage.parallel import map_at_once
 from distconv.storage.places import read_place
 from distconv.verbs.checkable import Task, Work, look_at_checkpoint, look_at_model, look_at_trained
 from distconv.verbs.options import Options, open_storage, read_place_or_none
+from distconv.verbs.reports import Report
 from distconv.verbs.sources import is_transformers_model
 from distconv.verbs.trained_input import is_trained, refuse_like
 
 _FILES_AT_ONCE = 16
 
 
-@dataclass(frozen=True, slots=True)
-class CheckReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class CheckReport(Report):
     """What was checked, how, and what is wrong."""
 
     source: str
@@ -68,10 +70,11 @@ def check(
     dialect: str | None = None, fill_from_like: bool = False, endpoint_url: str | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:  # fmt: skip
-    """Read INPUT's headers and compare every file with its checksum; all findings come together.
+    """Read the headers of ``source`` and compare every file with its checksum; all findings come together.
 
-    Files that a checklist names are compared by MD5, other zipped shards by the CRC32 of
-    their records where one is recorded. InputError only where no model is found at all.
+    Files that a checklist names are compared by MD5, other zipped shards by the CRC32 of their records where one is
+    recorded. Takes what is said of ``source`` as ``convert`` does, and ``progress``. Raises InputError only where no
+    model is found at all, UsageError for what was asked.
     """
     options = Options(
         source=read_place(source), output="", family=family, instruct=instruct,
@@ -79,7 +82,7 @@ def check(
         params=read_place_or_none(params), like=read_place_or_none(like), dialect=dialect,
         fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
-    return check_input(options, progress or SilentProgress())
+    return check_input(options, progress or choose_default_progress())
 
 
 def check_input(options: Options, progress: Progress) -> CheckReport:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from distconv.humanize import format_count, format_size
+from distconv.verbs.reports import Report
 
 _WORTH_TELLING = 0.05
 """Of a second."""
@@ -11,8 +12,8 @@ _TOLD = 4
 """Of the operations, the most frequent ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConversionReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ConversionReport(Report):
     """What a conversion did."""
 
     output: str
@@ -78,7 +79,7 @@ class ConversionReport:
     def lines(self) -> tuple[str, ...]:
         """Give the same for people."""
         if self.already_done:
-            hint = "" if self.verified else ", --verify reads it"
+            hint = "" if self.verified else ", `verify=True` reads it"
             chunks = format_count(self.chunks, self.noun)
             return (f"{self.output}: already done, {chunks} as planned; looked at: {self.examined}{hint}",)
         rate = self.bytes_written / max(self.seconds_moving, 1e-9)

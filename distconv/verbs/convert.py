@@ -11,7 +11,8 @@ from distconv.layout.units import Unit
 from distconv.moving.executor import Cluster, forget
 from distconv.moving.existing import find_finished
 from distconv.moving.job import Job, Preconditions, Receipt
-from distconv.moving.progress import Progress, SilentProgress, Stopwatch
+from distconv.moving.progress import Progress, Stopwatch
+from distconv.moving.progress_default import choose_default_progress
 from distconv.moving.running import run_units
 from distconv.moving.shared import SharedFiles
 from distconv.moving.trace import RunCharts, sum_requests, summarise
@@ -27,7 +28,7 @@ from distconv.storage.places import read_output, read_place
 from distconv.storage.requests import count_requests
 from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.finished import compare_all, examine
-from distconv.verbs.options import Options, open_storage, read_place_or_none
+from distconv.verbs.options import Options, open_storage, parse_size_or_none, read_place_or_none
 from distconv.verbs.prepared import Prepared
 from distconv.verbs.running import choose_asking_cluster, choose_cluster, choose_device, name_for_workers
 from distconv.verbs.sources import find_input, list_input, prepare
@@ -36,7 +37,7 @@ from distconv.version import VERSION
 
 def convert(
     source: PathLike, output: PathLike, *, to: str = "transformers", shards: int | None = None,
-    dtype: str = "auto", max_shard_size: int | None = None, device: str = "auto",
+    dtype: str = "auto", max_shard_size: int | str | None = None, device: str = "auto",
     workers: int | None = None, address: str | None = None, family: str | None = None,
     instruct: bool = False, tokenizer: PathLike | None = None, params: PathLike | None = None,
     like: PathLike | None = None, dialect: str | None = None, fill_from_like: bool = False,
@@ -45,24 +46,31 @@ def convert(
     trace: PathLike | None = None, report: PathLike | None = None, endpoint_url: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionReport:  # fmt: skip
-    """Convert the checkpoint in ``source`` into a folder ``output``.
+    """Convert the checkpoint in ``source`` into a folder ``output``; the same call again goes on where it stopped.
 
-    ``to`` is "transformers", or "meta" with so many ``shards``. ``tokenizer`` and ``params`` are files that lie
-    elsewhere, ``like`` the Transformers folder of the model that a trainer's checkpoint is of. ``max_shard_size`` is in
-    bytes, ``trace`` a file for a Chrome trace, ``report`` for a PNG. OUTPUT's free space is compared with what will be
-    written unless ``ignore_free_space``, for file systems that compress. Runs in this process, or, with ``workers``,
-    ``address`` or several GPUs, on Ray. All but trace and report may be s3:// URLs. Raises DistconvError.
+    ``to`` is "transformers", or "meta" with so many ``shards``. ``dtype`` is "auto" (as stored), "float16", "bfloat16"
+    or "float32"; ``max_shard_size`` the most bytes of tensors in a file, as 5_000_000_000 or "5GB". What files cannot
+    tell: ``family``, as "llama-3.2"; ``instruct``, a chat model; ``tokenizer`` and ``params``, files that lie elsewhere.
+    For a trainer's checkpoint: ``like``, the Transformers folder of the model that was trained, ``dialect``, how tensors
+    are named, ``fill_from_like``, whether those that it lacks come from there. ``check`` compares INPUT with its
+    checksums first, ``verify`` every tensor with INPUT last; ``overwrite`` replaces the model in ``output``.
+    OUTPUT's free space is compared with what will be written unless ``ignore_free_space``, for file systems that compress.
+
+    Runs here on ``device`` ("auto", "cpu", "cuda"), or, with ``workers``, ``address`` or several GPUs, on Ray, where a
+    worker takes ``gpus_per_worker`` and ``worker_resources``. ``trace`` is a file for a Chrome trace, ``report`` for a
+    PNG; all others may be URLs, ``endpoint_url`` that of an S3 service. ``progress`` is told how far along it is.
+    Raises UsageError, InputError, OutputError, ConversionError, and OSError for what the machine refuses.
     """
     options = Options(
         source=read_place(source), output=read_output(output), to=to, shards=shards, dtype=dtype,
-        max_shard_size=max_shard_size, device=device, family=family, instruct=instruct,
+        max_shard_size=parse_size_or_none(max_shard_size), device=device, family=family, instruct=instruct,
         tokenizer=read_place_or_none(tokenizer),
         params=read_place_or_none(params),
         like=read_place_or_none(like), dialect=dialect, fill_from_like=fill_from_like,
         check=check, verify=verify, overwrite=overwrite, ignore_free_space=ignore_free_space, trace=trace,
         report=report, endpoint_url=endpoint_url, cluster=Cluster(address, workers, gpus_per_worker, worker_resources or {}),
     )  # fmt: skip
-    return run(options, progress or SilentProgress())
+    return run(options, progress or choose_default_progress())
 
 
 def run(options: Options, progress: Progress) -> ConversionReport:

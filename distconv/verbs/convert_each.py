@@ -10,11 +10,12 @@ from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.places import read_place
 from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.options import Options, open_storage, read_place_or_none
+from distconv.verbs.reports import Report
 from distconv.verbs.trained_input import is_trained
 
 
-@dataclass(frozen=True, slots=True)
-class EachReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class EachReport(Report):
     """What was made of each step, in their order."""
 
     reports: tuple[ConversionReport, ...]
@@ -53,7 +54,7 @@ def convert_each(
     names = sorted(_list_steps(open_storage(options), options), key=_order)
     if not names:
         raise InputError(
-            f"{options.source}: no trainer's checkpoint directly below it; --each converts all that are there"
+            f"{options.source}: no trainer's checkpoint directly below it, and all that are there were to be converted"
         )
     reports: list[ConversionReport] = []
     for name in names:

@@ -26,12 +26,14 @@ from distconv.downloads.server import RefusedError, Server
 from distconv.errors import InputError, UsageError
 from distconv.formats.meta.checklist import Listed
 from distconv.humanize import format_count, format_size
-from distconv.moving.progress import Progress, SilentProgress
+from distconv.moving.progress import Progress
+from distconv.moving.progress_default import choose_default_progress
 from distconv.output.acquisition import owned
 from distconv.output.room import refuse_full
 from distconv.storage.base import PathLike, join
 from distconv.storage.local import LocalStorage
 from distconv.storage.places import read_local
+from distconv.verbs.reports import Report
 from distconv.verbs.small_downloads import SmallFiles
 
 PART_BYTES = 64 << 20
@@ -41,8 +43,8 @@ TRIES = 8
 _LONGEST_WAIT_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class DownloadReport(Report):
     """What was downloaded."""
 
     folders: tuple[str, ...]
@@ -75,9 +77,6 @@ class DownloadReport:
                 f"{format_count(self.files, 'file')}, {format_size(self.bytes_fetched)} fetched ({format_size(rate)}/s), "
                 f"{self.checked_files} compared by MD5{by_crc32}"
             ),
-            "",
-            "next:",
-            *(f"  distconv convert {folder} {folder.rstrip('/')}-hf" for folder in self.folders),
         )
 
 
@@ -94,20 +93,20 @@ def download(
     models: Sequence[str], to: PathLike, url: str, *, connections: int = 8, ignore_free_space: bool = False,
     progress: Progress | None = None,
 ) -> DownloadReport:  # fmt: skip
-    """Download models into folders of ``to``, in the layout that Meta's own scripts make.
+    """Download ``models``, as ["7B", "Llama-3.1-8B"], into folders of ``to``, in the layout that Meta's own scripts make.
 
-    ``url`` is the presigned URL with its ``*``; it is told to nobody but its host. What is there
-    already is kept, files that were cut are completed, and each file that a checklist names is
-    compared by MD5 before it gets its name. Free space is compared with what is to come unless
-    ``ignore_free_space``, for file systems that compress. Raises UsageError for the URL or a model's name,
-    InputError where the server refuses or gives something else, OutputError where there is no
-    room, ConversionError for a network that does not recover; the same call again goes on.
+    ``url`` is the presigned URL with its ``*``; it is told to nobody but its host. So many ``connections`` are open at
+    once. What is there already is kept, files that were cut are completed, and each file that a checklist names is
+    compared by MD5 before it gets its name. Free space is compared with what is to come unless ``ignore_free_space``,
+    for file systems that compress. ``progress`` is told how far along it is. Raises UsageError for the URL or
+    a model's name, InputError where the server refuses or gives something else, OutputError where there is no room,
+    ConversionError for a network that does not recover; the same call again goes on.
     """
     releases = tuple(dict.fromkeys(find_release(name) for name in models))
     if not releases:
         raise UsageError("no model was named; give for instance 7B or Llama-3.1-8B-Instruct")
     link = read_link(url)
-    progress = progress or SilentProgress()
+    progress = progress or choose_default_progress()
     storage = LocalStorage()
     place = read_local(to)
     storage.make_folder(place)

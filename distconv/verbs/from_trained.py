@@ -51,7 +51,7 @@ def prepare_trained(
         if not answers.are_tied(_target(kept), _target(twin)):
             raise InputError(
                 f"{twin.name} differs from {kept.name}, and {model.like.config_path} says that they are one: let it say "
-                '"tie_word_embeddings": false in a copy of that folder, and give that by --like'
+                '"tie_word_embeddings": false in a copy of that folder, and give that by `like=`'
             )
     plan = plan_trained(model, options)
     files = make_sidecars(storage, model.like, plan)

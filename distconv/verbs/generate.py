@@ -23,10 +23,11 @@ def refuse_meta(output: PathLike) -> None:
 
 
 def generate(output: PathLike, text: str, tokens: int = TOKENS) -> str:
-    """Load OUTPUT over whatever GPUs there are, else the CPU, and give the likeliest continuation.
+    """Load ``output`` over whatever GPUs there are, else the CPU, and give the likeliest continuation of ``text``.
 
-    A model with a chat template is given the text as a user's message. Decoding is greedy, so
-    that the same model says the same again.
+    A model with a chat template is given the text as a user's message. Decoding is greedy, so that the same model says
+    the same again, of so many ``tokens`` at most. Raises UsageError for a folder of Meta's shards, a URL, or bytes that
+    are no text; what Transformers cannot load, it says itself.
     """
     refuse_meta(output)
     if not _is_text(text):

@@ -17,6 +17,7 @@ from distconv.verbs.from_trained import note_twins
 from distconv.verbs.inspect_trained import describe_files, describe_model
 from distconv.verbs.model_config import choose_longest
 from distconv.verbs.options import Options, open_storage, read_place_or_none
+from distconv.verbs.reports import Report
 from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
 from distconv.verbs.tables import Table
 from distconv.verbs.trained_input import (
@@ -29,8 +30,8 @@ from distconv.verbs.trained_input import (
 from distconv.verbs.transformers_model import TransformersModel
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
+@dataclass(frozen=True, slots=True, repr=False)
+class Inspection(Report):
     """What a model is, and how that is known."""
 
     found: Mapping[str, object]
@@ -42,7 +43,7 @@ class Inspection:
 
     def to_json(self) -> dict[str, object]:
         """Give it as plain values."""
-        return dict(self.found)
+        return {**self.found, "notes": list(self.notes)}
 
     def lines(self) -> tuple[Table, ...]:
         """Give the same for people."""
@@ -61,7 +62,11 @@ def inspect(
     fill_from_like: bool = False,
     endpoint_url: str | None = None,
 ) -> Inspection:
-    """Tell what a checkpoint of Meta's is, or a model in Transformers' format; reads headers only."""
+    """Tell what the model in ``source`` is: a checkpoint of Meta's or of a trainer, or a Transformers folder.
+
+    Reads headers only. Takes what is said of ``source`` as ``convert`` does. Raises InputError where no model is
+    found or its parts contradict each other, UsageError for what was asked.
+    """
     options = Options(
         source=read_place(source), output="", family=family, instruct=instruct,
         tokenizer=read_place_or_none(tokenizer),
@@ -82,7 +87,7 @@ def _inspect_trained(storage: Storage, options: Options) -> Inspection:
     files = find_trained_files(storage, options)
     found, rows = describe_files(files, options.dialect)
     if options.like is None and find_beside(storage, options.source, files.folder) is None:
-        note = f"{options.source}: what model it is, --like FOLDER tells: that of the model that was trained"
+        note = f"{options.source}: what model it is, `like=FOLDER` tells: that of the model that was trained"
         return Inspection(found, rows, (*files.notes, note))
     model = take_like(storage, options, files).read(storage)
     more, more_rows = describe_model(model)

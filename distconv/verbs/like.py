@@ -58,7 +58,7 @@ def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
     names = {entry.name for entry in storage.list_folder(folder) if not entry.is_folder}
     if CONFIG_NAME not in names:
         raise InputError(
-            f"{folder}: no {CONFIG_NAME}; give by --like the folder of the model that was trained"
+            f"{folder}: no {CONFIG_NAME}; give by `like=` the folder of the model that was trained"
         )
     path = join(folder, CONFIG_NAME)
     config = parse_object(path, read_small(storage, path, SMALL_FILE_BYTES))

@@ -4,17 +4,19 @@ from dataclasses import dataclass
 
 from distconv.humanize import format_count, format_size
 from distconv.moving.executor import Cluster
-from distconv.moving.progress import Progress, SilentProgress
+from distconv.moving.progress import Progress
+from distconv.moving.progress_default import choose_default_progress
 from distconv.output.manifest import Manifest
 from distconv.storage.base import PathLike, write_small
 from distconv.storage.places import read_place, read_small_output
 from distconv.verbs.options import Options, open_storage, read_place_or_none
+from distconv.verbs.reports import Report
 from distconv.verbs.running import choose_cluster, name_for_workers
 from distconv.verbs.whole_tensors import digest_tensors, open_tensors
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ManifestReport(Report):
     """What was written where."""
 
     source: str
@@ -58,11 +60,13 @@ def manifest(
     endpoint_url: str | None = None,
     progress: Progress | None = None,
 ) -> ManifestReport:
-    """Read all of INPUT once, and write the digests of its tensors, by Transformers' names, to a file.
+    """Read all of ``source`` once, and write the digests of its tensors, by Transformers' names, to the file ``path``.
 
-    INPUT is a Transformers folder of any architecture, or a trainer's checkpoint or one of Meta's, of which the
-    tensors are told that a conversion would write. The file is the same for any number of workers and size of files. Raises
-    InputError where INPUT is no whole model.
+    ``source`` is a Transformers folder of any architecture, or a trainer's checkpoint or one of Meta's, of which the
+    tensors are told that a conversion would write. The file is the same for any number of ``workers`` and size of
+    files; its schema is distconv/output/schemas/manifest.json. Takes ``workers`` and ``address`` of Ray, what is said
+    of ``source``, and ``progress``, as ``convert`` does. Raises InputError where it is no whole model, UsageError for
+    what was asked, ConversionError for a cluster that failed.
     """
     options = Options(
         source=read_place(source), output=read_small_output(path), family=family, instruct=instruct,
@@ -74,6 +78,6 @@ def manifest(
     storage = open_storage(options)
     cluster = choose_cluster(options)
     found = open_tensors(storage, options, cluster)
-    made = digest_tensors(storage, found.tensors, progress or SilentProgress(), cluster)
+    made = digest_tensors(storage, found.tensors, progress or choose_default_progress(), cluster)
     write_small(storage, options.output, made.to_bytes())
     return ManifestReport(options.source, options.output, made, found.notes)

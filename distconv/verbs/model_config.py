@@ -62,7 +62,7 @@ def _check_image_row(checkpoint: Checkpoint, sizes: MllamaDimensions) -> None:
     if vocabulary is not None and vocabulary.size != sizes.vocab:
         raise MismatchError(
             f"{vocabulary.path}: {vocabulary.size:,} tokens, and the embedding has {sizes.vocab:,} rows before that of "
-            "the image; give the right file by --tokenizer"
+            "the image; give the right file by `tokenizer=`"
         )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from distconv.errors import UsageError
 from distconv.formats.meta.shards import MOST_SHARDS
+from distconv.humanize import parse_size
 from distconv.moving.executor import Cluster
 from distconv.storage.base import PathLike, Storage
 from distconv.storage.places import open_places, read_place
@@ -53,17 +54,17 @@ class Options:
         ):
             if value not in choices:
                 raise UsageError(f"{name} {value}: expected one of {', '.join(choices)}")
-        if self.max_shard_size is not None and self.max_shard_size <= 0:
-            raise UsageError(f"max shard size {self.max_shard_size}: expected a positive number of bytes")
         if self.shards is not None and self.to != "meta":
-            raise UsageError("--shards is the number of Meta's shards; it needs --to meta")
+            raise UsageError("`shards=` is the number of Meta's shards; it needs `to='meta'`")
         if self.instruct and self.to == "meta":
             raise UsageError(
-                "--instruct is about the stop tokens and the chat template of Transformers; Meta's layout has "
-                "neither, and --to meta needs no word of it: leave it out"
+                "`instruct=True` is about the stop tokens and the chat template of Transformers; Meta's layout has "
+                "neither, and `to='meta'` needs no word of it: leave it out"
             )
         if self.fill_from_like and self.like is None:
-            raise UsageError("--fill-from-like takes tensors from the folder that --like names: give that")
+            raise UsageError(
+                "`fill_from_like=True` takes tensors from the folder that `like=` names: give that"
+            )
         if self.shards is not None and not 1 <= self.shards <= MOST_SHARDS:
             raise UsageError(f"shards {self.shards}: expected 1 to {MOST_SHARDS}")
 
@@ -72,6 +73,11 @@ def open_storage(options: Options, *beside: str | None) -> Storage:
     """Open the places of INPUT and OUTPUT, which may be several, and of what lies beside them."""
     named = (options.source, options.output, options.tokenizer, options.params, options.like, *beside)
     return open_places(*named, endpoint_url=options.endpoint_url)
+
+
+def parse_size_or_none(size: int | str | None) -> int | None:
+    """Take a number of bytes, or what a person writes for one, that need not be given."""
+    return None if size is None else parse_size(size)
 
 
 def read_place_or_none(path: PathLike | None) -> str | None:

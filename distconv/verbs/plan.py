@@ -15,15 +15,16 @@ from distconv.storage.base import LOCAL_ACCESS, Access, PathLike, Storage, opene
 from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import decide, decide_replication, plan_conversion, subject_of
 from distconv.verbs.from_trained import note_twins, plan_trained, subject_of_trained
-from distconv.verbs.options import Options, open_storage, read_place_or_none
+from distconv.verbs.options import Options, open_storage, parse_size_or_none, read_place_or_none
+from distconv.verbs.reports import Report
 from distconv.verbs.sources import is_back, open_meta, open_transformers
 from distconv.verbs.tables import Table
 from distconv.verbs.to_meta import notes_for_meta, plan_back, plan_reshard
 from distconv.verbs.trained_input import find_trained, is_trained, refuse_like
 
 
-@dataclass(frozen=True, slots=True)
-class PlanReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class PlanReport(Report):
     """What a conversion would do."""
 
     plan: Plan
@@ -68,6 +69,7 @@ class PlanReport:
                 }
                 for file in plan.files
             ],
+            "notes": list(self.notes),
         }
 
     def lines(self) -> tuple[str | Table, ...]:
@@ -84,7 +86,7 @@ class PlanReport:
                 f"{(_WORKER_MEMORY_BYTES + self.access.ahead_bytes) / _MIB:,.0f} MiB of buffers"
             ),
             (
-                f"         with --device cuda also {GPU_BLOCKS * GPU_BLOCK_BYTES >> 20} MiB that are pinned, and "
+                f"         with `device='cuda'` also {GPU_BLOCKS * GPU_BLOCK_BYTES >> 20} MiB that are pinned, and "
                 f"{GPU_MEMORY_BYTES >> 20} MiB of the GPU's"
             ),
             *self._tell_ahead(),
@@ -164,7 +166,7 @@ def plan(
     to: str = "transformers",
     shards: int | None = None,
     dtype: str = "auto",
-    max_shard_size: int | None = None,
+    max_shard_size: int | str | None = None,
     family: str | None = None,
     instruct: bool = False,
     tokenizer: PathLike | None = None,
@@ -174,12 +176,13 @@ def plan(
     fill_from_like: bool = False,
     endpoint_url: str | None = None,
 ) -> PlanReport:
-    """Plan a conversion from headers alone; what only data can tell is assumed as published.
+    """Plan a conversion of ``source`` from headers alone; what only data can tell is assumed as published.
 
-    Takes what ``convert`` takes, and raises the same UsageError and InputError.
+    Takes ``to``, ``shards``, ``dtype``, ``max_shard_size`` (bytes, or as "5GB"), and what is said of ``source``, as
+    ``convert`` does. Raises the same UsageError and InputError.
     """
     options = Options(
-        source=read_place(source), output="", to=to, shards=shards, dtype=dtype, max_shard_size=max_shard_size,
+        source=read_place(source), output="", to=to, shards=shards, dtype=dtype, max_shard_size=parse_size_or_none(max_shard_size),
         family=family, instruct=instruct, tokenizer=read_place_or_none(tokenizer),
         params=read_place_or_none(params), like=read_place_or_none(like), dialect=dialect,
         fill_from_like=fill_from_like, endpoint_url=endpoint_url,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distconv.errors import ConversionError, DistconvError, OutputError, UsageError
-from distconv.moving.progress import Progress, SilentProgress
+from distconv.moving.progress import Progress
+from distconv.moving.progress_default import choose_default_progress
 from distconv.output.findings import Depth
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.proof import prove
@@ -20,13 +21,14 @@ from distconv.storage.local import LocalStorage
 from distconv.storage.pinning import make_stamp
 from distconv.storage.places import read_local
 from distconv.verbs.card import CARD_NAME, make_card
+from distconv.verbs.reports import Report
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-@dataclass(frozen=True, slots=True)
-class PushReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class PushReport(Report):
     """What was uploaded, and where it is now."""
 
     url: str
@@ -61,19 +63,20 @@ def push(
     quiet: bool = True,
     progress: Progress | None = None,
 ) -> PushReport:
-    """Upload OUTPUT's own files to ``repo`` (``USER/NAME``), with a model card where there is none.
+    """Upload ``output``'s own files to ``repo`` ("USER/NAME"), with a model card where there is none.
 
-    OUTPUT must be whole: structure and small files, and with ``verify`` the digests of all data.
-    The token is the one of ``hf auth login`` or HF_TOKEN. An interrupted upload goes on when it
-    is called again: what is there is not sent twice. Raises OutputError where OUTPUT is not a
-    finished conversion, UsageError for a refused token, a bad name, or a public repository
-    without ``public``; ConversionError for everything else that the hub or the network does.
+    ``output`` must be whole: structure and small files, and with ``verify`` the digests of all data. The token is the
+    one of ``hf auth login`` or HF_TOKEN. The repository is private unless ``public`` is given. An interrupted upload
+    goes on when it is called again: what is there is not sent twice. ``progress`` is told of the proof; the hub's own
+    bars show the upload unless ``quiet``. Raises OutputError where ``output`` is not a finished conversion, UsageError
+    for a refused token, a bad name, or a public repository without ``public``; ConversionError for everything else
+    that the hub or the network does.
     """
     storage, output_path = LocalStorage(), read_local(output)
     depth = Depth.DATA if verify else Depth.STRUCTURE
     # Before the proof, so that what is sent is what was proved.
     before = _list_chunks(storage, output_path)
-    proof = prove(storage, output_path, depth, progress or SilentProgress())
+    proof = prove(storage, output_path, depth, progress or choose_default_progress())
     findings = [finding.words for finding in proof.findings]
     if proof.receipt is None and not findings:
         findings.append(
@@ -158,7 +161,7 @@ def _upload(model: _Model, repo: str, examined: str, *, public: bool) -> PushRep
         private = bool(api.repo_info(place.repo_id).private)
         if not private and not public:
             raise UsageError(
-                f"{repo}: is public already; add --public if that is meant, or give another name"
+                f"{repo}: is public already; add `public=True` if that is meant, or give another name"
             )
         if CARD_NAME not in files and api.file_exists(place.repo_id, CARD_NAME):
             notes.append(f"{repo} has a {CARD_NAME} already, which stays as it is")

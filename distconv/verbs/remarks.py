@@ -26,7 +26,7 @@ def note_differences(
         if vocabulary.size != dimensions.vocab:
             yield (
                 f"the tokenizer has {vocabulary.size} tokens, the embedding {dimensions.vocab} rows; "
-                "is that no padding, give the right file by --tokenizer"
+                "is that no padding, give the right file by `tokenizer=`"
             )
 
 

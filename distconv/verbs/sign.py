@@ -13,19 +13,21 @@ from pathlib import Path
 
 from distconv.errors import OutputError, UsageError
 from distconv.humanize import format_count
-from distconv.moving.progress import Progress, SilentProgress
+from distconv.moving.progress import Progress
+from distconv.moving.progress_default import choose_default_progress
 from distconv.output.findings import Depth
 from distconv.output.proof import prove
 from distconv.storage.base import PathLike
 from distconv.storage.places import find_scheme, open_places, read_local, read_place, read_small_output
+from distconv.verbs.reports import Report
 
 SIGNATURE_NAME = "model.sig"
 _MISSING = "model-signing is not installed: pip install 'distconv[sign]'"
 _KEYS = "an elliptic-curve key as PEM, without a password: openssl ecparam -genkey -name prime256v1 -noout"
 
 
-@dataclass(frozen=True, slots=True)
-class SignReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class SignReport(Report):
     """What was signed."""
 
     output: str
@@ -54,9 +56,10 @@ def sign(
     signature: PathLike | None = None,
     progress: Progress | None = None,
 ) -> SignReport:
-    """Look at all data of OUTPUT, and sign it with a private key; the signature is a bundle of sigstore's.
+    """Look at all data of ``output``, and sign it with the private ``key``, an elliptic-curve key as a PEM file.
 
-    OutputError where OUTPUT is not whole, UsageError where the key is none that can be used.
+    The ``signature``, a bundle of sigstore's, goes to that file, or to model.sig in ``output``. ``progress`` is told how
+    far along it is. Raises OutputError where ``output`` is not whole, UsageError where the key is none that can be used.
     """
     try:
         from model_signing._signing import sign_ec_key
@@ -72,7 +75,7 @@ def sign(
         signer = sign_ec_key.Signer(Path(key))
     except (OSError, TypeError, ValueError) as error:
         raise UsageError(f"{os.fspath(key)}: {error}; expected {_KEYS}") from None
-    proof = prove(open_places(folder), folder, Depth.DATA, progress or SilentProgress())
+    proof = prove(open_places(folder), folder, Depth.DATA, progress or choose_default_progress())
     if proof.findings:
         raise OutputError(
             "\n".join((f"{folder}: not whole, and so not signed", *(found.words for found in proof.findings)))

@@ -16,12 +16,13 @@ from distconv.storage.places import open_places, read_output, read_place
 from distconv.verbs.assembly import make_family_tokenizer
 from distconv.verbs.checkpoint import read_checkpoint
 from distconv.verbs.model_config import choose_longest
+from distconv.verbs.reports import Report
 
 _ASSUMED = {"sentencepiece": "llama-2", "tiktoken": "llama-3.1"}
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizerReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class TokenizerReport(Report):
     """What converting a tokenizer alone did."""
 
     output: str
@@ -46,10 +47,12 @@ def convert_tokenizer(
     overwrite: bool = False,
     endpoint_url: str | None = None,
 ) -> TokenizerReport:
-    """Convert the tokenizer of ``source``, a checkpoint's folder or the file itself.
+    """Convert the tokenizer of ``source``, a checkpoint's folder or the file itself, into the folder ``output``.
 
-    Beside a whole checkpoint the family is told from that; otherwise from ``family`` or, as
-    the notes then say, assumed. Files of another tokenizer are replaced with ``overwrite`` only.
+    Beside a whole checkpoint the family is told from that; otherwise from ``family`` or, as the notes then say, assumed.
+    ``instruct`` adds the chat template. Files of another tokenizer are replaced with ``overwrite`` only. ``endpoint_url``
+    is that of an S3 service other than Amazon's. Raises InputError where there is no tokenizer, MismatchError where it
+    is not that of ``family``, OutputError for files in the way.
     """
     place, folder = read_place(source), read_output(output)
     storage = open_places(place, folder, endpoint_url=endpoint_url)
@@ -59,7 +62,7 @@ def convert_tokenizer(
     files = make_family_tokenizer(vocabulary, chosen, context, instruct=instruct)
     taken = sorted(name for name in files if _is_other(storage, join(folder, name), files[name]))
     if taken and not overwrite:
-        raise OutputError(f"{folder}: already holds {', '.join(taken)}; --overwrite replaces them")
+        raise OutputError(f"{folder}: already holds {', '.join(taken)}; `overwrite=True` replaces them")
     storage.make_folder(folder)
     with owned(storage, folder, lambda _message: None, is_partial) as owner:
         write_files(storage, owner, files)
@@ -103,4 +106,4 @@ def _choose_alone(source: str, vocabulary: Vocabulary, family: str | None) -> tu
         )
     if family is not None:
         return chosen, ()
-    return chosen, (f"taken as the tokenizer of {chosen.title}; --family changes that",)
+    return chosen, (f"taken as the tokenizer of {chosen.title}; `family=` changes that",)

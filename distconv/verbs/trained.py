@@ -228,7 +228,7 @@ def _describe_nothing(files: TrainedFiles, architecture: Architecture) -> str:
 def _find_foreign(found: ExpectedNames, files: TrainedFiles, architecture: Architecture) -> Iterator[str]:
     for name in found.foreign:
         if not any(re.fullmatch(pattern, name) for pattern in _BUFFERS):
-            yield f"{files.folder}: {name} is no tensor of the {architecture.title} that --like describes"
+            yield f"{files.folder}: {name} is no tensor of the {architecture.title} that `like=` describes"
 
 
 def _find_missing(
@@ -237,7 +237,7 @@ def _find_missing(
     for name in names:
         yield (
             f"{files.folder}: {name} is missing, {architecture.title} of {like.config_path} takes it; where it was not "
-            "trained, --fill-from-like takes it from there"
+            "trained, `fill_from_like=True` takes it from there"
         )
 
 

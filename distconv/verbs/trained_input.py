@@ -80,7 +80,7 @@ def find_trained_files(storage: Storage, options: Options) -> TrainedFiles:
     """Read what INPUT holds; InputError where that is not one whole checkpoint."""
     if options.to != "transformers":
         raise UsageError(
-            f"--to {options.to}: of a trainer's checkpoint only a Transformers folder is made; convert that to Meta's layout"
+            f"`to='{options.to}'`: of a trainer's checkpoint only a Transformers folder is made; convert that to Meta's layout"
         )
     for find, read in _list_forms(options):
         folders = find(storage, options.source)
@@ -105,7 +105,7 @@ def take_like(storage: Storage, options: Options, files: TrainedFiles) -> Traine
     if folder is None:
         raise UsageError(
             f"{options.source}: {files.form}, which has neither config nor tokenizer; give the folder of the model that was "
-            "trained, local or hf://ORG/REPO, by --like"
+            "trained, local or hf://ORG/REPO, by `like=`"
         )
     like = read_like(storage, folder, weights=options.fill_from_like)
     return TrainedInput(files, like, options.dialect)
@@ -123,6 +123,6 @@ def refuse_like(options: Options) -> None:
     """Raise UsageError for options that mean nothing for INPUT, which is no trainer's checkpoint."""
     if options.like is not None or options.dialect is not None:
         raise UsageError(
-            f"{options.source}: no checkpoint of a trainer's (no .metadata here or below), for which --like and --dialect are; "
+            f"{options.source}: no checkpoint of a trainer's (no .metadata here or below), for which `like=` and `dialect=` are; "
             "leave them out, or give its folder"
         )

@@ -125,7 +125,7 @@ def read_model(
     rows, trimmed = decide_rows(files.config, _measure(config).vocab, made)
     if trimmed is not None and isinstance(config, ImageConfig):
         raise MismatchError(
-            f"{trimmed}; of a model that sees none can be left out: give its own tokenizer by --tokenizer"
+            f"{trimmed}; of a model that sees none can be left out: give its own tokenizer by `tokenizer=`"
         )
     notes = [*files.notes, *catalog.notes, *config.notes, *made.notes, *([trimmed] if trimmed else [])]
     if config.tied and _OUTPUT_NAME in catalog.tensors:

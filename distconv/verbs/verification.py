@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from distconv.output.manifest import Manifest
 from distconv.output.targets import RECEIPT_NAME
+from distconv.verbs.reports import Report
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
+@dataclass(frozen=True, slots=True, repr=False)
+class Verification(Report):
     """What was found; ``source`` is None where OUTPUT was looked at alone."""
 
     output: str
@@ -44,7 +45,7 @@ class Verification:
     def lines(self) -> tuple[str, ...]:
         """Give the same for people."""
         if self.ok and not self.data_proved:
-            proved = f"the data was not proved, there is no good {RECEIPT_NAME}; --against INPUT compares it"
+            proved = f"the data was not proved, there is no good {RECEIPT_NAME}; `against=INPUT` compares it"
             return (f"{self.output}: all {self.tensors} tensors are whole in {self.examined}; {proved}",)
         if self.ok:
             equal = "whole" if self.source is None else f"whole and equal to {self.source}"

@@ -5,7 +5,8 @@ from dataclasses import replace
 from distconv.errors import OutputError, UsageError
 from distconv.families.images import ALL_FAMILIES
 from distconv.moving.executor import Cluster
-from distconv.moving.progress import Progress, SilentProgress
+from distconv.moving.progress import Progress
+from distconv.moving.progress_default import choose_default_progress
 from distconv.output.findings import Depth
 from distconv.output.manifest import Manifest, make_manifest
 from distconv.output.proof import Proof, prove
@@ -34,12 +35,15 @@ def verify(
     fill_from_like: bool = False, endpoint_url: str | None = None, card: PathLike | None = None,
     signature: PathLike | None = None, public_key: PathLike | None = None, progress: Progress | None = None,
 ) -> Verification:  # fmt: skip
-    """Check OUTPUT's structure, values and digests; with ``against``, compare every tensor with INPUT's too.
+    """Check the structure, values and digests of ``output``; with ``against``, compare every tensor with that too.
 
-    OUTPUT is a folder for Transformers, whoever wrote it, or for Meta's code. INPUT is whatever ``convert`` makes
-    it of, another Transformers folder, or a manifest. ``card`` is written then: Markdown by its name, else JSON.
-    With ``signature`` and ``public_key`` a signature that ``sign`` made is checked too. Raises OutputError where
-    OUTPUT is no model folder, InputError where INPUT cannot be read.
+    ``output`` is a folder for Transformers, whoever wrote it, or for Meta's code. ``against`` is whatever ``convert``
+    makes it of, another Transformers folder, or a manifest; what is said of it is taken as ``convert`` does, and so are
+    ``workers``, ``address`` and ``progress``. ``card`` is a file that is written then: Markdown by its name, else JSON.
+    ``signature`` is one that ``sign`` made, checked with the ``public_key``, a PEM file.
+    What differs is in the report, whose ``ok`` says whether nothing does. Raises OutputError where ``output`` is no
+    model folder, InputError where ``against`` cannot be read, UsageError for what was asked, ConversionError for a
+    cluster that failed.
     """
     asked = Options(
         source=read_place_or_none(against) or "", output=read_place(output), family=family, instruct=instruct,
@@ -53,7 +57,7 @@ def verify(
     asked, path = name_for_workers(asked), None if card is None else read_small_output(card)
     storage = open_storage(asked, path)
     report = _verify(
-        storage, asked, choose_cluster(asked), progress or SilentProgress(), carded=path is not None
+        storage, asked, choose_cluster(asked), progress or choose_default_progress(), carded=path is not None
     )
     if check is not None:
         report = _add(report, check(asked.output))

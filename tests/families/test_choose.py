@@ -90,9 +90,9 @@ def test_a_sentencepiece_model_is_told_by_its_parameters(
     choice = choose(tmp_path, params, dtype=dtype, vocab=vocab)
     assert choice.family.name == family
     assert choice.evidence
-    said = [note for note in choice.assumptions if "--family" in note]
+    said = [note for note in choice.assumptions if "`family=" in note]
     assert len(said) == (0 if other is None else 1)
-    assert all(f"--family {other}" in note for note in said)
+    assert all(f"`family='{other}'`" in note for note in said)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_a_tiktoken_model_is_told_by_its_parameters(
     for tokenizer in ("tiktoken", None):
         choice = choose(tmp_path, params, vocab=128256, tokenizer=tokenizer)
         assert choice.family.name == family
-        said = [note for note in choice.assumptions if "--family" in note]
+        said = [note for note in choice.assumptions if "`family=" in note]
         assert len(said) == (0 if other is None else 1)
-        assert all(f"--family {other}" in note for note in said)
+        assert all(f"`family='{other}'`" in note for note in said)
 
 
 SCALED = "params.json has use_scaled_rope"
@@ -187,13 +187,13 @@ def test_without_a_tokenizer_its_kind_is_told_by_what_else_there_is(
 
 
 def test_what_could_be_two_families_is_said_with_both_and_the_option(tmp_path: Path) -> None:
-    (alike,) = (note for note in choose(tmp_path, newer(8192, 80, 64, use_scaled_rope=True), vocab=128256, tokenizer="tiktoken").assumptions if "--family" in note)  # fmt: skip
+    (alike,) = (note for note in choose(tmp_path, newer(8192, 80, 64, use_scaled_rope=True), vocab=128256, tokenizer="tiktoken").assumptions if "`family=" in note)  # fmt: skip
     assert alike == (
-        "Llama 3.1 and Llama 3.3 look alike here; Llama 3.1 is assumed, --family llama-3.3 changes that"
+        "Llama 3.1 and Llama 3.3 look alike here; Llama 3.1 is assumed, `family='llama-3.3'` changes that"
     )
-    (longer,) = (note for note in choose(tmp_path, fields(512, 8, 8, 1e-5)).assumptions if "--family" in note)
+    (longer,) = (note for note in choose(tmp_path, fields(512, 8, 8, 1e-5)).assumptions if "`family=" in note)
     assert longer == (
-        "Llama 2 is assumed (context 4096); if it is Llama 1 (context 2048), add --family llama-1"
+        "Llama 2 is assumed (context 4096); if it is Llama 1 (context 2048), add `family='llama-1'`"
     )
 
 
@@ -209,10 +209,10 @@ def test_the_option_wins_and_the_name_of_a_folder_is_only_a_hint(tmp_path: Path)
     assert choice.family.name == "llama-1"
     chosen = choose(folder, LLAMA_1_7B, family="llama-2")
     assert (chosen.family.name, chosen.instruct) == ("llama-2", False)
-    assert "as the folder's name 'llama-2-7b-chat' suggests, add --instruct" in chosen.assumptions[0]
+    assert "as the folder's name 'llama-2-7b-chat' suggests, add `instruct=True`" in chosen.assumptions[0]
     (overruled,) = choose(folder, LLAMA_1_7B, family="llama-2", instruct=True).assumptions
     assert overruled == (
-        "--family llama-2 overrules what contents speak for: Llama 1 (the tokenizer is a sentencepiece file; "
+        "`family='llama-2'` overrules what contents speak for: Llama 1 (the tokenizer is a sentencepiece file; "
         "params.json is Meta's own of Llama 1 7B), context 2,048 and not 4,096"
     )
 
@@ -232,7 +232,7 @@ def test_the_last_name_of_a_folder_may_suggest_an_instruct_model(
 ) -> None:
     (note,) = choose(tmp_path, LLAMA_1_7B + "\n", called=called).variant
     suggested = "" if hint is None else f", as the folder's name {hint!r} suggests"
-    assert note == f"taken as a base model; if it is an instruct (chat) model{suggested}, add --instruct"
+    assert note == f"taken as a base model; if it is an instruct (chat) model{suggested}, add `instruct=True`"
     assert choose(tmp_path, LLAMA_1_7B + "\n", called=called, instruct=True).variant == ()
 
 
@@ -244,7 +244,7 @@ def test_a_family_without_instruct_models_says_so_only_where_one_is_asked_for(
     assert choose(tmp_path, plain, family=family, called="/chat").variant == ()
     title = FAMILIES[family].title
     (note,) = choose(tmp_path, plain, family=family, instruct=True).variant
-    assert note == f"{title} has no instruct models; --instruct changes nothing"
+    assert note == f"{title} has no instruct models; `instruct=True` changes nothing"
 
 
 @pytest.mark.parametrize("instruct", [False, True])
@@ -259,7 +259,7 @@ def test_guard_is_always_instruct_has_no_chat_template_and_says_so(
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--family llama-9: unknown; expected one of llama-1, "):
+    with pytest.raises(UsageError, match="`family='llama-9'`: unknown; expected one of llama-1, "):
         choose(tmp_path, LLAMA_1_7B, family="llama-9")
     with pytest.raises(InputError, match="has a tiktoken tokenizer, found a sentencepiece one"):
         choose(tmp_path, LLAMA_1_7B, family="llama-3")

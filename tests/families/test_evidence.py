@@ -70,7 +70,7 @@ def test_a_family_that_contents_contradict_is_refused_or_answered(
         )
 
     if answer == "R":
-        with pytest.raises(MismatchError, match="leave --family out"):
+        with pytest.raises(MismatchError, match="leave `family=` out"):
             take()
         return
     chosen = take()
@@ -87,8 +87,8 @@ def test_the_way_out_names_the_families_that_fit(tmp_path: Path) -> None:
     params = fields(4096, 32, 32, 1e-5, rope_theta=1e6)
     with pytest.raises(MismatchError) as raised:
         choose(tmp_path, params, vocab=32016, family="llama-2")
-    assert "--family llama-2 (Llama 2), but params.json has rope_theta 1e+06" in str(raised.value)
-    assert str(raised.value).endswith("leave --family out or give one that fits (code-llama)")
+    assert "`family='llama-2'` (Llama 2), but params.json has rope_theta 1e+06" in str(raised.value)
+    assert str(raised.value).endswith("leave `family=` out or give one that fits (code-llama)")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_what_contradicts_a_family_is_said(
     title, kind = FAMILIES[family].title, FAMILIES[family].tokenizer
     with pytest.raises(MismatchError) as raised:
         choose(tmp_path, params, vocab=128256 if kind == "tiktoken" else 32000, tokenizer=kind, family=family)
-    assert f": --family {family} ({title}), but {said}; leave --family out or give one that fits (" in str(
+    assert f": `family='{family}'` ({title}), but {said}; leave `family=` out or give one that fits (" in str(
         raised.value
     )
 
@@ -123,7 +123,7 @@ def test_what_contradicts_a_family_is_said(
         (fields(512, 8, 8, 1e-5), None, "code-llama", "llama-3, llama-guard-1, llama-guard-2)"),
         (
             fields(512, 8, 8, 1e-5, use_scaled_rope=True), "sentencepiece", "code-llama",
-            "but params.json has use_scaled_rope, params.json has no rope_theta; leave --family out",
+            "but params.json has use_scaled_rope, params.json has no rope_theta; leave `family=` out",
         ),
     ],
 )  # fmt: skip
@@ -141,7 +141,7 @@ def test_what_no_family_has_is_not_taken_for_one(tmp_path: Path) -> None:
         choose(tmp_path, params, vocab=32000, tokenizer="sentencepiece")
     assert re.fullmatch(
         r".*: \S.* by its sentencepiece tokenizer, but params\.json has use_scaled_rope(, [^,;]+)*; no family has both; "
-        r"if the tokenizer is another model's, give the right file by --tokenizer",
+        r"if the tokenizer is another model's, give the right file by `tokenizer=`",
         str(raised.value),
     )
 
@@ -175,11 +175,11 @@ def test_a_tokenizer_that_is_not_the_weights_own_is_refused_with_the_way_out(
     with pytest.raises(MismatchError) as raised:
         choose(tmp_path, params, vocab=rows, tokenizer=tokenizer, tokenizer_size=size)
     assert words in str(raised.value)
-    assert "give the right file by --tokenizer" in str(raised.value)
+    assert "give the right file by `tokenizer=`" in str(raised.value)
     assert f"{size:,} tokens" in str(raised.value)
     assert tokenizer in str(raised.value) or size > rows
     may_be_padded = size < rows != 128256 and "use_scaled_rope" not in params
-    assert ("padding, the model's family by --family" in str(raised.value)) == may_be_padded
+    assert ("padding, the model's family by `family=`" in str(raised.value)) == may_be_padded
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_tokenizer_that_is_not_the_weights_own_is_refused_with_the_way_out(
 def test_a_padded_embedding_that_looks_like_anothers_is_taken_where_the_family_is_named(
     tmp_path: Path, params: Fields, tokenizer: str, family: str
 ) -> None:
-    with pytest.raises(MismatchError, match="padding, the model's family by --family"):
+    with pytest.raises(MismatchError, match="padding, the model's family by `family=`"):
         choose(tmp_path, params, vocab=640, tokenizer=tokenizer, tokenizer_size=576)
     found = choose(tmp_path, params, vocab=640, tokenizer=tokenizer, tokenizer_size=576, family=family)
     assert found.family.name == family
@@ -224,7 +224,7 @@ def test_ids_that_the_embedding_has_not_are_refused_where_a_tokenizer_would_name
         choose(tmp_path, python, vocab=32015, tokenizer_size=32000, family=family, instruct=True)
     assert str(raised.value) == (
         f"{tmp_path}: Code Llama 70B Python or Instruct (instruct) has the special tokens 32015, the embedding "
-        "32,015 rows; give another --family, or none, or leave --instruct out"
+        "32,015 rows; give another `family=`, or none, or leave `instruct=True` out"
     )
     for rows, tokenizer, instruct in (
         (32016, "sentencepiece", True),
@@ -237,5 +237,5 @@ def test_ids_that_the_embedding_has_not_are_refused_where_a_tokenizer_would_name
         choose(tmp_path, newer(512, 4, 8), vocab=128000, tokenizer="tiktoken")
     assert str(raised.value) == (
         f"{tmp_path}: Llama 3 has the special tokens 128000, 128001, the embedding 128,000 rows; "
-        "give another --family, or none"
+        "give another `family=`, or none"
     )

@@ -158,5 +158,5 @@ def test_families_are_told_by_their_tensors() -> None:
         (LLAMA4_SIZES, "llama-guard-4"),
         (dense, "llama-3"),
     ):
-        with pytest.raises(MismatchError, match=f"--family {asked} "):
+        with pytest.raises(MismatchError, match=f"`family='{asked}'` "):
             tell_image_family("in", sizes, find_family(asked), has_statistics=False)

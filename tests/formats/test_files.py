@@ -267,10 +267,10 @@ def test_of_what_a_folder_holds_a_few_names_are_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (["consolidated.00.pth"], "m: no params.json beside the shards (consolidated.*.pth), in original/ or in the parent folder; copy params.json from Meta's download of this model, or give it by --params"),
-        (["model.safetensors"], "m: no config.json beside the weights (model.safetensors); copy it from the model that this one is, or was trained from; if its tensors are Meta's, copy params.json from Meta's download of this model, or give it by --params"),
+        (["consolidated.00.pth"], "m: no params.json beside the shards (consolidated.*.pth), in original/ or in the parent folder; copy params.json from Meta's download of this model, or give it by `params=`"),
+        (["model.safetensors"], "m: no config.json beside the weights (model.safetensors); copy it from the model that this one is, or was trained from; if its tensors are Meta's, copy params.json from Meta's download of this model, or give it by `params=`"),
         (["params.json"], "m: no consolidated.*.pth here or in original/; it holds params.json"),
-        (["model.safetensors", "config.json"], "m: no consolidated.*.pth here or in original/; it holds model.safetensors and config.json: already in Transformers' format, which needs no conversion; for Meta's code give --to meta; if its tensors are Meta's, give --params"),
+        (["model.safetensors", "config.json"], "m: no consolidated.*.pth here or in original/; it holds model.safetensors and config.json: already in Transformers' format, which needs no conversion; for Meta's code give `to='meta'`; if its tensors are Meta's, give `params=`"),
         (["params.json", "consolidated.00.pth", "consolidated.02.pth"], "m: shards 00, 02 found, 01 missing; download the missing files"),
         (["params.json", "consolidated.01.pth"], "m: shards 01 found, 00 missing; download the missing files"),
         (["params.json", "consolidated.0.pth", "consolidated.00.pth"], "m: shard 0 is there twice: consolidated.0.pth and consolidated.00.pth"),
@@ -290,8 +290,8 @@ def test_of_what_a_folder_holds_a_few_names_are_shown(tmp_path: Path) -> None:
         (["params.json", "consolidated.00/consolidated.00.pth"], "m/consolidated.00: parts none; expected consolidated-*-of-N.pth, all N of them"),
         (["params.json", "consolidated.99999999999999999999.pth"], "m: shards 99999999999999999999 found, 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, 10, 11, 12, 13, 14, 15 missing; download the missing files"),
         (["params.json", "llama-finetuned.pt", "optimizer.pt"], "m: no consolidated.*.pth here or in original/; it holds llama-finetuned.pt, optimizer.pt; if one of these is the model, give the file's path"),
-        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "config.json"], "m: no consolidated.*.pth here or in original/; it holds model-*-of-00002.safetensors and config.json: already in Transformers' format, which needs no conversion; for Meta's code give --to meta; if its tensors are Meta's, give --params"),
-        (["model.safetensors", "pytorch_model.bin", "config.json"], "m: no consolidated.*.pth here or in original/; it holds model.safetensors and config.json: already in Transformers' format, which needs no conversion; for Meta's code give --to meta; if its tensors are Meta's, give --params"),
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "config.json"], "m: no consolidated.*.pth here or in original/; it holds model-*-of-00002.safetensors and config.json: already in Transformers' format, which needs no conversion; for Meta's code give `to='meta'`; if its tensors are Meta's, give `params=`"),
+        (["model.safetensors", "pytorch_model.bin", "config.json"], "m: no consolidated.*.pth here or in original/; it holds model.safetensors and config.json: already in Transformers' format, which needs no conversion; for Meta's code give `to='meta'`; if its tensors are Meta's, give `params=`"),
         (["model.safetensors", "config.json", "run/checkpoint.pt"], "m: both m/model.safetensors and m/run/checkpoint.pt: several whole models; give the path of the one to convert"),
         (["params.json", "model.safetensors", "pytorch_model.bin", "config.json"], "m: both model.safetensors and pytorch_model.bin: several whole models; give the path of the one to convert"),
         (["params.json", "original/model.safetensors", "run/checkpoint.pt"], "m: both m/original/model.safetensors and m/run/checkpoint.pt: several whole models; give the path of the one to convert"),
@@ -342,7 +342,7 @@ def test_params_that_differ_are_not_chosen_from(tmp_path: Path) -> None:
     make(tmp_path, "m/epoch_0/checkpoint.pt", "m/params.json", "m/original/params.json")
     assert find(tmp_path / "m/epoch_0").params == str(tmp_path / "m/params.json")
     (tmp_path / "m/params.json").write_text("{}")
-    with pytest.raises(InputError, match=r"m/params\.json and .*original/params\.json differ; .*--params"):
+    with pytest.raises(InputError, match=r"m/params\.json and .*original/params\.json differ; .*`params=`"):
         find(tmp_path / "m/epoch_0")
     assert find(tmp_path / "m/epoch_0", params=tmp_path / "m").params == str(tmp_path / "m/params.json")
 

@@ -306,7 +306,7 @@ def test_a_config_of_transformers_is_called_what_it_is(tmp_path: Path) -> None:
         "head_dim": 128,
     }
     with pytest.raises(
-        InputError, match=r"a config\.json of Transformers \(it has 'hidden_size'\), .*--params"
+        InputError, match=r"a config\.json of Transformers \(it has 'hidden_size'\), .*`params=`"
     ):
         read(tmp_path, config)
 

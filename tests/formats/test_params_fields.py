@@ -137,5 +137,5 @@ def test_what_is_said_by_any_name_is_not_passed_over(
         read(tmp_path, {"hidden_size": 8, "architectures": []})
     assert str(raised.value) == (
         f"{tmp_path / 'params.json'}: a config.json of Transformers (it has 'hidden_size'), expected Meta's params.json; "
-        "copy that from Meta's download of this model, or give it by --params"
+        "copy that from Meta's download of this model, or give it by `params=`"
     )

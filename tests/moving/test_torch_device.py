@@ -167,7 +167,7 @@ def test_a_unit_for_which_the_gpu_had_no_memory_is_made_again(
     assert note.startswith(
         "starts again: the GPU, or memory that it can reach, is full (CUDA out of memory. Tried"
     )
-    assert "--gpus-per-worker" in note
+    assert "`gpus_per_worker=`" in note
     distconv.convert(checkpoint(SPECS[0]), tmp_path / "host", dtype="float16", max_shard_size=150_000)
     assert read_data(tmp_path / "cuda") == read_data(tmp_path / "host")
 
@@ -207,7 +207,7 @@ def test_a_mistake_of_ours_is_not_called_the_gpus(
 def test_a_worker_without_a_gpu_says_on_which_host_and_why() -> None:
     with (
         pytest.raises(
-            ConversionError, match=r".+: device cuda: torch sees no GPU here \(.+\); use --device cpu"
+            ConversionError, match=r".+: device cuda: torch sees no GPU here \(.+\); use `device='cpu'`"
         ),
         lane_devices.lane_device("cuda"),
     ):

@@ -130,7 +130,7 @@ CHUNKS: dict[str, list[str]] = {
         "out/model.safetensors.index.json: missing",
     ],
     "a damaged receipt": [
-        "out/distconv.json: damaged or changed, its own digest differs; --against INPUT compares without it",
+        "out/distconv.json: damaged or changed, its own digest differs; `against=INPUT` compares without it",
     ],
     "weights that win": [
         "out/model.safetensors: not of this model, and may be loaded in its place",
@@ -297,7 +297,7 @@ SHARDS: dict[str, list[str]] = {
         "out/consolidated.01.pth: MD5 …, checklist.chk gives …",
     ],
     "a damaged receipt": [
-        "out/distconv.json: damaged or changed, its own digest differs; --against INPUT compares without it",
+        "out/distconv.json: damaged or changed, its own digest differs; `against=INPUT` compares without it",
     ],
     "a conversion that is not finished": [
         "out: a conversion into it is not finished; run it again",

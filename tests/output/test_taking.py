@@ -104,9 +104,9 @@ def test_what_will_be_replaced_makes_room_if_it_may_be(tmp_path: Path) -> None:
 def test_what_overwriting_leaves_is_named_with_what_is_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").touch()
     holds = "out: holds other files (diary.txt); give an empty folder, or "
-    assert refused(tmp_path, -1) == f"{holds}--overwrite to replace the model in it"
+    assert refused(tmp_path, -1) == f"{holds}`overwrite=True` to replace the model in it"
     assert refused(tmp_path, -1, ["x: stays", "y: stays"]) == (
-        f"{holds}move away what --overwrite does not replace\nx: stays\ny: stays"
+        f"{holds}move away what `overwrite=True` does not replace\nx: stays\ny: stays"
     )
     assert refused(tmp_path / "absent", -1, ["x: stays"]) == "x: stays\nw: is removed"
     assert refused(tmp_path, -1, ["x: stays", "y: stays"], overwrite=True) == "x: stays\ny: stays"

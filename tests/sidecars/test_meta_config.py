@@ -215,7 +215,7 @@ def test_what_has_no_place_in_params_json_is_noted() -> None:
 
 
 def test_an_unknown_family_is_named() -> None:
-    with pytest.raises(UsageError, match="--family llama-9: unknown"):
+    with pytest.raises(UsageError, match="`family='llama-9'`: unknown"):
         read(GOOD, family="llama-9")
 
 

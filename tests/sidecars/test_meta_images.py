@@ -218,8 +218,8 @@ def test_what_is_lost_is_told():
 def test_a_family_that_is_asked_for_counts_where_it_has_the_same_tensors():
     content = to_json(CONFIGS["11b"])
     found = read_image_config("config.json", content, family="llama-guard-3-vision")
-    assert (found.family.name, found.evidence) == ("llama-guard-3-vision", ("--family says so",))
-    with pytest.raises(MismatchError, match=r"--family llama-4 .*, but it is a Llama 3.2 Vision model"):
+    assert (found.family.name, found.evidence) == ("llama-guard-3-vision", ("`family=` says so",))
+    with pytest.raises(MismatchError, match=r"`family='llama-4'` .*, but it is a Llama 3.2 Vision model"):
         read_image_config("config.json", content, family="llama-4")
     with pytest.raises(UsageError):
         read_image_config("config.json", content, family="llama-5")

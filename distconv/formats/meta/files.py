@@ -116,7 +116,7 @@ def _find_params(
     paths = list(contents.values())
     if len(paths) > 1:
         raise InputError(
-            f"{near[0]}: no {PARAMS_NAME} beside the shards, and {' and '.join(paths)} differ; give the model's by --params"
+            f"{near[0]}: no {PARAMS_NAME} beside the shards, and {' and '.join(paths)} differ; give the model's by `params=`"
         )
     if paths:
         return paths[0], (f"{paths[0]} is taken as the model's: there is none beside the shards",)
@@ -126,7 +126,7 @@ def _find_params(
 
 def _describe_missing(chosen: Candidate) -> str:
     """Say which file is missing that says what the weights are: their names tell whose they are, if anything does."""
-    copy_params = f"copy {PARAMS_NAME} from Meta's download of this model, or give it by --params"
+    copy_params = f"copy {PARAMS_NAME} from Meta's download of this model, or give it by `params=`"
     if chosen.layout.shared:
         return (
             f"no {CONFIG_NAME} beside the weights ({chosen.name}); copy it from the model that this one is, "
@@ -245,7 +245,7 @@ def _refuse_transformers(storage: Storage, candidates: list[Candidate]) -> None:
         raise InputError(
             f"{candidates[0].folder}: no consolidated.*.pth here or in original/; it holds {candidates[0].name} "
             f"and {CONFIG_NAME}: already in Transformers' format, which needs no conversion; "
-            "for Meta's code give --to meta; if its tensors are Meta's, give --params"
+            "for Meta's code give `to='meta'`; if its tensors are Meta's, give `params=`"
         )
 
 

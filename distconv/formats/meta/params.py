@@ -202,7 +202,7 @@ def describe_foreign_params(fields: Mapping[str, object]) -> str | None:
     if theirs and "dim" not in fields:
         return (
             f"a config.json of Transformers (it has {theirs[0]!r}), expected Meta's params.json; "
-            "copy that from Meta's download of this model, or give it by --params"
+            "copy that from Meta's download of this model, or give it by `params=`"
         )
     quantization = fields.get("quantization_args")
     if is_used(quantization):

@@ -1,0 +1,50 @@
+"""What one may want to type next."""
+
+import contextlib
+import shlex
+from collections.abc import Iterator
+
+import click
+from click.core import ParameterSource
+
+from distconv.cli.screen import paint
+from distconv.errors import UsageError, escape
+
+
+def hint(verb: str, *words: str, repeated: bool = True) -> None:
+    """Tell the command that comes next, if ``repeated`` with the options given to this one that it takes too.
+
+    To standard error; nothing to programs, and to who wants quiet.
+    """
+    context = click.get_current_context()
+    if context.params.get("as_json") or context.params.get("quiet"):
+        return
+    group = context.find_root().command
+    assert isinstance(group, click.Group)  # noqa: S101  the root is ours
+    typed = ["distconv", verb, *words]
+    if repeated:
+        typed += _repeat(context, group.commands[verb], words)
+    shown = " ".join(shlex.quote(escape(word)) for word in typed)
+    click.echo(f"{paint('next:', 'green')} {shown}", err=True)
+
+
+def _repeat(context: click.Context, following: click.Command, said: tuple[str, ...]) -> Iterator[str]:
+    """Give the options of this command line that the following command takes, unless they are said."""
+    taken = {option.name for option in following.params}
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if isinstance(option, click.Option) and given and option.name in taken and option.opts[0] not in said:
+            value = context.params[option.name]
+            if option.is_flag:
+                yield option.opts[0] if value else option.secondary_opts[0]
+            else:
+                yield from (option.opts[0], str(value))
+
+
+def hint_at_speaking(output: str) -> None:
+    """Tell how to let OUTPUT speak, unless it is Meta's or lies elsewhere, where nothing could load it."""
+    from distconv.verbs.generate import refuse_meta
+
+    with contextlib.suppress(UsageError):
+        refuse_meta(output)
+        hint("verify", output, "--generate", "Once upon a time", repeated=False)

@@ -1,0 +1,83 @@
+"""What a command says that one may type next: it is understood, it runs, and programs do not see it."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distconv.cli import main
+from tests.checkpoints import Spec
+
+Run = Callable[..., tuple[str, list[str]]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Give a function that runs a command: its output, and the command lines that it hints at."""
+
+    def run(*words: object) -> tuple[str, list[str]]:
+        main(list(map(str, words)))
+        shown = capsys.readouterr()
+        assert "next: " not in shown.out
+        hints = [line.removeprefix("next: ") for line in shown.err.splitlines() if line.startswith("next: ")]
+        assert all(hint.startswith("distconv ") for hint in hints)
+        return shown.out, hints
+
+    return run
+
+
+def follow(run: Run, hint: str, **names: Path) -> list[str]:
+    """Run what was hinted at, given what it leaves to people."""
+    _, *words = shlex.split(hint)
+    return run(*(names.get(word, word) for word in words))[1]
+
+
+def test_from_inspect_to_a_speaking_model_each_command_names_the_next(
+    checkpoint: Callable[[Spec], Path], tmp_path: Path, run: Run
+) -> None:
+    source, out = checkpoint(Spec("llama-2", shards=2)), tmp_path / "my out"
+    _, (planning,) = run("inspect", source, "--instruct", "--family", "llama-2")
+    assert planning == f"distconv plan {source} --family llama-2 --instruct"
+    (converting,) = follow(run, planning + " --max-shard-size 50kB")
+    assert (
+        converting == f"distconv convert {source} OUTPUT --max-shard-size 50000 --family llama-2 --instruct"
+    )
+    (verifying,) = follow(run, converting, OUTPUT=out)
+    assert verifying == f"distconv verify '{out}' --against {source} --family llama-2 --instruct"
+    (speaking,) = follow(run, verifying)
+    assert speaking == f"distconv verify '{out}' --generate 'Once upon a time'"
+    assert follow(run, speaking) == []
+    assert run(
+        "convert", source, out, "--family", "llama-2", "--instruct", "--max-shard-size", "50kB", "--verify"
+    )[1] == [speaking]
+
+
+def test_the_way_back_and_manifests_have_their_own(
+    checkpoint: Callable[[Spec], Path], tmp_path: Path, run: Run
+) -> None:
+    source, folder = checkpoint(Spec("llama-2")), tmp_path / "hf"
+    run("convert", source, folder)
+    _, (planning,) = run("inspect", folder)
+    assert planning == f"distconv plan {folder} --to meta"
+    (converting,) = follow(run, planning)
+    assert converting == f"distconv convert {folder} OUTPUT --to meta"
+    (verifying,) = follow(run, converting, OUTPUT=tmp_path / "meta")
+    assert verifying == f"distconv verify {tmp_path / 'meta'} --against {folder}"
+    # Transformers would not load it.
+    assert follow(run, verifying) == []
+    _, (comparing,) = run("manifest", folder, tmp_path / "m.json")
+    assert comparing == f"distconv verify OUTPUT --against {tmp_path / 'm.json'}"
+    assert len(follow(run, comparing, OUTPUT=folder)) == 1
+
+
+def test_nothing_is_hinted_at_to_programs_and_to_who_wants_quiet(
+    checkpoint: Callable[[Spec], Path], tmp_path: Path, run: Run
+) -> None:
+    source, out = checkpoint(Spec()), tmp_path / "out"
+    for words in (
+        ("inspect", source, "--json"), ("plan", source, "--json"), ("convert", source, out, "--quiet"),
+        ("convert", source, out, "--json"), ("verify", out, "--json"), ("verify", out, "--quiet"),
+        ("manifest", out, tmp_path / "m.json", "--quiet"), ("manifest", out, tmp_path / "m.json", "--json"),
+    ):  # fmt: skip
+        assert run(*words)[1] == []
