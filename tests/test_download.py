@@ -189,7 +189,7 @@ def test_a_full_disk_is_told_before_anything_large_is_fetched(
     files: Files, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr("distconv.storage.local.LocalStorage.free_bytes", lambda *_: 1000)
-    with pytest.raises(OutputError, match=r"needed, 1.0 kB free; free .* add --ignore-free-space"):
+    with pytest.raises(OutputError, match=r"needed, 1.0 kB free; free .* add `ignore_free_space=True`"):
         distconv.download([MODEL], tmp_path / "in", files.url)
     assert {wanted for name, wanted in files.asked if name.endswith(".pth")} == {"bytes=0-0"}
     distconv.download([MODEL], tmp_path / "in", files.url, ignore_free_space=True)

@@ -12,7 +12,7 @@ COMMANDS = {
     "Shell": ("completion",),
 }
 OPTIONS = {
-    "What is made": ("to", "shards", "dtype", "max_shard_size", "overwrite"),
+    "What is made": ("to", "shards", "dtype", "max_shard_size", "overwrite", "ignore_free_space"),
     "What INPUT is": ("family", "instruct", "tokenizer", "params", "endpoint_url"),
     "What a trainer saved": ("like", "dialect", "fill_from_like", "each"),
     "Proof": ("check", "verify", "against", "text", "card", "signature", "public_key"),

@@ -13,5 +13,5 @@ def refuse_full(folder: str, needed_bytes: int, free_bytes: int) -> None:
         raise OutputError(
             f"{folder}: {format_size(needed_bytes)} needed, {format_size(free_bytes)} free; "
             f"free {format_size(needed_bytes - free_bytes)} or give a folder elsewhere; where the file system takes "
-            "more than it has free, as one that compresses may, add --ignore-free-space"
+            "more than it has free, as one that compresses may, add `ignore_free_space=True`"
         )

@@ -240,7 +240,7 @@ def choose_dtype(checkpoint: Checkpoint, dtype: str) -> DType | None:
         raise InputError(
             f"{checkpoint.files.folder}: an FP8 checkpoint, whose down projections have a scale for each row and shard, as "
             "no format of Transformers and no other number of shards has them: its bytes cannot be moved as they are; "
-            "convert with --dtype bfloat16, which multiplies each value by its scale"
+            "convert with `dtype='bfloat16'`, which multiplies each value by its scale"
         )
     return None
 

@@ -62,7 +62,7 @@ def note_scales(catalog: Catalog) -> Iterator[str]:
     if scaled:
         yield (
             f"{len(scaled):,} tensors are stored in FP8 ({scaled[0].dtype}) with a scale for each row of each shard: what is "
-            "written is dequantized, each value times its scale in float32, exact but for the rounding to --dtype"
+            "written is dequantized, each value times its scale in float32, exact but for the rounding to `dtype=`"
         )
 
 
