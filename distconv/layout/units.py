@@ -9,17 +9,28 @@ from distconv.layout.stripes import Stripe, group_runs
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """The MD5 of a whole file of the output, which takes its bytes in their order: one unit of work."""
+    """Digests that take the bytes of a file of the output in their order: one unit of work."""
 
     file: str
     size_bytes: int
     after: tuple[str, ...]
     """Names of the units that make the file."""
+    md5: bool = True
+    """Whether the MD5 of the whole file is made."""
+    whole: bool = False
+    """Whether the digest of the whole file is."""
+    tensors: tuple[tuple[int, int], ...] = ()
+    """Where tensors begin and end whose digests are made, as nobody wrote them from end to end."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is committed after this, with digests that only this tells."""
+        return self.whole or bool(self.tensors)
 
     @property
     def name(self) -> str:
         """Name it for people, and for the scheduler."""
-        return f"MD5 of {self.file}"
+        return f"{'digests' if self.is_open else 'MD5'} of {self.file}"
 
 
 Pair = tuple[OutputTensor, OutputTensor]
@@ -127,7 +138,7 @@ def name_units(units: Iterable[Unit]) -> str:
 
 def _name_kind(unit: Unit) -> str:
     if isinstance(unit, Checksum):
-        return "MD5s"
+        return "digests" if unit.is_open else "MD5s"
     if isinstance(unit, Question):
         return "comparisons"
     if isinstance(unit, Examination):

@@ -148,17 +148,17 @@ class Scheduler:
         if moved:
             self._paces.count(worker, self._sizes_bytes[assignment.unit], now - assignment.began_at)
         self._left -= 1
-        self._line_up_behind(assignment.unit)
+        self._let_go_behind(assignment.unit)
         self._free.append(worker)
         return self._settle(now)
 
-    def _line_up_behind(self, done: str) -> None:
-        """Let go what waited for this unit last, behind all others: at the end all workers have such units to share."""
+    def _let_go_behind(self, done: str) -> None:
+        """Let go what waited for this unit last, before all others: what it reads is in memory still."""
         for unit, others in list(self._waiting.items()):
             others.discard(done)
             if not others:
                 del self._waiting[unit]
-                self._todo.append(unit)
+                self._todo.appendleft(unit)
 
     def failed(self, worker: int, failure: Failure, now: float) -> tuple[Action, ...]:
         """Tell that a worker could not do its unit, and waits for another one."""

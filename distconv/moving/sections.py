@@ -26,7 +26,7 @@ class SectionWriter:
         self.section = section
         self.hasher = ChunkHasher(section.plain_head)
         self.checksums: list[int] = []
-        """CRC32s of the tensors that are written, if there are trailers."""
+        """CRC32s of the tensors that are written, or of rows of them, if there are trailers."""
         self._writer, self._spans, self._advance = writer, spans, advance
         self._left = list_in_order(section)
         self._start = self._checksum = 0
@@ -49,11 +49,14 @@ class SectionWriter:
     def end_tensor(self, place: int) -> None:
         """Write what is made of the tensor of this place, which is whole."""
         self.hasher.end_tensor()
-        if self.section.trailers:
-            trailer = self.section.trailers[place].make(self._checksum)
-            self._writer.write_at(self._start + self.section.tensors[place].size_bytes, trailer)
-            self._advance(len(trailer))
-            self.checksums.append(self._checksum)
+        if not self.section.trailers:
+            return
+        self.checksums.append(self._checksum)
+        trailer = self.section.trailers[place]
+        if trailer is not None:
+            content = trailer.make(self._checksum)
+            self._writer.write_at(self._start + self.section.tensors[place].size_bytes, content)
+            self._advance(len(content))
 
     def end(self) -> None:
         """Write what stands behind the last tensor, but for a seal."""

@@ -40,14 +40,14 @@ def test_units_of_one_size_go_out_as_they_were_given_whatever_their_names() -> N
     ]
 
 
-def test_a_unit_that_waits_for_others_lines_up_behind_all_that_do_not_once_they_are_done() -> None:
+def test_a_unit_that_waits_for_others_comes_next_once_they_are_done() -> None:
     sizes = {"a": 5, "b": 5, "c": 1, "d": 4, "sum": 9}
     scheduler = Scheduler(sizes, Limits(), 0.0, {"sum": ("a", "b")})
     assert scheduler.idle(1, 0.0) + scheduler.idle(2, 0.0) == (Assign(1, "a", 1), Assign(2, "b", 1))
     assert scheduler.done(1, 1.0) == (Assign(1, "d", 1),)
-    assert scheduler.done(2, 1.0) == (Assign(2, "c", 1),)
-    assert scheduler.done(2, 1.2) == (Assign(2, "sum", 1),)
-    assert scheduler.done(1, 2.0) == ()
+    assert scheduler.done(2, 1.0) == (Assign(2, "sum", 1),)
+    assert scheduler.done(1, 2.0) == (Assign(1, "c", 1),)
+    assert scheduler.done(1, 2.2) == ()
     assert scheduler.done(2, 9.0) == (Finish(),)
 
 

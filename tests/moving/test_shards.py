@@ -57,10 +57,11 @@ def write_shards(
     storage = LocalStorage()
     plan = make_shard_plan(ranks, Decisions(tied=False, kv_replication=1), part_bytes)
     units = plan.list_units(most=most)
-    with SharedFiles(storage, str(output), plan.files, units, {}) as shared:
+    checksums = plan.list_checksums(units, md5s=False)
+    with SharedFiles(storage, str(output), plan.files, units, {}, checksums) as shared:
         job = Job(storage, str(output), "cpu", block_bytes, attempts=shared.attempts)
-        keep = shared.hear(job, forget, lambda _part, _attempt, _digests: None)
-        return run_inline(job, units, 2, SilentProgress(), keep=keep)
+        keep = shared.hear(job, forget, forget, lambda _part, _attempt, _digests: None)
+        return run_inline(job, (*units, *checksums), 2, SilentProgress(), keep=keep)
 
 
 @same_bytes
