@@ -130,6 +130,26 @@ def find_order(units: Iterable[Unit]) -> dict[str, tuple[str, ...]]:
     return {unit.name: unit.after for unit in units if isinstance(unit, Checksum)}
 
 
+def find_chains(units: Iterable[Unit]) -> dict[str, str]:
+    """Give, by the names of units that take the bytes of a file behind others of it, the names of these.
+
+    Those are the parts of files whose digests take all bytes in their order, and the digests themselves.
+    """
+    found: dict[str, str] = {}
+    last: dict[str, str] = {}
+    for unit in units:
+        file = None
+        if isinstance(unit, Stripe) and len(unit.parts) == 1 and not unit.parts[0].trailers:
+            file = unit.parts[0].file
+        elif isinstance(unit, Checksum) and unit.whole:
+            file = unit.file
+        if file is not None:
+            if file in last:
+                found[unit.name] = last[file]
+            last[file] = unit.name
+    return found
+
+
 def name_units(units: Iterable[Unit]) -> str:
     """Name units of work for people, in the plural."""
     kinds = {_name_kind(unit): None for unit in units}

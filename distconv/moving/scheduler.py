@@ -23,6 +23,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import ConversionError, DistconvError
+from distconv.moving.chains import Chains
 from distconv.moving.paces import Paces
 from distconv.moving.silence import Silences
 
@@ -103,11 +104,14 @@ class Scheduler:
         limits: Limits,
         now: float,
         after: Mapping[str, Collection[str]] | None = None,
+        follows: Mapping[str, str] | None = None,
     ) -> None:
         """Line up the units, the largest first, so that the last to end are small.
 
-        Those that ``after`` names wait until the others that it gives for them are done.
+        Those that ``after`` names wait until the others that it gives for them are done. What ``follows`` another
+        one goes to the worker that did that, as long as there is something else for the others.
         """
+        self._chains = Chains(follows or {})
         self._waiting = {unit: set(others) for unit, others in (after or {}).items() if others}
         # Equal sizes keep their order, so that a run can be repeated.
         ready = (unit for unit in sizes_bytes if unit not in self._waiting)
@@ -148,6 +152,7 @@ class Scheduler:
         if moved:
             self._paces.count(worker, self._sizes_bytes[assignment.unit], now - assignment.began_at)
         self._left -= 1
+        self._chains.done(worker, assignment.unit)
         self._let_go_behind(assignment.unit)
         self._free.append(worker)
         return self._settle(now)
@@ -248,7 +253,10 @@ class Scheduler:
             # Who is slower than one that waits has no reason not to.
             if not self._todo or self._is_better_left(worker, now):
                 break
-            unit = self._todo.popleft()
+            unit = self._chains.choose(worker, self._todo, self._free)
+            if unit is None:
+                continue
+            self._todo.remove(unit)
             self._free.remove(worker)
             self._attempts[unit] += 1
             self._busy[worker] = _Assignment(unit, now)

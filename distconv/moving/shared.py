@@ -12,6 +12,7 @@ from distconv.layout.units import Checksum
 from distconv.moving.digests import NO_DIGESTS, ChunkDigests, PartDigests
 from distconv.moving.executor import Keep
 from distconv.moving.job import Job, Receipt
+from distconv.moving.trails import TRAILS
 from distconv.moving.worker import publish
 from distconv.storage.base import Storage, Writer, join
 
@@ -97,6 +98,7 @@ class SharedFiles:
 
     def __exit__(self, *_exception: object) -> None:
         """Let go of all files."""
+        TRAILS.forget(self.attempts.values())
         self._ends.close()
 
     def hear(self, job: Job, expect: Keep, keep: Keep, keep_part: KeepPart) -> Keep:

@@ -136,8 +136,8 @@ def make_plan(
 ) -> Plan:
     """Plan chunks of safetensors; without a limit their size follows from the model's.
 
-    A chunk of up to 5 GB is one worker's, who digests it as it writes it; larger ones are written in parts, and
-    read once more.
+    A chunk of up to 5 GB is one worker's, who digests it as it writes it; larger ones are written in parts, of
+    which what others wrote is read once more.
     """
     total_bytes = sum(target.size_bytes for target in targets)
     limit = chunk_limit_bytes or default_chunk_bytes(total_bytes)

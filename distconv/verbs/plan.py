@@ -95,13 +95,13 @@ class PlanReport:
         )
 
     def _digest_bytes(self, units: Sequence[File | Stripe]) -> int:
-        """Count what of OUTPUT is read again for digests that take a file's bytes in their order."""
+        """Count what of OUTPUT is read again at most for digests that take a file's bytes in their order."""
         md5s = self.target.checklist is not None
         return sum(unit.size_bytes for unit in self.plan.list_checksums(units, md5s=md5s))
 
     def _tell_digests(self, units: Sequence[File | Stripe]) -> tuple[str, ...]:
         size_bytes = self._digest_bytes(units)
-        return (f"digests  {format_size(size_bytes)} of that are read once more",) if size_bytes else ()
+        return (f"digests  read up to {format_size(size_bytes)} of that once more",) if size_bytes else ()
 
     def _expect_requests(self, units: Sequence[File | Stripe]) -> int | None:
         """Count the requests for data; None where reads need none."""

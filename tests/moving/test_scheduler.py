@@ -1,6 +1,7 @@
 """The scheduler: every unit exactly once, or a reason why not."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -49,6 +50,32 @@ def test_a_unit_that_waits_for_others_comes_next_once_they_are_done() -> None:
     assert scheduler.done(1, 2.0) == (Assign(1, "c", 1),)
     assert scheduler.done(1, 2.2) == ()
     assert scheduler.done(2, 9.0) == (Finish(),)
+
+
+def test_who_did_what_a_unit_follows_gets_it_and_others_begin_where_nobody_is() -> None:
+    files = {file: [f"{file}{number}" for number in range(4)] for file in "ab"}
+    sizes = {unit: 2 for units in files.values() for unit in units} | {"small": 1, "sum": 8}
+    follows = {unit: before for units in files.values() for before, unit in pairwise(units)} | {"sum": "b3"}
+    scheduler = Scheduler(sizes, Limits(), 0.0, {"sum": files["b"]}, follows)
+    assert scheduler.idle(1, 0.0) + scheduler.idle(2, 0.0) == (Assign(1, "a0", 1), Assign(2, "b0", 1))
+    assert scheduler.done(2, 1.0) + scheduler.done(1, 1.0) == (Assign(2, "b1", 1), Assign(1, "a1", 1))
+    assert scheduler.idle(3, 1.0) == (Assign(3, "small", 1),)
+    # Nothing is left where nobody is: from behind, what its file's worker comes to last.
+    assert scheduler.done(3, 1.5) == (Assign(3, "b3", 1),)
+    assert scheduler.done(2, 2.0) == (Assign(2, "b2", 1),)
+    assert scheduler.done(3, 2.5) == (Assign(3, "a3", 1),)
+    assert scheduler.done(2, 3.0) == (Assign(2, "sum", 1),)
+    assert scheduler.done(3, 3.0) == (Assign(3, "a2", 1),)
+
+
+def test_what_goes_on_where_a_free_worker_ended_is_left_to_it() -> None:
+    scheduler = Scheduler({"a": 1, "b": 2, "sum": 1}, Limits(), 0.0, {"sum": ("a", "b")}, {"sum": "a"})
+    scheduler.idle(1, 0.0)
+    scheduler.idle(2, 0.0)
+    assert scheduler.done(2, 1.0) == ()
+    # The first of those that are free, but not the one that did what it follows.
+    assert scheduler.done(1, 1.0) == (Assign(2, "sum", 1),)
+    assert scheduler.done(2, 2.0) == (Finish(),)
 
 
 def test_who_does_what_others_wait_for_may_fail_and_be_lost_first() -> None:
