@@ -24,7 +24,8 @@ def digest_file(
     trail = TRAILS.take(path) if unit.whole and not unit.md5 else Trail()
     whole = trail.whole if unit.whole else None
     tensors = []
-    advance(trail.end_bytes)
+    if trail.end_bytes:
+        advance(trail.end_bytes)
     with spans.during(DIGEST, unit.size_bytes), opened(job.storage, path) as reader:
         for first, end, is_tensor in _list_runs(unit):
             start = max(first, min(end, trail.end_bytes))

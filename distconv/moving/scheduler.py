@@ -108,14 +108,14 @@ class Scheduler:
     ) -> None:
         """Line up the units, the largest first, so that the last to end are small.
 
-        Those that ``after`` names wait until the others that it gives for them are done. What ``follows`` another
-        one goes to the worker that did that, as long as there is something else for the others.
+        Those that ``after`` names wait until the others that it gives for them are done; see ``Chains`` for those
+        that ``follows`` names.
         """
-        self._chains = Chains(follows or {})
+        self._chains = Chains(follows or {}, sizes_bytes, frozenset(after or ()))
         self._waiting = {unit: set(others) for unit, others in (after or {}).items() if others}
         # Equal sizes keep their order, so that a run can be repeated.
         ready = (unit for unit in sizes_bytes if unit not in self._waiting)
-        self._todo = deque(sorted(ready, key=lambda unit: -sizes_bytes[unit]))
+        self._todo = deque(sorted(ready, key=lambda unit: -self._chains.weigh(unit, sizes_bytes[unit])))
         self._sizes_bytes = sizes_bytes
         self._limits = limits
         self._left = len(sizes_bytes)
@@ -152,7 +152,6 @@ class Scheduler:
         if moved:
             self._paces.count(worker, self._sizes_bytes[assignment.unit], now - assignment.began_at)
         self._left -= 1
-        self._chains.done(worker, assignment.unit)
         self._let_go_behind(assignment.unit)
         self._free.append(worker)
         return self._settle(now)
@@ -253,7 +252,7 @@ class Scheduler:
             # Who is slower than one that waits has no reason not to.
             if not self._todo or self._is_better_left(worker, now):
                 break
-            unit = self._chains.choose(worker, self._todo, self._free)
+            unit = self._chains.choose(worker, self._todo, (*self._free, *self._busy))
             if unit is None:
                 continue
             self._todo.remove(unit)
