@@ -107,7 +107,8 @@ def transformers_model(
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder with distributed checkpoints of small models, see ``tests.dcp_folders``, to be read only."""
     out = tmp_path_factory.mktemp("dcp") / "folders"
-    subprocess.run([sys.executable, "-m", "tests.dcp_folders", out], check=True, capture_output=True)
+    # What it says when it fails is shown by pytest.
+    subprocess.run([sys.executable, "-m", "tests.dcp_folders", out], check=True, cwd=ROOT)
     return out
 
 

@@ -6,6 +6,7 @@ torchvision is replaced; how it loads and computes is not touched.
 """
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -64,6 +65,7 @@ def run(request: dict[str, Any]) -> torch.Tensor:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         distributed.init_process_group("gloo", init_method=f"file://{place}/rendezvous", rank=0, world_size=1)
         initialize.initialize_model_parallel(1)
         torch.save([run(request) for request in torch.load(sys.argv[1], weights_only=True)], sys.argv[2])

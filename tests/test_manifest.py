@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
@@ -15,12 +16,13 @@ from xxhash import xxh3_128
 
 import distconv
 from distconv.cli import main
-from distconv.errors import InputError
+from distconv.errors import InputError, UsageError
 from distconv.moving.executor import Cluster
 from distconv.verbs.options import Options
 from distconv.verbs.running import name_for_workers
 from tests.checkpoints import Spec
 from tests.foreign_folders import read_tensors, save_dense, save_experts, write_folder
+from tests.moving.fakes import RecordingProgress
 
 SPEC = Spec("llama-2", heads=8, kv_heads=4, shards=2)
 
@@ -197,6 +199,20 @@ def test_a_card_says_what_is_wrong_and_no_name_in_it_is_markdown(tmp_path: Path)
     text = (tmp_path / "card.md").read_text()
     assert "1 finding" in text
     assert "<b>" not in text
+
+
+@pytest.mark.parametrize("name", ["nowhere/file", ".", "pipe", "gs://models/file"])
+def test_what_could_not_be_written_at_the_end_is_refused_before_anything_is_read(
+    model: Path, tmp_path: Path, name: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    path = name if "://" in name else tmp_path / name
+    progress = RecordingProgress()
+    with pytest.raises(UsageError, match=re.escape(str(path))):
+        distconv.manifest(model, path, progress=progress)
+    with pytest.raises(UsageError, match=re.escape(str(path))):
+        distconv.verify(model, card=path, progress=progress)
+    assert progress.calls == []
 
 
 def test_tensors_that_nobody_knows_are_listed_as_they_are(tmp_path: Path) -> None:

@@ -310,7 +310,9 @@ def test_a_store_that_is_started_by_hand_says_where_it_is() -> None:
         "2",
     ]
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.object_store", "--discard", *options], stdout=subprocess.PIPE
+        [sys.executable, "-m", "tests.object_store", "--discard", *options],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import distconv
 from distconv.errors import OutputError, UsageError
 from tests.checkpoints import Spec
+from tests.moving.fakes import RecordingProgress
 from tests.patience import HANG_SECONDS
 
 pytest.importorskip("model_signing")
@@ -121,6 +122,12 @@ def test_what_is_not_whole_is_not_signed_and_what_is_no_key_is_said_so(output: P
         distconv.sign(output, public)
     with pytest.raises(UsageError, match="expected the public key"):
         distconv.verify(output, signature=tmp_path / "x", public_key=private)
+    progress = RecordingProgress()
+    with pytest.raises(UsageError, match=r"model\.sig: no such file"):
+        distconv.verify(output, signature=output / "model.sig", public_key=public, progress=progress)
+    with pytest.raises(UsageError, match="nowhere/x: cannot be written"):
+        distconv.sign(output, private, signature=output / "nowhere/x", progress=progress)
+    assert progress.calls == []
     with pytest.raises(UsageError, match="give both, or neither"):
         distconv.verify(output, public_key=public)
     with pytest.raises(UsageError, match="only a folder of this host"):

@@ -13,6 +13,7 @@ from distconv.humanize import GIGABYTE
 from distconv.moving.job import Receipt
 from distconv.moving.spans import STAGES
 from distconv.storage.base import PathLike, Storage, write_small
+from distconv.storage.places import read_local, read_small_output
 from distconv.storage.requests import count_requests
 
 _COLOURS = ("#4477aa", "#ccbb44", "#aa3377", "#228833")
@@ -69,11 +70,8 @@ class RunCharts:
     def __init__(self, output: str, trace: PathLike | None, report: PathLike | None) -> None:
         """Refuse, before hours of work, with UsageError, what could not be written after them."""
         self._output = output
-        self._trace = None if trace is None else os.fspath(trace)
-        self._report = None if report is None else os.fspath(report)
-        for path in (self._trace, self._report):
-            if path is not None:
-                _check_path(path, output)
+        self._trace = None if trace is None else _read_path(trace, output)
+        self._report = None if report is None else _read_path(report, output)
         if report is not None:
             try:
                 import matplotlib as mpl
@@ -101,14 +99,11 @@ class RunCharts:
             raise ConversionError(words) from error
 
 
-def _check_path(path: str, output: str) -> None:
-    folder = os.path.dirname(path) or "."
-    if os.path.exists(path) and not os.path.isdir(path) and not os.path.isfile(path):
-        raise UsageError(f"{path}: a pipe or device, expected a regular file; give another name")
-    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise UsageError(f"{path}: cannot be written; give a file in a folder that is there")
-    if os.path.realpath(folder) == os.path.realpath(output):
-        raise UsageError(f"{path}: in OUTPUT, which holds nothing but the model; give another folder")
+def _read_path(path: PathLike, output: str) -> str:
+    name = read_small_output(read_local(path))
+    if os.path.realpath(os.path.dirname(name) or ".") == os.path.realpath(output):
+        raise UsageError(f"{name}: in OUTPUT, which holds nothing but the model; give another folder")
+    return name
 
 
 def make_trace(receipts: Sequence[Receipt]) -> bytes:

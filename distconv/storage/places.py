@@ -54,6 +54,19 @@ def read_output(path: PathLike) -> str:
     return read_place(path)
 
 
+def read_small_output(path: PathLike) -> str:
+    """Take a path or URL of a small file that is written last; UsageError, before hours of work, where it cannot be."""
+    name = read_output(path)
+    if find_scheme(name) is not None:
+        return name
+    folder = os.path.dirname(name) or "."
+    if os.path.exists(name) and not os.path.isdir(name) and not os.path.isfile(name):
+        raise UsageError(f"{name}: a pipe or device, expected a regular file; give another name")
+    if os.path.isdir(name) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UsageError(f"{name}: cannot be written; give a file in a folder that is there")
+    return name
+
+
 def read_local(path: PathLike) -> str:
     """Take a path as it was given; UsageError where it is a URL."""
     name = os.fspath(path)

@@ -7,7 +7,7 @@ from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress, SilentProgress
 from distconv.output.manifest import Manifest
 from distconv.storage.base import PathLike, write_small
-from distconv.storage.places import read_place
+from distconv.storage.places import read_place, read_small_output
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.running import choose_cluster, name_for_workers
 from distconv.verbs.whole_tensors import digest_tensors, open_tensors
@@ -65,7 +65,7 @@ def manifest(
     InputError where INPUT is no whole model.
     """
     options = Options(
-        source=read_place(source), output=read_place(path), family=family, instruct=instruct,
+        source=read_place(source), output=read_small_output(path), family=family, instruct=instruct,
         tokenizer=read_place_or_none(tokenizer), params=read_place_or_none(params),
         like=read_place_or_none(like), dialect=dialect, fill_from_like=fill_from_like, endpoint_url=endpoint_url,
         cluster=Cluster(address, workers),

@@ -7,6 +7,7 @@ options, of which the same bytes can be made again. Only what is on a local disk
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from distconv.moving.progress import Progress, SilentProgress
 from distconv.output.findings import Depth
 from distconv.output.proof import prove
 from distconv.storage.base import PathLike
-from distconv.storage.places import find_scheme, open_places, read_place
+from distconv.storage.places import find_scheme, open_places, read_local, read_place, read_small_output
 
 SIGNATURE_NAME = "model.sig"
 _MISSING = "model-signing is not installed: pip install 'distconv[sign]'"
@@ -66,7 +67,7 @@ def sign(
     folder = read_place(output)
     if find_scheme(folder) is not None:
         raise UsageError(f"{folder}: only a folder of this host can be signed")
-    path = Path(signature if signature is not None else os.path.join(folder, SIGNATURE_NAME))
+    path = Path(read_small_output(read_local(signature or os.path.join(folder, SIGNATURE_NAME))))
     try:
         signer = sign_ec_key.Signer(Path(key))
     except (OSError, TypeError, ValueError) as error:
@@ -86,8 +87,11 @@ def sign(
     return SignReport(folder, str(path), files, proof.notes)
 
 
-def find_false_signature(output: str, signature: PathLike, public_key: PathLike) -> str | None:
-    """Tell why a signature is not that of this folder by this key; None where it is."""
+def read_signature(signature: PathLike, public_key: PathLike) -> Callable[[str], str | None]:
+    """Give what tells why a signature is not that of a folder by this key, None where it is.
+
+    UsageError where there is no such file, or no key in it.
+    """
     try:
         from model_signing.verifying import Config
     except ImportError:
@@ -97,14 +101,19 @@ def find_false_signature(output: str, signature: PathLike, public_key: PathLike)
         verifier = config.use_elliptic_key_verifier(public_key=Path(public_key))
     except (OSError, TypeError, ValueError) as error:
         raise UsageError(f"{os.fspath(public_key)}: {error}; expected the public key as PEM") from None
-    try:
-        verifier.verify(Path(output), Path(signature))
-    # Whatever a damaged signature makes of the library, it is the signature's fault.
-    except Exception as error:  # noqa: BLE001
-        return (
-            f"{os.fspath(signature)}: not a signature by this key of what {output} holds: {_describe(error)}"
-        )
-    return None
+    path = Path(signature)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; expected a signature that distconv sign made")
+
+    def find_false(output: str) -> str | None:
+        try:
+            verifier.verify(Path(output), path)
+        # Whatever a damaged signature makes of the library, it is the signature's fault.
+        except Exception as error:  # noqa: BLE001
+            return f"{path}: not a signature by this key of what {output} holds: {_describe(error)}"
+        return None
+
+    return find_false
 
 
 def _find_inside(folder: str, path: Path) -> list[str]:

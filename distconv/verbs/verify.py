@@ -12,7 +12,7 @@ from distconv.output.proof import Proof, prove
 from distconv.output.receipt import Conversion, read_receipt
 from distconv.output.targets import RECEIPT_NAME, TRANSFORMERS, Target, tell_target
 from distconv.storage.base import PathLike, Storage, join, write_small
-from distconv.storage.places import read_place
+from distconv.storage.places import read_place, read_small_output
 from distconv.verbs.against import Compare, against_manifest, against_tensors, is_manifest_file
 from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.compare_shards import compare_shards
@@ -20,7 +20,7 @@ from distconv.verbs.compare_trained import compare_trained
 from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.running import choose_cluster, name_for_workers
-from distconv.verbs.sign import find_false_signature
+from distconv.verbs.sign import read_signature
 from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
 from distconv.verbs.trained_input import find_trained, is_trained
 from distconv.verbs.verification import Verification
@@ -49,13 +49,14 @@ def verify(
     )  # fmt: skip
     if (signature is None) != (public_key is None):
         raise UsageError("a signature is checked with a public key: give both, or neither")
-    asked, path = name_for_workers(asked), read_place_or_none(card)
+    check = None if signature is None or public_key is None else read_signature(signature, public_key)
+    asked, path = name_for_workers(asked), None if card is None else read_small_output(card)
     storage = open_storage(asked, path)
     report = _verify(
         storage, asked, choose_cluster(asked), progress or SilentProgress(), carded=path is not None
     )
-    if signature is not None and public_key is not None:
-        report = _add(report, find_false_signature(asked.output, signature, public_key))
+    if check is not None:
+        report = _add(report, check(asked.output))
     if path is not None:
         write_small(storage, path, make_verification_card(report, path))
     return report

@@ -23,7 +23,7 @@ from distconv.moving.scheduler import Failure
 TELL_SECONDS = 0.5
 """Bytes are added up for so long before they are told: each telling is a message to the driver."""
 
-STOP_SECONDS = 3.0
+STOP_SECONDS = 10.0
 """How long a worker that is told to stop may take for the block it is in."""
 
 GPU_WORKER_THREADS = "4"
