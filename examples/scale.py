@@ -388,7 +388,7 @@ def print_maverick(rows: Iterable[tuple[str, Simulation, Simulation]]) -> None:
         f"{'cluster':<20}{'workers':>8}{'whole chunks':>14}{'in parts':>10}{'bound':>8}{'read again, GB':>16}"
     )
     for name, whole, parts in rows:
-        again = (parts.moved_bytes - whole.moved_bytes) / GB
+        again = max(0.0, parts.moved_bytes - whole.moved_bytes) / GB
         print(
             f"{name:<20}{parts.workers:>8}{whole.seconds:>14.1f}{parts.seconds:>10.1f}{parts.bound():>8.1f}{again:>16.1f}"
         )
