@@ -6,6 +6,7 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -233,3 +234,23 @@ def test_nothing_is_said_where_no_tensor_is_above_the_limit() -> None:
 def test_a_plan_of_nothing_has_nothing() -> None:
     plan = Plan((), DECISIONS, 1, 1)
     assert (plan.tensors, plan.size_bytes, plan.large_tensors, plan.list_units()) == ((), 0, (), ())
+
+
+def test_where_nothing_of_a_file_can_be_read_before_it_is_committed_chunks_are_whole_and_no_tensor_is_cut() -> (
+    None
+):
+    chunks = replace(
+        make_plan([target("a", 40), target("b", 3)], DECISIONS), part_limit_bytes=8, whole_limit_bytes=85
+    )
+    assert len(chunks.list_units()) == 11
+    assert [unit.tensors for unit in chunks.list_checksums(chunks.list_units(), md5s=False)] == [
+        ((152, 232),)
+    ]
+    stored = chunks.list_units(find_least=lambda _file: 1)
+    assert stored == chunks.files == replace(chunks, whole_limit_bytes=86).list_units()
+    assert chunks.list_checksums(stored, md5s=False) == ()
+    shards = make_shard_plan([[target("a", 40), target("b", 3)]], DECISIONS, 8)
+    stored = shards.list_units(find_least=lambda _file: 1)
+    held = [tensor for unit in stored for one in list_sections(unit) for tensor in one.tensors]
+    assert tuple(held) == shards.files[0].tensors
+    assert len(shards.list_units()) == 11
