@@ -11,14 +11,21 @@ import heapq
 import math
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from distconv.families.translate import Decisions
 from distconv.formats.meta.shards import default_part_bytes
 from distconv.formats.safetensors.chunks import default_chunk_bytes, group_tensors
+from distconv.layout.dtypes import BFLOAT16, contiguous_strides
+from distconv.layout.files import OutputTensor
+from distconv.layout.regions import Region
 from distconv.layout.stripes import group_runs
+from distconv.layout.tensors import view_tensor
+from distconv.layout.units import find_chains, find_order
 from distconv.moving.executor import TICK_SECONDS, make_limits
 from distconv.moving.scheduler import Action, Assign, Finish, GiveUp, Replace, Scheduler
+from distconv.planning.plan import make_plan
 from distconv.storage.local_files import FLUSH_BYTES
 
 GB = 1e9
@@ -98,6 +105,10 @@ class Simulation:
     sizes_bytes: dict[str, int]
     workers: int
     cluster: Cluster
+    after: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Units that only read what others wrote, and these."""
+    follows: Mapping[str, str] = field(default_factory=dict)
+    """Units that go on in a file where others end."""
     seconds: float = 0.0
     moved_bytes: float = 0.0
     lost: int = 0
@@ -107,13 +118,16 @@ class Simulation:
     _nodes: dict[int, Node] = field(default_factory=dict)
     _events: list[tuple[float, int, str, int]] = field(default_factory=list)
     _unheard: list[tuple[str, int]] = field(default_factory=list)
+    _seen: dict[str, int] = field(default_factory=dict)
+    """Parts of files, and who has seen their files from the first byte to their last one."""
     _finished: bool = False
     _number: int = 0
 
     def run(self) -> "Simulation":
         """Go from event to event until the scheduler says that all is done."""
         chance = random.Random(self.workers)
-        scheduler = Scheduler(self.sizes_bytes, make_limits(self.workers), 0.0)
+        limits = make_limits(self.workers)
+        scheduler = Scheduler(self.sizes_bytes, limits, 0.0, self.after, self.follows)
         for rate in self.cluster.rates(self.workers):
             self._at(0.0, "up", self._start(rate))
         expected = self.bound()
@@ -137,11 +151,12 @@ class Simulation:
     def limits(self) -> dict[str, float]:
         """Give the seconds that the nodes' links, the storage and the largest chunk take by themselves."""
         rates = self.cluster.rates(self.workers)
-        total = 2 * sum(self.sizes_bytes.values()) / GB
+        moved = [size for unit, size in self.sizes_bytes.items() if unit not in self.after]
+        total = 2 * sum(moved) / GB
         return {
             "work": total / sum(rates),
             "storage": total / self.cluster.shared,
-            "largest chunk": 2 * max(self.sizes_bytes.values()) / GB / min(max(rates), self.cluster.shared),
+            "largest chunk": 2 * max(moved) / GB / min(max(rates), self.cluster.shared),
         }
 
     def whole_chunks_bound(self) -> float:
@@ -241,7 +256,7 @@ class Simulation:
                 case Assign(worker, unit):
                     node = self._nodes[worker]
                     node.unit, node.flushes, node.spoke_at = unit, 0, self.seconds
-                    node.whole = node.left = 2.0 * self.sizes_bytes[unit]
+                    node.whole = node.left = self._find_work(unit, worker)
                 case Replace(worker):
                     self.lost += 1
                     del self._nodes[worker]
@@ -250,6 +265,19 @@ class Simulation:
                     raise error
                 case Finish():
                     self._finished = True
+
+    def _find_work(self, unit: str, worker: int) -> float:
+        """Give what a unit reads and writes, in bytes; digests read what their worker has not seen."""
+        before = self.follows.get(unit)
+        if unit not in self.after:
+            if before is None or self._seen.get(before) == worker:
+                self._seen[unit] = worker
+            return 2.0 * self.sizes_bytes[unit]
+        left = 0.0
+        while before is not None and self._seen.get(before) != worker:
+            left += self.sizes_bytes[before]
+            before = self.follows.get(before)
+        return left
 
 
 def tensor_sizes(dim: int, layers: int, ffn: int, kv_heads: int, head_dim: int, vocab: int) -> dict[str, int]:
@@ -309,6 +337,63 @@ TROUBLES = (
 """What may look like dead workers: model, name, workers, cluster. Only those that hang are to be replaced."""
 
 
+def list_maverick() -> Iterator[OutputTensor]:
+    """Give the tensors of Llama 4 Maverick's text model, with 128 experts in every other layer."""
+    dim, ffn, keys, vocab, experts = 5120, 8192, 1024, 202_048, 128
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (vocab, dim), "lm_head.weight": (vocab, dim), "model.norm.weight": (dim,),
+    }  # fmt: skip
+    for layer in range(48):
+        here = f"model.layers.{layer}."
+        shapes |= {f"{here}self_attn.{name}_proj.weight": (dim, dim) for name in "qo"}
+        shapes |= {f"{here}self_attn.{name}_proj.weight": (keys, dim) for name in "kv"}
+        shapes |= {
+            here + name: (dim,) for name in ("input_layernorm.weight", "post_attention_layernorm.weight")
+        }
+        ours, rows = (
+            (f"{here}feed_forward.shared_expert.", ffn) if layer % 2 else (f"{here}feed_forward.", 2 * ffn)
+        )
+        shapes |= {f"{ours}{name}_proj.weight": (rows, dim) for name in ("gate", "up", "down")}
+        if layer % 2:
+            shapes[f"{here}feed_forward.router.weight"] = (experts, dim)
+            shapes[f"{here}feed_forward.experts.gate_up_proj"] = (experts, dim, 2 * ffn)
+            shapes[f"{here}feed_forward.experts.down_proj"] = (experts, ffn, dim)
+    for name, shape in shapes.items():
+        region = Region(name, 0, 2 * math.prod(shape), 0, zipped=False)
+        whole = view_tensor(name, BFLOAT16, region, 0, shape, contiguous_strides(shape))
+        yield OutputTensor(name, name, shape, BFLOAT16, BFLOAT16, whole.copies)
+
+
+def run_maverick(workers: Iterable[int] = WORKERS) -> Iterator[tuple[str, Simulation, Simulation]]:
+    """Run Maverick on even clusters with every chunk as one unit, and as it is: large ones in parts."""
+    plan = make_plan(tuple(list_maverick()), Decisions(tied=False, kv_replication=1))
+    units = plan.list_units()
+    all_units = (*units, *plan.list_checksums(units, md5s=False))
+    whole = {file.name: file.size_bytes for file in plan.files}
+    parts = {unit.name: unit.size_bytes for unit in all_units}
+    after, follows = find_order(all_units), find_chains(all_units)
+    for name in ("even", "storage of 1 TB/s"):
+        for number in workers:
+            cluster = CLUSTERS[name]
+            yield (
+                name,
+                Simulation(whole, number, cluster).run(),
+                Simulation(parts, number, cluster, after, follows).run(),
+            )
+
+
+def print_maverick(rows: Iterable[tuple[str, Simulation, Simulation]]) -> None:
+    """Print seconds of both, and what is read once more of chunks in parts."""
+    print(
+        f"{'cluster':<20}{'workers':>8}{'whole chunks':>14}{'in parts':>10}{'bound':>8}{'read again, GB':>16}"
+    )
+    for name, whole, parts in rows:
+        again = max(0.0, parts.moved_bytes - whole.moved_bytes) / GB
+        print(
+            f"{name:<20}{parts.workers:>8}{whole.seconds:>14.1f}{parts.seconds:>10.1f}{parts.bound():>8.1f}{again:>16.1f}"
+        )
+
+
 Row = tuple[str, str, Simulation]
 
 
@@ -335,6 +420,8 @@ def main() -> None:
     print_rows(above)
     print("\nWorkers that say nothing: only those that hang are lost")
     print_troubles(run_troubles())
+    print("\nMaverick, of whose chunks 48 are of 10.7 and 21.5 GB")
+    print_maverick(run_maverick())
     draw(rows, sys.argv[1] if len(sys.argv) > 1 else "scale.png")
 
 

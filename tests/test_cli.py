@@ -156,12 +156,12 @@ def test_a_tensor_larger_than_a_chunk_may_be_is_said(run: Run, checkpoint: Write
         (
             embedding - 1,
             (
-                "note: 2 chunks are larger than 41.0 kB, as a tensor is never cut: ",
+                "note: 2 chunks are larger than 41.0 kB, as a tensor is never cut over chunks: ",
                 "lm_head.weight (41.0 kB)",
                 "model.embed_tokens.weight (41.0 kB)",
             ),
         ),
-        (1, ("larger than 1 B, as a tensor is never cut: ", " more\n")),
+        (1, ("larger than 1 B, as a tensor is never cut over chunks: ", " more\n")),
     ):
         _code, out, err = run("plan", source, "--max-shard-size", limit)
         assert all(word in err for word in words)

@@ -60,7 +60,7 @@ def test_the_journal_is_read_as_often_however_many_files_were_begun(
     for shards in (1, 4):
         output = tmp_path / str(shards)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shared, "_finish", give_up)
+            patch.setattr(shared, "_seal", give_up)
             with pytest.raises(InterruptedAtError):
                 distconv.convert(source, output, to="meta", shards=shards, max_shard_size=PART_BYTES)
         with pytest.MonkeyPatch.context() as patch:

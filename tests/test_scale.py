@@ -144,3 +144,12 @@ def test_no_pause_of_storage_or_driver_costs_a_worker_while_all_are_busy(
 
 def test_the_table_has_every_model_cluster_and_number_of_workers() -> None:
     assert len(list(tabulate())) == len(MODELS) * len(CLUSTERS) * 11
+
+
+def test_chunks_in_parts_take_no_longer_than_whole_ones_and_less_where_workers_are_many() -> None:
+    for name, whole, parts in scale.run_maverick((8, 32, 128)):
+        if parts.workers < 128:
+            assert parts.seconds <= 1.03 * whole.seconds
+            assert parts.moved_bytes <= 1.05 * whole.moved_bytes
+        elif name == "storage of 1 TB/s":
+            assert parts.seconds < 0.8 * whole.seconds

@@ -245,7 +245,7 @@ def test_a_part_that_was_damaged_or_is_not_there_is_written_again(
     def give_up(*_arguments: object) -> None:
         raise InterruptedAtError
 
-    monkeypatch.setattr(shared, "_finish", give_up)
+    monkeypatch.setattr(shared, "_seal", give_up)
     with pytest.raises(DistconvError):
         distconv.convert(source, output, to="meta", shards=1, max_shard_size=PART_BYTES)
     monkeypatch.undo()

@@ -120,7 +120,7 @@ def test_a_shards_checksums_are_those_of_its_data_whatever_the_journal_says(
     source: Path, expected: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    content = interrupt(source, output, shared, "_finish")
+    content = interrupt(source, output, shared, "_seal")
     for unfinished in content["unfinished"].values():
         for part in unfinished["parts"].values():
             part["crc32"] = [1] * len(part["tensors"])
@@ -133,7 +133,7 @@ def test_of_parts_that_are_written_together_only_those_that_are_not_durable_are_
     source: Path, expected: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    content = interrupt(source, output, shared, "_finish")
+    content = interrupt(source, output, shared, "_seal")
     first, second = content["unfinished"].values()
     count = len(first["parts"])
     assert len(second["parts"]) == count > 2
@@ -152,7 +152,7 @@ def test_parts_stay_when_a_conversion_ends_as_it_takes_them_over(
     source: Path, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, killed: bool
 ) -> None:
     output = tmp_path / "out"
-    before = interrupt(source, output, shared, "_finish")["unfinished"]
+    before = interrupt(source, output, shared, "_seal")["unfinished"]
     if killed:  # nobody clears up then
         monkeypatch.setattr(shared, "_leave", lambda _begun: None)
     for _time in range(2):
@@ -165,7 +165,7 @@ def test_parts_stay_when_a_conversion_ends_as_it_takes_them_over(
 
 def test_parts_stay_when_another_shard_finds_no_room(source: Path, expected: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    before = interrupt(source, output, shared, "_finish")["unfinished"]
+    before = interrupt(source, output, shared, "_seal")["unfinished"]
     kept, lost = sorted(before.values(), key=lambda found: len(found["parts"]), reverse=True)
     (output / lost["attempt"]).unlink()
 
@@ -187,7 +187,7 @@ def test_parts_stay_when_another_shard_finds_no_room(source: Path, expected: Pat
 
 def test_what_a_link_leads_to_is_not_gone_on_with(source: Path, expected: Path, tmp_path: Path) -> None:
     output, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
-    for found in interrupt(source, output, shared, "_finish")["unfinished"].values():
+    for found in interrupt(source, output, shared, "_seal")["unfinished"].values():
         attempt = output / found["attempt"]
         elsewhere.write_bytes(bytes(attempt.stat().st_size))
         attempt.unlink()
@@ -202,7 +202,7 @@ def test_what_is_told_of_kept_work_counts_shards_and_parts_each_by_itself(
 ) -> None:
     first, second = tmp_path / "first", shutil.copytree(moved, tmp_path / "second")
     parts = sum(
-        len(found["parts"]) for found in interrupt(source, first, shared, "_finish")["unfinished"].values()
+        len(found["parts"]) for found in interrupt(source, first, shared, "_seal")["unfinished"].values()
     )
     assert f"{parts} parts of an earlier run kept" in convert(source, first).lines()
     assert "2 shards of an earlier run kept" in convert(source, second).lines()

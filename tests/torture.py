@@ -36,10 +36,10 @@ TO_META = ("--to", "meta", "--shards", "2")
 """Shards are written in parts, of which those that are recorded are gone on with."""
 
 
-def command(source: AnyPath, output: AnyPath, *options: str) -> list[str]:
-    """Give the command line of a conversion."""
+def command(source: AnyPath, output: AnyPath, *options: str, module: str = "distconv") -> list[str]:
+    """Give the command line of a conversion; ``tests.small_parts`` is a module that writes chunks in parts."""
     return [
-        sys.executable, "-m", "distconv", "convert", str(source), str(output), "--quiet",
+        sys.executable, "-m", module, "convert", str(source), str(output), "--quiet",
         "--max-shard-size", CHUNKS, *options,
     ]  # fmt: skip
 
@@ -56,7 +56,9 @@ def recorded_stamps(output: AnyPath) -> dict[str, object]:
     return {name: found[name] for name in read_recorded(output)}
 
 
-def torture_inline(source: AnyPath, place: AnyPath, kills: int, seed: int, *options: str) -> int:
+def torture_inline(
+    source: AnyPath, place: AnyPath, kills: int, seed: int, *options: str, module: str = "distconv"
+) -> int:
     """Kill a conversion ``kills`` times, beginning anew when it ends; gives how often it ended."""
     chance = random.Random(seed)
     reference = place / f"reference{len(options)}"
@@ -69,7 +71,9 @@ def torture_inline(source: AnyPath, place: AnyPath, kills: int, seed: int, *opti
         before = recorded_stamps(output)
         forget_writes(output)
         process = subprocess.Popen(
-            command(source, output, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(source, output, *options, module=module),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         # Most kills fall while bytes move, some before anything of this run is in the folder.
         if chance.random() < MOVING_SHARE:
@@ -91,7 +95,7 @@ def torture_inline(source: AnyPath, place: AnyPath, kills: int, seed: int, *opti
         elif looks_whole(output):
             check_tensors(expected, output)
     before = recorded_stamps(output)
-    subprocess.run(command(source, output, *options), check=True, capture_output=True)
+    subprocess.run(command(source, output, *options, module=module), check=True, capture_output=True)
     check_kept(before, output)
     check_equal(expected, output)
     return ended + 1
@@ -144,7 +148,9 @@ def check_tensors(expected: dict[str, str], output: AnyPath) -> None:
         raise AssertionError(message)
 
 
-def torture_ray(source: AnyPath, place: AnyPath, kills: int, seed: int, *options: str) -> dict[str, int]:
+def torture_ray(
+    source: AnyPath, place: AnyPath, kills: int, seed: int, *options: str, module: str = "distconv"
+) -> dict[str, int]:
     """Kill workers, raylets and drivers of conversions on Ray in turn; gives how many of each."""
     chance = random.Random(seed)
     reference = place / f"ray-reference{len(options)}"
@@ -157,7 +163,7 @@ def torture_ray(source: AnyPath, place: AnyPath, kills: int, seed: int, *options
         seen, before = stamps(output), recorded_stamps(output)
         forget_writes(output)
         process = subprocess.Popen(
-            command(source, output, "--workers", "2", *options),
+            command(source, output, "--workers", "2", *options, module=module),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -172,7 +178,9 @@ def torture_ray(source: AnyPath, place: AnyPath, kills: int, seed: int, *options
         elif looks_whole(output):
             check_tensors(expected, output)
     before = recorded_stamps(output)
-    subprocess.run(command(source, output, "--workers", "2", *options), check=True, capture_output=True)
+    subprocess.run(
+        command(source, output, "--workers", "2", *options, module=module), check=True, capture_output=True
+    )
     check_kept(before, output)
     check_equal(expected, output)
     return done

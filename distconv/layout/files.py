@@ -116,7 +116,7 @@ class Seal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of the output; without a seal it is one unit of work.
+    """One file of the output: one unit of work, or written in parts.
 
     Literals, tensors at their offsets, each with its trailer where there are any, and the seal fill it:
     to plan a file with a hole, or where anything overlaps, is a ConversionError, as that plan is wrong,
@@ -178,7 +178,8 @@ class File:
 class Part:
     """A run of bytes of a file that several workers write, each in a ``stripes.Stripe``.
 
-    The parts of a file and its seal fill it, one behind the other.
+    The parts of a file fill it, one behind the other, but for its seal and the trailers of tensors that
+    lie in several of them.
     """
 
     file: str
@@ -187,12 +188,13 @@ class Part:
     number: int
     """From 1."""
     count: int
-    first: int
-    """Which of the file's tensors is the first one."""
+    places: tuple[int, ...]
+    """Which of the file's tensors each of its own is, or is some rows of."""
     literals: tuple[Literal, ...]
     tensors: tuple[OutputTensor, ...]
     offsets_bytes: tuple[int, ...]
-    trailers: tuple[Trailer, ...]
+    trailers: tuple[Trailer | None, ...]
+    """None behind rows of a tensor of which other parts have others."""
 
     @property
     def plain_head(self) -> None:
@@ -202,7 +204,7 @@ class Part:
     @property
     def first_byte(self) -> int:
         """Where in the file it begins."""
-        return min(self.offsets_bytes[0], *(literal.offset_bytes for literal in self.literals[:1]))
+        return min((self.offsets_bytes[0], *(literal.offset_bytes for literal in self.literals[:1])))
 
     @property
     def name(self) -> str:
@@ -215,7 +217,7 @@ class Part:
         return (
             sum(len(literal.content) for literal in self.literals)
             + sum(tensor.size_bytes for tensor in self.tensors)
-            + sum(trailer.size_bytes for trailer in self.trailers)
+            + sum(trailer.size_bytes for trailer in self.trailers if trailer is not None)
         )
 
 
@@ -224,7 +226,14 @@ Section = File | Part
 
 
 def list_trailers(unit: Section) -> Iterator[tuple[int, Trailer]]:
-    """Give each tensor's trailer, and where in the file it stands."""
+    """Give each trailer that a unit has, and where in the file it stands."""
+    for start, trailer in _list_places(unit):
+        if trailer is not None:
+            yield start, trailer
+
+
+def _list_places(unit: Section) -> Iterator[tuple[int, Trailer | None]]:
+    """Give for each tensor where it ends, and its trailer; nothing where a unit can have none."""
     if unit.trailers:
         for tensor, start, trailer in zip(unit.tensors, unit.offsets_bytes, unit.trailers, strict=True):
             yield start + tensor.size_bytes, trailer
@@ -233,8 +242,9 @@ def list_trailers(unit: Section) -> Iterator[tuple[int, Trailer]]:
 def list_around(unit: Section, checksums: Sequence[int]) -> Iterator[Literal]:
     """Give all of a unit that is no tensor's data, whose CRC32s these are."""
     yield from unit.literals
-    for (start, trailer), checksum in zip(list_trailers(unit), checksums, strict=True):
-        yield Literal(start, trailer.make(checksum))
+    for (start, trailer), checksum in zip(_list_places(unit), checksums, strict=True):
+        if trailer is not None:
+            yield Literal(start, trailer.make(checksum))
     if isinstance(unit, File) and unit.seal is not None:
         yield Literal(unit.seal.offset_bytes, unit.seal.make(checksums))
 

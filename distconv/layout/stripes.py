@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 from distconv.layout.copies import Copy, Loop, with_gaps
-from distconv.layout.files import File, OutputTensor, Part, Section
+from distconv.layout.files import File, OutputTensor, Part, Section, Trailer
+from distconv.layout.rows import list_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,54 +38,98 @@ def list_sections(unit: File | Stripe) -> tuple[Section, ...]:
 
 
 def group_alike(files: Sequence[File], most: int) -> Iterator[tuple[File, ...]]:
-    """Group neighbours that may be written in stripes: sealed, and of tensors that are as large; at most so many."""
+    """Group neighbours that may be written in stripes: sealed, and of tensors that are alike; at most so many."""
 
     def describe(file: File) -> object:
-        return file.name if file.seal is None else [tensor.size_bytes for tensor in file.tensors]
+        return file.name if file.seal is None else [(tensor.shape, tensor.dtype) for tensor in file.tensors]
 
-    for _sizes, found in groupby(files, describe):
+    for _forms, found in groupby(files, describe):
         alike = tuple(found)
         for first in range(0, len(alike), most):
             yield alike[first : first + most]
 
 
 def split_files(
-    files: Sequence[File], limit_bytes: int, least_bytes: int = 0, whole: Container[str] = ()
+    files: Sequence[File],
+    limit_bytes: int,
+    least_bytes: int = 0,
+    whole: Container[str] = (),
+    *,
+    cuts_tensors: bool = False,
 ) -> tuple[File | Stripe, ...]:
-    """Split files that are alike into stripes of at most so many bytes of tensors in all, larger tensors alone.
+    """Split files that are alike into stripes of at most so many bytes of tensors in all.
 
-    Where a part would be of less than ``least_bytes`` the tensors before or behind it are in it too. Files
-    that ``whole`` names are not split, and change nothing about how the others are.
+    Larger tensors are cut where ``cuts_tensors`` says so, and else are in a stripe alone. Where a part would be
+    of less than ``least_bytes`` the tensors before or behind it are in it too. Files that ``whole`` names are not
+    split, and change nothing about how the others are.
     """
-    if files[0].seal is None:
-        return tuple(files)
-    sizes = [len(files) * tensor.size_bytes for tensor in files[0].tensors]
+    run_bytes = max(1, limit_bytes // len(files)) if cuts_tensors else None
+    pieces = [tuple(_list_pieces(file, run_bytes)) for file in files]
+    sizes = [len(files) * piece.tensor.size_bytes for piece in pieces[0]]
     runs = group_runs(sizes, limit_bytes, len(files) * least_bytes)
     if not sizes or len(files) == len(runs) == 1:
         return tuple(files)
-    parts = [_cut(file, runs) for file in files if file.name not in whole]
+    parts = [_cut(file, own, runs) for file, own in zip(files, pieces, strict=True) if file.name not in whole]
     return (
         *(file for file in files if file.name in whole),
         *(Stripe(found) for found in zip(*parts, strict=True)),
     )
 
 
-def _cut(file: File, runs: Sequence[range]) -> Iterator[Part]:
+_MOST_PIECES = 1000
+"""Of one tensor, however small the parts are to be: each is planned, and made durable, by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A tensor of a file, or some rows of it."""
+
+    place: int
+    tensor: OutputTensor
+    offset_bytes: int
+    trailer: Trailer | None
+
+    def is_first(self, file: File) -> bool:
+        return self.offset_bytes == file.offsets_bytes[self.place]
+
+
+def _list_pieces(file: File, run_bytes: int | None) -> Iterator[_Piece]:
+    """Give a file's tensors, cut into runs of about so many bytes."""
+    trailers = file.trailers or (None,) * len(file.tensors)
+    described = zip(file.tensors, file.offsets_bytes, trailers, strict=True)
+    for place, (tensor, start, trailer) in enumerate(described):
+        if run_bytes is None or tensor.size_bytes <= run_bytes:
+            yield _Piece(place, tensor, start, trailer)
+            continue
+        end = start
+        for run in list_runs(tensor, max(run_bytes, tensor.size_bytes // _MOST_PIECES)):
+            is_whole = run.size_bytes == tensor.size_bytes
+            yield _Piece(place, run, end, trailer if is_whole else None)
+            end += run.size_bytes
+
+
+def _cut(file: File, pieces: Sequence[_Piece], runs: Sequence[range]) -> Iterator[Part]:
     starts = [literal.offset_bytes for literal in file.literals]
-    # A part begins where the one before ends: behind the trailer of its last tensor.
-    edges = [bisect_left(starts, file.offsets_bytes[run.start - 1]) for run in runs[1:]]
+
+    def find_edge(piece: _Piece) -> int:
+        # A part begins where the one before ends: behind the trailer of its last tensor.
+        before = piece.place - 1 if piece.is_first(file) else piece.place
+        return bisect_left(starts, file.offsets_bytes[before])
+
+    edges = [find_edge(pieces[run.start]) for run in runs[1:]]
     literals = [file.literals[first:end] for first, end in pairwise([0, *edges, len(starts)])]
     for number, (run, own) in enumerate(zip(runs, literals, strict=True), 1):
+        held = pieces[run.start : run.stop]
         yield Part(
             file.name,
             file.size_bytes,
             number,
             len(runs),
-            run.start,
+            tuple(piece.place for piece in held),
             own,
-            file.tensors[run.start : run.stop],
-            file.offsets_bytes[run.start : run.stop],
-            file.trailers[run.start : run.stop],
+            tuple(piece.tensor for piece in held),
+            tuple(piece.offset_bytes for piece in held),
+            tuple(piece.trailer for piece in held) if file.trailers else (),
         )
 
 

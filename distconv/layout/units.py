@@ -9,17 +9,28 @@ from distconv.layout.stripes import Stripe, group_runs
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """The MD5 of a whole file of the output, which takes its bytes in their order: one unit of work."""
+    """Digests that take the bytes of a file of the output in their order: one unit of work."""
 
     file: str
     size_bytes: int
     after: tuple[str, ...]
     """Names of the units that make the file."""
+    md5: bool = True
+    """Whether the MD5 of the whole file is made."""
+    whole: bool = False
+    """Whether the digest of the whole file is."""
+    tensors: tuple[tuple[int, int], ...] = ()
+    """Where tensors begin and end whose digests are made, as nobody wrote them from end to end."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is committed after this, with digests that only this tells."""
+        return self.whole or bool(self.tensors)
 
     @property
     def name(self) -> str:
         """Name it for people, and for the scheduler."""
-        return f"MD5 of {self.file}"
+        return f"{'digests' if self.is_open else 'MD5'} of {self.file}"
 
 
 Pair = tuple[OutputTensor, OutputTensor]
@@ -119,6 +130,26 @@ def find_order(units: Iterable[Unit]) -> dict[str, tuple[str, ...]]:
     return {unit.name: unit.after for unit in units if isinstance(unit, Checksum)}
 
 
+def find_chains(units: Iterable[Unit]) -> dict[str, str]:
+    """Give, by the names of units that take the bytes of a file behind others of it, the names of these.
+
+    Those are the parts of files whose digests take all bytes in their order, and the digests themselves.
+    """
+    found: dict[str, str] = {}
+    last: dict[str, str] = {}
+    for unit in units:
+        file = None
+        if isinstance(unit, Stripe) and len(unit.parts) == 1 and not unit.parts[0].trailers:
+            file = unit.parts[0].file
+        elif isinstance(unit, Checksum) and unit.whole:
+            file = unit.file
+        if file is not None:
+            if file in last:
+                found[unit.name] = last[file]
+            last[file] = unit.name
+    return found
+
+
 def name_units(units: Iterable[Unit]) -> str:
     """Name units of work for people, in the plural."""
     kinds = {_name_kind(unit): None for unit in units}
@@ -127,7 +158,7 @@ def name_units(units: Iterable[Unit]) -> str:
 
 def _name_kind(unit: Unit) -> str:
     if isinstance(unit, Checksum):
-        return "MD5s"
+        return "digests" if unit.is_open else "MD5s"
     if isinstance(unit, Question):
         return "comparisons"
     if isinstance(unit, Examination):

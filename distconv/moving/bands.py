@@ -13,8 +13,7 @@ from itertools import pairwise
 from distconv.layout.copies import Copy, cut_copy
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.files import OutputTensor
-from distconv.layout.reshape import merge_axes
-from distconv.layout.tensors import cut
+from distconv.layout.rows import list_rows
 from distconv.moving.pieces import PAGE_BYTES, Piece, make_piece
 
 
@@ -47,7 +46,7 @@ def make_blocks(
     is_large = row * tensor.unit_bytes > block_bytes
     # Of stacked tensors a row is one of each.
     if is_large and len(tensor.shape) > 2 and tensor.stacked == 1:
-        for number, part in enumerate(_list_rows(tensor)):
+        for number, part in enumerate(list_rows(tensor)):
             for block in make_blocks(part, block_bytes, largest_bytes, gap_bytes):
                 yield replace(block, target_offset=block.target_offset + number * row)
         return
@@ -59,13 +58,6 @@ def make_blocks(
         cutter = _Cutter(tensor, copies, factors, step, gap_bytes)
         rows, through_gaps = cutter.choose(first, end, block_bytes, largest_bytes)
         yield from cutter.cut_all(first, end, rows, through_gaps=through_gaps)
-
-
-def _list_rows(tensor: OutputTensor) -> Iterator[OutputTensor]:
-    """Give each step along the first axis as a tensor of the other ones."""
-    whole = tensor.whole
-    for number in range(tensor.shape[0]):
-        yield tensor.of(merge_axes(cut(whole, 0, number, number + 1), 0))
 
 
 def _find_touched(copies: Sequence[Copy], first: int, end: int) -> list[Copy]:

@@ -4,10 +4,13 @@ A chunk's bytes are made in the order in which they stand in the file, so its di
 depend on the size of blocks. XXH3 costs a few percent of a copy; it finds damage, not malice.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xxhash import xxh3_128
 
+from distconv.layout.files import Part, Section
+from distconv.moving.trails import Trail
 from distconv.storage.base import Buffer
 
 ALGORITHM = "xxh3_128"
@@ -42,9 +45,14 @@ class PartDigests:
 class ChunkHasher:
     """Takes a file's tensors in order, byte by byte, and what stands before them if it is to be digested as well."""
 
-    def __init__(self, head: bytes | None) -> None:
-        """Begin with what stands before the tensors; None where there is more than that between them."""
+    def __init__(self, head: bytes | None, trail: Trail | None = None, places: Sequence[int] = ()) -> None:
+        """Begin with what stands before the tensors; None where there is more than that between them, or not all.
+
+        A ``trail`` goes along with what follows it: tensors of the file's ``places``, or rows of these.
+        """
         self._file = None if head is None else xxh3_128(head)
+        self._trail, self._places = trail, iter(places)
+        self._turn()
         self._tensor = xxh3_128()
         self._tensors: list[str] = []
 
@@ -53,12 +61,25 @@ class ChunkHasher:
         if self._file is not None:
             self._file.update(content)
         self._tensor.update(content)
+        if self._trail is not None:
+            self._trail.update(content)
 
     def end_tensor(self) -> None:
         """Say that the next bytes belong to the next tensor."""
         self._tensors.append(self._tensor.hexdigest())
         self._tensor.reset()
+        self._turn()
+
+    def _turn(self) -> None:
+        place = next(self._places, None)
+        if self._trail is not None and place is not None:
+            self._trail.turn_to(place)
 
     def finish(self) -> ChunkDigests:
         """Give the digests."""
         return ChunkDigests(None if self._file is None else self._file.hexdigest(), tuple(self._tensors))
+
+
+def make_hasher(section: Section, trail: Trail | None = None) -> ChunkHasher:
+    """Give what takes the tensors of a file, or of a part of one, and lets a ``trail`` go along."""
+    return ChunkHasher(section.plain_head, trail, section.places if isinstance(section, Part) else ())

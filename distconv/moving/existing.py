@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from distconv.formats.meta.checksums import update_crc32
 from distconv.layout.files import File, Section, list_around
-from distconv.moving.digests import ChunkDigests, ChunkHasher
+from distconv.moving.digests import ChunkDigests, make_hasher
+from distconv.moving.trails import Trail
 from distconv.storage.base import Storage, join, opened, read_range
 from distconv.storage.blocks import read_blocks
 from distconv.storage.parallel import map_at_once
@@ -68,12 +69,13 @@ def read_same(
     digests: ChunkDigests,
     advance: Callable[[int], None],
     stopped: Callable[[], bool],
+    trail: Trail | None = None,
 ) -> tuple[int, ...] | None:
-    """Read a file, or a part of one, that is there, telling of bytes as they are read.
+    """Read a file, or a part of one, that is there, telling of bytes as they are read; ``trail`` goes along.
 
     Gives the CRC32s of its tensors, or none where nothing is made of them; None where it is not the same.
     """
-    hasher, checksums = ChunkHasher(unit.plain_head), []
+    hasher, checksums = make_hasher(unit, trail), []
     advance(unit.size_bytes - sum(tensor.size_bytes for tensor in unit.tensors))
     with opened(storage, path) as reader:
         for tensor, first in zip(unit.tensors, unit.offsets_bytes, strict=True):

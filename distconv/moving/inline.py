@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from distconv.layout.units import Unit, find_order, name_units
+from distconv.layout.units import Unit, find_chains, find_order, name_units
 from distconv.moving.executor import Convert, Keep, classify, forget
 from distconv.moving.job import Job, Receipt
 from distconv.moving.lane_devices import load_device
@@ -98,7 +98,7 @@ def _drive(
     attempts: Counter[str] = Counter()
     # A thread cannot be ended from outside, so none is ever taken for dead.
     sizes_bytes = {chunk.name: chunk.size_bytes for chunk in chunks}
-    scheduler = Scheduler(sizes_bytes, Limits(), time.monotonic(), find_order(chunks))
+    scheduler = Scheduler(sizes_bytes, Limits(), time.monotonic(), find_order(chunks), find_chains(chunks))
     actions: list[Action] = list(scheduler.tick(time.monotonic()))
     for number in running:
         actions += scheduler.idle(number, time.monotonic())

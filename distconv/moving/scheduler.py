@@ -23,6 +23,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import ConversionError, DistconvError
+from distconv.moving.chains import Chains
 from distconv.moving.paces import Paces
 from distconv.moving.silence import Silences
 
@@ -103,15 +104,18 @@ class Scheduler:
         limits: Limits,
         now: float,
         after: Mapping[str, Collection[str]] | None = None,
+        follows: Mapping[str, str] | None = None,
     ) -> None:
         """Line up the units, the largest first, so that the last to end are small.
 
-        Those that ``after`` names wait until the others that it gives for them are done.
+        Those that ``after`` names wait until the others that it gives for them are done; see ``Chains`` for those
+        that ``follows`` names.
         """
+        self._chains = Chains(follows or {}, sizes_bytes, frozenset(after or ()))
         self._waiting = {unit: set(others) for unit, others in (after or {}).items() if others}
         # Equal sizes keep their order, so that a run can be repeated.
         ready = (unit for unit in sizes_bytes if unit not in self._waiting)
-        self._todo = deque(sorted(ready, key=lambda unit: -sizes_bytes[unit]))
+        self._todo = deque(sorted(ready, key=lambda unit: -self._chains.weigh(unit, sizes_bytes[unit])))
         self._sizes_bytes = sizes_bytes
         self._limits = limits
         self._left = len(sizes_bytes)
@@ -148,17 +152,17 @@ class Scheduler:
         if moved:
             self._paces.count(worker, self._sizes_bytes[assignment.unit], now - assignment.began_at)
         self._left -= 1
-        self._line_up_behind(assignment.unit)
+        self._let_go_behind(assignment.unit)
         self._free.append(worker)
         return self._settle(now)
 
-    def _line_up_behind(self, done: str) -> None:
-        """Let go what waited for this unit last, behind all others: at the end all workers have such units to share."""
+    def _let_go_behind(self, done: str) -> None:
+        """Let go what waited for this unit last, before all others: what it reads is in memory still."""
         for unit, others in list(self._waiting.items()):
             others.discard(done)
             if not others:
                 del self._waiting[unit]
-                self._todo.append(unit)
+                self._todo.appendleft(unit)
 
     def failed(self, worker: int, failure: Failure, now: float) -> tuple[Action, ...]:
         """Tell that a worker could not do its unit, and waits for another one."""
@@ -248,7 +252,10 @@ class Scheduler:
             # Who is slower than one that waits has no reason not to.
             if not self._todo or self._is_better_left(worker, now):
                 break
-            unit = self._todo.popleft()
+            unit = self._chains.choose(worker, self._todo, (*self._free, *self._busy))
+            if unit is None:
+                continue
+            self._todo.remove(unit)
             self._free.remove(worker)
             self._attempts[unit] += 1
             self._busy[worker] = _Assignment(unit, now)

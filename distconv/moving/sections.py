@@ -8,11 +8,12 @@ from distconv.layout.files import Literal, Section, list_in_order
 from distconv.layout.stripes import Step, list_steps
 from distconv.moving.bands import Block
 from distconv.moving.contents import Contents
-from distconv.moving.digests import ChunkHasher
+from distconv.moving.digests import make_hasher
 from distconv.moving.job import Job
 from distconv.moving.lane_devices import lane_device
 from distconv.moving.sources import Sources
 from distconv.moving.spans import DIGEST, WRITE, Spans
+from distconv.moving.trails import Trail
 from distconv.storage.base import PartWriter
 
 
@@ -20,13 +21,18 @@ class SectionWriter:
     """A file, or a part of one, on its way: its tensors come in their order, all else is written around them."""
 
     def __init__(
-        self, section: Section, writer: PartWriter, spans: Spans, advance: Callable[[int], None]
+        self,
+        section: Section,
+        writer: PartWriter,
+        spans: Spans,
+        advance: Callable[[int], None],
+        trail: Trail | None = None,
     ) -> None:
-        """Begin with nothing written; ``advance`` is told of bytes as they are."""
-        self.section = section
-        self.hasher = ChunkHasher(section.plain_head)
+        """Begin with nothing written; ``advance`` is told of bytes as they are, and ``trail`` goes along."""
+        self.section, self.trail = section, trail
+        self.hasher = make_hasher(section, trail)
         self.checksums: list[int] = []
-        """CRC32s of the tensors that are written, if there are trailers."""
+        """CRC32s of the tensors that are written, or of rows of them, if there are trailers."""
         self._writer, self._spans, self._advance = writer, spans, advance
         self._left = list_in_order(section)
         self._start = self._checksum = 0
@@ -49,11 +55,14 @@ class SectionWriter:
     def end_tensor(self, place: int) -> None:
         """Write what is made of the tensor of this place, which is whole."""
         self.hasher.end_tensor()
-        if self.section.trailers:
-            trailer = self.section.trailers[place].make(self._checksum)
-            self._writer.write_at(self._start + self.section.tensors[place].size_bytes, trailer)
-            self._advance(len(trailer))
-            self.checksums.append(self._checksum)
+        if not self.section.trailers:
+            return
+        self.checksums.append(self._checksum)
+        trailer = self.section.trailers[place]
+        if trailer is not None:
+            content = trailer.make(self._checksum)
+            self._writer.write_at(self._start + self.section.tensors[place].size_bytes, content)
+            self._advance(len(content))
 
     def end(self) -> None:
         """Write what stands behind the last tensor, but for a seal."""

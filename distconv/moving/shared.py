@@ -5,11 +5,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from distconv.formats.meta.checksums import join_crc32
 from distconv.layout.files import File, Part
 from distconv.layout.stripes import Stripe
-from distconv.moving.digests import ChunkDigests, PartDigests
+from distconv.layout.units import Checksum
+from distconv.moving.digests import NO_DIGESTS, ChunkDigests, PartDigests
 from distconv.moving.executor import Keep
 from distconv.moving.job import Job, Receipt
+from distconv.moving.trails import TRAILS
 from distconv.moving.worker import publish
 from distconv.storage.base import Storage, Writer, join
 
@@ -33,7 +36,9 @@ class _Begun:
     file: File
     writer: Writer
     left: Mapping[int, PartDigests]
-    parts: dict[int, PartDigests] = field(default_factory=dict)
+    parts: dict[int, tuple[Part, PartDigests]] = field(default_factory=dict)
+    digests: list[str | None] = field(default_factory=list)
+    """Of each tensor, once all parts are there; None where several have rows of it."""
 
 
 class SharedFiles:
@@ -49,10 +54,15 @@ class SharedFiles:
         files: Sequence[File],
         units: Sequence[File | Stripe],
         unfinished: Mapping[str, UnfinishedFile],
+        checksums: Sequence[Checksum] = (),
     ) -> None:
-        """Begin each file that has parts, or go on with it, at its full size: a full disk shows at once."""
+        """Begin each file that has parts, or go on with it, at its full size: a full disk shows at once.
+
+        A file of which ``checksums`` has one that is open is committed once its digests are told.
+        """
         stripes = (unit for unit in units if isinstance(unit, Stripe))
         self._parts = {part.name: part for stripe in stripes for part in stripe.parts}
+        self._digested = {unit.name: unit.file for unit in checksums if unit.is_open}
         shared = {part.file for part in self._parts.values()}
         self._begun: dict[str, _Begun] = {}
         with ExitStack() as stack:
@@ -88,34 +98,56 @@ class SharedFiles:
 
     def __exit__(self, *_exception: object) -> None:
         """Let go of all files."""
+        TRAILS.forget(self.attempts.values())
         self._ends.close()
 
-    def hear(self, job: Job, keep: Keep, keep_part: KeepPart) -> Keep:
-        """Give whom a run tells its receipts: ``keep`` hears of whole files only."""
+    def hear(self, job: Job, expect: Keep, keep: Keep, keep_part: KeepPart) -> Keep:
+        """Give whom a run tells its receipts.
+
+        ``keep`` hears of whole files only, of those that had parts ``expect`` before they are committed.
+        """
+
+        def finish(begun: _Begun, told: ChunkDigests) -> None:
+            receipt = _describe_whole(begun, told)
+            expect(receipt)
+            version = publish(job, begun.file, begun.writer, receipt.digests, lambda: False)
+            begun.writer.abort()
+            keep(replace(receipt, version=version))
 
         def hear(receipt: Receipt) -> None:
+            if (file := self._digested.get(receipt.chunk)) is not None:
+                finish(self._begun[file], receipt.digests)
+                return
             if not receipt.parts:
                 keep(receipt)
                 return
             for durable in receipt.parts:
                 part = self._parts[durable.part]
                 begun = self._begun[part.file]
-                begun.parts[part.number] = durable.digests
+                begun.parts[part.number] = (part, durable.digests)
                 keep_part(part, begun.writer.attempt, _describe(durable.digests))
             for durable in receipt.parts:
                 part = self._parts[durable.part]
-                if len(self._begun[part.file].parts) == part.count:
-                    keep(_finish(job, self._begun[part.file]))
+                begun = self._begun[part.file]
+                if len(begun.parts) < part.count:
+                    continue
+                _seal(begun)
+                if part.file not in self._digested.values():
+                    finish(begun, NO_DIGESTS)
+                elif begun.file.seal is not None:
+                    # Whoever digests the file may be elsewhere.
+                    begun.writer.finish()
 
         return hear
 
 
 def _begin(storage: Storage, path: str, file: File, left: UnfinishedFile | None) -> _Begun:
-    if left is not None:
-        writer = storage.take_attempt(path, left.attempt, file.size_bytes)
-        if writer is not None:
-            return _Begun(file, writer, left.parts)
-    return _Begun(file, storage.begin(path, file.size_bytes), {})
+    found = None if left is None else storage.take_attempt(path, left.attempt, file.size_bytes)
+    writer = found or storage.begin(path, file.size_bytes)
+    if file.seal is None:
+        # Nothing is written here, and there may be more such files than may be open at once.
+        writer.close()
+    return _Begun(file, writer, {} if found is None or left is None else left.parts)
 
 
 def _describe(digests: PartDigests) -> PartDigests:
@@ -131,13 +163,46 @@ def _leave(begun: _Begun) -> None:
         begun.writer.abort()
 
 
-def _finish(job: Job, begun: _Begun) -> Receipt:
-    """Seal and commit a file whose parts are all there."""
-    parts = [begun.parts[number] for number in sorted(begun.parts)]
-    if begun.file.seal is not None:
-        checksums = [checksum for part in parts for checksum in part.checksums]
-        begun.writer.write_at(begun.file.seal.offset_bytes, begun.file.seal.make(checksums))
-    digests = ChunkDigests(None, tuple(digest for part in parts for digest in part.tensors))
-    version = publish(job, begun.file, begun.writer, digests, lambda: False)
-    begun.writer.abort()
-    return Receipt(begun.file.name, digests, 0, begun.file.size_bytes, version=version)
+def _seal(begun: _Begun) -> None:
+    """Write what is made of several parts, all of which are there: trailers of tensors that were cut, and the seal."""
+    file, checksums = begun.file, list[int]()
+    for place, rows in enumerate(_list_rows(begun)):
+        begun.digests.append(rows[0].digest if len(rows) == 1 else None)
+        if file.seal is None:
+            continue
+        checksum = 0
+        for one in rows:
+            checksum = join_crc32(checksum, one.checksum, one.size_bytes)
+        checksums.append(checksum)
+        if len(rows) > 1 and file.trailers:
+            start = file.offsets_bytes[place] + file.tensors[place].size_bytes
+            begun.writer.write_at(start, file.trailers[place].make(checksum))
+    if file.seal is not None:
+        begun.writer.write_at(file.seal.offset_bytes, file.seal.make(checksums))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What is known of some rows of a tensor."""
+
+    digest: str
+    checksum: int
+    size_bytes: int
+
+
+def _list_rows(begun: _Begun) -> list[list[_Rows]]:
+    """Give, tensor by tensor, what parts have of it, in their order."""
+    found: list[list[_Rows]] = [[] for _tensor in begun.file.tensors]
+    for _number, (part, digests) in sorted(begun.parts.items()):
+        checksums = digests.checksums or (0,) * len(part.tensors)
+        described = zip(part.places, part.tensors, digests.tensors, checksums, strict=True)
+        for place, tensor, digest, checksum in described:
+            found[place].append(_Rows(digest, checksum, tensor.size_bytes))
+    return found
+
+
+def _describe_whole(begun: _Begun, told: ChunkDigests) -> Receipt:
+    """Give the digests of a file that is sealed; ``told`` are its own and those of its tensors that were cut."""
+    cut = iter(told.tensors)
+    digests = tuple(next(cut) if digest is None else digest for digest in begun.digests)
+    return Receipt(begun.file.name, ChunkDigests(told.file, digests), 0, begun.file.size_bytes)

@@ -19,6 +19,7 @@ from distconv.moving.job import Job, PartReceipt, Receipt
 from distconv.moving.sections import SectionWriter, write_sections
 from distconv.moving.sources import Sources
 from distconv.moving.spans import DIGEST, WRITE, Spans
+from distconv.moving.trails import TRAILS
 from distconv.storage.base import PartWriter, Writer, join
 
 
@@ -96,12 +97,14 @@ def _write_stripe(
             if (kept := _keep_part(job, part, writer, spans, advance, stopped)) is not None:
                 done[part.name] = kept
             else:
-                written.append((part, writer, SectionWriter(part, writer, spans, advance)))
+                trail = TRAILS.follow(attempt, part)
+                written.append((part, writer, SectionWriter(part, writer, spans, advance, trail)))
         sections = [section for _part, _writer, section in written]
         became_infinite = write_sections(job, sections, sources, stopped) if sections else 0
         for part, writer, section in written:
             with spans.during(WRITE, 0):
                 version = writer.finish()
+            TRAILS.keep(job.attempts[part.file], section.trail)
             tensors = section.hasher.finish().tensors
             done[part.name] = PartReceipt(part.name, PartDigests(tensors, version, tuple(section.checksums)))
     return Receipt(
@@ -126,8 +129,11 @@ def _keep_part(
     checksums: tuple[int, ...] | None
     with spans.during(DIGEST, part.size_bytes):
         if recorded.version is None:
-            digests = ChunkDigests(None, recorded.tensors)
-            checksums = read_same(job.storage, job.attempts[part.file], part, digests, advance, stopped)
+            digests, attempt = ChunkDigests(None, recorded.tensors), job.attempts[part.file]
+            trail = TRAILS.follow(attempt, part)
+            checksums = read_same(job.storage, attempt, part, digests, advance, stopped, trail)
+            if checksums is not None:
+                TRAILS.keep(attempt, trail)
         else:
             advance(part.size_bytes)
             first = part.first_byte

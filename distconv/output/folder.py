@@ -55,6 +55,8 @@ class Folder:
         self._chunks = {chunk.name: chunk for chunk in plan.files}
         self._identity = identity
         self._digests = dict(recorded)
+        self._expected: dict[str, ChunkDigests] = {}
+        self._writing = threading.Lock()
         self._pending, self._mixed, self._finished = False, False, False
         self._failure: Exception | None = None
         self._beside: tuple[str, ...] = ()
@@ -80,6 +82,14 @@ class Folder:
             # One that was recorded is of other bytes.
             self.md5s.pop(receipt.chunk, None)
             self._pending = True
+
+    def expect(self, receipt: Receipt) -> None:
+        """Record a file that is going to be committed, beside its parts, at once: one of both is there whenever this ends."""
+        if self._failure is not None:
+            raise self._failure
+        self._expected[receipt.chunk] = receipt.digests
+        self._pending = True
+        self._flush()
 
     def keep_md5(self, name: str, md5: str) -> None:
         """Record the MD5 of a finished chunk, as ``keep`` records its digests."""
@@ -166,6 +176,10 @@ class Folder:
                 return
 
     def _flush(self) -> None:
+        with self._writing:
+            self._flush_pending()
+
+    def _flush_pending(self) -> None:
         if not self._pending:
             return
         self._pending = False
@@ -189,7 +203,7 @@ class Folder:
 
     def _drop(self) -> None:
         """Forget and remove the chunks of this run; where there are no others, the folder is as it was."""
-        self._digests, self._unfinished = dict(self.recorded), {}
+        self._digests, self._expected, self._unfinished = dict(self.recorded), {}, {}
         self._write_journal()
         self.remove(name for name in self._chunks if name not in self.recorded)
         if not self.recorded:
@@ -229,5 +243,5 @@ class Folder:
                 self.md5s.get(name),
             ).to_row()
             for name, chunk in self._chunks.items()
-            if (digests := self._digests.get(name)) is not None
+            if (digests := self._digests.get(name, self._expected.get(name))) is not None
         }

@@ -1,15 +1,15 @@
 """The whole conversion, decided before a byte moves: files, tensors, copies, offsets."""
 
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from distconv.families.translate import Decisions
 from distconv.formats.meta.shards import MOST_SHARDS, default_part_bytes, lay_out_shard, shard_name
-from distconv.formats.safetensors.chunks import default_chunk_bytes, lay_out_chunks
+from distconv.formats.safetensors.chunks import LARGEST_CHUNK_BYTES, default_chunk_bytes, lay_out_chunks
 from distconv.humanize import format_size
 from distconv.layout.dtypes import DType
-from distconv.layout.files import File, OutputTensor
+from distconv.layout.files import File, OutputTensor, Part
 from distconv.layout.stripes import Stripe, group_alike, list_sections, split_files
 from distconv.layout.units import Checksum, file_of
 
@@ -21,7 +21,11 @@ class Plan:
     files: tuple[File, ...]
     decisions: Decisions
     chunk_limit_bytes: int
-    """Of tensors in a chunk, or in a part of a file that is written in parts."""
+    """Of tensors in a chunk, or in a part of a shard."""
+    part_limit_bytes: int
+    """Of tensors in a part of a file that is written in parts."""
+    whole_limit_bytes: int = 0
+    """A file without a seal is written in parts where it has more tensors than this."""
 
     @property
     def tensors(self) -> tuple[OutputTensor, ...]:
@@ -56,29 +60,58 @@ class Plan:
         """Give what workers write at a time; files that ``whole`` names are not split.
 
         ``find_least`` tells of how many bytes the parts of a file must be at least, ``most`` how many files
-        one worker may write at once.
+        one worker may write at once. Where there is such a least, nothing of a file can be read or written at
+        any place before it is committed: there no tensor is cut, and a file without a seal is one unit.
         """
-        limit = self.chunk_limit_bytes
+        limit = self.part_limit_bytes
 
         def split(files: tuple[File, ...]) -> tuple[File | Stripe, ...]:
-            least = max(limit // _LEAST_PART // len(files), *map(find_least, files))
-            return split_files(files, limit, least, whole)
+            needed = max(map(find_least, files))
+            if files[0].seal is None and (needed or _tensor_bytes(files[0]) <= self.whole_limit_bytes):
+                return files
+            least = max(limit // _LEAST_PART // len(files), needed)
+            return split_files(files, limit, least, whole, cuts_tensors=not needed)
 
         return tuple(unit for files in group_alike(self.files, most) for unit in split(files))
 
     def list_checksums(
-        self, units: Sequence[File | Stripe], known: Container[str] = ()
+        self, units: Sequence[File | Stripe], known: Container[str] = (), *, md5s: bool
     ) -> tuple[Checksum, ...]:
-        """Give each file's MD5 as a unit that waits for those of ``units`` that make it; none of ``known`` files."""
+        """Give a unit for each file whose digests are made of all of it, which waits for those of ``units`` that make it.
+
+        With ``md5s`` that is each but ``known`` files; without, each that must be digested before it is committed.
+        """
         makers: dict[str, list[str]] = {file.name: [] for file in self.files}
+        parts: dict[str, list[Part]] = {file.name: [] for file in self.files}
         for unit in units:
             for section in list_sections(unit):
                 makers[file_of(section)].append(unit.name)
-        return tuple(
-            Checksum(file.name, file.size_bytes, tuple(makers[file.name]))
+                if isinstance(section, Part):
+                    parts[section.file].append(section)
+        checksums = (
+            Checksum(
+                file.name,
+                file.size_bytes,
+                tuple(makers[file.name]),
+                md5=md5s,
+                whole=bool(parts[file.name]) and file.seal is None,
+                tensors=tuple(_list_cut(file, parts[file.name])),
+            )
             for file in self.files
-            if file.name not in known
         )
+        return tuple(unit for unit in checksums if unit.is_open or (md5s and unit.file not in known))
+
+
+def _tensor_bytes(file: File) -> int:
+    return sum(tensor.size_bytes for tensor in file.tensors)
+
+
+def _list_cut(file: File, parts: Sequence[Part]) -> Iterator[tuple[int, int]]:
+    """Give where in a file each tensor begins and ends of which several of its parts have rows."""
+    counts = Counter(place for part in parts for place in part.places)
+    for place, count in sorted(counts.items()):
+        if count > 1:
+            yield file.offsets_bytes[place], file.offsets_bytes[place] + file.tensors[place].size_bytes
 
 
 _NAMED = 3
@@ -95,15 +128,21 @@ def describe_large_tensors(plan: Plan) -> tuple[str, ...]:
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     chunks = "1 chunk is" if len(found) == 1 else f"{len(found)} chunks are"
     limit = format_size(plan.chunk_limit_bytes)
-    return (f"{chunks} larger than {limit}, as a tensor is never cut: {names}{more}",)
+    return (f"{chunks} larger than {limit}, as a tensor is never cut over chunks: {names}{more}",)
 
 
 def make_plan(
     targets: Sequence[OutputTensor], decisions: Decisions, chunk_limit_bytes: int | None = None
 ) -> Plan:
-    """Plan chunks of safetensors; without a limit their size follows from the model's."""
-    limit = chunk_limit_bytes or default_chunk_bytes(sum(target.size_bytes for target in targets))
-    return Plan(lay_out_chunks(targets, limit), decisions, limit)
+    """Plan chunks of safetensors; without a limit their size follows from the model's.
+
+    A chunk of up to 5 GB is one worker's, who digests it as it writes it; larger ones are written in parts, of
+    which what others wrote is read once more.
+    """
+    total_bytes = sum(target.size_bytes for target in targets)
+    limit = chunk_limit_bytes or default_chunk_bytes(total_bytes)
+    files = lay_out_chunks(targets, limit)
+    return Plan(files, decisions, limit, default_part_bytes(total_bytes), LARGEST_CHUNK_BYTES)
 
 
 def make_shard_plan(
@@ -119,4 +158,4 @@ def make_shard_plan(
     total_bytes = sum(tensor.size_bytes for tensors in ranks for tensor in tensors)
     limit = part_limit_bytes or default_part_bytes(total_bytes)
     files = (lay_out_shard(shard_name(rank), tensors, shared) for rank, tensors in enumerate(ranks))
-    return Plan(tuple(files), decisions, limit)
+    return Plan(tuple(files), decisions, limit, limit)

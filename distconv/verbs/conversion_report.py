@@ -36,7 +36,7 @@ class ConversionReport(Report):
     """From the call to the first byte written, Ray's start included; None where nothing moved."""
     seconds_moving: float
     seconds_checksums: float
-    """For MD5s, after the last tensor was moved."""
+    """For digests of whole files, after the last tensor was moved."""
     seconds_finishing: float
     already_done: bool
     examined: str | None
@@ -83,14 +83,15 @@ class ConversionReport(Report):
             chunks = format_count(self.chunks, self.noun)
             return (f"{self.output}: already done, {chunks} as planned; looked at: {self.examined}{hint}",)
         rate = self.bytes_written / max(self.seconds_moving, 1e-9)
-        md5s = f"MD5s {self.seconds_checksums:.1f} s, " if self.seconds_checksums >= _WORTH_TELLING else ""
+        is_long = self.seconds_checksums >= _WORTH_TELLING
+        digests = f"digests {self.seconds_checksums:.1f} s, " if is_long else ""
         found = [
             f"{self.output}: {self.family}, {self.dtype}, {format_count(self.chunks, self.noun)}",
             (
                 f"wrote {format_size(self.bytes_written)} in {self.seconds_moving:.1f} s ({format_size(rate)}/s)"
             ),
             (
-                f"planning {self.seconds_planning:.1f} s, starting {self.seconds_starting:.1f} s, {md5s}finishing {self.seconds_finishing:.1f} s"
+                f"planning {self.seconds_planning:.1f} s, starting {self.seconds_starting:.1f} s, {digests}finishing {self.seconds_finishing:.1f} s"
             ),
         ]
         counts = ((self.kept_chunks, self.noun), (self.kept_parts, "part"))

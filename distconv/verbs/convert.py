@@ -105,7 +105,7 @@ def _ask(source: Source, options: Options, watch: Stopwatch, questions: Sequence
 
 @dataclass(frozen=True, slots=True)
 class _Moved:
-    """What was done, and when, in seconds of one clock: tensors are moved, and then MD5s made."""
+    """What was done, and when, in seconds of one clock: tensors are moved, and then digests made of whole files."""
 
     receipts: tuple[Receipt, ...]
     begun: float
@@ -245,23 +245,25 @@ def _move_all(
         lambda file: storage.find_least_run(join(options.output, file.name), file.size_bytes),
         storage.find_most_written(options.output),
     )
-    checksums = plan.list_checksums(units, folder.md5s) if prepared.target.checklist else ()
-    files = {unit.name: unit.file for unit in checksums}
-    with SharedFiles(storage, options.output, plan.files, units, folder.unfinished) as shared:
+    checksums = plan.list_checksums(units, folder.md5s, md5s=prepared.target.checklist is not None)
+    digesting = {unit.name: unit for unit in checksums}
+    with SharedFiles(storage, options.output, plan.files, units, folder.unfinished, checksums) as shared:
         folder.go_on(shared.unfinished)
         job = Job(
             storage, options.output, options.device, recorded=folder.recorded, vouched=frozenset(folder.versions),
             attempts=shared.attempts, parts=shared.durable,
             traced=bool(options.trace or options.report), preconditions=Preconditions(source.sizes, folder.owner),
         )  # fmt: skip
-        keep = shared.hear(job, folder.keep, folder.keep_part)
+        keep = shared.hear(job, folder.expect, folder.keep, folder.keep_part)
 
         def hear(receipt: Receipt) -> None:
-            if receipt.md5 is None:
+            unit = digesting.get(receipt.chunk)
+            if unit is None or unit.is_open:
                 keep(receipt)
+            if unit is None:
                 watch.has_moved()
-            else:
-                folder.keep_md5(files[receipt.chunk], receipt.md5)
+            elif receipt.md5 is not None:
+                folder.keep_md5(unit.file, receipt.md5)
 
         return run_units(job, (*units, *checksums), choose_cluster(options), watch, hear)
 

@@ -1,5 +1,7 @@
 """Plan a conversion from headers alone."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distconv.humanize import format_count, format_size
@@ -39,6 +41,10 @@ class PlanReport(Report):
     def to_json(self) -> dict[str, object]:
         """Give the same as plain values; copies are counted, not listed."""
         plan, units = self.plan, self.plan.list_units()
+        sections: dict[str, list[Section]] = {file.name: [] for file in plan.files}
+        for unit in units:
+            for section in list_sections(unit):
+                sections[file_of(section)].append(section)
         return {
             "to": self.target.name,
             "shards": len(plan.files) if self.target is META else None,
@@ -49,23 +55,20 @@ class PlanReport(Report):
             "max_shard_size": plan.chunk_limit_bytes,
             "read_bytes": read_bytes(plan),
             "write_bytes": plan.size_bytes,
+            "digest_bytes": self._digest_bytes(units),
             "largest_unit_bytes": max(unit.size_bytes for unit in units),
             "useful_workers": len(units),
             "memory_bytes_per_worker": _WORKER_MEMORY_BYTES + self.access.ahead_bytes,
             "ahead_bytes_per_worker": self.access.ahead_bytes,
-            "requests": self._expect_requests(),
+            "requests": self._expect_requests(units),
             "pinned_bytes_per_gpu_worker": GPU_BLOCKS * GPU_BLOCK_BYTES,
             "gpu_memory_bytes_per_gpu_worker": GPU_MEMORY_BYTES,
             "files": [
                 {
                     "name": file.name,
                     "size_bytes": file.size_bytes,
-                    "parts": [
-                        _describe(section)
-                        for unit in units
-                        for section in list_sections(unit)
-                        if file_of(section) == file.name
-                    ],
+                    "tensors": len(file.tensors),
+                    "parts": [_describe(section) for section in sections[file.name]],
                 }
                 for file in plan.files
             ],
@@ -74,35 +77,45 @@ class PlanReport(Report):
 
     def lines(self) -> tuple[str | Table, ...]:
         """Give the same for people."""
-        plan = self.plan
+        plan, units = self.plan, self.plan.list_units()
         return (
-            self._table(),
+            self._table(units),
             "",
             f"family   {self.subject.title}, {plan.dtype}{', tied' if plan.decisions.tied else ''}",
             f"reads    {format_size(read_bytes(plan))} from {self.sources}",
-            f"writes   {format_size(plan.size_bytes)} in {self._files()}",
+            f"writes   {format_size(plan.size_bytes)} in {self._files(units)}",
+            *self._tell_digests(units),
             (
-                f"workers  up to {len(plan.list_units()):,}, each with at most "
+                f"workers  up to {len(units):,}, each with at most "
                 f"{(_WORKER_MEMORY_BYTES + self.access.ahead_bytes) / _MIB:,.0f} MiB of buffers"
             ),
             (
                 f"         with `device='cuda'` also {GPU_BLOCKS * GPU_BLOCK_BYTES >> 20} MiB that are pinned, and "
                 f"{GPU_MEMORY_BYTES >> 20} MiB of the GPU's"
             ),
-            *self._tell_ahead(),
+            *self._tell_ahead(units),
         )
 
-    def _expect_requests(self) -> int | None:
+    def _digest_bytes(self, units: Sequence[File | Stripe]) -> int:
+        """Count what of OUTPUT is read again at most for digests that take a file's bytes in their order."""
+        md5s = self.target.checklist is not None
+        return sum(unit.size_bytes for unit in self.plan.list_checksums(units, md5s=md5s))
+
+    def _tell_digests(self, units: Sequence[File | Stripe]) -> tuple[str, ...]:
+        size_bytes = self._digest_bytes(units)
+        return (f"digests  read up to {format_size(size_bytes)} of that once more",) if size_bytes else ()
+
+    def _expect_requests(self, units: Sequence[File | Stripe]) -> int | None:
         """Count the requests for data; None where reads need none."""
         if not self.access.ahead_bytes:
             return None
         return sum(
             expect_requests([step.tensor for step in list_steps(list_sections(unit))], self.access)
-            for unit in self.plan.list_units()
+            for unit in units
         )
 
-    def _tell_ahead(self) -> tuple[str, ...]:
-        requests = self._expect_requests()
+    def _tell_ahead(self, units: Sequence[File | Stripe]) -> tuple[str, ...]:
+        requests = self._expect_requests(units)
         if requests is None:
             return ()
         mean = format_size(read_bytes(self.plan) // max(1, requests))
@@ -111,21 +124,33 @@ class PlanReport(Report):
             f"requests about {requests:,} for data, of {mean} in the mean; each worker reads {ahead} ahead",
         )
 
-    def _table(self) -> Table:
-        units = self.plan.list_units()
+    def _table(self, units: Sequence[File | Stripe]) -> Table:
         in_parts = any(isinstance(unit, Stripe) for unit in units)
-        headers = (self.target.noun, *(["part"] if in_parts else []), "layers", "tensors", "MB")
-        rows = [_make_row(unit, in_parts=in_parts) for unit in units]
+        if self.target is META:
+            rows = [_make_row(unit, in_parts=in_parts) for unit in units]
+        else:
+            counts = Counter(file_of(section) for unit in units for section in list_sections(unit))
+            rows = [_make_file_row(file, counts[file.name] if in_parts else 0) for file in self.plan.files]
+        column = ["part" if self.target is META else "parts"] if in_parts else []
+        headers = (self.target.noun, *column, "layers", "tensors", "MB")
         return Table(headers, rows, (False, *([True] if in_parts else []), True, True, True))
 
-    def _files(self) -> str:
-        plan, units = self.plan, self.plan.list_units()
+    def _files(self, units: Sequence[File | Stripe]) -> str:
+        plan = self.plan
         files = format_count(len(plan.files), self.target.noun)
         together = "together " if any(len(list_sections(unit)) > 1 for unit in units) else ""
-        what = f", written {together}in {format_count(len(units), 'part')}" if self.target is META else ""
+        limit = f"of at most {format_size(plan.chunk_limit_bytes)} of tensors"
+        if self.target is META:
+            return f"{files}, written {together}in {format_count(len(units), 'part')} {limit}"
         larger = len(plan.large_tensors)
         but = f", but for {larger}" if larger else ""
-        return f"{files}{what} of at most {format_size(plan.chunk_limit_bytes)} of tensors{but}"
+        count = sum(isinstance(unit, Stripe) for unit in units)
+        parts = (
+            f"; {format_count(count, 'part')} of at most {format_size(plan.part_limit_bytes)}"
+            if count
+            else ""
+        )
+        return f"{files} {limit}{but}{parts}"
 
 
 def _make_row(unit: File | Stripe, *, in_parts: bool) -> tuple[str, ...]:
@@ -139,6 +164,16 @@ def _make_row(unit: File | Stripe, *, in_parts: bool) -> tuple[str, ...]:
         describe_layers(tensor.name for tensor in first.tensors),
         str(sum(len(section.tensors) for section in sections)),
         f"{unit.size_bytes / 1e6:,.1f}",
+    )
+
+
+def _make_file_row(file: File, parts: int) -> tuple[str, ...]:
+    return (
+        file.name,
+        *([str(parts)] if parts else []),
+        file.layers,
+        str(len(file.tensors)),
+        f"{file.size_bytes / 1e6:,.1f}",
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks.checkpoint import WIDE, llama_70b, write_noise
+from tests.benchmarks.checkpoint import EXPERTS, WIDE, llama_70b, write_noise, write_noisy_experts
 from tests.benchmarks.full import measure_full, open_room
 from tests.benchmarks.measure import Run, back_memory, kept_memory, run
 from tests.benchmarks.report import print_tables, write_picture
@@ -25,7 +25,7 @@ from tests.mounts import NoDiskError
 ROOT = Path(__file__).parents[2]
 PEER = ROOT / ".peers/transformers-4.47.1/bin/python"
 COPIERS = ("cp -r", "two cp")
-PARTS = ("ram", "disk", "growth", "pace", "ways")
+PARTS = ("ram", "disk", "growth", "pace", "ways", "experts")
 
 Contestant = Callable[[Path, Path], list[str | Path]]
 
@@ -175,6 +175,22 @@ def measure_ways(place: Path, source: Path, rounds: int) -> list[dict[str, objec
     return found
 
 
+def measure_experts(place: Path, text: Path, experts: Path, rounds: int) -> list[dict[str, object]]:
+    """Move 70B's layers, and in turn with them experts that are larger than a unit; the first round is thrown away."""
+    found = []
+    for number in range(rounds + 1):
+        for name, source in (("text", text), ("experts", experts)):
+            warm(source)
+            measured = run(inline(source, place / "target"))
+            shutil.rmtree(place / "target")
+            subprocess.run(["sync"], check=True)
+            if number:
+                written = json.loads(measured.output)["bytes_written"]
+                found.append(make_row(f"distconv, {name}", number, measured) | {"bytes_written": written})
+            click.echo(f"{place}: round {number}: {name}: {measured.seconds:.2f} s", err=True)
+    return found
+
+
 @contextmanager
 def place_in(parent: Path, *, kept: bool) -> Iterator[Path]:
     """Have a folder for measuring; ``kept`` is for a RAM disk, whose files lie in memory that is kept."""
@@ -253,6 +269,11 @@ def main(
             # INPUT twice and OUTPUT must fit.
             source = write_noise(place / "source", llama_70b(min(layers, 2)), tokenizer)
             found["ways"] = measure_ways(place, source, rounds)
+    if "experts" in wanted:
+        with place_in(disk, kept=False) as place:
+            text = write_noise(place / "text", llama_70b(layers), tokenizer)
+            experts = write_noisy_experts(place / "experts", EXPERTS)
+            found["experts"] = measure_experts(place, text, experts, rounds)
     if "growth" in wanted:
         with place_in(ram, kept=True) as place:
             found["growth"] = measure_growth(place, tokenizer, rounds)

@@ -40,6 +40,8 @@ def print_tables(found: dict[str, Any]) -> None:
         print_pace(found["pace"])
     if "ways" in found:
         print_ways(by_contestant(found["ways"]))
+    if "experts" in found:
+        print_experts(by_contestant(found["experts"]))
     if "growth" in found:
         print_growth(found["growth"])
     if "full" in found:
@@ -72,6 +74,23 @@ def print_ways(groups: dict[str, list[Row]]) -> None:
         )
         memory = median(row["peak_anonymous_bytes"] for row in rows) / 2**20
         click.echo(f"{name:<44}{moving:>10.2f}{pace:>7.2f}{checksums:>9.2f}{finishing:>13.2f}{memory:>10.0f}")
+
+
+def print_experts(groups: dict[str, list[Row]]) -> None:
+    """Print how experts move, their digests included, against text of the same round."""
+    click.echo(f"\n{'disk, everything durable':<32}{'GB/s':>8}{'/ text':>8}{'core-s/GB':>11}{'anon MiB':>10}")
+    paces = {
+        name: [
+            row["bytes_written"] / 1e9 / (row["seconds_moving"] + row["seconds_checksums"]) for row in rows
+        ]
+        for name, rows in groups.items()
+    }
+    text = next(iter(paces.values()))
+    for name, rows in groups.items():
+        ratio = median(map(truediv, paces[name], text))
+        cores = median(row["core_seconds"] / row["bytes_written"] * 1e9 for row in rows)
+        memory = max(row["peak_anonymous_bytes"] for row in rows) / 2**20
+        click.echo(f"{name:<32}{median(paces[name]):>8.2f}{ratio:>8.2f}{cores:>11.2f}{memory:>10.0f}")
 
 
 def print_place(groups: dict[str, list[Row]], input_bytes: int) -> None:

@@ -1,5 +1,6 @@
 """Files of literals, tensors and a seal: what fills them, how they are split, what people are told of them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -130,7 +131,7 @@ def test_parts_hold_all_tensors_in_their_order_and_as_many_as_fit(sizes: list[in
         (n, len(parts)) for n in range(1, len(parts) + 1)
     ]
     for part in parts:
-        assert file.tensors[part.first] is part.tensors[0]
+        assert [file.tensors[place] for place in part.places] == list(part.tensors)
         assert held(part) <= limit or len(part.tensors) == 1
     for part, following in pairwise(parts):
         assert held(part) + 4 * following.tensors[0].shape[0] > limit
@@ -186,9 +187,39 @@ def test_a_part_is_named_after_its_file_and_its_number_where_there_are_several()
     assert [part.name for part in split_file(file_of([2, 2, 2]), 24)] == ["shard.pth"]
 
 
-def test_a_file_without_a_seal_is_not_split() -> None:
-    file = file_of([5, 5], sealed=False)
-    assert split_files((file,), 1) == (file,)
+@given(SIZES, st.booleans(), st.integers(1, 40), st.integers(0, 40))
+def test_parts_fill_their_file_but_for_what_is_made_of_several_also_where_tensors_are_cut(
+    sizes: list[int], sealed: bool, limit: int, least: int
+) -> None:
+    file = file_of(sizes, sealed=sealed)
+    units = split_files((file,), limit, least, cuts_tensors=True)
+    parts = [part for unit in units for part in list_sections(unit) if isinstance(part, Part)]
+    if not parts:
+        assert units == (file,)
+        return
+    written: dict[int, int] = {}
+    for part in parts:
+        run = bytes_of(part)
+        assert (len(run), min(run)) == (part.size_bytes, part.first_byte)
+        assert held(part) <= max(4, limit) + 2 * least
+        assert not written.keys() & run.keys()
+        written |= run
+    rows = Counter(place for part in parts for place in part.places)
+    late = {
+        file.offsets_bytes[place] + 4 * sizes[place] for place, count in rows.items() if count > 1 and sealed
+    }
+    missing = {start + place for start in late for place in range(4)}
+    if file.seal is not None:
+        missing |= set(range(file.seal.offset_bytes, file.size_bytes))
+    whole = bytes_of(file)
+    assert written == {place: value for place, value in whole.items() if place not in missing}
+    assert sorted({*written, *missing}) == list(range(file.size_bytes))
+    for place, tensor in enumerate(file.tensors):
+        own = [
+            one for part in parts for at, one in zip(part.places, part.tensors, strict=True) if at == place
+        ]
+        assert sum(one.size_bytes for one in own) == tensor.size_bytes
+        assert {one.name for one in own} == {tensor.name}
 
 
 @pytest.mark.parametrize(

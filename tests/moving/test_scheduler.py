@@ -1,6 +1,9 @@
 """The scheduler: every unit exactly once, or a reason why not."""
 
+import random
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -40,15 +43,80 @@ def test_units_of_one_size_go_out_as_they_were_given_whatever_their_names() -> N
     ]
 
 
-def test_a_unit_that_waits_for_others_lines_up_behind_all_that_do_not_once_they_are_done() -> None:
+def test_a_unit_that_waits_for_others_comes_next_once_they_are_done() -> None:
     sizes = {"a": 5, "b": 5, "c": 1, "d": 4, "sum": 9}
     scheduler = Scheduler(sizes, Limits(), 0.0, {"sum": ("a", "b")})
     assert scheduler.idle(1, 0.0) + scheduler.idle(2, 0.0) == (Assign(1, "a", 1), Assign(2, "b", 1))
     assert scheduler.done(1, 1.0) == (Assign(1, "d", 1),)
-    assert scheduler.done(2, 1.0) == (Assign(2, "c", 1),)
-    assert scheduler.done(2, 1.2) == (Assign(2, "sum", 1),)
-    assert scheduler.done(1, 2.0) == ()
+    assert scheduler.done(2, 1.0) == (Assign(2, "sum", 1),)
+    assert scheduler.done(1, 2.0) == (Assign(1, "c", 1),)
+    assert scheduler.done(1, 2.2) == ()
     assert scheduler.done(2, 9.0) == (Finish(),)
+
+
+def chained(*files: str) -> tuple[dict[str, int], Scheduler]:
+    """Give units of files' parts and their digests, and what schedules them; names are of a letter and a number."""
+    parts = {file: [f"{file}{number}" for number in range(4)] for file in files}
+    sizes = {unit: 2 for units in parts.values() for unit in units} | {f"sum {file}": 8 for file in files}
+    follows = {after: unit for units in parts.values() for unit, after in pairwise(units)}
+    follows |= {f"sum {file}": units[-1] for file, units in parts.items()}
+    after = {f"sum {file}": units for file, units in parts.items()}
+    return sizes, Scheduler(sizes | {"small": 1}, Limits(attempts=9), 0.0, after, follows)
+
+
+def test_who_began_a_chain_does_all_of_it_and_its_end_and_others_begin_elsewhere() -> None:
+    _sizes, scheduler = chained("a", "b")
+    assert scheduler.idle(1, 0.0) + scheduler.idle(2, 0.0) == (Assign(1, "a0", 1), Assign(2, "b0", 1))
+    assert scheduler.done(2, 1.0) + scheduler.done(1, 1.0) == (Assign(2, "b1", 1), Assign(1, "a1", 1))
+    assert scheduler.idle(3, 1.0) == (Assign(3, "small", 1),)
+    # Two chains are too many for three workers to help.
+    assert scheduler.done(3, 1.5) == ()
+    assert scheduler.done(1, 1.5) == (Assign(1, "a2", 1),)
+    # Of one it does the last that its worker has not come to; nobody but that makes the digests.
+    assert scheduler.done(1, 2.0) == (Assign(1, "a3", 1), Assign(3, "b3", 1))
+    assert scheduler.done(2, 2.0) == (Assign(2, "b2", 1),)
+    assert scheduler.done(1, 2.5) == (Assign(1, "sum a", 1),)
+    assert scheduler.done(2, 3.0) == ()
+    assert scheduler.done(3, 3.5) == (Assign(2, "sum b", 1),)
+    assert scheduler.done(2, 6.0) + scheduler.done(1, 6.0) == (Finish(),)
+
+
+def test_a_chain_whose_worker_is_lost_is_anybody_s() -> None:
+    _sizes, scheduler = chained("a")
+    assert scheduler.idle(1, 0.0) == (Assign(1, "a0", 1),)
+    assert scheduler.done(1, 1.0) == (Assign(1, "a1", 1),)
+    assert scheduler.lost(1, "killed", 2.0) == (Replace(1, "a1", "killed"),)
+    assert scheduler.idle(2, 3.0) == (Assign(2, "a1", 2),)
+    for number in (2, 3):
+        assert scheduler.done(2, float(number + 2)) == (Assign(2, f"a{number}", 1),)
+
+
+@given(files=st.integers(1, 4), workers=st.integers(1, 9), seed=st.randoms(use_true_random=False))
+def test_chains_end_whoever_comes_and_goes(files: int, workers: int, seed: random.Random) -> None:
+    sizes, scheduler = chained(*"abcd"[:files])
+    busy: dict[int, str] = {}
+    done: Counter[str] = Counter()
+    number, now = 0, 0.0
+
+    def carry_out(actions: tuple[Action, ...]) -> bool:
+        busy.update({action.worker: action.unit for action in actions if isinstance(action, Assign)})
+        return any(isinstance(action, Finish) for action in actions)
+
+    for number in range(1, workers + 1):
+        carry_out(scheduler.idle(number, now))
+    for now in range(1, 1000):
+        worker = seed.choice(sorted(busy))
+        if number < workers + 3 and seed.random() < 0.1:
+            del busy[worker]
+            number += 1
+            carry_out(scheduler.lost(worker, "killed", now))
+            finished = carry_out(scheduler.idle(number, now))
+        else:
+            done[busy.pop(worker)] += 1
+            finished = carry_out(scheduler.done(worker, now))
+        if finished:
+            break
+    assert done == dict.fromkeys([*sizes, "small"], 1)
 
 
 def test_who_does_what_others_wait_for_may_fail_and_be_lost_first() -> None:

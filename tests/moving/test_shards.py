@@ -7,23 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh3_128_hexdigest
 
 from distconv.families.translate import Decisions
 from distconv.formats.meta.written import read_shard
 from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import FLOAT32, DType, contiguous_strides
-from distconv.layout.files import OutputTensor
+from distconv.layout.files import OutputTensor, Part
 from distconv.layout.regions import Region
 from distconv.layout.tensors import Tensor, cut
+from distconv.moving.digests import ChunkDigests, PartDigests
 from distconv.moving.executor import forget
 from distconv.moving.inline import run_inline
 from distconv.moving.job import Job, Receipt
 from distconv.moving.progress import SilentProgress
 from distconv.moving.shared import SharedFiles
-from distconv.planning.plan import make_shard_plan
+from distconv.planning.plan import make_plan, make_shard_plan
 from distconv.storage.local import LocalStorage
 from distconv.storage.local_files import LocalReader
 from tests.formats.shards import DTYPES, same_bytes
@@ -46,6 +49,10 @@ def stored(name: str, tensor: torch.Tensor, file: Path) -> OutputTensor:
     return OutputTensor(name, name, shape, dtype, dtype, (copy,) if math.prod(shape) else ())
 
 
+def forget_part(_part: Part, _attempt: str, _digests: PartDigests) -> None:
+    """Keep nothing of a part."""
+
+
 def write_shards(
     output: Path,
     ranks: list[list[OutputTensor]],
@@ -57,10 +64,11 @@ def write_shards(
     storage = LocalStorage()
     plan = make_shard_plan(ranks, Decisions(tied=False, kv_replication=1), part_bytes)
     units = plan.list_units(most=most)
-    with SharedFiles(storage, str(output), plan.files, units, {}) as shared:
+    checksums = plan.list_checksums(units, md5s=False)
+    with SharedFiles(storage, str(output), plan.files, units, {}, checksums) as shared:
         job = Job(storage, str(output), "cpu", block_bytes, attempts=shared.attempts)
-        keep = shared.hear(job, forget, lambda _part, _attempt, _digests: None)
-        return run_inline(job, units, 2, SilentProgress(), keep=keep)
+        keep = shared.hear(job, forget, forget, forget_part)
+        return run_inline(job, (*units, *checksums), 2, SilentProgress(), keep=keep)
 
 
 @same_bytes
@@ -186,3 +194,42 @@ def test_what_several_shards_have_of_a_row_is_read_at_once(
         write_shards(tmp_path / f"{most}", planned, 1 << 30, most=most)
         assert sizes == expected
         sizes.clear()
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_who_writes_a_chunk_s_parts_one_behind_the_other_reads_none_of_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int
+) -> None:
+    wholes = {f"layers.{number}.weight": torch.randn(64, 32) for number in range(lanes)}
+    tensors = [stored(name, tensor, tmp_path / name) for name, tensor in wholes.items()]
+    (tmp_path / "out").mkdir()
+    plan = replace(
+        make_plan(tensors, Decisions(tied=False, kv_replication=1), 1),
+        part_limit_bytes=700,
+        whole_limit_bytes=0,
+    )
+    units = plan.list_units()
+    checksums = plan.list_checksums(units, md5s=False)
+    assert (len(units), len(checksums)) == (13 * lanes, lanes)
+    read: Counter[str] = Counter()
+    read_into = LocalReader.read_into
+
+    def note(self: LocalReader, offset_bytes: int, buffer: memoryview) -> None:
+        read[Path(self.path).parent.name] += len(buffer)
+        read_into(self, offset_bytes, buffer)
+
+    monkeypatch.setattr(LocalReader, "read_into", note)
+    storage, found = LocalStorage(), dict[str, Receipt]()
+    with SharedFiles(storage, str(tmp_path / "out"), plan.files, units, {}, checksums) as shared:
+        job = Job(storage, str(tmp_path / "out"), "cpu", attempts=shared.attempts)
+        keep = shared.hear(job, forget, lambda receipt: found.update({receipt.chunk: receipt}), forget_part)
+        run_inline(job, (*units, *checksums), lanes, SilentProgress(), keep=keep)
+    for file in plan.files:
+        content = (tmp_path / "out" / file.name).read_bytes()
+        assert safetensors.torch.load(content).keys() == {tensor.name for tensor in file.tensors}
+        own = content[-file.tensors[0].size_bytes :]
+        assert found[file.name].digests == ChunkDigests(
+            xxh3_128_hexdigest(content), (xxh3_128_hexdigest(own),)
+        )
+    # Only where one lane is through, and helps the other one, is what it wrote read again.
+    assert read["out"] <= (0 if lanes == 1 else plan.files[0].size_bytes)

@@ -9,7 +9,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from distconv.errors import ConversionError
-from distconv.layout.units import Unit, find_order, name_units
+from distconv.layout.units import Unit, find_chains, find_order, name_units
 from distconv.moving.executor import (
     STALL_SECONDS,
     TICK_SECONDS,
@@ -119,7 +119,9 @@ class _Run:
         self._needs = needs
         self._left_out: dict[str, str] = {}
         sizes_bytes = {chunk.name: chunk.size_bytes for chunk in chunks}
-        self._scheduler = Scheduler(sizes_bytes, limits, time.monotonic(), find_order(chunks))
+        self._scheduler = Scheduler(
+            sizes_bytes, limits, time.monotonic(), find_order(chunks), find_chains(chunks)
+        )
         self._members: dict[int, _Member] = {}
         self._receipts: dict[str, Receipt] = {}
         self._started = 0
