@@ -199,7 +199,7 @@ def test_without_a_type_it_is_refused_with_the_reason(
         lambda: distconv.manifest(write(spec), tmp_path / "manifest.json"),
     ):
         with pytest.raises(
-            InputError, match=r"an FP8 checkpoint, .* a scale for each row and shard.*--dtype bfloat16"
+            InputError, match=r"an FP8 checkpoint, .* a scale for each row and shard.*`dtype='bfloat16'`"
         ):
             act()
     assert not (tmp_path / "out").exists()

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -74,9 +75,11 @@ def connected(cluster: Cluster, device: str, units: int) -> Iterator[Cluster]:
                 _connect(address, cluster.workers if device != "cuda" else None)
             yield cluster
         finally:
-            # An error that Ray raised holds itself, and what it was raised for. Ray ends the
-            # process without a word if another thread collects that while Ray shuts down.
-            gc.collect()
+            # An error that Ray raised holds itself, and what it was raised for. Ray ends the process
+            # without a word if another thread collects that while Ray shuts down, and also if anybody
+            # takes his time after Ray has died.
+            if not isinstance(sys.exception(), ClusterError):
+                gc.collect()
             ray.shutdown()
 
 
