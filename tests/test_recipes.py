@@ -165,8 +165,8 @@ def place(
 def type_command(command: str) -> str:
     """Run a command as a person would; give all that it prints, and how it ended where that was not well."""
     words = shlex.split(command)
-    # The hub's own package reads its environment once, when it is imported.
-    if words[0] == "distconv" and "push" not in words and "hf://" not in command:
+    # What speaks with other hosts reads its environment once.
+    if words[0] == "distconv" and "push" not in words and "://" not in command:
         return _call(words[1:])
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
