@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 import traceback
 import uuid
@@ -44,8 +45,10 @@ def start(source: AnyPath, output: AnyPath, *, patience: float, **options: objec
         distconv.convert(source, output, **{"max_shard_size": CHUNK_BYTES, **options})  # type: ignore[arg-type]
         code = 0
     except DistconvError as error:
+        print(error, file=sys.stderr)
         code = LOST if "took it over" in str(error) else error.exit_code
     except OSError:
+        traceback.print_exc()
         code = 1
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
