@@ -1,4 +1,4 @@
-"""The command line: the only place that prints, reads the environment or exits.
+"""The command line: the only place that prints or exits.
 
 What takes time to import is imported when signals are taken care of.
 """

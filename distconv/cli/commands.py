@@ -38,7 +38,7 @@ _EPILOG = """
 \b
 Environment:
   DISTCONV_URL        the URL of Meta's e-mail, for download
-  HF_TOKEN            the hub's token, for push
+  HF_TOKEN            the hub's token, for hf:// and push
   RAY_ADDRESS         the Ray cluster, set inside a Ray job
   NO_COLOR            no colours, also on a terminal
 

@@ -126,7 +126,7 @@ CHUNKS: dict[str, list[str]] = {
         "out/model.safetensors.index.json: differs from its SHA-256 in distconv.json",
     ],
     "a missing index": [
-        "out: neither model.safetensors.index.json nor model.safetensors; the conversion is not finished",
+        "out: neither model.safetensors.index.json nor model.safetensors; no model for Transformers, or its conversion is not finished",
         "out/model.safetensors.index.json: missing",
     ],
     "a damaged receipt": [
@@ -369,7 +369,7 @@ SHARDS: dict[str, list[str]] = {
         "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is",
     ],
     "no shards": [
-        "refused: out: neither model.safetensors.index.json nor model.safetensors; the conversion is not finished",
+        "refused: out: neither model.safetensors.index.json nor model.safetensors; no model for Transformers, or its conversion is not finished",
     ],
     "a file in its place": [
         "refused: out: a file, expected a folder",

@@ -245,7 +245,7 @@ def _refuse_transformers(storage: Storage, candidates: list[Candidate]) -> None:
         raise InputError(
             f"{candidates[0].folder}: no consolidated.*.pth here or in original/; it holds {candidates[0].name} "
             f"and {CONFIG_NAME}: already in Transformers' format, which needs no conversion; "
-            "for Meta's code give `to='meta'`; if its tensors are Meta's, give `params=`"
+            "for Meta's code give `to='meta'`, for other chunks or a right index `like=` and the folder itself; if its tensors are Meta's, give `params=`"
         )
 
 

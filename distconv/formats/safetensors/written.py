@@ -39,7 +39,9 @@ def list_chunks(storage: Storage, output: str) -> tuple[str, ...]:
             f"{output}: its weights are pickles ({pickled[0]}), expected safetensors; `distconv convert {output} OUT "
             f"--like {output}` makes these of them, and `distconv verify OUT --against {output}` compares them"
         )
-    raise OutputError(f"{output}: neither {INDEX_NAME} nor {SINGLE_NAME}; the conversion is not finished")
+    raise OutputError(
+        f"{output}: neither {INDEX_NAME} nor {SINGLE_NAME}; no model for Transformers, or its conversion is not finished"
+    )
 
 
 def read_header(storage: Storage, path: str) -> dict[str, Written]:
