@@ -162,13 +162,17 @@ def torture_ray(
         victim = min(done, key=lambda name: done[name])
         seen, before = stamps(output), recorded_stamps(output)
         forget_writes(output)
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command(source, output, "--workers", "2", *options, module=module),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )
-        done[victim] += kill_one(process, output, victim, set(seen), chance)
-        code = process.wait(RAY_SECONDS)
+        ) as process:
+            try:
+                done[victim] += kill_one(process, output, victim, set(seen), chance)
+                code = process.wait(RAY_SECONDS)
+            except BaseException:
+                process.kill()
+                raise
         check_kept(before, output)
         if code == 0:
             check_equal(expected, output)
