@@ -104,7 +104,14 @@ def test_mutated_headers_are_read_or_refused() -> None:
     assert 0 < read < 20_000
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize(
+    "code",
+    [
+        errno.EIO,
+        pytest.param(errno.ENOSPC, marks=pytest.mark.slow),
+        pytest.param(errno.EROFS, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize("kind", ["reads", "writes"])
 def test_a_fault_at_any_call_is_no_false_success(
