@@ -10,7 +10,6 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
 
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
 from tests.last_words import LastWords
@@ -112,15 +111,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # What it says when it fails is shown by pytest.
     subprocess.run([sys.executable, "-m", "tests.dcp_folders", out], check=True, cwd=ROOT)
     return out
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Let torch work with one thread: on a busy machine the threads of small models wait for each other for long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -213,7 +213,6 @@ def _find_codes(text: str) -> list[str]:
 @pytest.mark.parametrize(
     "title", [pytest.param(title, marks=[pytest.mark.slow] if title in SLOW else []) for title in PREPARED]
 )
-@pytest.mark.usefixtures("one_thread")
 def test_a_recipe_goes_as_it_is_written(title: str, place: Place) -> None:
     for name, value in PREPARED[title](place).items():
         place.patch.setenv(name, value)
