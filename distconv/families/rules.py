@@ -10,6 +10,7 @@ from distconv.errors import InputError
 from distconv.families.cuts import COLUMNS, ROWS, Cut
 from distconv.families.dimensions import Dimensions, Sizes
 from distconv.families.operations import Operation
+from distconv.families.shapes import Shapes
 from distconv.formats.meta.catalog import Catalog
 from distconv.formats.meta.params import Params
 from distconv.formats.meta.scales import LORA, QLORA, QUANTIZED
@@ -60,9 +61,10 @@ def read_dimensions(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -
     size is built, and where it writes out another feed-forward size.
     """
     embedding = _first_shape(catalog, rules[0].source, params.path)
-    gate = _first_shape(catalog, _GATE, params.path)
+    _first_shape(catalog, _GATE, params.path)
+    shapes = Shapes(catalog, params.path)
     by_rows = embedding_cut(embedding, params.dim) is ROWS
-    ffn_dim = _sum_rows(catalog, _GATE, gate)
+    ffn_dim = shapes.sum_rows(_GATE)
     findings = [*_check_layers(catalog, params, rules)]
     if params.hidden_dim is not None and params.hidden_dim != ffn_dim:
         findings.append(
@@ -78,17 +80,11 @@ def read_dimensions(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -
         kv_heads=params.kv_heads,
         head_dim=params.head_dim,
         ffn_dim=ffn_dim,
-        vocab=_sum_rows(catalog, rules[0].source, embedding) if by_rows else embedding[0],
+        vocab=shapes.sum_rows(rules[0].source) if by_rows else embedding[0],
     )
 
 
 _GATE = "layers.0.feed_forward.w1.weight"
-
-
-def _sum_rows(catalog: Catalog, name: str, first: tuple[int, ...]) -> int:
-    """Count a tensor's rows in all shards; one without it, which is told later, counts as the first does."""
-    shapes = [shard.tensors[name].shape if name in shard.tensors else first for shard in catalog]
-    return sum(shape[0] if shape else 0 for shape in shapes)
 
 
 _LAYER = re.compile(r"layers\.([0-9]{1,9})\..*", re.DOTALL)
@@ -120,11 +116,8 @@ def _first_shape(catalog: Catalog, name: str, beside: str) -> tuple[int, ...]:
         names = [catalog.stored_name(name) for name in catalog.names()]
         found = ", ".join(names[:4])
         longer = next((known for known in names if known.endswith(f".{name}")), None)
-        hint = (
-            ""
-            if longer is None
-            else f"; the prefix {longer.removesuffix(name)!r} is not known: take it off the names"
-        )
+        prefix = (longer or "").removesuffix(name)
+        hint = f"; the prefix {prefix!r} is not known: take it off the names" if longer else ""
         raise InputError(
             f"{beside}: no tensor {name} in its shards (they hold {found}, …); not a Llama of Meta's{hint}"
         )

@@ -33,16 +33,7 @@ from distconv.moving.ray.cluster import (
     refuse_dead,
 )
 from distconv.moving.ray.signals import held_back
-from distconv.moving.scheduler import (
-    Action,
-    Assign,
-    Failure,
-    Finish,
-    GiveUp,
-    Limits,
-    Replace,
-    Scheduler,
-)
+from distconv.moving.scheduler import Action, Assign, Failure, Finish, GiveUp, Limits, Replace, Scheduler
 from distconv.moving.worker import make_unit
 
 __all__ = ["Cluster", "run_on_ray"]
