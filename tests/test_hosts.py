@@ -52,8 +52,10 @@ def test_a_host_that_is_cut_off_costs_its_own_units(
     output, summary = tmp_path / "out", tmp_path / "summary"
     process = three[0].popen(command(source, output, "--max-shard-size=1MB", "--json"), summary)
     deadline = time.monotonic() + HANG_SECONDS
-    # Which of the two is first to work is theirs.
-    while not (busy := [number for number in (2, 1) if is_converting(three[number])]):
+    # Which of the two is first to work is theirs. Before chunks are written, other workers compare tensors.
+    while not (
+        any(output.glob("*model-*")) and (busy := [one for one in (2, 1) if is_converting(three[one])])
+    ):
         assert time.monotonic() < deadline, summary.read_text()
         assert process.poll() is None, summary.read_text()
         time.sleep(0.01)
