@@ -86,6 +86,9 @@ def test_a_notebook_shows_every_line_once_and_in_order(lines: list[str]) -> None
     class Lines(Report):
         notes: tuple[str, ...] = ()
 
+        def to_json(self) -> dict[str, object]:
+            return {}
+
         def lines(self) -> Sequence[str]:
             return lines
 

@@ -1,6 +1,7 @@
 """What every verb gives back, as words, for a terminal and for a notebook."""
 
 import html
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from distconv.verbs.tables import Table
 _REPR_SIGNS = 160
 
 
-class Report:
+class Report(ABC):
     """What a verb found or did: ``str`` gives it for people, ``to_json`` as plain values.
 
     In a notebook the last line of a cell shows it, its tables as tables.
@@ -25,13 +26,13 @@ class Report:
         def notes(self) -> tuple[str, ...]:
             """What was assumed, and what looks odd."""
 
+    @abstractmethod
     def to_json(self) -> dict[str, object]:
         """Give it as plain values, as ``--json`` prints them; their schema is in distconv/output/schemas/commands."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lines(self) -> Sequence[str | Table]:
         """Give it for people, without its notes."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         """Give notes and lines as the command prints them, what a terminal would obey as escapes."""
