@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.gpu.models import make_model, spec_of
+from tests.gpu.models import make_model
 from tests.gpu.running import Results
 
 LANES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4), "stand-in": (1, 2, 4)}
-CAST_LANES = {"cpu": (1, 4, 16), "cuda": (1, 4), "stand-in": (1, 4)}
+CAST_LANES = {"cpu": (1, 4, 8, 16), "cuda": (1, 2, 4), "stand-in": (1, 4)}
+COPIES = (1, 2, 4, 8, 16)
 GROUPS = (
     (("70b", "auto"), ("70b", "float16"), ("8b", "auto"), ("8b", "float16")),
     (("70b-float32", "bfloat16"),),
@@ -48,21 +49,21 @@ def size_of(source: Path) -> int:
 
 
 def copy(results: Results, name: str, source: Path) -> None:
-    """Copy the shards with one ``cp`` at a time and, where there are several, with several at once."""
-    size = size_of(source)
-    for count in (1, 2, 4, 8):
-        if count > spec_of(source.name).shards:
-            break
-        target = results.place / "copy"
+    """Copy the bytes of the shards, cut into as many files as are ever copied at once."""
+    size, cut, target = size_of(source), results.place / "cut", results.place / "copy"
+    cut.mkdir()
+    share = -(-size // COPIES[-1])
+    words = f"cd {source}; ls *.pth | xargs -P {COPIES[-1]} -I @ split -b {share} @ {cut}/@-"
+    results.run(["/bin/sh", "-c", words])
+    for count in COPIES:
         target.mkdir()
-        shards = " ".join(str(path) for path in sorted(source.glob("*.pth")))
-        command = f"printf '%s\\n' {shards} | xargs -P {count} -I @ cp @ {target}/"
-        ran = results.run(["/bin/sh", "-c", command])
+        ran = results.run(["/bin/sh", "-c", f"ls {cut}/* | xargs -P {count} -I @ cp @ {target}/"])
         shutil.rmtree(target)
         results.add(
             f"{name}, {count} cp", gb=size / 1e9, seconds=ran.seconds, gb_per_second=size / 1e9 / ran.seconds,
             core_seconds_per_gb=ran.core_seconds / size * 1e9,
         )  # fmt: skip
+    shutil.rmtree(cut)
 
 
 def run_lanes(results: Results, cases: Sequence[dict[str, object]], warm: Path, device: str) -> None:
@@ -78,6 +79,11 @@ def run_lanes(results: Results, cases: Sequence[dict[str, object]], warm: Path, 
             results.add(
                 f"{found.pop('what')}, {device}, {found['lanes']} lanes", gb=size / 1e9,
                 gb_per_second=size / 1e9 / found["seconds"],
-                core_seconds_per_gb=found["core_seconds"] / size * 1e9, **found,
+                core_seconds_per_gb=found["core_seconds"] / size * 1e9, note=name_stages(found["stages"]), **found,
             )  # fmt: skip
     ran.check()
+
+
+def name_stages(stages: dict[str, dict[str, float]]) -> str:
+    """Say how many seconds all lanes together were in each stage."""
+    return ", ".join(f"{name} {stage['seconds']:.1f}" for name, stage in stages.items())

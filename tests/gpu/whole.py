@@ -24,5 +24,10 @@ def measure(results: Results, device: str, *, small: bool) -> None:
     ran = results.python("distconv", "verify", target, "--against", source)
     results.add(
         "13b, verify --against", gb=size / 1e9, seconds=ran.seconds, gb_per_second=size / 1e9 / ran.seconds,
-        core_seconds_per_gb=ran.core_seconds / size * 1e9, note=ran.output.strip().splitlines()[-1][:60],
+        core_seconds_per_gb=ran.core_seconds / size * 1e9, note=find_line(ran.output, "tensors"),
     )  # fmt: skip
+
+
+def find_line(output: str, word: str) -> str:
+    """Give the first line in which a word stands."""
+    return next((line.strip() for line in output.splitlines() if word in line), "")
