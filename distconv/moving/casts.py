@@ -9,7 +9,6 @@ interpreter's lock: with sixteen of them, and a call for each part of 32,767 ele
 one (16 cores, 2026-11-27). So a block is cast by one call, which goes through its parts.
 """
 
-from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -63,7 +62,7 @@ def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
     torch._foreach_copy_(_split(target), _split(source))
 
 
-def _split(block: torch.Tensor) -> Sequence[torch.Tensor]:
+def _split(block: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return block.chunk(max(1, -(-len(block) // _PART_ELEMENTS)))
 
 
