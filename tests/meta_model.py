@@ -11,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
 import numpy as np
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +31,19 @@ class Request(TypedDict):
     columns: bool
     seconds: float
     place: str
-    """An empty folder for the rendezvous, the ranks' failures and the logits."""
+    """A folder for the rendezvous, the ranks' failures, the images if there are any, and the logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """An image for each sequence, as Meta's transforms give it."""
+
+    tiles: torch.Tensor
+    """(sequences, tiles, channels, height, width), those that an image has not zeros."""
+    ratios: list[tuple[int, int]]
+    """Rows and columns of each image's tiles; Llama 4 has no use for them."""
+    token: int
+    """That stands for the image, or for each of its patches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,7 @@ def meta_logits(
     *,
     dtype: Literal["float32", "bfloat16"] = "float32",
     columns: bool = False,
+    images: Images | None = None,
     seconds: float = 120.0,
 ) -> np.ndarray:
     """Give the logits that Meta's code computes on rank 0: (sequences, length, vocabulary), float32.
@@ -71,7 +85,8 @@ def meta_logits(
     one number must divide the other, and there must be no more processes than key heads.
     ``dtype`` is that in which the model computes, whatever is stored; Meta's own choice is bfloat16.
     ``columns`` is for Llama 1, 2 and Code Llama, whose embedding is cut by columns and whose tokenizer
-    is sentencepiece's; their shards must be as many as ``processes``.
+    is sentencepiece's; their shards must be as many as ``processes``, as those of Llama 4 must.
+    ``images`` are for models that see: Llama 3.2 Vision, whose encoder may have any sizes, and Llama 4.
     Raises RuntimeError with the words of the rank that failed first, or when ``seconds`` are over.
     """
     place = tempfile.mkdtemp(dir=code.place)
@@ -84,6 +99,8 @@ def meta_logits(
         "seconds": seconds,
         "place": place,
     }
+    if images is not None:
+        torch.save(asdict(images), Path(place, "images.pt"))
     failure = ask(code.process, request)
     if failure is None:
         log = Path(code.place, "log").read_text(encoding="utf-8", errors="replace")

@@ -19,16 +19,18 @@ from typing import Any
 import numpy as np
 import sentencepiece
 import torch
+from fairscale.nn.model_parallel.initialize import initialize_model_parallel
 from fairscale.nn.model_parallel.layers import ParallelEmbedding
 from torch import distributed
 from torch.multiprocessing import _prctl_pr_set_pdeathsig
 from torch.multiprocessing.spawn import ProcessContext, ProcessException, start_processes
 
-from tests.meta_model import Request
+from tests.meta_images import load_llama_4, run_llama_4, run_vision, shrink_encoder
+from tests.meta_model import Images, Request
 
 
 def import_generation() -> ModuleType:
-    """Import Meta's loader, which asks for torchvision though text models need none of it."""
+    """Import Meta's loader, which asks for torchvision though no model needs any of it."""
     transforms = ModuleType("torchvision.transforms")
     transforms.functional = ModuleType("torchvision.transforms.functional")  # type: ignore[attr-defined]
     sys.modules.setdefault("torchvision", ModuleType("torchvision"))
@@ -90,8 +92,25 @@ def compute(rank: int, request: Request) -> np.ndarray:
         rank=rank,
         world_size=request["processes"],
     )
+    logits = run_model(rank, request).numpy()
+    distributed.barrier()
+    distributed.destroy_process_group()
+    return logits
+
+
+def run_model(rank: int, request: Request) -> torch.Tensor:
+    """Let Meta's code for this kind of model load the rank's part, and compute."""
+    folder, tokens = Path(request["folder"]), torch.tensor(request["tokens"])
+    path = Path(request["place"], "images.pt")
+    images = Images(**torch.load(path)) if path.exists() else None
+    params = json.loads((folder / "params.json").read_text())
+    if "vision_args" in params:
+        initialize_model_parallel(request["processes"])
+        with torch.inference_mode():
+            return run_llama_4(load_llama_4(folder, rank, tokens), tokens, images)
     adapt(request)
-    tokens = torch.tensor(request["tokens"])
+    if "vision_chunk_size" in params:
+        shrink_encoder(folder)
     llama = import_generation().Llama3.build(
         request["folder"],
         max_seq_len=tokens.shape[1],
@@ -99,10 +118,10 @@ def compute(rank: int, request: Request) -> np.ndarray:
         world_size=request["processes"],
         device="cpu",
     )
-    logits = llama.model.forward(tokens, 0).numpy()
-    distributed.barrier()
-    distributed.destroy_process_group()
-    return logits
+    if "vision_chunk_size" not in params:
+        return llama.model.forward(tokens, 0)
+    with torch.inference_mode():
+        return run_vision(llama.model, tokens, images)
 
 
 def run_rank(rank: int, request: Request) -> None:
