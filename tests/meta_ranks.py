@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,12 +99,18 @@ def compute(rank: int, request: Request) -> np.ndarray:
     return logits
 
 
+def read_params(request: Request) -> dict[str, object]:
+    """Read params.json, whose keys tell the models apart."""
+    found: dict[str, object] = json.loads(Path(request["folder"], "params.json").read_text())
+    return found
+
+
 def run_model(rank: int, request: Request) -> torch.Tensor:
     """Let Meta's code for this kind of model load the rank's part, and compute."""
     folder, tokens = Path(request["folder"]), torch.tensor(request["tokens"])
     path = Path(request["place"], "images.pt")
     images = Images(**torch.load(path)) if path.exists() else None
-    params = json.loads((folder / "params.json").read_text())
+    params = read_params(request)
     if "vision_args" in params:
         initialize_model_parallel(request["processes"])
         with torch.inference_mode():
@@ -158,6 +165,9 @@ def wait(context: ProcessContext, seconds: float) -> bool:
 
 def answer(request: Request) -> str:
     """Run one request; gives what went wrong, or nothing."""
+    if "vision_chunk_size" in read_params(request):
+        # What its collectives import in each rank takes seconds.
+        import_module("torch._dynamo")
     context = start_processes(
         run_rank, (request,), nprocs=request["processes"], join=False, start_method="fork"
     )

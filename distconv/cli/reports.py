@@ -1,6 +1,7 @@
 """The commands that only look: check, plan, inspect, verify and manifest."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +19,9 @@ from distconv.cli.options import (
 )
 from distconv.cli.screen import choose_progress, defuse, show
 from distconv.cli.sections import command
+
+if TYPE_CHECKING:
+    from distconv.moving.progress import Progress
 
 
 @command(short_help="Compare INPUT's files with their checksums.")
@@ -131,6 +135,12 @@ def inspect(
     "--generate", "text", metavar="TEXT", help="Where nothing is wrong, load it and let it continue TEXT."
 )
 @click.option(
+    "--image",
+    type=Place(),
+    metavar="FILE",
+    help="Show it the image in FILE first: for --generate, if it sees.",
+)
+@click.option(
     "--against",
     type=Place(),
     metavar="INPUT",
@@ -146,8 +156,8 @@ def inspect(
 @click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option
 def verify(
-    *, output: str, text: str | None, against: str | None, card: str | None, signature: str | None,
-    public_key: str | None, workers: int | None, address: str | None,
+    *, output: str, text: str | None, image: str | None, against: str | None, card: str | None,
+    signature: str | None, public_key: str | None, workers: int | None, address: str | None,
     family: str | None, instruct: bool, tokenizer: str | None,
     params: str | None, like: str | None, dialect: str | None, fill_from_like: bool, endpoint_url: str | None,
     quiet: bool, as_json: bool,
@@ -168,11 +178,11 @@ def verify(
       distconv verify llama-2-7b-hf --against Llama-2-7b
       distconv verify Qwen3-30B-A3B --against qwen3.json --card CARD.md
       distconv verify llama-2-7b-hf --generate "The capital of France is"
+      distconv verify llama-3.2-11b-vision-hf --image cat.jpg --generate "What is this?"
     """  # noqa: D301
     from distconv.verbs.verify import verify as run
 
-    if text is not None:
-        _refuse_meta(output)
+    _refuse_questions(output, text, image)
     progress = choose_progress(quiet=quiet)
     with ray_address(address) as chosen:
         report = run(
@@ -183,16 +193,27 @@ def verify(
     show(report, as_json=as_json)
     if not report.ok:
         sys.exit(1)
-    _let_speak(output, text, as_json=as_json)
+    _let_speak(output, text, image, progress, as_json=as_json)
 
 
-def _refuse_meta(output: str) -> None:
-    from distconv.verbs.generate import refuse_meta
+def _refuse_questions(output: str, text: str | None, image: str | None) -> None:
+    """Refuse what cannot be asked of the model, before all of it is read."""
+    if image is not None and text is None:
+        raise click.UsageError("--image is shown before the TEXT of --generate; give that too")
+    if text is not None:
+        from distconv.verbs.generate import refuse_meta
 
-    refuse_meta(output)
+        refuse_meta(output)
+    if image is not None:
+        from distconv.verbs.image import open_image, refuse_blind
+
+        open_image(image)
+        refuse_blind(output)
 
 
-def _let_speak(output: str, text: str | None, *, as_json: bool) -> None:
+def _let_speak(
+    output: str, text: str | None, image: str | None, progress: "Progress", *, as_json: bool
+) -> None:
     """Continue the text, or tell how that is asked for."""
     if text is None:
         hint_at_speaking(output)
@@ -200,7 +221,7 @@ def _let_speak(output: str, text: str | None, *, as_json: bool) -> None:
     from distconv.verbs.generate import generate
 
     # To standard error, where --json leaves standard output to the report.
-    click.echo(defuse(generate(output, text)), err=as_json)
+    click.echo(defuse(generate(output, text, image=image, progress=progress)), err=as_json)
 
 
 @command(short_help="Write down the digests of INPUT's tensors.")

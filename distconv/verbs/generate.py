@@ -3,10 +3,13 @@
 from typing import Any
 
 from distconv.errors import UsageError
+from distconv.moving.progress import Progress
+from distconv.moving.progress_default import choose_default_progress
 from distconv.output.targets import META
 from distconv.storage.base import PathLike
 from distconv.storage.local import LocalStorage
 from distconv.storage.places import read_local
+from distconv.verbs.image import encode, open_image, refuse_blind, take_metas_layers
 from distconv.verbs.verify import find_target
 
 TOKENS = 64
@@ -22,44 +25,68 @@ def refuse_meta(output: PathLike) -> None:
         )
 
 
-def generate(output: PathLike, text: str, tokens: int = TOKENS) -> str:
+def generate(
+    output: PathLike, text: str, tokens: int = TOKENS, *, image: PathLike | None = None,
+    progress: Progress | None = None,
+) -> str:  # fmt: skip
     """Load ``output`` over whatever GPUs there are, else the CPU, and give the likeliest continuation of ``text``.
 
-    A model with a chat template is given the text as a user's message. Decoding is greedy, so that the same model says
-    the same again, of so many ``tokens`` at most. Raises UsageError for a folder of Meta's shards, a URL, or bytes that
-    are no text; what Transformers cannot load, it says itself.
+    A model that sees may be shown the ``image`` in a file first. A model with a chat template is given both as a user's
+    message. Decoding is greedy, so that the same model says the same again, of so many ``tokens`` at most. ``progress``
+    is told of what Transformers does otherwise than Meta's code. Raises UsageError for a folder of Meta's shards, a URL,
+    bytes that are no text, or an image for a model that sees none, or not with what is installed; InputError for a file
+    that is no image; what Transformers cannot load, it says itself.
     """
     refuse_meta(output)
     if not _is_text(text):
         raise UsageError(f"{text!a:.80}: not UTF-8 text, so no model can continue it")
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+    path = read_local(output)
+    shown = None if image is None else open_image(image)
+    if shown is not None:
+        refuse_blind(path)
+    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     quiet: Any = logging
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
-    path = read_local(output)
-    # What these give is of a type that is only known once the folder is read.
+    # What Transformers gives is of a type that is only known once the folder is read.
     tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    config: Any = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    kind: Any = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-    model: Any = kind.from_pretrained(
-        path, device_map="auto", dtype="auto", trust_remote_code=False, local_files_only=True
-    )
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": text}]
-        given = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
+    model = _load(path, progress or choose_default_progress(), sees=shown is not None)
+    if shown is None:
+        given = _encode(tokenizer, text).to(model.device)
     else:
-        given = tokenizer(text, return_tensors="pt")
-    given = given.to(model.device)
+        given = encode(path, text, shown, is_chat=bool(tokenizer.chat_template)).to(model.device, model.dtype)
     made = model.generate(
         **given, max_new_tokens=tokens, do_sample=False, temperature=None, top_p=None, top_k=None,
         pad_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     said: str = tokenizer.decode(made[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
     return said
+
+
+def _load(path: str, progress: Progress, *, sees: bool) -> Any:
+    """Load the model, which is shown an image if it ``sees``."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config: Any = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    changed = take_metas_layers(config) if sees else None
+    if changed is not None:
+        progress.note(f"note: {changed}")
+    kind: Any = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    return kind.from_pretrained(
+        path, config=config, device_map="auto", dtype="auto", trust_remote_code=False, local_files_only=True
+    )
+
+
+def _encode(tokenizer: Any, text: str) -> Any:
+    """Give what a model takes for a text alone."""
+    if not tokenizer.chat_template:
+        return tokenizer(text, return_tensors="pt")
+    messages = [{"role": "user", "content": text}]
+    return tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
 
 
 def _is_text(text: str) -> bool:
