@@ -391,6 +391,9 @@ def test_names_of_models() -> None:
     assert find_release("34b-python").name == "CodeLlama-34b-Python"
     assert find_release("Meta-Llama-3-8B").remotes[0] == "8b_pre_trained"
     assert find_release("Llama-3-8B").folder == "Meta-Llama-3-8B"
+    assert find_release("llama-3.1-405b-fp8").remotes[0] == "Llama-3.1-405B"
+    with pytest.raises(UsageError, match=r"expected one of .*-405B-MP8, .*-405B-FP8"):
+        find_release("Llama-3.1-405B")
     for name in ("8B", "30B", "", "llama"):
         with pytest.raises(UsageError, match=r"model .*: expected one of "):
             find_release(name)
@@ -398,17 +401,24 @@ def test_names_of_models() -> None:
     assert len(every) == len(set(every))
 
 
-def test_folders_and_shards_are_those_of_metas_own_list() -> None:
+def test_folders_and_files_are_those_of_metas_own_list() -> None:
     theirs = {}
     for model in sku_list.all_registered_models():
-        if model.model_family.value in {"llama3", "llama3_1", "llama3_2", "llama3_3", "safety"}:
-            served = sku_list.llama_meta_net_info(model)
+        served = sku_list.llama_meta_net_info(model)
+        # Llama 2's lists are another; int4 and int8 are not converted.
+        if model.model_family.value != "llama2" and "INT" not in served.folder:
             theirs[served.folder] = set(served.files)
-    newer = [release for release in RELEASES if release.name.startswith(("Llama-3", "Meta-", "Llama-Guard"))]
-    assert len(newer) > 15
+    newer = [
+        release
+        for release in RELEASES
+        if release.name.startswith(("Llama-3", "Llama-4", "Meta-", "Llama-Guard"))
+    ]
+    found = {}
     for release in newer:
         folder = next(remote for remote in release.remotes if remote in theirs)
-        assert theirs[folder] == {"checklist.chk", "params.json", "tokenizer.model", *release.shard_names}
+        found[folder] = {"checklist.chk", "params.json", "tokenizer.model", *release.weight_names}
+    assert len(found) == len(newer)
+    assert found == theirs
 
 
 def test_ranges_join() -> None:

@@ -1,5 +1,6 @@
 """The commands that bring models over networks: download and push."""
 
+import os
 import sys
 
 import click
@@ -19,6 +20,7 @@ from distconv.cli.sections import command
 )
 @click.option(
     "--to",
+    "place",  # a name that no option of the following command has, which repeats what it shares
     required=True,
     type=Place(),
     metavar="DIR",
@@ -36,7 +38,7 @@ from distconv.cli.sections import command
 @click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option
 def download(
-    *, models: str, to: str, connections: int, ignore_free_space: bool, quiet: bool, as_json: bool
+    *, models: str, place: str, connections: int, ignore_free_space: bool, quiet: bool, as_json: bool
 ) -> None:
     """Download models by the URL of Meta's e-mail, and check them.
 
@@ -60,15 +62,15 @@ def download(
     # Before the URL is asked for.
     if not names:
         raise click.UsageError("--models names no model; give for instance 7B or Llama-3.1-8B-Instruct")
-    for name in names:
-        find_release(name)
+    quantized = {found.folder for found in map(find_release, names) if found.fp8}
     report = run(
-        names, to, read_url(), connections=connections, ignore_free_space=ignore_free_space,
+        names, place, read_url(), connections=connections, ignore_free_space=ignore_free_space,
         progress=choose_progress(quiet=quiet),
     )  # fmt: skip
     show(report, as_json=as_json)
     for folder in report.folders:
-        hint("convert", folder, f"{folder.rstrip('/')}-hf")
+        dtype = ("--dtype", "bfloat16") if os.path.basename(folder) in quantized else ()
+        hint("convert", folder, f"{folder.rstrip('/')}-hf", *dtype)
 
 
 @command(short_help="Upload OUTPUT to the Hugging Face Hub.")

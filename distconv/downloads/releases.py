@@ -8,6 +8,7 @@ name on the server, both are tried.
 from dataclasses import dataclass
 
 from distconv.errors import UsageError
+from distconv.formats.meta.scales import scales_name
 
 LEGAL = ("LICENSE", "USE_POLICY.md", "USE_POLICY")
 """Beside the models' folders; a release has some of them."""
@@ -31,11 +32,14 @@ class Release:
     shards: int
     shared_tokenizer: bool = False
     """Whether the tokenizer lies beside the models' folders (Llama 2)."""
+    fp8: bool = False
+    """Whether each shard has a file with the scales of its FP8 tensors."""
 
     @property
-    def shard_names(self) -> tuple[str, ...]:
-        """The files that hold the weights."""
-        return tuple(f"consolidated.{number:02}.pth" for number in range(self.shards))
+    def weight_names(self) -> tuple[str, ...]:
+        """The files that hold the weights: shards, and their scales."""
+        shards = [f"consolidated.{number:02}.pth" for number in range(self.shards)]
+        return (*shards, *(scales_name(number) for number in range(self.shards if self.fp8 else 0)))
 
 
 def _llama_2() -> list[Release]:
@@ -76,6 +80,10 @@ def _newer(name: str, shards: int, *others: str) -> Release:
     return Release(name, None, name, (name, *others), shards)
 
 
+def _fp8(name: str, *remotes: str) -> Release:
+    return Release(f"{name}-FP8", None, f"{name}-FP8", remotes, 8, fp8=True)
+
+
 def _llama_3_1() -> list[Release]:
     shards = {"8B": 1, "70B": 8, "405B-MP8": 8, "405B-MP16": 16}
     found = []
@@ -84,7 +92,25 @@ def _llama_3_1() -> list[Release]:
         for kind in ("", "-Instruct"):
             name = f"Llama-3.1-{number}{kind}{'-' + parts if parts else ''}"
             found.append(_newer(name, count, f"Meta-{name}"))
+    # What is served under the model's plain name is not what it was trained in.
+    found += [_fp8(name, name, f"Meta-{name}") for name in ("Llama-3.1-405B", "Llama-3.1-405B-Instruct")]
     return found
+
+
+def _llama_3_2() -> list[Release]:
+    shards = {"1B": 1, "3B": 1, "11B-Vision": 1, "90B-Vision": 8}
+    return [
+        _newer(f"Llama-3.2-{size}{kind}", count)
+        for size, count in shards.items()
+        for kind in ("", "-Instruct")
+    ]
+
+
+def _llama_4() -> list[Release]:
+    models = ("Llama-4-Scout-17B-16E", "Llama-4-Maverick-17B-128E")
+    found = [_newer(f"{name}{kind}", 8) for name in models for kind in ("", "-Instruct")]
+    name = f"{models[1]}-Instruct"
+    return [*found, _fp8(name, f"{name}-FP8")]
 
 
 RELEASES = (
@@ -92,11 +118,14 @@ RELEASES = (
     *_code_llama(),
     *_llama_3(),
     *_llama_3_1(),
-    *(_newer(f"Llama-3.2-{size}{kind}", 1) for size in ("1B", "3B") for kind in ("", "-Instruct")),
+    *_llama_3_2(),
     _newer("Llama-3.3-70B-Instruct", 8),
+    *_llama_4(),
     Release("Llama-Guard-2-8B", None, "Llama-Guard-2-8B", ("llama-guard-2",), 1),
     _newer("Llama-Guard-3-8B", 1, "Meta-Llama-Guard-3-8B"),
     _newer("Llama-Guard-3-1B", 1),
+    _newer("Llama-Guard-3-11B-Vision", 1),
+    _newer("Llama-Guard-4-12B", 1),
 )
 
 
@@ -113,7 +142,9 @@ def find_release(name: str) -> Release:
 
 
 def _names(release: Release) -> set[str]:
-    names = {release.name, release.folder, *release.remotes, release.short or release.name}
+    # 405B has a name of its own for each of its forms: who gives none is asked which is meant.
+    remotes = () if release.fp8 else release.remotes
+    names = {release.name, release.folder, *remotes, release.short or release.name}
     return {name.lower().removeprefix("meta-") for name in names}
 
 

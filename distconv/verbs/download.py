@@ -169,7 +169,7 @@ class _Download:
             folders.append(folder)
             names = [PARAMS, CHECKLIST] if release.shared_tokenizer else [PARAMS, CHECKLIST, TOKENIZER]
             small += [(f"{remote}/{name}", join(folder, name)) for name in names]
-            large += [(f"{remote}/{name}", join(folder, name)) for name in release.shard_names]
+            large += [(f"{remote}/{name}", join(folder, name)) for name in release.weight_names]
         shared = any(release.shared_tokenizer for release in releases)
         beside = [*LEGAL, *([TOKENIZER, TOKENIZER_CHECKLIST] if shared else [])]
         small += [(name, join(self._place, name)) for name in beside]
