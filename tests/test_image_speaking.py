@@ -54,16 +54,27 @@ def say(folder: Path, image: Path, *, instruct: bool, layers: list[int]) -> str:
     return tokenizer.decode(ids[begun:], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("instruct", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_it_says_of_an_image_what_the_logits_say(
-    image: Path, tiktoken_file: Path, tmp_path: Path, instruct: bool
-) -> None:
-    write_image_checkpoint(tmp_path / "meta", VisionSpec(seed=1), tiktoken_file)
-    folder = tmp_path / "out"
-    distconv.convert(tmp_path / "meta", folder, instruct=instruct, dtype="float32")
+def convert(place: Path, tokenizer: Path, *, instruct: bool) -> Path:
+    """Write and convert a model; gives the folder."""
+    write_image_checkpoint(place / "meta", VisionSpec(seed=1), tokenizer)
+    distconv.convert(place / "meta", place / "out", instruct=instruct, dtype="float32")
+    return place / "out"
+
+
+def test_it_says_of_an_image_what_the_logits_say(image: Path, tiktoken_file: Path, tmp_path: Path) -> None:
+    folder = convert(tmp_path, tiktoken_file, instruct=True)
     said = distconv.generate(folder, TEXT, COUNT, image=image)
-    assert said == say(folder, image, instruct=instruct, layers=META)
-    assert said != say(folder, image, instruct=instruct, layers=PUBLISHED)
+    assert said == say(folder, image, instruct=True, layers=META)
+    assert said != say(folder, image, instruct=True, layers=PUBLISHED)
+
+
+@pytest.mark.slow
+def test_a_base_model_is_shown_the_image_before_the_text(
+    image: Path, tiktoken_file: Path, tmp_path: Path
+) -> None:
+    folder = convert(tmp_path, tiktoken_file, instruct=False)
+    said = distconv.generate(folder, TEXT, COUNT, image=image)
+    assert said == say(folder, image, instruct=False, layers=META)
     command = ["verify", str(folder), "--image", str(image), "--generate", TEXT, "--quiet"]
     done = subprocess.run(
         [sys.executable, "-m", "distconv", *command], capture_output=True, text=True, check=False
