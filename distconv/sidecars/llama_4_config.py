@@ -62,20 +62,15 @@ def make_llama_4_config(
     tokens = find_image_tokens(settings.tokens.bos)
     top = {**tokens, "model_type": "llama4", "tie_word_embeddings": False}
     text: dict[str, object] = {
-        **settings.list_keys(),
+        **settings.list_keys(sizes),
         "attention_bias": False,
         "attention_dropout": 0.0,
         "head_dim": sizes.head_dim,
-        "hidden_size": sizes.dim,
         "model_type": "llama4_text",
-        "num_attention_heads": sizes.heads,
-        "num_hidden_layers": sizes.layers,
-        "num_key_value_heads": sizes.kv_heads,
-        "vocab_size": sizes.vocab,
         **_list_experts(sizes, params),
         **_list_attention(sizes, params),
     }
-    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes, params), settings.dtype)
+    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes, params), settings)
 
 
 def _list_experts(sizes: Llama4Dimensions, params: Llama4Params) -> dict[str, object]:

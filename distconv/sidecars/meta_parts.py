@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from distconv.families.dimensions import Dimensions, Llama4Dimensions, MllamaDimensions
 from distconv.families.llama import Family
 from distconv.formats.meta.fields import Fields
-from distconv.sidecars.meta_config import WITHOUT_MEANING
+from distconv.sidecars.meta_config import WITHOUT_MEANING, take_sizes
 
 _OF_GENERATION = frozenset(
     {
@@ -43,16 +43,13 @@ class ImageConfig:
 
 def take_text(text: Fields, *, layers: int, ffn_dim: int) -> Dimensions:
     """Take the sizes of a text model, whose heads together must be as wide as it is."""
-    dim, heads = text.take_count("hidden_size"), text.take_count("num_attention_heads")
-    head_dim = text.take_optional_count("head_dim") or dim // heads
-    kv_heads = text.take_optional_count("num_key_value_heads") or heads
-    if head_dim * heads != dim:
-        text.report(
-            "head_dim", head_dim, f"{dim / heads:g}: in Meta's code heads together are as wide as the model"
-        )
-    if heads % kv_heads:
-        text.report("num_key_value_heads", kv_heads, f"a number that divides {heads} heads")
-    return Dimensions(dim, layers, heads, kv_heads, head_dim, ffn_dim, text.take_count("vocab_size"))
+    sizes = take_sizes(text, layers=layers, ffn_dim=ffn_dim)
+    if sizes.head_dim * sizes.heads != sizes.dim:
+        width = f"{sizes.dim / sizes.heads:g}: in Meta's code heads together are as wide as the model"
+        text.report("head_dim", sizes.head_dim, width)
+    if sizes.heads % sizes.kv_heads:
+        text.report("num_key_value_heads", sizes.kv_heads, f"a number that divides {sizes.heads} heads")
+    return sizes
 
 
 def take_numbers(fields: Fields, key: str) -> list[int] | None:

@@ -26,20 +26,15 @@ def make_mllama_config(path: str, sizes: MllamaDimensions, settings: Settings) -
     InputError, which speaks of ``path``, where the encoder is none that Meta's code knows.
     """
     text: dict[str, object] = {
-        **settings.list_keys(),
+        **settings.list_keys(sizes),
         "cross_attention_layers": list(sizes.cross_numbers),
         "dropout": 0.0,
-        "hidden_size": sizes.dim,
         "intermediate_size": sizes.ffn_dim,
         "model_type": "mllama_text_model",
-        "num_attention_heads": sizes.heads,
-        "num_hidden_layers": sizes.layers,
-        "num_key_value_heads": sizes.kv_heads,
-        "vocab_size": sizes.vocab,
     }
     # The embedding's row behind those of the vocabulary is the image's.
     top = {"image_token_index": sizes.vocab, "model_type": "mllama"}
-    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes.vision), settings.dtype)
+    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes.vision), settings)
 
 
 def _make_encoder(path: str, vision: VisionEncoder) -> dict[str, object]:

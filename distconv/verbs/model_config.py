@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from distconv.errors import InputError, MismatchError
-from distconv.families.dimensions import Dimensions, Llama4Dimensions, MllamaDimensions
+from distconv.families.dimensions import Llama4Dimensions, MllamaDimensions
 from distconv.formats.meta.multimodal import Llama4Params
 from distconv.formats.meta.rope import RopeScaling
 from distconv.planning.plan import Plan
-from distconv.sidecars.config import ModelShape, Rope, Settings, TokenIds, make_config, make_generation_config
+from distconv.sidecars.config import Rope, Settings, TokenIds, make_config, make_generation_config
 from distconv.sidecars.llama_4_config import choose_context, make_llama_4_config, make_llama_4_rope
 from distconv.sidecars.mllama_config import make_mllama_config
 from distconv.sidecars.processors import make_llama_4_processor, make_mllama_processor
@@ -31,21 +31,8 @@ def _make_config(checkpoint: Checkpoint, plan: Plan, tokens: TokenIds) -> dict[s
         return make_mllama_config(folder, sizes, settings)
     if isinstance(sizes, Llama4Dimensions):
         return make_llama_4_config(folder, sizes, _llama_4(checkpoint), settings)
-    shape = _make_shape(sizes, params.norm_eps, plan.decisions.kv_replication)
-    return make_config(shape, rope, context, tokens, tied=plan.decisions.tied, dtype=settings.dtype)
-
-
-def _make_shape(sizes: Dimensions, norm_eps: float, kv_replication: int) -> ModelShape:
-    return ModelShape(
-        dim=sizes.dim,
-        layers=sizes.layers,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads // kv_replication,
-        head_dim=sizes.head_dim,
-        ffn_dim=sizes.ffn_dim,
-        vocab_size=sizes.vocab,
-        norm_eps=norm_eps,
-    )
+    kv_heads = sizes.kv_heads // plan.decisions.kv_replication
+    return make_config(replace(sizes, kv_heads=kv_heads), replace(settings, tied=plan.decisions.tied))
 
 
 def _llama_4(checkpoint: Checkpoint) -> Llama4Params:
