@@ -12,7 +12,7 @@ from distconv.families.choose import find_family
 from distconv.families.dimensions import Dimensions
 from distconv.families.evidence import Tokenizer
 from distconv.families.llama import FAMILIES, Family
-from distconv.formats.meta.fields import Fields
+from distconv.formats.meta.fields import Fields, describe_unknown
 from distconv.formats.plain_json import parse_object
 from distconv.layout.dtypes import STORABLE
 from distconv.sidecars.config import Rope
@@ -20,7 +20,6 @@ from distconv.sidecars.meta_family import PLAIN_THETA, find_contradictions, tell
 
 META_FACTOR = 8.0
 """By which Meta's code scales the rope of every model that is scaled (``llama3/model.py``, ``apply_scaling``)."""
-_MOST_SHOWN = 8
 _ROPES = ("rope_parameters", "rope_scaling")
 WITHOUT_MEANING = frozenset(
     {
@@ -197,7 +196,4 @@ def _make_notes(fields: Fields, family: Family, context: int) -> Iterator[str]:
             f"rope is scaled by {family.factor:g}, as published; params.json says only that it is scaled, and "
             f"Meta's own code then takes {META_FACTOR:g}"
         )
-    left = [key for key in fields.left() if key not in WITHOUT_MEANING]
-    if left:
-        more = f" and {len(left) - _MOST_SHOWN} more" if len(left) > _MOST_SHOWN else ""
-        yield f"{', '.join(repr(key[:40]) for key in left[:_MOST_SHOWN])}{more}: not known to distconv, and left out"
+    yield from describe_unknown([key for key in fields.left() if key not in WITHOUT_MEANING])

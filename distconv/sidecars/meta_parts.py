@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from distconv.families.dimensions import Dimensions, Llama4Dimensions, MllamaDimensions
 from distconv.families.llama import Family
-from distconv.formats.meta.fields import Fields
+from distconv.formats.meta.fields import Fields, describe_unknown
 from distconv.sidecars.meta_config import WITHOUT_MEANING, take_sizes
 
 _OF_GENERATION = frozenset(
@@ -19,7 +19,6 @@ _OF_GENERATION = frozenset(
     }
 )  # fmt: skip
 """Keys of published configs, which older versions wrote in full, that change nothing of the model."""
-_MOST_SHOWN = 8
 _LONGEST_LIST = 1 << 12
 
 
@@ -89,7 +88,4 @@ def note_context(family: Family, context: int | None, published: int) -> Iterato
 def note_left(fields: Fields) -> Iterator[str]:
     """Name what was not taken and may mean something."""
     known = WITHOUT_MEANING | _OF_GENERATION
-    left = [key for key in fields.left() if key.rpartition(".")[2] not in known]
-    if left:
-        more = f" and {len(left) - _MOST_SHOWN} more" if len(left) > _MOST_SHOWN else ""
-        yield f"{', '.join(repr(key[:40]) for key in left[:_MOST_SHOWN])}{more}: not known to distconv, and left out"
+    return describe_unknown([key for key in fields.left() if key.rpartition(".")[2] not in known])

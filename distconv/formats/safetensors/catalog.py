@@ -10,6 +10,7 @@ from distconv.formats.safetensors.folder import TransformersFiles
 from distconv.formats.safetensors.index import check_index
 from distconv.formats.safetensors.names import find_transformers_names, is_bare
 from distconv.formats.views import TensorView
+from distconv.humanize import list_some
 from distconv.storage.base import Storage
 
 
@@ -76,8 +77,8 @@ def _find_twins(files: Sequence[FileTensors]) -> Iterator[str]:
             if home != file.path:
                 twins.setdefault((home, file.path), []).append(name)
     for (first, second), names in twins.items():
-        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        yield f"{second}: {names[0]:.80}{more} also in {first}; keep the files of one model only"
+        shown = list_some([name[:80] for name in names], 1)
+        yield f"{second}: {shown} also in {first}; keep the files of one model only"
 
 
 def _note_bare(files: Sequence[FileTensors], stored: Mapping[str, str]) -> tuple[str, ...]:
