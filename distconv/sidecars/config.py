@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
-from distconv.families.dimensions import Dimensions, ModelDimensions
+from distconv.families.dimensions import Dimensions, ModelDimensions, VisionEncoder
 
 CONFIG_NAME = "config.json"
 
@@ -111,6 +111,22 @@ def make_config(sizes: Dimensions, settings: Settings) -> dict[str, object]:
         "model_type": "llama",
         "pretraining_tp": 1,
         "transformers_version": metadata.version("transformers"),
+    }
+
+
+def list_encoder_keys(vision: VisionEncoder) -> dict[str, object]:
+    """Give the keys that the configs of both image encoders have."""
+    return {
+        "hidden_act": "gelu",
+        "hidden_size": vision.width,
+        "image_size": vision.image_size,
+        "initializer_range": 0.02,
+        "intermediate_size": vision.ffn_dim,
+        "norm_eps": 1e-5,
+        "num_channels": vision.channels,
+        "num_hidden_layers": vision.layers,
+        "patch_size": vision.patch,
+        "vision_output_dim": vision.output_dim,
     }
 
 

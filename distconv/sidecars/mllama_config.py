@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from distconv.errors import InputError
 from distconv.families.dimensions import MllamaDimensions, VisionEncoder
 from distconv.families.operations import list_ratios
-from distconv.sidecars.config import Settings, make_parts_config
+from distconv.sidecars.config import Settings, list_encoder_keys, make_parts_config
 
 ARCHITECTURE = "MllamaForConditionalGeneration"
 INNER_LAYERS = (3, 7, 15, 23, 30)
@@ -39,22 +39,13 @@ def make_mllama_config(path: str, sizes: MllamaDimensions, settings: Settings) -
 
 def _make_encoder(path: str, vision: VisionEncoder) -> dict[str, object]:
     return {
+        **list_encoder_keys(vision),
         "attention_heads": vision.heads,
-        "hidden_act": "gelu",
-        "hidden_size": vision.width,
-        "image_size": vision.image_size,
-        "initializer_range": 0.02,
         "intermediate_layers_indices": list(_find_inner_layers(path, vision)),
-        "intermediate_size": vision.ffn_dim,
         "max_num_tiles": vision.tiles,
         "model_type": "mllama_vision_model",
-        "norm_eps": 1e-5,
-        "num_channels": vision.channels,
         "num_global_layers": vision.global_layers,
-        "num_hidden_layers": vision.layers,
-        "patch_size": vision.patch,
         "supported_aspect_ratios": list_aspect_ratios(vision.tiles),
-        "vision_output_dim": vision.output_dim,
     }
 
 
