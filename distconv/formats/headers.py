@@ -81,6 +81,18 @@ def describe_files(files: Sequence[FileTensors]) -> tuple[str, ...]:
     return describe_names(stripped, aside, name_files(files))
 
 
+def group_twins(held: Iterable[tuple[str, Iterable[str]]]) -> Mapping[tuple[str, str], list[str]]:
+    """Give the names that stand in two files, by those two; ``held`` are files with the names in them."""
+    homes: dict[str, str] = {}
+    twins: dict[tuple[str, str], list[str]] = {}
+    for file, names in held:
+        for name in names:
+            home = homes.setdefault(name, file)
+            if home != file:
+                twins.setdefault((home, file), []).append(name)
+    return twins
+
+
 def name_files(files: Sequence[FileTensors]) -> str:
     """Name some files in a message."""
     return list_some([file.path for file in files], 1)
