@@ -17,7 +17,7 @@ from distconv.errors import ConversionError, OutputError
 from distconv.moving import shared
 from distconv.output.folder import Folder
 from distconv.storage.local import LocalStorage
-from distconv.verbs import convert as conversion
+from distconv.verbs import making
 from tests.checkpoints import Spec
 from tests.faults import Journal, digest_folder, interrupted_at, read_journal
 
@@ -58,7 +58,7 @@ def interrupt(source: Path, output: Path, place: object, name: str) -> Journal:
 def moved(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give an OUTPUT whose shards are committed and recorded, and that is not whole."""
     output = tmp_path_factory.mktemp("moved") / "out"
-    assert len(interrupt(source, output, conversion, "make_output_checklist")["chunks"]) == 2
+    assert len(interrupt(source, output, making, "make_output_checklist")["chunks"]) == 2
     return output
 
 
