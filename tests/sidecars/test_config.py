@@ -1,7 +1,6 @@
 """Configs are those that Transformers writes, and older versions read the same from them."""
 
 import json
-import subprocess
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -168,21 +167,18 @@ def describe(config: LlamaConfig, generation: GenerationConfig, case: Case) -> d
 @pytest.mark.peer
 @pytest.mark.parametrize("version", ["4.43.4", "4.47.1", "4.57.6"])
 def test_other_versions_read_the_same_values(
-    version: str, peer_python: Callable[[str], Path], tmp_path: Path
+    version: str, run_peer: Callable[..., str], tmp_path: Path
 ) -> None:
     folders, expected, inverse = [], [], []
     for name, case in CASES.items():
         folder = tmp_path / name
         folder.mkdir()
         write(folder, case)
-        folders.append(str(folder))
+        folders.append(folder)
         config = AutoConfig.from_pretrained(folder)
         expected.append(describe(config, GenerationConfig.from_pretrained(folder), case))
         inverse.append(LlamaForCausalLM(config).model.rotary_emb.inv_freq.tolist())
-    command = [str(peer_python(f"transformers-{version}")), str(PEER_SCRIPT), *folders]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(run_peer(f"transformers-{version}", PEER_SCRIPT, *folders))
     assert [each.pop("version") for each in found] == [version] * len(CASES)
     assert all({"rope_theta", "rope_scaling"} <= set(each.pop("known")) for each in found)
     frequencies = [each.pop("inv_freq") for each in found]
