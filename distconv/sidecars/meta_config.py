@@ -58,9 +58,14 @@ def read_meta_config(
     """
     asked = None if family is None else find_family(family)
     fields = Fields(path, parse_object(path, content))
-    foreign = _describe_foreign(fields)
-    if foreign is not None:
-        raise InputError(f"{path}: {foreign}")
+    kind = fields.get("model_type")
+    # What is no plain Llama is better named by what it is than by the keys that it lacks.
+    if kind != "llama":
+        raise InputError(
+            f"{path}: model_type is {kind!r:.40}, expected 'llama'; Meta's layout is written for Llama only"
+        )
+    # The older spelling is that of Transformers before 4.28.
+    refuse_foreign(fields, "LlamaForCausalLM", "LLaMAForCausalLM")
     sizes = take_sizes(
         fields, layers=fields.take_count("num_hidden_layers"), ffn_dim=fields.take_count("intermediate_size")
     )
@@ -80,18 +85,16 @@ def read_meta_config(
     return MetaConfig(sizes, norm_eps, rope, context, tied, dtype, chosen, said, notes)
 
 
-def _describe_foreign(fields: Fields) -> str | None:
-    """Name what is no plain Llama: that is better named by what it is than by the keys that it lacks."""
-    kind, built = fields.get("model_type"), fields.get("architectures")
+def refuse_foreign(fields: Fields, *architectures: str) -> None:
+    """Raise InputError for a model of another class than these, or one that is quantized."""
+    built = fields.get("architectures")
     fields.taken |= {"model_type", "architectures", "quantization_config"}
-    if kind != "llama":
-        return f"model_type is {kind!r:.40}, expected 'llama'; Meta's layout is written for Llama only"
-    # The older spelling is that of Transformers before 4.28.
-    if fields.has("architectures") and built not in (["LlamaForCausalLM"], ["LLaMAForCausalLM"]):
-        return f"architectures is {built!r:.60}, expected ['LlamaForCausalLM']"
+    if fields.has("architectures") and built not in [[name] for name in architectures]:
+        raise InputError(f"{fields.path}: architectures is {built!r:.80}, expected {[architectures[0]]!r}")
     if fields.has("quantization_config"):
-        return "a quantized model (it has 'quantization_config'); convert the bf16 one instead"
-    return None
+        raise InputError(
+            f"{fields.path}: a quantized model (it has 'quantization_config'); convert the bf16 one instead"
+        )
 
 
 def take_sizes(text: Fields, *, layers: int, ffn_dim: int) -> Dimensions:
@@ -185,12 +188,17 @@ def _find_unsayable(fields: Fields, sizes: Dimensions) -> Iterator[str]:
         yield f"num_attention_heads {sizes.heads} is not a multiple of num_key_value_heads {sizes.kv_heads}"
 
 
-def _make_notes(fields: Fields, family: Family, context: int) -> Iterator[str]:
-    if context != family.context:
+def note_context(family: Family, context: int | None, published: int) -> Iterator[str]:
+    """Say that a length of sequence is lost, where it is not the one that was published."""
+    if context not in {None, published, family.context}:
         yield (
-            f"max_position_embeddings {context:,} has no place in params.json ({family.title} has "
-            f"{family.context:,}); give it to Meta's code as max_seq_len"
+            f"max_position_embeddings {context:,} has no place in params.json ({family.title} has {published:,}); "
+            "give it to Meta's code as max_seq_len"
         )
+
+
+def _make_notes(fields: Fields, family: Family, context: int) -> Iterator[str]:
+    yield from note_context(family, context, family.context)
     if family.factor not in {None, META_FACTOR}:
         yield (
             f"rope is scaled by {family.factor:g}, as published; params.json says only that it is scaled, and "

@@ -14,9 +14,9 @@ from distconv.formats.meta.fields import Fields
 from distconv.formats.meta.multimodal import ATTENTION_SCALE, FLOOR_SCALE
 from distconv.sidecars.config import Rope
 from distconv.sidecars.llama_4_config import ENCODER_THETA, SCALED, choose_context, find_image_tokens
-from distconv.sidecars.meta_config import take_rope
+from distconv.sidecars.meta_config import note_context, take_rope
 from distconv.sidecars.meta_experts import ExpertFormula, find_expert_formula
-from distconv.sidecars.meta_parts import ImageConfig, check_fixed, note_context, take_numbers, take_text
+from distconv.sidecars.meta_parts import ImageConfig, check_fixed, take_numbers, take_text
 
 _INTERVAL = 4
 """Of layers without rotary embedding, where a config does not say."""

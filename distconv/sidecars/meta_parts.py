@@ -76,15 +76,6 @@ def check_fixed(fields: Fields, fixed: Mapping[str, object]) -> None:
             fields.report(key, found, f"{value!r:.60}: Meta's code does nothing else")
 
 
-def note_context(family: Family, context: int | None, published: int) -> Iterator[str]:
-    """Say that a length of sequence is lost, where it is not the one that was published."""
-    if context not in {None, published, family.context}:
-        yield (
-            f"max_position_embeddings {context:,} has no place in params.json ({family.title} has {published:,}); "
-            "give it to Meta's code as max_seq_len"
-        )
-
-
 def note_left(fields: Fields) -> Iterator[str]:
     """Name what was not taken and may mean something."""
     known = WITHOUT_MEANING | _OF_GENERATION
