@@ -6,7 +6,7 @@ devices, and even within one vector.
 On the host lanes are what runs in parallel. From 32,768 elements on torch would take several threads, which wait for
 each other: with four lanes on two busy cores a cast took ten times as long. And between any two calls lanes wait for the
 interpreter's lock: with sixteen of them, and a call for each part of 32,767 elements, all together were no faster than
-one (16 cores, 2026-11-27). So a block is cast by one call, which goes through its parts.
+one (16 cores, 2026-11-27). So a block is cast by few calls, one of which goes through its parts.
 """
 
 from functools import cache
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.integer]
 
 _QUIET_NAN = {"float16": 0x7E00, "bfloat16": 0x7FC0, "float32": 0x7FC00000, "float64": 0x7FF8000000000000}
+_INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FF0000000000000}
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PART_ELEMENTS = 32_767
 """The most that torch copies with one thread; read and written it stays in the nearest cache."""
@@ -32,7 +33,7 @@ _PRODUCT_ELEMENTS = 1 << 18
 
 def cast_block(
     block: torch.Tensor, dtype: DType, scale: torch.Tensor | None = None, into: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor | int]:
     """Cast contiguous elements; returns them with the number of finite ones that became infinite.
 
     With a ``scale``, of as many elements, each is multiplied by its own first, in the scale's type; scales are
@@ -50,11 +51,10 @@ def cast_block(
         for first in range(0, len(block), _PRODUCT_ELEMENTS):
             run = slice(first, first + _PRODUCT_ELEMENTS)
             _copy(cast[run], _multiply(block[run], scale[run]))
-    became_infinite = torch.zeros((), dtype=torch.int64)
-    if _has_odd_values(cast, dtype):
-        for found, part in zip(_split(cast), _split(block), strict=True):
-            became_infinite += _mend(found, part, dtype)
-    return cast, became_infinite
+    if not _has_odd_values(cast, dtype):
+        return cast, 0
+    parts = zip(_split(cast), _split(block), strict=True)
+    return cast, sum(int(_mend(found, part, dtype)) for found, part in parts)
 
 
 def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
@@ -88,12 +88,9 @@ def _list_values(stored: torch.dtype, dtype: torch.dtype) -> torch.Tensor:
 
 def _has_odd_values(cast: torch.Tensor, dtype: DType) -> bool:
     """Whether there is any NaN or infinity: as integers these are the largest of their sign."""
-    import numpy as np
-
     signed: Integers = cast.view(integer_of(dtype)).numpy()
-    infinity = int(torch.tensor(torch.inf, dtype=cast.dtype).view(integer_of(dtype)))
-    sign = 1 << 8 * dtype.size_bytes - 1
-    unsigned = signed.view(np.dtype(f"u{dtype.size_bytes}"))
+    infinity, sign = _INFINITY[dtype.name], 1 << 8 * dtype.size_bytes - 1
+    unsigned = signed.view(f"u{dtype.size_bytes}")
     return bool(signed.size) and (int(signed.max()) >= infinity or int(unsigned.max()) >= sign + infinity)
 
 

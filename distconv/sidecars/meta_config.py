@@ -58,14 +58,7 @@ def read_meta_config(
     """
     asked = None if family is None else find_family(family)
     fields = Fields(path, parse_object(path, content))
-    kind = fields.get("model_type")
-    # What is no plain Llama is better named by what it is than by the keys that it lacks.
-    if kind != "llama":
-        raise InputError(
-            f"{path}: model_type is {kind!r:.40}, expected 'llama'; Meta's layout is written for Llama only"
-        )
-    # The older spelling is that of Transformers before 4.28.
-    refuse_foreign(fields, "LlamaForCausalLM", "LLaMAForCausalLM")
+    _refuse_other_than_llama(fields)
     sizes = take_sizes(
         fields, layers=fields.take_count("num_hidden_layers"), ffn_dim=fields.take_count("intermediate_size")
     )
@@ -85,7 +78,23 @@ def read_meta_config(
     return MetaConfig(sizes, norm_eps, rope, context, tied, dtype, chosen, said, notes)
 
 
-def refuse_foreign(fields: Fields, *architectures: str) -> None:
+def refuse_foreign(path: str, content: bytes) -> None:
+    """Raise InputError for the config.json of what is no plain Llama."""
+    _refuse_other_than_llama(Fields(path, parse_object(path, content)))
+
+
+def _refuse_other_than_llama(fields: Fields) -> None:
+    """What is none is better named by what it is than by the keys that it lacks."""
+    kind = fields.get("model_type")
+    if kind != "llama":
+        raise InputError(
+            f"{fields.path}: model_type is {kind!r:.40}, expected 'llama'; Meta's layout is written for Llama only"
+        )
+    # The older spelling is that of Transformers before 4.28.
+    refuse_class(fields, "LlamaForCausalLM", "LLaMAForCausalLM")
+
+
+def refuse_class(fields: Fields, *architectures: str) -> None:
     """Raise InputError for a model of another class than these, or one that is quantized."""
     built = fields.get("architectures")
     fields.taken |= {"model_type", "architectures", "quantization_config"}

@@ -9,7 +9,7 @@ from distconv.families.images import IMAGE_MODELS
 from distconv.formats.meta.fields import Fields
 from distconv.formats.plain_json import parse_object
 from distconv.sidecars import llama_4_config, mllama_config
-from distconv.sidecars.meta_config import refuse_foreign
+from distconv.sidecars.meta_config import refuse_class
 from distconv.sidecars.meta_llama_4 import read_llama_4
 from distconv.sidecars.meta_mllama import read_mllama
 from distconv.sidecars.meta_parts import ImageConfig, note_left
@@ -28,7 +28,7 @@ def read_image_config(path: str, content: bytes, *, family: str | None = None) -
     asked = None if family is None else find_family(family)
     fields = Fields(path, parse_object(path, content))
     is_mllama = fields.get("model_type") == "mllama"
-    refuse_foreign(fields, mllama_config.ARCHITECTURE if is_mllama else llama_4_config.ARCHITECTURE)
+    refuse_class(fields, mllama_config.ARCHITECTURE if is_mllama else llama_4_config.ARCHITECTURE)
     text, vision = fields.open("text_config"), fields.open("vision_config")
     found = (read_mllama if is_mllama else read_llama_4)(fields, text, vision)
     if fields.findings:

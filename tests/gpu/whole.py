@@ -2,9 +2,13 @@
 
 import shutil
 
+from tests.gpu import pace
 from tests.gpu.models import make_model
 from tests.gpu.on_ray import convert
 from tests.gpu.running import Results
+
+LANES = pace.Case("13b", "auto", (8, 16), ())
+"""There are enough chunks for each lane to have several."""
 
 
 def measure(results: Results, device: str, *, small: bool) -> None:
@@ -13,6 +17,8 @@ def measure(results: Results, device: str, *, small: bool) -> None:
         # Both sides of this model take 52 GB.
         shutil.rmtree(results.place / name, ignore_errors=True)
     source = make_model(results, "13b-small" if small else "13b")
+    with results.trying("13b, lanes"):
+        pace.run_lanes(results, [LANES], {"13b": source}, make_model(results, "warm"), "cpu")
     digests = []
     for name in ("cpu", *(["cuda"] if device == "cuda" else [])):
         with results.trying(f"13b, --device {name}"):
