@@ -1,4 +1,4 @@
-"""Convert Llama models between Meta's original checkpoints and Transformers folders.
+"""Convert Llama models between Meta's layout and Transformers', and what trainers save into a Transformers folder.
 
 The verbs are those of the command line, and give reports: ``str(report)`` for people, ``report.to_json()`` for
 programs. What goes wrong is a ``DistconvError``; ``distconv.errors`` has the whole tree. Whoever wants to see how far

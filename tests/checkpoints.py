@@ -8,7 +8,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -330,8 +329,3 @@ def write_tiktoken(path: Path, ranks: int = TIKTOKEN_RANKS) -> Path:
     lines = [f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens)]
     path.write_text("".join(lines), encoding="ascii")
     return path
-
-
-def disk_bytes(folder: Path) -> int:
-    """Room that a folder's files really take."""
-    return sum(os.stat(path).st_blocks * 512 for path in folder.iterdir())

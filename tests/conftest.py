@@ -163,3 +163,16 @@ def peer_python() -> Callable[[str], Path]:
         return python
 
     return find
+
+
+@pytest.fixture(scope="session")
+def run_peer(peer_python: Callable[[str], Path]) -> Callable[..., str]:
+    """Give a function from a peer's name and its python's arguments, with lines to read, to what that prints."""
+
+    def run(name: str, *arguments: str | Path, lines: str = "") -> str:
+        command = [peer_python(name), *arguments]
+        ended = subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    return run

@@ -1,12 +1,18 @@
 """A storage that fails where a test wants it to, and models to compare."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypedDict
 
+import pytest
+
+from distconv.errors import DistconvError
 from distconv.storage.base import Buffer
 from distconv.storage.local import LocalStorage
 from distconv.storage.local_files import LocalReader, LocalWriter
@@ -97,6 +103,49 @@ def digest_folder(folder: AnyPath) -> dict[str, str]:
     names = (path for path in sorted(folder.iterdir()) if not path.name.startswith(".fuse_hidden"))
     files = (path for path in names if isinstance(path, StoredPath) or path.is_file())
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def digest_shards(folder: AnyPath) -> dict[str, str]:
+    """Give the SHA-256 of a folder's shards in Meta's layout."""
+    return {name: digest for name, digest in digest_folder(folder).items() if name.endswith(".pth")}
+
+
+class InterruptedAtError(DistconvError):
+    """An end that does not pass."""
+
+
+def give_up(*_arguments: object, **_options: object) -> None:
+    """End a conversion where this is called."""
+    raise InterruptedAtError
+
+
+@contextlib.contextmanager
+def interrupted_at(place: object, name: str) -> Iterator[None]:
+    """Have what is done in the block end where a function is called."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, name, give_up)
+        with pytest.raises(InterruptedAtError):
+            yield
+
+
+class UnfinishedEntry(TypedDict):
+    """An unfinished file: what it is open as, and its durable parts."""
+
+    attempt: str
+    parts: dict[str, dict[str, list[object]]]
+
+
+class Journal(TypedDict):
+    """What the journal of an unfinished conversion says."""
+
+    chunks: list[object]
+    unfinished: dict[str, UnfinishedEntry]
+
+
+def read_journal(output: AnyPath) -> Journal:
+    """Read what an unfinished conversion left word of."""
+    found: Journal = json.loads((output / ".distconv.journal").read_text())
+    return found
 
 
 def read_recorded(folder: AnyPath) -> set[str]:

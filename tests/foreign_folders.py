@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import (
     MixtralConfig,
@@ -47,15 +46,6 @@ def save_experts(folder: Path) -> Path:
     """Save a Mixtral of two layers and four experts, whose names in memory are others than on disk."""
     config = MixtralConfig(**SIZES, num_hidden_layers=2, num_local_experts=4)  # type: ignore[arg-type]
     return save_model(folder, MixtralForCausalLM, config)
-
-
-def read_tensors(folder: Path) -> Tensors:
-    """Load all tensors of a folder's safetensors files."""
-    found: Tensors = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as opened:
-            found |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    return found
 
 
 def file_name(number: int, total: int) -> str:

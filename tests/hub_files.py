@@ -9,14 +9,15 @@ import contextlib
 import functools
 import hashlib
 import json
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.loopback import Handler, serving_with
 
 TOKEN = "hf_" + "r" * 34
 REPO = "meta-llama/Llama-2-7b"
@@ -114,14 +115,9 @@ def _version(path: Path, *, is_changed: bool, is_large: bool) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler, abc.ABC):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(Handler, BaseHTTPRequestHandler, abc.ABC):
     server_name_here = ""
     hub: HubFiles
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -154,14 +150,7 @@ class _Handler(BaseHTTPRequestHandler, abc.ABC):
 
     def give_file(self, name: str, tag: str, *, has_ranges: bool) -> None:
         content = self.hub.read(name)
-        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if has_ranges else None
-        start, end = (int(match[1]), min(int(match[2]) + 1, len(content))) if match else (0, len(content))
-        self.send_response(206 if match else 200)
-        if match:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
-        self.send_header("Content-Length", str(end - start))
-        self.send_header("ETag", f'"{tag}"')
-        self.end_headers()
+        start, end = self.begin_file(len(content), tag, has_ranges=has_ranges)
         if self.command == "HEAD":
             return
         body = memoryview(content)[start:end]
@@ -247,26 +236,11 @@ class _BytesHandler(_Handler):
         self.give_file(name, f"bytes-{self.hub.version(name)}", has_ranges=True)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, *_: object) -> None:
-        pass
-
-
 @contextlib.contextmanager
 def serving(hub: HubFiles) -> Iterator[HubFiles]:
     """Serve for the block, by two servers."""
-    with contextlib.ExitStack() as running:
-        ports = []
-        for kind in (_HubHandler, _BytesHandler):
-            server = _Server(("127.0.0.1", 0), type("Handler", (kind,), {"hub": hub}))
-            ports.append(server.server_address[1])
-            thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-            thread.start()
-            running.callback(thread.join)
-            running.callback(server.server_close)
-            running.callback(server.shutdown)
-        hub.hub_port, hub.bytes_port = ports
+    with (
+        serving_with(_HubHandler, hub=hub) as hub.hub_port,
+        serving_with(_BytesHandler, hub=hub) as hub.bytes_port,
+    ):
         yield hub

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from tests.checkpoints import Spec, Tensors
 
@@ -48,6 +49,15 @@ def read_whole(folder: Path, spec: Spec) -> Tensors:
         else:
             whole[name] = torch.cat(parts, dim=0)
     return whole
+
+
+def read_tensors(folder: Path) -> Tensors:
+    """Load all chunks of a Transformers folder."""
+    return {
+        name: tensor
+        for path in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
 
 
 def kv_heads(spec: Spec) -> int:

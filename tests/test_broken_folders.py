@@ -19,12 +19,12 @@ from tests.foreign_folders import (
     Tensors,
     file_name,
     read_index,
-    read_tensors,
     save_dense,
     save_experts,
     write_folder,
     write_index,
 )
+from tests.reference import read_tensors
 
 FILES = 48
 Damage = Callable[[Path], object]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import distconv
@@ -16,6 +15,7 @@ from distconv.errors import InputError, OutputError
 from distconv.families.llama import FAMILIES
 from tests import reference
 from tests.checkpoints import Spec
+from tests.reference import read_tensors
 
 Write = Callable[[Spec], Path]
 
@@ -31,14 +31,6 @@ SPECS = [
         (16, 16, None, torch.float16),
     )
 ]
-
-
-def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a converted folder."""
-    found: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        found |= load_file(file)
-    return found
 
 
 def assert_equal(folder: Path, expected: dict[str, torch.Tensor]) -> None:

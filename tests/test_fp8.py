@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import distconv
 from distconv.errors import InputError
@@ -32,6 +31,7 @@ from tests.image_checkpoints import Llama4Spec, make_model, write_image_checkpoi
 from tests.image_reference import convert as convert_plainly
 from tests.moving.stand_ins import Late, pretended_gpu
 from tests.reference import convert as convert_llama
+from tests.reference import read_tensors
 from tests.test_input_changes import A_CHUNK, act_before
 
 AnySpec = Spec | Llama4Spec
@@ -61,12 +61,6 @@ def write(tmp_path_factory: pytest.TempPathFactory, tiktoken_file: Path) -> Writ
         return written[spec]
 
     return run
-
-
-def load(folder: Path) -> Tensors:
-    """Load all chunks of a folder."""
-    files = sorted(folder.glob("*.safetensors"))
-    return {name: tensor for path in files for name, tensor in load_file(path).items()}
 
 
 def read_data(folder: Path) -> dict[str, bytes]:
@@ -111,7 +105,7 @@ def test_every_value_is_its_float8_number_times_its_scale(
     monkeypatch.setattr(job.Job.__init__, "__defaults__", (block_bytes, *job.Job.__init__.__defaults__[1:]))
     report = distconv.convert(write(spec), tmp_path / "hf", dtype="bfloat16", max_shard_size=LIMIT)
     assert any("dequantized, each value times its scale" in note for note in report.notes)
-    assert_equal(load(tmp_path / "hf"), expect(spec, write(spec), tmp_path, torch.bfloat16))
+    assert_equal(read_tensors(tmp_path / "hf"), expect(spec, write(spec), tmp_path, torch.bfloat16))
     assert distconv.verify(tmp_path / "hf", against=write(spec)).ok
 
 
@@ -150,7 +144,7 @@ def test_every_pattern_and_any_scale_is_multiplied_as_torch_does_it_and_nan_is_t
     source, asked = strange(spec), str(dtype).removeprefix("torch.")
     report = distconv.convert(source, tmp_path / "hf", dtype=asked, max_shard_size=LIMIT)
     expected = expect(spec, source, tmp_path, dtype)
-    assert_equal(load(tmp_path / "hf"), expected)
+    assert_equal(read_tensors(tmp_path / "hf"), expected)
     assert report.became_infinite == sum(int(tensor.isinf().sum()) for tensor in expected.values()) > 0
     different = distconv.verify(tmp_path / "hf", against=source).differences
     assert not [words for words in different if "differs" in words or "expected" in words]

@@ -23,6 +23,7 @@ from tests.image_checkpoints import (
     write_image_checkpoint,
 )
 from tests.image_reference import convert as convert_plainly
+from tests.reference import read_tensors
 
 Spec = VisionSpec | Llama4Spec
 VISION, SCOUT = VisionSpec(), Llama4Spec(statistics=True)
@@ -46,15 +47,6 @@ def name_spec(value: object) -> str | None:
         if isinstance(value, Spec)
         else str(value)
     )
-
-
-def load(folder: Path) -> Tensors:
-    """Load all chunks of a folder."""
-    return {
-        name: tensor
-        for path in sorted(folder.glob("*.safetensors"))
-        for name, tensor in load_file(path).items()
-    }
 
 
 def load_shards(folder: Path) -> list[Tensors]:
@@ -91,7 +83,7 @@ def test_every_tensor_is_what_plain_torch_makes_of_the_shards(
 ) -> None:
     source = write(replace(spec, shards=shards))
     distconv.convert(source, tmp_path / "hf", max_shard_size=200_000)
-    assert_equal(load(tmp_path / "hf"), convert_plainly(spec, make_model(spec)))
+    assert_equal(read_tensors(tmp_path / "hf"), convert_plainly(spec, make_model(spec)))
     assert distconv.verify(tmp_path / "hf", against=source).ok
 
 

@@ -22,11 +22,10 @@ from distconv.moving.job import Job, Receipt
 from distconv.output.folder import Folder
 from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec, write_checkpoint
-from tests.faults import digest_folder
+from tests.faults import Journal, digest_folder, interrupted_at, read_journal
 from tests.image_checkpoints import Llama4Spec, write_image_checkpoint
 from tests.moving.fakes import RecordingProgress
 from tests.small_parts import small_parts
-from tests.test_to_meta_resumed import InterruptedAtError, Journal, give_up
 from tests.torture import SPEC as TORTURE_SPEC
 from tests.torture import torture_inline, torture_ray
 
@@ -66,12 +65,9 @@ def convert(source: Path, output: Path, **options: object) -> distconv.Conversio
 
 def interrupt(source: Path, output: Path, place: object, name: str) -> Journal:
     """Convert in small parts until a function is called, and give the journal that is left."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, name, give_up)
-        with pytest.raises(InterruptedAtError):
-            convert(source, output)
-    content: Journal = json.loads((output / ".distconv.journal").read_text())
-    return content
+    with interrupted_at(place, name):
+        convert(source, output)
+    return read_journal(output)
 
 
 @given(

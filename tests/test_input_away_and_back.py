@@ -19,8 +19,7 @@ from distconv.storage import places
 from distconv.storage.base import Entry
 from distconv.storage.local import LocalStorage
 from distconv.storage.local_files import LocalReader
-from distconv.verbs import convert as conversion
-from distconv.verbs import sources
+from distconv.verbs import making, sources
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole
 from tests.test_input_changes import A_CHUNK, LIMIT, SPEC, act_before
@@ -70,7 +69,7 @@ def test_chunks_are_made_only_of_the_input_that_was_there_at_the_beginning(
     workers: int | None,
 ) -> None:
     output = tmp_path / "out"
-    move = conversion.run_units
+    move = making.run_units
 
     def moved(*arguments: object) -> object:
         exchange(source, other)
@@ -79,7 +78,7 @@ def test_chunks_are_made_only_of_the_input_that_was_there_at_the_beginning(
         finally:
             exchange(source, other)
 
-    monkeypatch.setattr(conversion, "run_units", moved)
+    monkeypatch.setattr(making, "run_units", moved)
     with pytest.raises(InputError, match="consolidated"):
         distconv.convert(source, output, max_shard_size=LIMIT, workers=workers)
     monkeypatch.undo()
@@ -93,7 +92,7 @@ def test_where_another_input_comes_and_goes_only_chunks_of_the_first_are_kept(
 ) -> None:
     output = tmp_path / "out"
     act_before(monkeypatch, A_CHUNK, lambda: exchange(source, other))
-    move = conversion.run_units
+    move = making.run_units
 
     def moved(*arguments: object) -> object:
         try:
@@ -101,7 +100,7 @@ def test_where_another_input_comes_and_goes_only_chunks_of_the_first_are_kept(
         finally:
             exchange(source, other)
 
-    monkeypatch.setattr(conversion, "run_units", moved)
+    monkeypatch.setattr(making, "run_units", moved)
     with pytest.raises(InputError, match="consolidated"):
         distconv.convert(source, output, max_shard_size=LIMIT)
     monkeypatch.undo()

@@ -20,8 +20,7 @@ from distconv.storage.local import LocalStorage
 from distconv.storage.local_files import LocalWriter
 from distconv.storage.pinning import Pins
 from distconv.verbs import check as checking
-from distconv.verbs import convert as conversion
-from distconv.verbs import sources
+from distconv.verbs import making, sources
 from tests.checkpoints import Spec, write_checkpoint
 from tests.faults import digest_folder, looks_whole, read_recorded
 
@@ -176,14 +175,14 @@ def test_what_was_made_while_another_input_had_the_name_is_not_recorded(
         kept.rename(source / SHARD)
 
     act_before(monkeypatch, A_CHUNK, swap)
-    check = conversion._check_chunks
+    check = making._check_chunks
 
     def fail(*arguments: object) -> None:
         check(*arguments)  # type: ignore[arg-type]
         swap_back()
         raise ConversionError("as if the power had failed")
 
-    monkeypatch.setattr(conversion, "_check_chunks", fail)
+    monkeypatch.setattr(making, "_check_chunks", fail)
     with pytest.raises(ConversionError):
         convert(source, output)
     monkeypatch.undo()

@@ -12,7 +12,8 @@ from distconv.storage.base import Entry
 from distconv.storage.local import LocalStorage
 from distconv.storage.local_files import LocalReader
 from tests.checkpoints import Spec
-from tests.test_to_meta_resumed import PART_BYTES, SOURCE, InterruptedAtError, give_up
+from tests.faults import interrupted_at
+from tests.test_to_meta_resumed import PART_BYTES, SOURCE
 from tests.transformers_models import ModelSpec
 
 
@@ -59,10 +60,8 @@ def test_the_journal_is_read_as_often_however_many_files_were_begun(
     lookings = []
     for shards in (1, 4):
         output = tmp_path / str(shards)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shared, "_seal", give_up)
-            with pytest.raises(InterruptedAtError):
-                distconv.convert(source, output, to="meta", shards=shards, max_shard_size=PART_BYTES)
+        with interrupted_at(shared, "_seal"):
+            distconv.convert(source, output, to="meta", shards=shards, max_shard_size=PART_BYTES)
         with pytest.MonkeyPatch.context() as patch:
             counted = count_lookings(patch)
             distconv.convert(source, output, to="meta", shards=shards, max_shard_size=PART_BYTES)

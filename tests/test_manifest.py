@@ -21,8 +21,9 @@ from distconv.moving.executor import Cluster
 from distconv.verbs.options import Options
 from distconv.verbs.running import name_for_workers
 from tests.checkpoints import Spec
-from tests.foreign_folders import read_tensors, save_dense, save_experts, write_folder
+from tests.foreign_folders import save_dense, save_experts, write_folder
 from tests.moving.fakes import RecordingProgress
+from tests.reference import read_tensors
 
 SPEC = Spec("llama-2", heads=8, kv_heads=4, shards=2)
 

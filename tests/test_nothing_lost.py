@@ -19,7 +19,7 @@ from distconv.moving import running, worker
 from distconv.moving.inline import run_inline
 from distconv.storage import places
 from distconv.storage.local import LocalStorage
-from distconv.verbs import convert as conversion
+from distconv.verbs import making
 from tests.checkpoints import Spec, write_checkpoint
 from tests.contests import contest_input, contest_output
 from tests.faults import Calls, FaultyStorage, digest_folder, looks_whole, never
@@ -229,7 +229,7 @@ def test_two_conversions_into_one_folder_are_not_run_at_once(
 ) -> None:
     source, output = checkpoint(SPEC), tmp_path / "out"
     refused: list[str] = []
-    check = conversion._check_chunks
+    check = making._check_chunks
 
     def convert_again(*arguments: object) -> None:
         before = sorted(path.name for path in output.iterdir())
@@ -239,7 +239,7 @@ def test_two_conversions_into_one_folder_are_not_run_at_once(
         assert sorted(path.name for path in output.iterdir()) == before
         check(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(conversion, "_check_chunks", convert_again)
+    monkeypatch.setattr(making, "_check_chunks", convert_again)
     convert(source, output)
     assert "distconv already writes into it" in refused[0]
 

@@ -1,7 +1,6 @@
 """The real converter of transformers 4.47.1 gives the same tensors, wherever it is right."""
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 
 import distconv
 from tests.checkpoints import Spec
-from tests.test_end_to_end import read_tensors
+from tests.reference import read_tensors
 
 Write = Callable[[Spec], Path]
 
@@ -35,7 +34,7 @@ CASES = [
 @pytest.mark.slow
 @pytest.mark.peer
 def test_the_last_published_converter_gives_the_same_tensors(
-    checkpoint: Write, tmp_path: Path, peer_python: Callable[[str], Path]
+    checkpoint: Write, tmp_path: Path, run_peer: Callable[..., str]
 ) -> None:
     lines = []
     for number, (spec, version) in enumerate(CASES):
@@ -43,9 +42,7 @@ def test_the_last_published_converter_gives_the_same_tensors(
         folders = ["--input_dir", str(checkpoint(spec)), "--output_dir", str(tmp_path / f"theirs{number}")]
         lines.append(json.dumps(folders + options) + "\n")
     script = Path(__file__).with_name("peer_converter.py")
-    command = [str(peer_python("transformers-4.47.1")), str(script)]
-    ended = subprocess.run(command, input="".join(lines), capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    run_peer("transformers-4.47.1", script, lines="".join(lines))
     for number, (spec, _version) in enumerate(CASES):
         ours = tmp_path / f"ours{number}"
         distconv.convert(checkpoint(spec), ours, family=spec.family, dtype="bfloat16")

@@ -1,7 +1,6 @@
 """The real converter of Llama 3.2 Vision in transformers 4.47.1 writes the same tensors, to the bit."""
 
 import json
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 import distconv
 from tests.image_checkpoints import VisionSpec, write_image_checkpoint
-from tests.test_end_to_end import read_tensors
+from tests.reference import read_tensors
 
 SPEC = VisionSpec(dim=128, heads=16, kv_heads=8)
 """The script knows no other number of key heads."""
@@ -19,7 +18,7 @@ SPEC = VisionSpec(dim=128, heads=16, kv_heads=8)
 
 @pytest.mark.peer
 def test_the_last_published_converter_gives_the_same_tensors(
-    tmp_path: Path, tiktoken_file: Path, peer_python: Callable[[str], Path]
+    tmp_path: Path, tiktoken_file: Path, run_peer: Callable[..., str]
 ) -> None:
     constants = {
         "vision_num_layers = 32": f"vision_num_layers = {SPEC.encoder_layers}",
@@ -40,9 +39,7 @@ def test_the_last_published_converter_gives_the_same_tensors(
         asked = {"input": str(source), "output": output, "shards": shards, "constants": constants}
         lines.append(json.dumps(asked) + "\n")
     script = Path(__file__).with_name("peer_image_converter.py")
-    command = [str(peer_python("transformers-4.47.1")), str(script)]
-    ended = subprocess.run(command, input="".join(lines), capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    run_peer("transformers-4.47.1", script, lines="".join(lines))
     for shards in (1, 2, 4):
         ours, theirs = tmp_path / f"ours-{shards}", read_tensors(tmp_path / f"theirs-{shards}")
         distconv.convert(tmp_path / f"meta-{shards}", ours)

@@ -26,9 +26,8 @@ from distconv.output.folder import Folder
 from distconv.storage.local import LocalStorage
 from distconv.storage.local_files import LocalReader
 from tests.checkpoints import Spec
-from tests.faults import digest_folder
+from tests.faults import digest_folder, interrupted_at
 from tests.moving.fakes import RecordingProgress
-from tests.test_to_meta_resumed import InterruptedAtError, give_up
 
 TIED = Spec("llama-3.2", heads=8, kv_heads=2, copied=True)
 DOUBLED = Spec("llama-3.1", dim=128, heads=16, kv_heads=16, shards=16, doubled_kv=True)
@@ -165,10 +164,8 @@ def test_a_question_is_asked_once_for_all_runs_of_a_conversion(
     checkpoint: Callable[[Spec], Path], tmp_path: Path, answered: list[str], spec: Spec
 ) -> None:
     source, output = checkpoint(spec), tmp_path / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Folder, "keep", give_up)
-        with pytest.raises(InterruptedAtError):
-            distconv.convert(source, output, family=spec.family)
+    with interrupted_at(Folder, "keep"):
+        distconv.convert(source, output, family=spec.family)
     asked = len(answered)
     assert asked
     assert not distconv.convert(source, output, family=spec.family).already_done

@@ -28,10 +28,9 @@ from tests import dcp_folders, downloads, hub, hub_files
 from tests.checkpoints import Spec, write_checkpoint
 from tests.clusters import head
 from tests.documents import ROOT, Block, find_missing_line, read_sections
-from tests.faults import read_recorded
+from tests.faults import interrupted_at, read_recorded
 from tests.object_store import start
 from tests.patience import HANG_SECONDS
-from tests.test_to_meta_resumed import InterruptedAtError, give_up
 
 RECIPES = read_sections(ROOT / "examples" / "README.md")
 LLAMA_2_7B = Spec("llama-2", dim=128, heads=8, layers=6)
@@ -126,10 +125,8 @@ def interrupt(place: Place) -> Mapping[str, str]:
     """Leave a conversion that ended in the middle, some of its chunks recorded."""
     write_70b(place)
     source, output = place.folder / "Llama-2-70b", place.folder / "llama-2-70b-hf"
-    with place.patch.context() as patch:
-        patch.setattr(Folder, "finish", give_up)
-        with pytest.raises(InterruptedAtError):
-            distconv.convert(source, output)
+    with interrupted_at(Folder, "finish"):
+        distconv.convert(source, output)
     (output / min(read_recorded(output))).unlink()
     return {}
 

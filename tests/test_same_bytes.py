@@ -15,7 +15,7 @@ from distconv.moving.ray.cluster import start_local
 from tests import reference
 from tests.checkpoints import Spec
 from tests.moving.stand_ins import StandIn
-from tests.test_end_to_end import read_tensors
+from tests.reference import read_tensors
 
 Write = Callable[[Spec], Path]
 

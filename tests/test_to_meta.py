@@ -16,7 +16,7 @@ import distconv
 from distconv.errors import DistconvError, OutputError, UsageError
 from distconv.moving import shared, worker
 from tests.checkpoints import Spec, write_checkpoint
-from tests.faults import digest_folder
+from tests.faults import InterruptedAtError, digest_folder, interrupted_at
 
 LLAMA_2 = Spec("llama-2", dim=64, heads=8, kv_heads=4, layers=2, equal_norms=True)
 LLAMA_31 = Spec("llama-3.1", dim=64, heads=8, kv_heads=4, layers=2, equal_norms=True)
@@ -231,24 +231,14 @@ def test_what_is_durable_of_an_unfinished_shard_is_gone_on_with(
     assert digest_folder(output) == digest_folder(tmp_path / "expected")
 
 
-class InterruptedAtError(DistconvError):
-    """An end that does not pass."""
-
-
 @pytest.mark.parametrize("damage", ["data", "size", "name", "gone"])
 def test_a_part_that_was_damaged_or_is_not_there_is_written_again(
-    sources: dict[tuple[str, int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    sources: dict[tuple[str, int], Path], tmp_path: Path, damage: str
 ) -> None:
     source, output = sources["llama-3.1", 2], tmp_path / "out"
     distconv.convert(source, tmp_path / "expected", to="meta", shards=1, max_shard_size=PART_BYTES)
-
-    def give_up(*_arguments: object) -> None:
-        raise InterruptedAtError
-
-    monkeypatch.setattr(shared, "_seal", give_up)
-    with pytest.raises(DistconvError):
+    with interrupted_at(shared, "_seal"):
         distconv.convert(source, output, to="meta", shards=1, max_shard_size=PART_BYTES)
-    monkeypatch.undo()
     journal = output / ".distconv.journal"
     content = json.loads(journal.read_text())
     (unfinished,) = content["unfinished"].values()

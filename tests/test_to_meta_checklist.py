@@ -16,7 +16,7 @@ from distconv.moving import worker
 from distconv.moving.job import Job, Receipt
 from distconv.storage.local import LocalStorage
 from distconv.storage.local_files import LocalReader
-from distconv.verbs import convert as conversion
+from distconv.verbs import making
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
 from tests.moving.fakes import RecordingProgress
@@ -74,7 +74,7 @@ def test_an_md5_that_the_journal_has_is_not_computed_again(
     source: Path, tmp_path: Path, digested: list[str]
 ) -> None:
     output = tmp_path / "out"
-    interrupt(source, output, conversion, "make_output_checklist")
+    interrupt(source, output, making, "make_output_checklist")
     assert sorted(digested) == ["consolidated.00.pth", "consolidated.01.pth"]
     digested.clear()
     journal = output / ".distconv.journal"
@@ -104,7 +104,7 @@ def test_the_md5_of_what_the_journal_recorded_wrongly_is_not_taken_for_that_of_w
     source: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    interrupt(source, output, conversion, "make_output_checklist")
+    interrupt(source, output, making, "make_output_checklist")
     journal = output / ".distconv.journal"
     content = json.loads(journal.read_text())
     tensors = content["chunks"][0]["tensors"]

@@ -22,7 +22,7 @@ from distconv.storage import places
 from distconv.storage.local import LocalStorage
 from distconv.storage.local_files import LocalWriter
 from tests.contests import end
-from tests.faults import Calls, FaultyStorage, digest_folder, never
+from tests.faults import Calls, FaultyStorage, digest_folder, digest_shards, never
 from tests.transformers_models import ModelSpec, write_model
 
 Write = Callable[[ModelSpec], Path]
@@ -71,7 +71,7 @@ def kill_often(source: Path, place: Path, kills: int, seed: int) -> int:
         code = end(process)
         assert code in {0, -signal.SIGKILL}
         killed += code != 0
-        assert is_clean(output) or shards_of(output) == shards_of(place / "undisturbed")
+        assert is_clean(output) or digest_shards(output) == digest_shards(place / "undisturbed")
         if code == 0:
             assert digest_folder(output) == expected
             ended += 1
@@ -119,7 +119,7 @@ def test_a_disk_that_is_full_or_fails_at_any_call_is_no_false_success(
             assert os.strerror(code) in failure
             failures += 1
             # The receipt, which comes last, may be what failed.
-            assert is_clean(output) or shards_of(output) == shards_of(tmp_path / "undisturbed")
+            assert is_clean(output) or digest_shards(output) == digest_shards(tmp_path / "undisturbed")
         if calls[kind].count < number:
             break
         convert(source, output)
@@ -135,11 +135,6 @@ def failure_of(act: Callable[[], object]) -> str | None:
     except (OSError, ConversionError) as error:
         return str(error)
     return None
-
-
-def shards_of(folder: Path) -> dict[str, str]:
-    """Give the digests of a folder's shards."""
-    return {name: digest for name, digest in digest_folder(folder).items() if name.endswith(".pth")}
 
 
 def test_a_disk_without_room_is_told_before_anything_is_written_and_one_that_fills_up_leaves_nothing_to_load(

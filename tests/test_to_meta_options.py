@@ -15,7 +15,7 @@ from distconv.errors import ConversionError, OutputError
 from distconv.families.cuts import Cut
 from distconv.layout.tensors import Tensor
 from distconv.moving.ray.cluster import start_local
-from tests.faults import digest_folder
+from tests.faults import digest_folder, digest_shards
 from tests.test_to_meta_from_transformers import assert_shards, expect_shards
 from tests.transformers_models import ModelSpec, name_of, write_model
 
@@ -49,7 +49,7 @@ def test_another_type_is_the_one_that_torch_makes(
     assert_shards(tmp_path / "out", expect_shards(cast, spec, 2), tmp_path / "saved")
     convert(tmp_path / "model", tmp_path / "kept")
     convert(tmp_path / "kept", tmp_path / "again", dtype=dtype)
-    assert shards_of(tmp_path / "again") == shards_of(tmp_path / "out")
+    assert digest_shards(tmp_path / "again") == digest_shards(tmp_path / "out")
 
 
 def test_values_that_a_type_does_not_reach_are_counted_and_nans_become_quiet(
@@ -123,11 +123,6 @@ def test_a_folder_of_links_as_the_hub_s_cache_has_it_is_read(
 def without_receipt(folder: Path) -> dict[str, str]:
     """Give the digests of all files but of the one that names INPUT."""
     return {name: digest for name, digest in digest_folder(folder).items() if name != "distconv.json"}
-
-
-def shards_of(folder: Path) -> dict[str, str]:
-    """Give the digests of a folder's shards."""
-    return {name: digest for name, digest in digest_folder(folder).items() if name.endswith(".pth")}
 
 
 def test_a_model_for_transformers_makes_room_for_shards_only_where_it_may_be_replaced(
@@ -249,7 +244,7 @@ def test_two_ray_workers_write_the_same_bytes(transformers_model: Write, tmp_pat
     assert digest_folder(tmp_path / "ray") == digest_folder(tmp_path / "inline")
     distconv.convert(tmp_path / "inline", tmp_path / "again", to="meta", shards=2, workers=2)
     distconv.convert(source, tmp_path / "direct", to="meta", shards=2)
-    assert shards_of(tmp_path / "again") == shards_of(tmp_path / "direct")
+    assert digest_shards(tmp_path / "again") == digest_shards(tmp_path / "direct")
 
 
 def test_an_output_that_is_stored_though_config_ties_it_is_written_and_noted(

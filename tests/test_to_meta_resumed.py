@@ -7,49 +7,25 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import distconv
-from distconv.errors import ConversionError, DistconvError, OutputError
+from distconv.errors import ConversionError, OutputError
 from distconv.moving import shared
 from distconv.output.folder import Folder
 from distconv.storage.local import LocalStorage
-from distconv.verbs import convert as conversion
+from distconv.verbs import making
 from tests.checkpoints import Spec
-from tests.faults import digest_folder
+from tests.faults import Journal, digest_folder, interrupted_at, read_journal
 
 SOURCE = Spec("llama-3.1", dim=64, heads=8, kv_heads=4, layers=2)
 PART_BYTES = 20_000
 LOCAL_HEADER_BYTES = 30
 
 Write = Callable[[Spec], Path]
-
-
-class UnfinishedEntry(TypedDict):
-    """An unfinished file: what it is open as, and its durable parts."""
-
-    attempt: str
-    parts: dict[str, dict[str, list[object]]]
-
-
-class Journal(TypedDict):
-    """What the journal of an unfinished conversion says."""
-
-    chunks: list[object]
-    unfinished: dict[str, UnfinishedEntry]
-
-
-class InterruptedAtError(DistconvError):
-    """An end that does not pass."""
-
-
-def give_up(*_arguments: object, **_options: object) -> None:
-    """End a conversion where this is called."""
-    raise InterruptedAtError
 
 
 def convert(source: Path, output: Path) -> distconv.ConversionReport:
@@ -73,19 +49,16 @@ def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def interrupt(source: Path, output: Path, place: object, name: str) -> Journal:
     """Convert until a function is called, and give the journal that is left."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, name, give_up)
-        with pytest.raises(InterruptedAtError):
-            convert(source, output)
-    content: Journal = json.loads((output / ".distconv.journal").read_text())
-    return content
+    with interrupted_at(place, name):
+        convert(source, output)
+    return read_journal(output)
 
 
 @pytest.fixture(scope="module")
 def moved(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give an OUTPUT whose shards are committed and recorded, and that is not whole."""
     output = tmp_path_factory.mktemp("moved") / "out"
-    assert len(interrupt(source, output, conversion, "make_output_checklist")["chunks"]) == 2
+    assert len(interrupt(source, output, making, "make_output_checklist")["chunks"]) == 2
     return output
 
 

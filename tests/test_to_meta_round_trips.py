@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 
 import distconv
 from tests.checkpoints import Spec
-from tests.faults import digest_folder
+from tests.faults import digest_folder, digest_shards
 from tests.test_to_meta import load
 from tests.test_to_meta_from_transformers import cases
 from tests.transformers_models import ModelSpec, name_of, write_model
@@ -144,8 +144,8 @@ def test_from_one_number_of_shards_to_another_and_back_gives_the_same_bytes(
     distconv.convert(place / "first", place / "between", to="meta", shards=between, family=spec.family)
     distconv.convert(place / "model", place / "direct", to="meta", shards=between)
     distconv.convert(place / "between", place / "back", to="meta", shards=first, family=spec.family)
-    assert shards_of(place / "between") == shards_of(place / "direct")
-    assert shards_of(place / "back") == shards_of(place / "first")
+    assert digest_shards(place / "between") == digest_shards(place / "direct")
+    assert digest_shards(place / "back") == digest_shards(place / "first")
 
 
 def divides(shards: int, spec: ModelSpec) -> bool:
@@ -153,11 +153,6 @@ def divides(shards: int, spec: ModelSpec) -> bool:
     sizes = (spec.heads, spec.ffn_dim, spec.tokens, *([spec.dim] if spec.by_columns else []))
     keys = spec.kv_heads % shards == 0 or shards % spec.kv_heads == 0
     return keys and all(size % shards == 0 for size in sizes)
-
-
-def shards_of(folder: Path) -> dict[str, str]:
-    """Give the digests of a folder's shards."""
-    return {name: digest for name, digest in digest_folder(folder).items() if name.endswith(".pth")}
 
 
 # Where an old shard has several key heads and there are more ranks than heads, Meta's repeats the wrong ones.

@@ -152,20 +152,23 @@ def test_a_tensor_that_no_such_model_has_is_named(damaged: Callable[..., str]) -
     assert "layers.0.attention.wq.bias is no tensor of the LlamaForCausalLM" in words
 
 
-def test_a_tensor_of_another_shape_is_named(folders: Folders, tmp_path: Path) -> None:
-    like = shutil.copytree(folders / "llama-hf", tmp_path / "like")
+def refused_by(folders: Folders, place: Path, said: str, instead: str) -> str:
+    """Give why a checkpoint is not like a model whose config says something else."""
+    like = shutil.copytree(folders / "llama-hf", place / "like")
     config = (like / "config.json").read_text()
-    (like / "config.json").write_text(config.replace('"vocab_size": 101', '"vocab_size": 100'))
-    words = refused(folders / "rows", like)
+    (like / "config.json").write_text(config.replace(said, instead))
+    return refused(folders / "rows", like)
+
+
+def test_a_tensor_of_another_shape_is_named(folders: Folders, tmp_path: Path) -> None:
+    words = refused_by(folders, tmp_path, '"vocab_size": 101', '"vocab_size": 100')
     assert "tok_embeddings.weight has shape (101, 60)" in words
     assert "gives (100, 60)" in words
 
 
 def test_a_model_of_another_depth_is_named(folders: Folders, tmp_path: Path) -> None:
-    like = shutil.copytree(folders / "llama-hf", tmp_path / "like")
-    config = (like / "config.json").read_text()
-    (like / "config.json").write_text(config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
-    assert "model.layers.2.self_attn.q_proj.weight is missing" in refused(folders / "rows", like)
+    words = refused_by(folders, tmp_path, '"num_hidden_layers": 2', '"num_hidden_layers": 3')
+    assert "model.layers.2.self_attn.q_proj.weight is missing" in words
 
 
 def test_metas_names_of_another_architecture_are_refused(folders: Folders) -> None:

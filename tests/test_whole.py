@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import distconv
 from distconv.errors import ConversionError, InputError, OutputError
 from distconv.sidecars.tokenizer import Vocabulary
-from distconv.verbs import convert as conversion
+from distconv.verbs import making
 from distconv.verbs.tokenizer import convert_tokenizer
 from tests.checkpoints import Spec
 from tests.faults import digest_folder, looks_whole
@@ -222,13 +222,13 @@ def test_while_damaged_chunks_are_mended_the_folder_does_not_look_whole(
 ) -> None:
     flip(chunk(output))
     seen: list[tuple[bool, bool]] = []
-    check = conversion._check_chunks
+    check = making._check_chunks
 
     def look(*arguments: object) -> None:
         seen.append((looks_whole(output), (output / INDEX).exists()))
         check(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(conversion, "_check_chunks", look)
+    monkeypatch.setattr(making, "_check_chunks", look)
     convert(checkpoint(SPEC), output, verify=True)
     assert seen == [(False, False)]
     assert looks_whole(output)
@@ -238,13 +238,13 @@ def test_differences_after_moving_leave_no_mark_and_the_same_command_mends_them(
     checkpoint: Write, model: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunk(output, 2).unlink()
-    check = conversion._check_chunks
+    check = making._check_chunks
 
     def damage(*arguments: object) -> None:
         check(*arguments)  # type: ignore[arg-type]
         flip(chunk(output))
 
-    monkeypatch.setattr(conversion, "_check_chunks", damage)
+    monkeypatch.setattr(making, "_check_chunks", damage)
     with pytest.raises(ConversionError, match="it is not made whole, run the same command again"):
         convert(checkpoint(SPEC), output, verify=True)
     assert not looks_whole(output)
@@ -472,13 +472,13 @@ def test_weights_that_appear_while_it_converts_keep_the_mark_from_being_set(
     checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out"
-    check = conversion._check_chunks
+    check = making._check_chunks
 
     def put_beside(*arguments: object) -> None:
         check(*arguments)  # type: ignore[arg-type]
         (output / "model.safetensors").write_bytes(b"{}")
 
-    monkeypatch.setattr(conversion, "_check_chunks", put_beside)
+    monkeypatch.setattr(making, "_check_chunks", put_beside)
     with pytest.raises(ConversionError, match=r"model\.safetensors: not of this model"):
         convert(checkpoint(SPEC), output)
     assert not (output / INDEX).exists()

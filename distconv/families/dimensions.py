@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from distconv.formats.meta.params import Params
+
 Numbers = Sequence[tuple[int, int]]
 """A layer's number in Meta's dialect, and that in Transformers', for each layer of a kind."""
 
@@ -39,6 +41,19 @@ class Dimensions:
     ffn_dim: int
     """Of the layers without experts; 0 where there is none."""
     vocab: int
+
+    @classmethod
+    def of(cls, params: Params, *, ffn_dim: int, vocab: int) -> "Dimensions":
+        """Take what params.json says; the others are told by the tensors."""
+        return cls(
+            dim=params.dim,
+            layers=params.n_layers,
+            heads=params.n_heads,
+            kv_heads=params.kv_heads,
+            head_dim=params.head_dim,
+            ffn_dim=ffn_dim,
+            vocab=vocab,
+        )
 
     def size(self, symbol: str) -> int:
         """Give the size that a symbol of a rule's shape stands for."""

@@ -4,13 +4,12 @@ Sources: ``llama4/`` and ``checkpoint.py`` of llama-models 0.3.0, ``modeling_lla
 rows are the same in both: Transformers rotates pairs of neighbours here, as Meta does.
 """
 
-import math
 from collections.abc import Iterator
 
 from distconv.errors import InputError
 from distconv.families.cuts import COLUMNS, REPLICATED, ROWS, Cut
 from distconv.families.dimensions import Dimensions, Llama4Dimensions, VisionEncoder
-from distconv.families.llama_vision import list_encoder_layer
+from distconv.families.llama_vision import list_encoder_layer, read_encoder
 from distconv.families.operations import SAME, TRANSPOSED, Split
 from distconv.families.rules import Rule
 from distconv.families.shapes import Shapes
@@ -29,7 +28,6 @@ IGNORED = (
 
 _BLOCK, _THEIRS = "layers.{i}.", "language_model.model.layers.{i}."
 _ENCODER = "vision_embeddings.vision_encoder."
-_CHANNELS = 3
 
 
 def read_dimensions(shapes: Shapes, params: Params) -> Llama4Dimensions:
@@ -42,22 +40,15 @@ def read_dimensions(shapes: Shapes, params: Params) -> Llama4Dimensions:
         raise InputError.of(findings)
     step = 0 if found.experts is None else found.experts.step
     moe = tuple(range(step - 1, params.n_layers, step)) if step else ()
-    text = Dimensions(
-        dim=params.dim,
-        layers=params.n_layers,
-        heads=params.n_heads,
-        kv_heads=params.kv_heads,
-        head_dim=params.head_dim,
-        ffn_dim=_read_dense(shapes, next((n for n in range(params.n_layers) if n not in moe), None)),
-        vocab=shapes.sum_rows(EMBEDDING),
-    )
+    dense = next((layer for layer in range(params.n_layers) if layer not in moe), None)
+    text = Dimensions.of(params, ffn_dim=_read_dense(shapes, dense), vocab=shapes.sum_rows(EMBEDDING))
     shared = f"layers.{moe[0]}.feed_forward.w_in_shared_FD.weight" if moe else None
     return Llama4Dimensions(
         text=text,
         experts=found.experts.experts if found.experts and moe else 0,
         expert_ffn_dim=0 if shared is None else shapes.sum_rows(shared),
         moe_layers=moe,
-        vision=_read_encoder(shapes, params),
+        vision=_read_encoder(shapes, params.path, found.tower.heads),
         adapter_dim=shapes.columns("vision_embeddings.vision_adapter.mlp.c_fc.weight"),
     )
 
@@ -72,25 +63,12 @@ def _read_dense(shapes: Shapes, layer: int | None) -> int:
     return shapes.sum_rows(f"layers.{layer}.feed_forward.w1.weight")
 
 
-def _read_encoder(shapes: Shapes, params: Params) -> VisionEncoder:
-    pixels, heads = shapes.columns(f"{_ENCODER}conv1._linear.weight"), 1
-    if params.llama_4 is not None:
-        heads = params.llama_4.tower.heads
-    vision = VisionEncoder(
-        width=shapes.sum_rows(f"{_ENCODER}conv1._linear.weight"),
-        layers=shapes.count_layers(f"{_ENCODER}transformer.resblocks"),
-        global_layers=0,
-        heads=heads,
-        ffn_dim=shapes.sum_rows(f"{_ENCODER}transformer.resblocks.0.mlp.c_fc.weight"),
-        channels=_CHANNELS,
-        patch=math.isqrt(pixels // _CHANNELS),
-        positions=shapes.first(f"{_ENCODER}positional_embedding_vlm")[0],
-        tiles=1,
-        output_dim=shapes.columns("vision_projection.weight"),
-    )
+def _read_encoder(shapes: Shapes, path: str, heads: int) -> VisionEncoder:
+    positions, projection = f"{_ENCODER}positional_embedding_vlm", "vision_projection.weight"
+    vision = read_encoder(shapes, _ENCODER, positions, projection, heads=heads)
     if vision.width % heads:
         raise InputError(
-            f"{params.path}: vision_args.n_heads {heads} does not divide the encoder's width {vision.width}"
+            f"{path}: vision_args.n_heads {heads} does not divide the encoder's width {vision.width}"
         )
     return vision
 

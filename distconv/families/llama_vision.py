@@ -35,36 +35,34 @@ def read_dimensions(shapes: Shapes, params: Params) -> MllamaDimensions:
         raise InputError(
             f"{params.path}: {cross} cross-attention layers, expected at most one for each of {params.n_layers}"
         )
-    text = Dimensions(
-        dim=params.dim,
-        layers=params.n_layers,
-        heads=params.n_heads,
-        kv_heads=params.kv_heads,
-        head_dim=params.head_dim,
-        ffn_dim=shapes.sum_rows("text_model.layers.0.feed_forward.w1.weight"),
-        vocab=shapes.sum_rows(EMBEDDING),
-    )
-    width, pixels = (
-        shapes.sum_rows(f"{_ENCODER}conv1._linear.weight"),
-        shapes.columns(f"{_ENCODER}conv1._linear.weight"),
-    )
-    vision = VisionEncoder(
-        width=width,
-        layers=shapes.count_layers(f"{_ENCODER}transformer.resblocks"),
-        global_layers=shapes.count_layers(f"{_ENCODER}global_transformer.resblocks"),
-        heads=HEADS,
-        ffn_dim=shapes.sum_rows(f"{_ENCODER}transformer.resblocks.0.mlp.c_fc.weight"),
-        channels=CHANNELS,
-        patch=math.isqrt(pixels // CHANNELS),
-        positions=shapes.first(f"{_ENCODER}positional_embedding")[0],
-        tiles=params.vision.max_tiles,
-        output_dim=shapes.columns("vision_model.vision_projection.weight"),
-    )
+    ffn_dim = shapes.sum_rows("text_model.layers.0.feed_forward.w1.weight")
+    text = Dimensions.of(params, ffn_dim=ffn_dim, vocab=shapes.sum_rows(EMBEDDING))
+    positions, projection = f"{_ENCODER}positional_embedding", "vision_model.vision_projection.weight"
+    vision = read_encoder(shapes, _ENCODER, positions, projection, heads=HEADS, tiles=params.vision.max_tiles)
     dimensions = MllamaDimensions(text, cross, EXTRA_TOKENS, vision)
     findings = [*_check(shapes, params, dimensions)]
     if findings:
         raise InputError.of(findings)
     return dimensions
+
+
+def read_encoder(
+    shapes: Shapes, prefix: str, positions: str, projection: str, *, heads: int, tiles: int = 1
+) -> VisionEncoder:
+    """Read the sizes of an image encoder whose tensors' names begin with ``prefix``, but for these two."""
+    embedding = f"{prefix}conv1._linear.weight"
+    return VisionEncoder(
+        width=shapes.sum_rows(embedding),
+        layers=shapes.count_layers(f"{prefix}transformer.resblocks"),
+        global_layers=shapes.count_layers(f"{prefix}global_transformer.resblocks"),
+        heads=heads,
+        ffn_dim=shapes.sum_rows(f"{prefix}transformer.resblocks.0.mlp.c_fc.weight"),
+        channels=CHANNELS,
+        patch=math.isqrt(shapes.columns(embedding) // CHANNELS),
+        positions=shapes.first(positions)[0],
+        tiles=tiles,
+        output_dim=shapes.columns(projection),
+    )
 
 
 def _check(shapes: Shapes, params: Params, sizes: MllamaDimensions) -> Iterator[str]:

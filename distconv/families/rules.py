@@ -73,15 +73,8 @@ def read_dimensions(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -
         )
     if findings:
         raise InputError.of(findings)
-    return Dimensions(
-        dim=params.dim,
-        layers=params.n_layers,
-        heads=params.n_heads,
-        kv_heads=params.kv_heads,
-        head_dim=params.head_dim,
-        ffn_dim=ffn_dim,
-        vocab=shapes.sum_rows(rules[0].source) if by_rows else embedding[0],
-    )
+    vocab = shapes.sum_rows(rules[0].source) if by_rows else embedding[0]
+    return Dimensions.of(params, ffn_dim=ffn_dim, vocab=vocab)
 
 
 _GATE = "layers.0.feed_forward.w1.weight"

@@ -11,6 +11,7 @@ from distconv.formats.meta.archive import read_archive
 from distconv.formats.meta.names import Names, describe_names, refuse_twins
 from distconv.formats.safetensors.header import is_safetensors, read_safetensors
 from distconv.formats.views import TensorView, make_view
+from distconv.humanize import list_some
 from distconv.layout.regions import Region
 from distconv.storage.base import Reader, Storage, opened, read_range
 from distconv.storage.window import read_by_windows
@@ -63,7 +64,7 @@ def read_headers(storage: Storage, paths: Sequence[str], find_names: FindNames) 
     findings = [str(outcome) for outcome in outcomes if isinstance(outcome, InputError)]
     if total > LIMIT_TENSORS_OF_ALL:
         findings.append(
-            f"{paths[0]} and {len(paths) - 1:,} more: more than {LIMIT_TENSORS_OF_ALL:,} tensors; refused as unsafe"
+            f"{list_some(paths, 1)}: more than {LIMIT_TENSORS_OF_ALL:,} tensors; refused as unsafe"
         )
     if findings:
         raise InputError.of(findings)
@@ -80,9 +81,21 @@ def describe_files(files: Sequence[FileTensors]) -> tuple[str, ...]:
     return describe_names(stripped, aside, name_files(files))
 
 
+def group_twins(held: Iterable[tuple[str, Iterable[str]]]) -> Mapping[tuple[str, str], list[str]]:
+    """Give the names that stand in two files, by those two; ``held`` are files with the names in them."""
+    homes: dict[str, str] = {}
+    twins: dict[tuple[str, str], list[str]] = {}
+    for file, names in held:
+        for name in names:
+            home = homes.setdefault(name, file)
+            if home != file:
+                twins.setdefault((home, file), []).append(name)
+    return twins
+
+
 def name_files(files: Sequence[FileTensors]) -> str:
     """Name some files in a message."""
-    return files[0].path if len(files) == 1 else f"{files[0].path} and {len(files) - 1} more"
+    return list_some([file.path for file in files], 1)
 
 
 def _try_read_file(storage: Storage, path: str, find_names: FindNames) -> FileTensors | InputError:

@@ -1,4 +1,4 @@
-"""What does the end of an attempt mean: shared by all that run units."""
+"""What all that run units share: where they run, how much trouble is borne, what the end of an attempt means."""
 
 import errno
 from collections.abc import Callable, Mapping

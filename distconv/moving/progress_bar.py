@@ -1,4 +1,4 @@
-"""How far along is it, as bars: what a person sees while bytes move, on a terminal or in a notebook."""
+"""How far along it is, as bars: what a person sees while bytes move, on a terminal or in a notebook."""
 
 import threading
 import time

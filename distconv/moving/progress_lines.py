@@ -1,4 +1,4 @@
-"""How far along is it, in lines: what a job log sees while bytes move."""
+"""How far along it is, in lines: what a job log sees while bytes move."""
 
 import threading
 import time

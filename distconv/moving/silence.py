@@ -1,4 +1,4 @@
-"""How long may a worker say nothing: what tells one that is dead from one that waits for storage.
+"""How long a worker may say nothing: what tells one that is dead from one that waits for storage.
 
 A hung worker is silent while the others speak. Storage that many share makes all of them silent, now
 and again for longer than anybody could say beforehand, so their silences are compared with each other.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from distconv.output.loading import find_replaced
 from distconv.output.ownership import Ownership
 from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TRANSFORMERS, Target
-from distconv.storage.base import Storage
+from distconv.storage.base import Storage, list_files
 from distconv.storage.parallel import map_at_once
 
 _WRITERS = 16
@@ -24,7 +24,7 @@ def clear_folder(
     Those of the new ``target`` and of the conversion that stood there. ``legal`` names the texts
     that came with that model.
     """
-    names = [entry.name for entry in storage.list_folder(owner.folder) if not entry.is_folder]
+    names = list_files(storage, owner.folder)
     # Who is killed meanwhile must find again whose files they are: the records go last.
     names.sort(key=lambda name: name in {JOURNAL_NAME, RECEIPT_NAME})
     replaced = find_replaced(storage, owner.folder, target)

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 from distconv.errors import InputError, OutputError
+from distconv.formats.headers import group_twins
 from distconv.formats.written import Headers
+from distconv.humanize import list_some
 from distconv.output.findings import Finding
 from distconv.output.loading import digest_file, holds_weights, is_copy, is_loaded
 from distconv.output.receipt import ModelReceipt
@@ -106,17 +108,9 @@ _DIGITS = 6
 
 def _find_twins(output: str, headers: Headers) -> Iterator[str]:
     """Tell of tensors that are in two files: a loader takes one of them."""
-    homes: dict[str, str] = {}
-    twins: dict[tuple[str, str], list[str]] = {}
-    for file, tensors in headers.items():
-        for name in tensors:
-            home = homes.setdefault(name, file)
-            if home != file:
-                twins.setdefault((home, file), []).append(name)
-    for (first, second), names in twins.items():
-        shown = ", ".join(name[:_SHOWN_CHARACTERS] for name in names[:_MOST_SHOWN])
-        more = f" and {len(names) - _MOST_SHOWN:,} more" if len(names) > _MOST_SHOWN else ""
-        yield f"{output}: {shown}{more}: both in {first} and in {second}"
+    for (first, second), names in group_twins(headers.items()).items():
+        shown = list_some([name[:_SHOWN_CHARACTERS] for name in names], _MOST_SHOWN)
+        yield f"{output}: {shown}: both in {first} and in {second}"
 
 
 _SHOWN_CHARACTERS = 80

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from distconv.families.translate import Decisions
 from distconv.formats.meta.shards import MOST_SHARDS, default_part_bytes, lay_out_shard, shard_name
 from distconv.formats.safetensors.chunks import LARGEST_CHUNK_BYTES, default_chunk_bytes, lay_out_chunks
-from distconv.humanize import format_size
+from distconv.humanize import format_size, list_some
 from distconv.layout.dtypes import DType
 from distconv.layout.files import File, OutputTensor, Part
 from distconv.layout.stripes import Stripe, group_alike, list_sections, split_files
@@ -124,11 +124,10 @@ def describe_large_tensors(plan: Plan) -> tuple[str, ...]:
     found = plan.large_tensors
     if not found:
         return ()
-    names = ", ".join(f"{tensor.name} ({format_size(tensor.size_bytes)})" for tensor in found[:_NAMED])
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    names = list_some([f"{tensor.name} ({format_size(tensor.size_bytes)})" for tensor in found], _NAMED)
     chunks = "1 chunk is" if len(found) == 1 else f"{len(found)} chunks are"
     limit = format_size(plan.chunk_limit_bytes)
-    return (f"{chunks} larger than {limit}, as a tensor is never cut over chunks: {names}{more}",)
+    return (f"{chunks} larger than {limit}, as a tensor is never cut over chunks: {names}",)
 
 
 def make_plan(

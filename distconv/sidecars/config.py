@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
+from distconv.families.dimensions import Dimensions, ModelDimensions, VisionEncoder
+
 CONFIG_NAME = "config.json"
 
 
@@ -45,20 +47,6 @@ class Rope:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelShape:
-    """Sizes of the model as it is written, in elements."""
-
-    dim: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn_dim: int
-    vocab_size: int
-    norm_eps: float
-
-
-@dataclass(frozen=True, slots=True)
 class TokenIds:
     """Where text begins and ends, and what fills up shorter ones."""
 
@@ -81,54 +69,64 @@ class Settings:
     """Longest sequence, in tokens."""
     tokens: TokenIds
     dtype: str
+    tied: bool = False
+    """Whether the output is the embedding."""
 
-    def list_keys(self) -> dict[str, object]:
-        """Give the keys that the text models of all models with images have."""
+    def list_keys(self, sizes: ModelDimensions) -> dict[str, object]:
+        """Give the keys that text models have, of those of a model with images, too."""
         return {
             "bos_token_id": self.tokens.bos,
             "eos_token_id": self.tokens.plain_eos(),
             "hidden_act": "silu",
+            "hidden_size": sizes.dim,
             "initializer_range": 0.02,
             "max_position_embeddings": self.context,
+            "num_attention_heads": sizes.heads,
+            "num_hidden_layers": sizes.layers,
+            "num_key_value_heads": sizes.kv_heads,
             "pad_token_id": self.tokens.pad,
             "rms_norm_eps": self.norm_eps,
             **self.rope.list_keys(),
-            "tie_word_embeddings": False,
+            "tie_word_embeddings": self.tied,
             "use_cache": True,
+            "vocab_size": sizes.vocab,
         }
 
+    def list_dtype(self) -> dict[str, object]:
+        """Give the type in which tensors are stored, by both of its names."""
+        return {"dtype": self.dtype, "torch_dtype": self.dtype}
 
-def make_config(
-    shape: ModelShape, rope: Rope, context: int, tokens: TokenIds, *, tied: bool, dtype: str
-) -> dict[str, object]:
+
+def make_config(sizes: Dimensions, settings: Settings) -> dict[str, object]:
     """Make config.json's content: ``configuration_llama.py`` of transformers 5.23, and the older keys."""
     return {
+        **settings.list_keys(sizes),
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "bos_token_id": tokens.bos,
-        "dtype": dtype,
-        "eos_token_id": tokens.plain_eos(),
-        "head_dim": shape.head_dim,
-        "hidden_act": "silu",
-        "hidden_size": shape.dim,
-        "initializer_range": 0.02,
-        "intermediate_size": shape.ffn_dim,
-        "max_position_embeddings": context,
+        **settings.list_dtype(),
+        "head_dim": sizes.head_dim,
+        "intermediate_size": sizes.ffn_dim,
         "mlp_bias": False,
         "model_type": "llama",
-        "num_attention_heads": shape.heads,
-        "num_hidden_layers": shape.layers,
-        "num_key_value_heads": shape.kv_heads,
-        "pad_token_id": tokens.pad,
         "pretraining_tp": 1,
-        "rms_norm_eps": shape.norm_eps,
-        **rope.list_keys(),
-        "tie_word_embeddings": tied,
-        "torch_dtype": dtype,
         "transformers_version": metadata.version("transformers"),
-        "use_cache": True,
-        "vocab_size": shape.vocab_size,
+    }
+
+
+def list_encoder_keys(vision: VisionEncoder) -> dict[str, object]:
+    """Give the keys that the configs of both image encoders have."""
+    return {
+        "hidden_act": "gelu",
+        "hidden_size": vision.width,
+        "image_size": vision.image_size,
+        "initializer_range": 0.02,
+        "intermediate_size": vision.ffn_dim,
+        "norm_eps": 1e-5,
+        "num_channels": vision.channels,
+        "num_hidden_layers": vision.layers,
+        "patch_size": vision.patch,
+        "vision_output_dim": vision.output_dim,
     }
 
 
@@ -137,10 +135,10 @@ def make_parts_config(
     top: Mapping[str, object],
     text: Mapping[str, object],
     vision: Mapping[str, object],
-    dtype: str,
+    settings: Settings,
 ) -> dict[str, object]:
     """Make config.json's content of a text model and an image encoder; ``top`` is what stands beside their configs."""
-    stored = {"dtype": dtype, "torch_dtype": dtype}
+    stored = settings.list_dtype()
     return {
         "architectures": [architecture],
         **top,

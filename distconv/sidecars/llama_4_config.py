@@ -6,7 +6,7 @@ from distconv.errors import InputError
 from distconv.families.dimensions import Llama4Dimensions
 from distconv.formats.meta.multimodal import Llama4Params
 from distconv.formats.meta.rope import RopeScaling
-from distconv.sidecars.config import Rope, Settings, make_parts_config
+from distconv.sidecars.config import Rope, Settings, list_encoder_keys, make_parts_config
 from distconv.sidecars.special_tokens import TOKEN_SETS
 
 ARCHITECTURE = "Llama4ForConditionalGeneration"
@@ -62,20 +62,15 @@ def make_llama_4_config(
     tokens = find_image_tokens(settings.tokens.bos)
     top = {**tokens, "model_type": "llama4", "tie_word_embeddings": False}
     text: dict[str, object] = {
-        **settings.list_keys(),
+        **settings.list_keys(sizes),
         "attention_bias": False,
         "attention_dropout": 0.0,
         "head_dim": sizes.head_dim,
-        "hidden_size": sizes.dim,
         "model_type": "llama4_text",
-        "num_attention_heads": sizes.heads,
-        "num_hidden_layers": sizes.layers,
-        "num_key_value_heads": sizes.kv_heads,
-        "vocab_size": sizes.vocab,
         **_list_experts(sizes, params),
         **_list_attention(sizes, params),
     }
-    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes, params), settings.dtype)
+    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes, params), settings)
 
 
 def _list_experts(sizes: Llama4Dimensions, params: Llama4Params) -> dict[str, object]:
@@ -124,24 +119,15 @@ def _make_encoder(path: str, sizes: Llama4Dimensions, params: Llama4Params) -> d
             "Transformers has one size for both (intermediate_size)"
         )
     return {
+        **list_encoder_keys(vision),
         "attention_dropout": 0.0,
-        "hidden_act": "gelu",
-        "hidden_size": vision.width,
-        "image_size": vision.image_size,
-        "initializer_range": 0.02,
-        "intermediate_size": vision.ffn_dim,
         "model_type": "llama4_vision_model",
         "multi_modal_projector_bias": False,
-        "norm_eps": 1e-5,
         "num_attention_heads": vision.heads,
-        "num_channels": vision.channels,
-        "num_hidden_layers": vision.layers,
-        "patch_size": vision.patch,
         "pixel_shuffle_ratio": tower.pixel_shuffle_ratio,
         "projector_dropout": 0.0,
         "projector_input_dim": vision.output_dim,
         "projector_output_dim": vision.output_dim,
         **Rope(ENCODER_THETA).list_keys(),
         "vision_feature_select_strategy": "default",
-        "vision_output_dim": vision.output_dim,
     }

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.families.choose import find_family
+from distconv.families.dimensions import Dimensions
 from distconv.families.evidence import Tokenizer
 from distconv.families.llama import FAMILIES, Family
-from distconv.formats.meta.fields import Fields
+from distconv.formats.meta.fields import Fields, describe_unknown
 from distconv.formats.plain_json import parse_object
 from distconv.layout.dtypes import STORABLE
-from distconv.sidecars.config import ModelShape, Rope
+from distconv.sidecars.config import Rope
 from distconv.sidecars.meta_family import PLAIN_THETA, find_contradictions, tell_family
 
 META_FACTOR = 8.0
 """By which Meta's code scales the rope of every model that is scaled (``llama3/model.py``, ``apply_scaling``)."""
-_MOST_SHOWN = 8
 _ROPES = ("rope_parameters", "rope_scaling")
 WITHOUT_MEANING = frozenset(
     {
@@ -34,7 +34,8 @@ WITHOUT_MEANING = frozenset(
 class MetaConfig:
     """A model that Meta's code can run, in elements, and the family whose files describe it."""
 
-    shape: ModelShape
+    dimensions: Dimensions
+    norm_eps: float
     rope: Rope
     context: int
     """Longest sequence; params.json has no place for it."""
@@ -57,59 +58,65 @@ def read_meta_config(
     """
     asked = None if family is None else find_family(family)
     fields = Fields(path, parse_object(path, content))
-    _refuse_foreign(fields)
-    shape = _take_shape(fields)
+    _refuse_other_than_llama(fields)
+    sizes = take_sizes(
+        fields, layers=fields.take_count("num_hidden_layers"), ffn_dim=fields.take_count("intermediate_size")
+    )
+    norm_eps = fields.take_number("rms_norm_eps", at_most=1, always=True) or 1e-6
     rope = take_rope(fields)
     context = fields.take_optional_count("max_position_embeddings") or 2048
     tied = fields.take_flag("tie_word_embeddings")
     dtype = _take_dtype(fields)
-    told, evidence = tell_family(shape, rope, context, fields.get("bos_token_id"), tokenizer)
+    told, evidence = tell_family(sizes, rope, context, fields.get("bos_token_id"), tokenizer)
     chosen = FAMILIES[told] if asked is None else asked
-    findings = (*_find_unsayable(fields, shape), *find_contradictions(chosen, shape, rope, tokenizer))
+    findings = (*_find_unsayable(fields, sizes), *find_contradictions(chosen, sizes, rope, tokenizer))
     fields.findings += [f"{path}: {finding}" for finding in findings]
     if fields.findings:
         raise InputError.of(fields.findings)
     notes = tuple(f"{path}: {note}" for note in _make_notes(fields, chosen, context))
     said = evidence if asked is None else ("`family=` says so",)
-    return MetaConfig(shape, rope, context, tied, dtype, chosen, said, notes)
+    return MetaConfig(sizes, norm_eps, rope, context, tied, dtype, chosen, said, notes)
 
 
 def refuse_foreign(path: str, content: bytes) -> None:
     """Raise InputError for the config.json of what is no plain Llama."""
-    _refuse_foreign(Fields(path, parse_object(path, content)))
+    _refuse_other_than_llama(Fields(path, parse_object(path, content)))
 
 
-def _refuse_foreign(fields: Fields) -> None:
-    foreign = _describe_foreign(fields)
-    if foreign is not None:
-        raise InputError(f"{fields.path}: {foreign}")
-
-
-def _describe_foreign(fields: Fields) -> str | None:
-    """Name what is no plain Llama: that is better named by what it is than by the keys that it lacks."""
-    kind, built = fields.get("model_type"), fields.get("architectures")
-    fields.taken |= {"model_type", "architectures", "quantization_config"}
+def _refuse_other_than_llama(fields: Fields) -> None:
+    """What is none is better named by what it is than by the keys that it lacks."""
+    kind = fields.get("model_type")
     if kind != "llama":
-        return f"model_type is {kind!r:.40}, expected 'llama'; Meta's layout is written for Llama only"
+        raise InputError(
+            f"{fields.path}: model_type is {kind!r:.40}, expected 'llama'; Meta's layout is written for Llama only"
+        )
     # The older spelling is that of Transformers before 4.28.
-    if fields.has("architectures") and built not in (["LlamaForCausalLM"], ["LLaMAForCausalLM"]):
-        return f"architectures is {built!r:.60}, expected ['LlamaForCausalLM']"
+    refuse_class(fields, "LlamaForCausalLM", "LLaMAForCausalLM")
+
+
+def refuse_class(fields: Fields, *architectures: str) -> None:
+    """Raise InputError for a model of another class than these, or one that is quantized."""
+    built = fields.get("architectures")
+    fields.taken |= {"model_type", "architectures", "quantization_config"}
+    if fields.has("architectures") and built not in [[name] for name in architectures]:
+        raise InputError(f"{fields.path}: architectures is {built!r:.80}, expected {[architectures[0]]!r}")
     if fields.has("quantization_config"):
-        return "a quantized model (it has 'quantization_config'); convert the bf16 one instead"
-    return None
+        raise InputError(
+            f"{fields.path}: a quantized model (it has 'quantization_config'); convert the bf16 one instead"
+        )
 
 
-def _take_shape(fields: Fields) -> ModelShape:
-    dim, heads = fields.take_count("hidden_size"), fields.take_count("num_attention_heads")
-    return ModelShape(
+def take_sizes(text: Fields, *, layers: int, ffn_dim: int) -> Dimensions:
+    """Take the sizes of a text model that all of its kinds give by the same keys."""
+    dim, heads = text.take_count("hidden_size"), text.take_count("num_attention_heads")
+    return Dimensions(
         dim=dim,
-        layers=fields.take_count("num_hidden_layers"),
+        layers=layers,
         heads=heads,
-        kv_heads=fields.take_optional_count("num_key_value_heads") or heads,
-        head_dim=fields.take_optional_count("head_dim") or dim // heads,
-        ffn_dim=fields.take_count("intermediate_size"),
-        vocab_size=fields.take_count("vocab_size"),
-        norm_eps=fields.take_number("rms_norm_eps", at_most=1, always=True) or 1e-6,
+        kv_heads=text.take_optional_count("num_key_value_heads") or heads,
+        head_dim=text.take_optional_count("head_dim") or dim // heads,
+        ffn_dim=ffn_dim,
+        vocab=text.take_count("vocab_size"),
     )
 
 
@@ -169,7 +176,7 @@ def _take_dtype(fields: Fields) -> str | None:
     return next(iter(found), None)
 
 
-def _find_unsayable(fields: Fields, shape: ModelShape) -> Iterator[str]:
+def _find_unsayable(fields: Fields, sizes: Dimensions) -> Iterator[str]:
     """Name what config.json says and Meta's code has no words for."""
     for key in ("attention_bias", "mlp_bias"):
         if fields.take_flag(key):
@@ -179,29 +186,31 @@ def _find_unsayable(fields: Fields, shape: ModelShape) -> Iterator[str]:
     if fields.has("sliding_window") and fields.get("use_sliding_window") is not False:
         yield f"sliding_window is {fields.get('sliding_window')!r:.40}; Meta's code attends to all that came before"
     fields.taken |= {"hidden_act", "sliding_window"}
-    if shape.dim % shape.heads or shape.head_dim * shape.heads != shape.dim:
+    if sizes.dim % sizes.heads or sizes.head_dim * sizes.heads != sizes.dim:
         yield (
-            f"head_dim {shape.head_dim} for hidden_size {shape.dim} and {shape.heads} heads; "
+            f"head_dim {sizes.head_dim} for hidden_size {sizes.dim} and {sizes.heads} heads; "
             "in Meta's code the heads together are as wide as the model"
         )
-    elif shape.head_dim % 2:
-        yield f"head_dim {shape.head_dim} is odd; rotary embeddings pair up elements"
-    if shape.heads % shape.kv_heads:
-        yield f"num_attention_heads {shape.heads} is not a multiple of num_key_value_heads {shape.kv_heads}"
+    elif sizes.head_dim % 2:
+        yield f"head_dim {sizes.head_dim} is odd; rotary embeddings pair up elements"
+    if sizes.heads % sizes.kv_heads:
+        yield f"num_attention_heads {sizes.heads} is not a multiple of num_key_value_heads {sizes.kv_heads}"
+
+
+def note_context(family: Family, context: int | None, published: int) -> Iterator[str]:
+    """Say that a length of sequence is lost, where it is not the one that was published."""
+    if context not in {None, published, family.context}:
+        yield (
+            f"max_position_embeddings {context:,} has no place in params.json ({family.title} has {published:,}); "
+            "give it to Meta's code as max_seq_len"
+        )
 
 
 def _make_notes(fields: Fields, family: Family, context: int) -> Iterator[str]:
-    if context != family.context:
-        yield (
-            f"max_position_embeddings {context:,} has no place in params.json ({family.title} has "
-            f"{family.context:,}); give it to Meta's code as max_seq_len"
-        )
+    yield from note_context(family, context, family.context)
     if family.factor not in {None, META_FACTOR}:
         yield (
             f"rope is scaled by {family.factor:g}, as published; params.json says only that it is scaled, and "
             f"Meta's own code then takes {META_FACTOR:g}"
         )
-    left = [key for key in fields.left() if key not in WITHOUT_MEANING]
-    if left:
-        more = f" and {len(left) - _MOST_SHOWN} more" if len(left) > _MOST_SHOWN else ""
-        yield f"{', '.join(repr(key[:40]) for key in left[:_MOST_SHOWN])}{more}: not known to distconv, and left out"
+    yield from describe_unknown([key for key in fields.left() if key not in WITHOUT_MEANING])

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from distconv.families.dimensions import Dimensions
 from distconv.families.evidence import Tokenizer
 from distconv.families.llama import FAMILIES, TIKTOKEN_SIZE, Family
-from distconv.sidecars.config import ModelShape, Rope
+from distconv.sidecars.config import Rope
 
 PLAIN_THETA = 1e4
 """What Transformers and the code of Llama 1 and 2 take where nothing is said."""
@@ -12,11 +13,11 @@ _SCALED = ("llama-3.1", "llama-3.2")
 
 
 def tell_family(
-    shape: ModelShape, rope: Rope, context: int, bos: object, tokenizer: Tokenizer | None
+    sizes: Dimensions, rope: Rope, context: int, bos: object, tokenizer: Tokenizer | None
 ) -> tuple[str, tuple[str, ...]]:
     """Tell which family's files say the same; of those that differ in their prompts only, the first."""
     kind, first = (
-        _tell_tokenizer(shape, rope, bos) if tokenizer is None else (tokenizer, f"a {tokenizer} tokenizer")
+        _tell_tokenizer(sizes, rope, bos) if tokenizer is None else (tokenizer, f"a {tokenizer} tokenizer")
     )
     if rope.factor is not None:
         name = next((name for name in _SCALED if FAMILIES[name].factor == rope.factor), _SCALED[0])
@@ -25,17 +26,17 @@ def tell_family(
         return "llama-3", (first, "rope is not scaled")
     if rope.theta != PLAIN_THETA:
         return "code-llama", (first, f"rope_theta is {rope.theta:g}")
-    if (shape.dim, shape.vocab_size) == (8192, 32016):
+    if (sizes.dim, sizes.vocab) == (8192, 32016):
         return "code-llama-70b-python", (first, "vocabulary of 32,016 at dim 8192")
-    if shape.kv_heads != shape.heads:
-        return "llama-2", (first, f"{shape.kv_heads} key heads for {shape.heads} heads")
+    if sizes.kv_heads != sizes.heads:
+        return "llama-2", (first, f"{sizes.kv_heads} key heads for {sizes.heads} heads")
     longest = FAMILIES["llama-1"].context
     return "llama-1" if context <= longest else "llama-2", (first, f"context {context:,}")
 
 
-def _tell_tokenizer(shape: ModelShape, rope: Rope, bos: object) -> tuple[Tokenizer, str]:
-    if shape.vocab_size >= TIKTOKEN_SIZE:
-        return "tiktoken", f"vocabulary of {shape.vocab_size:,}"
+def _tell_tokenizer(sizes: Dimensions, rope: Rope, bos: object) -> tuple[Tokenizer, str]:
+    if sizes.vocab >= TIKTOKEN_SIZE:
+        return "tiktoken", f"vocabulary of {sizes.vocab:,}"
     if bos == FAMILIES["llama-2"].bos:
         return "sentencepiece", f"bos_token_id is {bos}"
     theta = FAMILIES["llama-3"].theta
@@ -43,13 +44,13 @@ def _tell_tokenizer(shape: ModelShape, rope: Rope, bos: object) -> tuple[Tokeniz
 
 
 def find_contradictions(
-    family: Family, shape: ModelShape, rope: Rope, tokenizer: Tokenizer | None
+    family: Family, sizes: Dimensions, rope: Rope, tokenizer: Tokenizer | None
 ) -> Iterator[str]:
     """Name what the family's code takes otherwise than config.json has it."""
     if tokenizer not in {None, family.tokenizer}:
         yield f"{family.title} has a {family.tokenizer} tokenizer, found a {tokenizer} one"
-    if family.tokenizer == "sentencepiece" and shape.vocab_size >= TIKTOKEN_SIZE and tokenizer is None:
-        yield f"vocabulary of {shape.vocab_size:,}, {family.title} has a sentencepiece tokenizer"
+    if family.tokenizer == "sentencepiece" and sizes.vocab >= TIKTOKEN_SIZE and tokenizer is None:
+        yield f"vocabulary of {sizes.vocab:,}, {family.title} has a sentencepiece tokenizer"
     if not says_theta(family) and rope.theta != family.theta:
         yield (
             f"rope_theta {rope.theta:g}; the code of {family.title} always takes {family.theta:g}, "

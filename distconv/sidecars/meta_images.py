@@ -9,6 +9,7 @@ from distconv.families.images import IMAGE_MODELS
 from distconv.formats.meta.fields import Fields
 from distconv.formats.plain_json import parse_object
 from distconv.sidecars import llama_4_config, mllama_config
+from distconv.sidecars.meta_config import refuse_class
 from distconv.sidecars.meta_llama_4 import read_llama_4
 from distconv.sidecars.meta_mllama import read_mllama
 from distconv.sidecars.meta_parts import ImageConfig, note_left
@@ -26,11 +27,10 @@ def read_image_config(path: str, content: bytes, *, family: str | None = None) -
     """
     asked = None if family is None else find_family(family)
     fields = Fields(path, parse_object(path, content))
-    foreign = _describe_foreign(fields)
-    if foreign is not None:
-        raise InputError(f"{path}: {foreign}")
+    is_mllama = fields.get("model_type") == "mllama"
+    refuse_class(fields, mllama_config.ARCHITECTURE if is_mllama else llama_4_config.ARCHITECTURE)
     text, vision = fields.open("text_config"), fields.open("vision_config")
-    found = (read_mllama if fields.get("model_type") == "mllama" else read_llama_4)(fields, text, vision)
+    found = (read_mllama if is_mllama else read_llama_4)(fields, text, vision)
     if fields.findings:
         raise InputError.of(fields.findings)
     notes = tuple(f"{path}: {note}" for note in (*found.notes, *note_left(fields)))
@@ -41,20 +41,6 @@ def read_image_config(path: str, content: bytes, *, family: str | None = None) -
     if asked is None:
         return replace(found, notes=notes)
     return replace(found, family=asked, evidence=("`family=` says so",), notes=notes)
-
-
-def _describe_foreign(fields: Fields) -> str | None:
-    """Name what is no whole model of Meta's: that is better named by what it is than by the keys that it lacks."""
-    built = fields.get("architectures")
-    fields.taken |= {"model_type", "architectures", "quantization_config"}
-    expected = [
-        mllama_config.ARCHITECTURE if fields.get("model_type") == "mllama" else llama_4_config.ARCHITECTURE
-    ]
-    if fields.has("architectures") and built != expected:
-        return f"architectures is {built!r:.80}, expected {expected!r}"
-    if fields.has("quantization_config"):
-        return "a quantized model (it has 'quantization_config'); convert the bf16 one instead"
-    return None
 
 
 def to_params(config: ImageConfig) -> bytes:

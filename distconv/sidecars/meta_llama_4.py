@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from distconv.families.dimensions import Llama4Dimensions, VisionEncoder
 from distconv.families.images import IMAGE_FAMILIES
+from distconv.families.llama_vision import CHANNELS
 from distconv.formats.meta.fields import Fields
 from distconv.formats.meta.multimodal import ATTENTION_SCALE, FLOOR_SCALE
 from distconv.sidecars.config import Rope
 from distconv.sidecars.llama_4_config import ENCODER_THETA, SCALED, choose_context, find_image_tokens
-from distconv.sidecars.meta_config import take_rope
+from distconv.sidecars.meta_config import note_context, take_rope
 from distconv.sidecars.meta_experts import ExpertFormula, find_expert_formula
-from distconv.sidecars.meta_parts import ImageConfig, check_fixed, note_context, take_numbers, take_text
+from distconv.sidecars.meta_parts import ImageConfig, check_fixed, take_numbers, take_text
 
 _INTERVAL = 4
 """Of layers without rotary embedding, where a config does not say."""
-_CHANNELS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _read_encoder(vision: Fields) -> tuple[VisionEncoder, float]:
         "hidden_act": "gelu",
         "multi_modal_projector_bias": False,
         "norm_eps": 1e-5,
-        "num_channels": _CHANNELS,
+        "num_channels": CHANNELS,
         "projector_input_dim": output_dim,
         "projector_output_dim": output_dim,
         "vision_feature_select_strategy": "default",
@@ -158,7 +158,7 @@ def _read_encoder(vision: Fields) -> tuple[VisionEncoder, float]:
         global_layers=0,
         heads=vision.take_count("num_attention_heads"),
         ffn_dim=ffn_dim,
-        channels=_CHANNELS,
+        channels=CHANNELS,
         patch=patch,
         positions=(vision.take_count("image_size") // patch) ** 2 + 1,
         tiles=1,

@@ -11,9 +11,9 @@ from distconv.families.images import IMAGE_FAMILIES
 from distconv.families.llama_vision import CHANNELS, EXTRA_TOKENS, HEADS
 from distconv.formats.meta.fields import Fields
 from distconv.sidecars.config import Rope
-from distconv.sidecars.meta_config import META_FACTOR, take_rope
+from distconv.sidecars.meta_config import META_FACTOR, note_context, take_rope
 from distconv.sidecars.meta_params import find_ffn_pair
-from distconv.sidecars.meta_parts import ImageConfig, check_fixed, note_context, take_numbers, take_text
+from distconv.sidecars.meta_parts import ImageConfig, check_fixed, take_numbers, take_text
 from distconv.sidecars.mllama_config import INNER_LAYERS, list_aspect_ratios
 
 _FAMILY = IMAGE_FAMILIES["llama-3.2-vision"]

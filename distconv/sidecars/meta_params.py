@@ -38,20 +38,20 @@ def make_params(config: MetaConfig, *, rows: int, shards: int = 1) -> bytes:
     Where there are more shards than key heads, it counts every copy, as Meta's model divides
     the heads among the shards, of which there are as many as ``families.translate.cut_for_ranks`` takes.
     """
-    shape, family, theta = config.shape, config.family, config.rope.theta
-    kv_heads = max(shape.kv_heads, shards)
-    multiple_of, multiplier = find_ffn_pair(shape.dim, shape.ffn_dim, family)
+    sizes, family, theta = config.dimensions, config.family, config.rope.theta
+    kv_heads = max(sizes.kv_heads, shards)
+    multiple_of, multiplier = find_ffn_pair(sizes.dim, sizes.ffn_dim, family)
     keys, indent, ending = _find_form(family)
     plain = family.tokenizer == "sentencepiece"
     short = keys is _CODE_KEYS
     values: dict[str, object] = {
-        "dim": shape.dim,
-        "n_layers": shape.layers,
-        "n_heads": shape.heads,
-        "n_kv_heads": None if plain and kv_heads == shape.heads else kv_heads,
+        "dim": sizes.dim,
+        "n_layers": sizes.layers,
+        "n_heads": sizes.heads,
+        "n_kv_heads": None if plain and kv_heads == sizes.heads else kv_heads,
         "multiple_of": multiple_of,
         "ffn_dim_multiplier": multiplier if keys is _PLAIN_KEYS else multiplier or 1.0,
-        "norm_eps": shape.norm_eps,
+        "norm_eps": config.norm_eps,
         "rope_theta": int(theta) if short and theta.is_integer() else theta,
         "use_scaled_rope": True,
         "vocab_size": -1 if plain else rows,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from distconv.families.dimensions import Dimensions, Llama4Dimensions, MllamaDimensions
 from distconv.families.llama import Family
-from distconv.formats.meta.fields import Fields
-from distconv.sidecars.meta_config import WITHOUT_MEANING
+from distconv.formats.meta.fields import Fields, describe_unknown
+from distconv.sidecars.meta_config import WITHOUT_MEANING, take_sizes
 
 _OF_GENERATION = frozenset(
     {
@@ -19,7 +19,6 @@ _OF_GENERATION = frozenset(
     }
 )  # fmt: skip
 """Keys of published configs, which older versions wrote in full, that change nothing of the model."""
-_MOST_SHOWN = 8
 _LONGEST_LIST = 1 << 12
 
 
@@ -43,16 +42,13 @@ class ImageConfig:
 
 def take_text(text: Fields, *, layers: int, ffn_dim: int) -> Dimensions:
     """Take the sizes of a text model, whose heads together must be as wide as it is."""
-    dim, heads = text.take_count("hidden_size"), text.take_count("num_attention_heads")
-    head_dim = text.take_optional_count("head_dim") or dim // heads
-    kv_heads = text.take_optional_count("num_key_value_heads") or heads
-    if head_dim * heads != dim:
-        text.report(
-            "head_dim", head_dim, f"{dim / heads:g}: in Meta's code heads together are as wide as the model"
-        )
-    if heads % kv_heads:
-        text.report("num_key_value_heads", kv_heads, f"a number that divides {heads} heads")
-    return Dimensions(dim, layers, heads, kv_heads, head_dim, ffn_dim, text.take_count("vocab_size"))
+    sizes = take_sizes(text, layers=layers, ffn_dim=ffn_dim)
+    if sizes.head_dim * sizes.heads != sizes.dim:
+        width = f"{sizes.dim / sizes.heads:g}: in Meta's code heads together are as wide as the model"
+        text.report("head_dim", sizes.head_dim, width)
+    if sizes.heads % sizes.kv_heads:
+        text.report("num_key_value_heads", sizes.kv_heads, f"a number that divides {sizes.heads} heads")
+    return sizes
 
 
 def take_numbers(fields: Fields, key: str) -> list[int] | None:
@@ -80,19 +76,7 @@ def check_fixed(fields: Fields, fixed: Mapping[str, object]) -> None:
             fields.report(key, found, f"{value!r:.60}: Meta's code does nothing else")
 
 
-def note_context(family: Family, context: int | None, published: int) -> Iterator[str]:
-    """Say that a length of sequence is lost, where it is not the one that was published."""
-    if context not in {None, published, family.context}:
-        yield (
-            f"max_position_embeddings {context:,} has no place in params.json ({family.title} has {published:,}); "
-            "give it to Meta's code as max_seq_len"
-        )
-
-
 def note_left(fields: Fields) -> Iterator[str]:
     """Name what was not taken and may mean something."""
     known = WITHOUT_MEANING | _OF_GENERATION
-    left = [key for key in fields.left() if key.rpartition(".")[2] not in known]
-    if left:
-        more = f" and {len(left) - _MOST_SHOWN} more" if len(left) > _MOST_SHOWN else ""
-        yield f"{', '.join(repr(key[:40]) for key in left[:_MOST_SHOWN])}{more}: not known to distconv, and left out"
+    return describe_unknown([key for key in fields.left() if key.rpartition(".")[2] not in known])

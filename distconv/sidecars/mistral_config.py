@@ -7,15 +7,16 @@ params.json does not say it excepted, see ``absent_theta`` in ``formats/meta/mis
 from importlib import metadata
 
 from distconv.errors import InputError
+from distconv.families.dimensions import Dimensions
 from distconv.formats.meta.mistral import MistralParams
-from distconv.sidecars.config import ModelShape, Settings
+from distconv.sidecars.config import Settings
 
 
 def make_mistral_config(
-    path: str, shape: ModelShape, params: MistralParams, settings: Settings, *, tied: bool
+    path: str, sizes: Dimensions, params: MistralParams, settings: Settings
 ) -> dict[str, object]:
     """Make config.json's content; InputError where none can say which layers attend to how much."""
-    layers, window = _spread(path, shape.layers, params)
+    layers, window = _spread(path, sizes.layers, params)
     mixed = {key is None for key in layers} == {True, False}
     if mixed and params.experts:
         raise InputError(
@@ -25,22 +26,15 @@ def make_mistral_config(
     return {
         "architectures": [f"{kind.capitalize()}ForCausalLM"],
         "attention_dropout": 0.0,
-        "dtype": settings.dtype,
-        "head_dim": shape.head_dim,
-        "hidden_size": shape.dim,
-        "intermediate_size": shape.ffn_dim,
+        "head_dim": sizes.head_dim,
+        "intermediate_size": sizes.ffn_dim,
         "model_type": kind,
-        "num_attention_heads": shape.heads,
-        "num_hidden_layers": shape.layers,
-        "num_key_value_heads": shape.kv_heads,
         "sliding_window": window,
-        **settings.list_keys(),
+        **settings.list_keys(sizes),
+        **settings.list_dtype(),
         **(_list_experts(params) if params.experts else {}),
         **({"layer_types": [_LAYER_TYPES[key is None] for key in layers]} if mixed else {}),
-        "tie_word_embeddings": tied,
-        "torch_dtype": settings.dtype,
         "transformers_version": metadata.version("transformers"),
-        "vocab_size": shape.vocab_size,
     }
 
 

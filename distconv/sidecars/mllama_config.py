@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from distconv.errors import InputError
 from distconv.families.dimensions import MllamaDimensions, VisionEncoder
 from distconv.families.operations import list_ratios
-from distconv.sidecars.config import Settings, make_parts_config
+from distconv.sidecars.config import Settings, list_encoder_keys, make_parts_config
 
 ARCHITECTURE = "MllamaForConditionalGeneration"
 INNER_LAYERS = (3, 7, 15, 23, 30)
@@ -26,40 +26,26 @@ def make_mllama_config(path: str, sizes: MllamaDimensions, settings: Settings) -
     InputError, which speaks of ``path``, where the encoder is none that Meta's code knows.
     """
     text: dict[str, object] = {
-        **settings.list_keys(),
+        **settings.list_keys(sizes),
         "cross_attention_layers": list(sizes.cross_numbers),
         "dropout": 0.0,
-        "hidden_size": sizes.dim,
         "intermediate_size": sizes.ffn_dim,
         "model_type": "mllama_text_model",
-        "num_attention_heads": sizes.heads,
-        "num_hidden_layers": sizes.layers,
-        "num_key_value_heads": sizes.kv_heads,
-        "vocab_size": sizes.vocab,
     }
     # The embedding's row behind those of the vocabulary is the image's.
     top = {"image_token_index": sizes.vocab, "model_type": "mllama"}
-    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes.vision), settings.dtype)
+    return make_parts_config(ARCHITECTURE, top, text, _make_encoder(path, sizes.vision), settings)
 
 
 def _make_encoder(path: str, vision: VisionEncoder) -> dict[str, object]:
     return {
+        **list_encoder_keys(vision),
         "attention_heads": vision.heads,
-        "hidden_act": "gelu",
-        "hidden_size": vision.width,
-        "image_size": vision.image_size,
-        "initializer_range": 0.02,
         "intermediate_layers_indices": list(_find_inner_layers(path, vision)),
-        "intermediate_size": vision.ffn_dim,
         "max_num_tiles": vision.tiles,
         "model_type": "mllama_vision_model",
-        "norm_eps": 1e-5,
-        "num_channels": vision.channels,
         "num_global_layers": vision.global_layers,
-        "num_hidden_layers": vision.layers,
-        "patch_size": vision.patch,
         "supported_aspect_ratios": list_aspect_ratios(vision.tiles),
-        "vision_output_dim": vision.output_dim,
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from distconv.errors import InputError
+from distconv.formats.protobuf import read_fields
 from distconv.sidecars.merges import LONGEST_TOKEN, find_merges, write_tokenizer
 from distconv.sidecars.ties import find_ties
 
@@ -68,14 +69,14 @@ def make_piece_vocabulary(path: str, content: bytes) -> PieceVocabulary:
     pieces: list[Piece] = []
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}
-    for number, value in _read_fields(content):
+    for number, value in read_fields(content):
         if number == 1 and isinstance(value, bytes):
             pieces.append(_make_piece(value))
             _bound(path, pieces)
         elif number == 2 and isinstance(value, bytes):
-            trainer = dict(_read_fields(value))
+            trainer = dict(read_fields(value))
         elif number == 3 and isinstance(value, bytes):
-            normalizer = dict(_read_fields(value))
+            normalizer = dict(read_fields(value))
     if not pieces or not trainer or not normalizer:
         # The settings come last in the file: without them it is cut off.
         raise ValueError("no pieces or no settings")
@@ -226,7 +227,7 @@ def _find_setting_faults(
 
 def _make_piece(message: bytes) -> Piece:
     text, score, kind = "", 0.0, _NORMAL
-    for number, value in _read_fields(message):
+    for number, value in read_fields(message):
         if number == 1 and isinstance(value, bytes):
             text = value.decode()
         elif number == 2 and isinstance(value, bytes):
@@ -236,41 +237,3 @@ def _make_piece(message: bytes) -> Piece:
     if not text:
         raise ValueError("a piece without text")
     return Piece(text, score, kind)
-
-
-def _read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Give (field number, value) of a protobuf message; ValueError where it is not one."""
-    position, end = 0, len(message)
-    while position < end:
-        tag, position = _read_varint(message, position)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, position = _read_varint(message, position)
-            yield number, value
-            continue
-        if wire == 2:
-            size, position = _read_varint(message, position)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-        if not number or position + size > end:
-            raise ValueError(f"field {number} of {size} bytes at {position}")
-        yield number, message[position : position + size]
-        position += size
-
-
-def _read_varint(message: bytes, position: int) -> tuple[int, int]:
-    # Nearly all numbers are of one byte.
-    if position < len(message) and message[position] < 0x80:
-        return message[position], position + 1
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(message):
-            break
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError(f"no whole number at {position}")

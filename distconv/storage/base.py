@@ -199,6 +199,11 @@ def join(folder: str, *names: str) -> str:
     return posixpath.join(folder, *names)
 
 
+def list_files(storage: Storage, folder: str) -> list[str]:
+    """Give the names of what is no folder in a folder."""
+    return [entry.name for entry in storage.list_folder(folder) if not entry.is_folder]
+
+
 def read_range(reader: Reader, offset_bytes: int, size_bytes: int) -> bytearray:
     """Read a small range as bytes."""
     found = bytearray(size_bytes)

@@ -11,6 +11,7 @@ from distconv.formats.meta.files import CONFIG_NAME, SourceFiles, find_files
 from distconv.formats.meta.layouts import ShardFiles
 from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
+from distconv.humanize import list_some
 from distconv.layout.regions import Region
 from distconv.output.targets import RECEIPT_NAME
 from distconv.storage.base import Storage, join
@@ -112,8 +113,7 @@ def _find_records(storage: Storage, files: TransformersFiles) -> tuple[Region, .
 
 
 def _note_bare(storage: Storage, folder: str, paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
-    words = f"{paths[0]}{more}: no checksums are in it, so that only headers, index and {CONFIG_NAME} were compared"
+    words = f"{list_some(paths, 1)}: no checksums are in it, so that only headers, index and {CONFIG_NAME} were compared"
     if storage.find(join(folder, RECEIPT_NAME)) is None:
         return words
     return f"{words}; distconv verify {folder} compares its data with the digests in {RECEIPT_NAME}"

@@ -1,4 +1,4 @@
-"""What a checkpoint is and what its conversion would be: the verbs that move no data."""
+"""What a checkpoint of Meta's is and what its conversion would be: read and decided without moving data."""
 
 import math
 from dataclasses import dataclass, replace

@@ -24,6 +24,7 @@ from distconv.storage.base import Storage, opened
 from distconv.verbs.rows import band_rows, cast_rows, choose_dtype, find_difference, read_bytes, read_rows
 from distconv.verbs.side_by_side import Compare, Reading, ask_for, compare_side_by_side
 from distconv.verbs.trained import Made, TrainedModel
+from distconv.verbs.turning import halve_heads
 
 if TYPE_CHECKING:
     from distconv.verbs.rows import Rows
@@ -132,10 +133,7 @@ def _read_band(comparison: _Comparison, made: Made, first: int, count: int) -> "
     rows = np.ascontiguousarray(found.transpose(*saved.axes, *others)).reshape(count, -1)
     if counts is None or not recipe.is_rotary:
         return rows
-    head, half = counts.head_dim, counts.head_dim // 2
-    # Transformers' row h, p, i is Meta's row h, 2 i + p.
-    order = [row - row % head + 2 * (row % half) + row % head // half for row in range(count)]
-    return rows[order]
+    return rows[halve_heads(count, counts.head_dim)]
 
 
 def _read_slab(tensor: BoxedTensor, low: Extents, high: Extents, sources: Sources) -> "Rows":

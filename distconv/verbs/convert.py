@@ -1,36 +1,31 @@
-"""Convert a checkpoint: read headers, plan, move, check, and set the mark last."""
+"""Convert a checkpoint: read headers, plan, have made what is not there yet, and say what was done."""
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-from distconv.errors import ConversionError, InputError
+from distconv.errors import InputError
 from distconv.humanize import format_count
 from distconv.layout.units import Unit
 from distconv.moving.executor import Cluster, forget
-from distconv.moving.existing import find_finished
 from distconv.moving.job import Job, Preconditions, Receipt
 from distconv.moving.progress import Progress, Stopwatch
 from distconv.moving.progress_default import choose_default_progress
 from distconv.moving.running import run_units
-from distconv.moving.shared import SharedFiles
 from distconv.moving.trace import RunCharts, sum_requests, summarise
-from distconv.output.checklist import make_output_checklist
-from distconv.output.folder import Folder
 from distconv.output.identity import Source, make_identity, refuse_overlap
-from distconv.output.loading import find_obstacles
-from distconv.output.resuming import take_output
 from distconv.output.state import is_recorded
 from distconv.planning.plan import Plan
-from distconv.storage.base import PathLike, Storage, join
+from distconv.storage.base import PathLike
 from distconv.storage.places import read_output, read_place
 from distconv.storage.requests import count_requests
 from distconv.verbs.conversion_report import ConversionReport
-from distconv.verbs.finished import compare_all, examine
+from distconv.verbs.finished import examine
+from distconv.verbs.making import Moved, make_output
 from distconv.verbs.options import Options, open_storage, parse_size_or_none, read_place_or_none
 from distconv.verbs.prepared import Prepared
-from distconv.verbs.running import choose_asking_cluster, choose_cluster, choose_device, name_for_workers
+from distconv.verbs.running import choose_asking_cluster, choose_device, name_for_workers
 from distconv.verbs.sources import find_input, list_input, prepare
 from distconv.version import VERSION
 
@@ -91,7 +86,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
         prepared = prepare(storage, source, found, options, partial(_ask, source, options, watch))
         for note in prepared.notes:
             watch.note(f"note: {note}")
-        report, receipts = _convert(storage, source, options, prepared, watch, started)
+        report, receipts = _convert(source, options, prepared, watch, started)
         count = format_count(len(prepared.plan.files), prepared.target.noun)
         charts.write(storage, receipts, f"{prepared.subject.title}, {count}")
         return replace(report, requests=sum_requests(receipts, before))
@@ -103,49 +98,27 @@ def _ask(source: Source, options: Options, watch: Stopwatch, questions: Sequence
     return run_units(job, questions, choose_asking_cluster(options), watch, forget)
 
 
-@dataclass(frozen=True, slots=True)
-class _Moved:
-    """What was done, and when, in seconds of one clock: tensors are moved, and then digests made of whole files."""
-
-    receipts: tuple[Receipt, ...]
-    begun: float
-    first: float | None
-    moved: float
-    ended: float
-
-
 def _convert(
-    storage: Storage, source: Source, options: Options, prepared: Prepared, watch: Stopwatch, started: float
+    source: Source, options: Options, prepared: Prepared, watch: Stopwatch, started: float
 ) -> tuple[ConversionReport, tuple[Receipt, ...]]:
     """Make what is planned, unless it is there already."""
     identity = make_identity(
         prepared.source, prepared.subject, prepared.plan, VERSION, prepared.target, prepared.shards
     )
     examined, damaged = None, frozenset[str]()
-    if not options.overwrite and is_recorded(storage, options.output, identity):
-        examined, damaged = examine(storage, options.output, prepared, watch, verify=options.verify)
+    if not options.overwrite and is_recorded(source.pinned, options.output, identity):
+        examined, damaged = examine(source.pinned, options.output, prepared, watch, verify=options.verify)
     planned = time.monotonic()
-    moved = _Moved((), planned, None, planned, planned)
+    moved = Moved((), planned, None, planned, planned)
     if examined is None:
-        moved = _make(storage, source, options, prepared, identity, damaged, watch)
-    seconds = _Seconds(
-        planned - started, moved.begun - planned, None if moved.first is None else moved.first - started
-    )
-    return _make_report(options, prepared, moved, examined, seconds), moved.receipts
-
-
-@dataclass(frozen=True, slots=True)
-class _Seconds:
-    """How long it took until bytes moved."""
-
-    planning: float
-    starting: float
-    to_first_byte: float | None
+        moved = make_output(source, options, prepared, identity, damaged, watch)
+    return _make_report(options, prepared, moved, examined, started, planned), moved.receipts
 
 
 def _make_report(
-    options: Options, prepared: Prepared, moved: _Moved, examined: str | None, seconds: _Seconds
+    options: Options, prepared: Prepared, moved: Moved, examined: str | None, started: float, planned: float
 ) -> ConversionReport:
+    """Say what was done; ``started`` and ``planned`` are on the clock of ``moved``."""
     plan, receipts = prepared.plan, moved.receipts
     whole, parts = _count_kept(plan, receipts)
     return ConversionReport(
@@ -160,9 +133,9 @@ def _make_report(
         bytes_written=sum(receipt.bytes_written for receipt in receipts),
         became_infinite=sum(receipt.became_infinite for receipt in receipts),
         summary=summarise(receipts),
-        seconds_planning=seconds.planning,
-        seconds_starting=seconds.starting,
-        seconds_to_first_byte=seconds.to_first_byte,
+        seconds_planning=planned - started,
+        seconds_starting=moved.begun - planned,
+        seconds_to_first_byte=None if moved.first is None else moved.first - started,
         seconds_moving=moved.moved - moved.begun,
         seconds_checksums=moved.ended - moved.moved,
         seconds_finishing=time.monotonic() - moved.ended,
@@ -179,99 +152,6 @@ def _count_kept(plan: Plan, receipts: Sequence[Receipt]) -> tuple[int, int]:
         receipt.chunk for receipt in receipts if receipt.kept
     )
     return len(whole), sum(part.kept for receipt in receipts for part in receipt.parts)
-
-
-def _make(
-    storage: Storage,
-    source: Source,
-    options: Options,
-    prepared: Prepared,
-    identity: dict[str, object],
-    damaged: frozenset[str],
-    watch: Stopwatch,
-) -> _Moved:
-    """Take OUTPUT, move all that is not there yet, and make the folder whole."""
-    plan, output = prepared.plan, options.output
-    names = [file.name for file in plan.files]
-    obstacles = partial(
-        find_obstacles, storage, output, names, prepared.files, source.digests, target=prepared.target
-    )
-    with take_output(
-        storage,
-        output,
-        source,
-        plan,
-        identity,
-        watch,
-        obstacles,
-        prepared.target,
-        overwrite=options.overwrite,
-        ignore_free_space=options.ignore_free_space,
-    ) as folder:
-        folder.remove(damaged)
-        receipts = _move_all(storage, source, options, prepared, folder, watch)
-        _check_chunks(storage, output, plan, folder.versions)
-        begun = watch.begun or time.monotonic()
-        moved = _Moved(receipts, begun, watch.first, watch.moved or begun, watch.ended or time.monotonic())
-        if options.verify:
-            compare_all(storage, output, prepared, watch, folder.remove)
-        if strangers := tuple(obstacles(overwrite=False)):
-            raise ConversionError("\n".join(strangers))
-        folder.finish(_complete(prepared, output, names, folder.md5s))
-    return moved
-
-
-def _complete(
-    prepared: Prepared, output: str, names: Sequence[str], md5s: Mapping[str, str]
-) -> Mapping[str, bytes]:
-    """Add to the files beside the weights what is made of all others, before the mark."""
-    if prepared.target.checklist is None:
-        return prepared.files
-    if changed := [join(output, name) for name in names if name not in md5s]:
-        raise ConversionError(
-            f"{', '.join(changed)}: made again, and not as it was recorded; run the same command again"
-        )
-    return {prepared.target.checklist: make_output_checklist(md5s, prepared.files), **prepared.files}
-
-
-def _move_all(
-    storage: Storage, source: Source, options: Options, prepared: Prepared, folder: Folder, watch: Stopwatch
-) -> tuple[Receipt, ...]:
-    """Write all files; those that are too large for one worker, or that take turns in INPUT, in parts."""
-    plan = prepared.plan
-    # One worker looks at all of a file that is there.
-    units = plan.list_units(
-        folder.recorded,
-        lambda file: storage.find_least_run(join(options.output, file.name), file.size_bytes),
-        storage.find_most_written(options.output),
-    )
-    checksums = plan.list_checksums(units, folder.md5s, md5s=prepared.target.checklist is not None)
-    digesting = {unit.name: unit for unit in checksums}
-    with SharedFiles(storage, options.output, plan.files, units, folder.unfinished, checksums) as shared:
-        folder.go_on(shared.unfinished)
-        job = Job(
-            storage, options.output, options.device, recorded=folder.recorded, vouched=frozenset(folder.versions),
-            attempts=shared.attempts, parts=shared.durable,
-            traced=bool(options.trace or options.report), preconditions=Preconditions(source.sizes, folder.owner),
-        )  # fmt: skip
-        keep = shared.hear(job, folder.expect, folder.keep, folder.keep_part)
-
-        def hear(receipt: Receipt) -> None:
-            unit = digesting.get(receipt.chunk)
-            if unit is None or unit.is_open:
-                keep(receipt)
-            if unit is None:
-                watch.has_moved()
-            elif receipt.md5 is not None:
-                folder.keep_md5(unit.file, receipt.md5)
-
-        return run_units(job, (*units, *checksums), choose_cluster(options), watch, hear)
-
-
-def _check_chunks(storage: Storage, output: str, plan: Plan, versions: Mapping[str, str]) -> None:
-    there = find_finished(storage, output, plan.files, versions)
-    if wrong := [join(output, file.name) for file in plan.files if file.name not in there]:
-        raise ConversionError(f"{', '.join(wrong)}: not of the planned header and size after moving")
 
 
 def _check(options: Options, progress: Progress) -> None:

@@ -13,7 +13,7 @@ from distconv.output.targets import is_legal
 from distconv.planning.plan import Plan
 from distconv.sidecars.config import to_json
 from distconv.sidecars.processors import PREPROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PREPROCESSOR_NAME
-from distconv.storage.base import Storage, join, read_small
+from distconv.storage.base import Storage, join, list_files, read_small
 
 _COPIED = (
     "generation_config.json",
@@ -55,7 +55,7 @@ class Like:
 
 def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
     """Read the config of a folder and list what is copied from it; with ``weights`` read their headers too."""
-    names = {entry.name for entry in storage.list_folder(folder) if not entry.is_folder}
+    names = list_files(storage, folder)
     if CONFIG_NAME not in names:
         raise InputError(
             f"{folder}: no {CONFIG_NAME}; give by `like=` the folder of the model that was trained"

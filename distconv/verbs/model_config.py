@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from distconv.errors import InputError, MismatchError
-from distconv.families.dimensions import Dimensions, Llama4Dimensions, MixtralDimensions, MllamaDimensions
+from distconv.families.dimensions import Llama4Dimensions, MixtralDimensions, MllamaDimensions
 from distconv.families.mistral import choose_context as choose_mistral_context
 from distconv.formats.meta.multimodal import Llama4Params
 from distconv.formats.meta.rope import RopeScaling
 from distconv.planning.plan import Plan
-from distconv.sidecars.config import ModelShape, Rope, Settings, TokenIds, make_config, make_generation_config
+from distconv.sidecars.config import Rope, Settings, TokenIds, make_config, make_generation_config
 from distconv.sidecars.llama_4_config import choose_context, make_llama_4_config, make_llama_4_rope
 from distconv.sidecars.mistral_config import make_mistral_config
 from distconv.sidecars.mllama_config import make_mllama_config
@@ -34,23 +34,11 @@ def _make_config(checkpoint: Checkpoint, plan: Plan, tokens: TokenIds) -> dict[s
     if isinstance(sizes, Llama4Dimensions):
         return make_llama_4_config(folder, sizes, _llama_4(checkpoint), settings)
     text = sizes.text if isinstance(sizes, MixtralDimensions) else sizes
-    shape = _make_shape(text, params.norm_eps, plan.decisions.kv_replication)
+    text = replace(text, kv_heads=text.kv_heads // plan.decisions.kv_replication)
+    settings = replace(settings, tied=plan.decisions.tied)
     if params.mistral is not None:
-        return make_mistral_config(params.path, shape, params.mistral, settings, tied=plan.decisions.tied)
-    return make_config(shape, rope, context, tokens, tied=plan.decisions.tied, dtype=settings.dtype)
-
-
-def _make_shape(sizes: Dimensions, norm_eps: float, kv_replication: int) -> ModelShape:
-    return ModelShape(
-        dim=sizes.dim,
-        layers=sizes.layers,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads // kv_replication,
-        head_dim=sizes.head_dim,
-        ffn_dim=sizes.ffn_dim,
-        vocab_size=sizes.vocab,
-        norm_eps=norm_eps,
-    )
+        return make_mistral_config(params.path, text, params.mistral, settings)
+    return make_config(text, settings)
 
 
 def _llama_4(checkpoint: Checkpoint) -> Llama4Params:

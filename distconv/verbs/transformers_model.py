@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from distconv.errors import InputError, MismatchError
 from distconv.families.architectures import ARCHITECTURES, Architecture
 from distconv.families.choose import Choice
-from distconv.families.dimensions import Dimensions, ModelDimensions
+from distconv.families.dimensions import ModelDimensions
 from distconv.families.llama import OUTPUT, RULES
 from distconv.families.operations import TileTable
 from distconv.families.rules import Rule, expand_rules
@@ -52,7 +52,7 @@ class TransformersModel:
     @property
     def dimensions(self) -> ModelDimensions:
         """Sizes of the model."""
-        return _measure(self.config)
+        return self.config.dimensions
 
     def make_params(self, shards: int = 1) -> bytes:
         """Make params.json for so many shards."""
@@ -92,15 +92,6 @@ class TransformersModel:
         return self.config.family.architecture == "llama" and _OUTPUT_NAME not in self.catalog.tensors
 
 
-def _measure(config: MetaConfig | ImageConfig) -> ModelDimensions:
-    if isinstance(config, ImageConfig):
-        return config.dimensions
-    shape = config.shape
-    return Dimensions(
-        shape.dim, shape.layers, shape.heads, shape.kv_heads, shape.head_dim, shape.ffn_dim, shape.vocab_size
-    )
-
-
 def read_model(
     storage: Storage, files: TransformersFiles, *, family: str | None = None, tokenizer: str | None = None
 ) -> TransformersModel:
@@ -126,7 +117,7 @@ def read_model(
     findings = list(_check_tensors(catalog, config, files))
     if findings:
         raise InputError.of(shorten(findings, _MOST_FINDINGS))
-    rows, trimmed = decide_rows(files.config, _measure(config).vocab, made)
+    rows, trimmed = decide_rows(files.config, config.dimensions.vocab, made)
     if trimmed is not None and isinstance(config, ImageConfig):
         raise MismatchError(
             f"{trimmed}; of a model that sees none can be left out: give its own tokenizer by `tokenizer=`"
@@ -148,7 +139,7 @@ def _check_tensors(
     catalog: TransformersCatalog, config: MetaConfig | ImageConfig, files: TransformersFiles
 ) -> Iterator[str]:
     """Tell of tensors that are missing, unknown, or not of the shape that config.json gives."""
-    sizes = _measure(config)
+    sizes = config.dimensions
     wanted = list_target_shapes(ARCHITECTURES[config.family.architecture].make_rules(sizes), sizes)
     name = posixpath.basename(files.config)
     for target in sorted(catalog.tensors.keys() - wanted.keys()):

@@ -26,7 +26,7 @@ def turn(
     """Make Transformers' rows of Meta's, whose whole shape this is; tables are small, a transposed matrix is held whole."""
     if operation is ROTARY:
         for first, rows in bands:
-            yield first, rows[_halve(len(rows), head_dim)]
+            yield first, rows[halve_heads(len(rows), head_dim)]
     elif operation is TRANSPOSED:
         yield from _take_columns(_take_whole(bands))
     elif isinstance(operation, TileTable):
@@ -84,8 +84,8 @@ def _gather_tiles(table: TileTable, whole: "Rows") -> "Rows":
     return found.reshape(table.tiles, table.tiles * size)
 
 
-def _halve(rows: int, head: int) -> list[int]:
-    """Meta's row for each of Transformers': row h, p, i is Meta's row h, 2 i + p."""
+def halve_heads(rows: int, head: int) -> list[int]:
+    """Give Meta's row for each of Transformers': row h, p, i is Meta's row h, 2 i + p."""
     half = head // 2
     return [
         start + 2 * (place % half) + place // half for start in range(0, rows, head) for place in range(head)

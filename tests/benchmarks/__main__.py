@@ -24,7 +24,6 @@ from tests.mounts import NoDiskError
 
 ROOT = Path(__file__).parents[2]
 PEER = ROOT / ".peers/transformers-4.47.1/bin/python"
-COPIERS = ("cp -r", "two cp")
 PARTS = ("ram", "disk", "growth", "pace", "ways", "experts")
 
 Contestant = Callable[[Path, Path], list[str | Path]]

@@ -10,7 +10,7 @@ from distconv.families.dimensions import Dimensions, MixtralDimensions, ModelDim
 from distconv.families.rules import expand_rules
 from distconv.families.translate import list_target_shapes
 from distconv.formats.meta.mistral import MistralParams
-from distconv.sidecars.config import ModelShape, Rope, Settings, TokenIds
+from distconv.sidecars.config import Rope, Settings, TokenIds
 from distconv.sidecars.mistral_config import make_mistral_config
 
 # dim, layers, heads, key heads, size of a head, feed-forward, vocabulary, experts; parameters in billions as they are published
@@ -45,10 +45,9 @@ def test_names_and_shapes_of_published_sizes_are_those_that_transformers_saves(
     found: ModelDimensions = MixtralDimensions(text, experts, stacked) if experts else text
     architecture: Architecture = MIXTRAL if experts else MISTRAL
     shapes = list_target_shapes(architecture.make_rules(found), found)
-    shape = ModelShape(dim, layers, heads, kv_heads, head_dim, ffn_dim, vocab, 1e-5)
     settings = Settings(1e-5, Rope(1e6), 32768, TokenIds(1, 2), "bfloat16")
     params = MistralParams(head_dim, (None,), experts, 2 if experts else 0)
-    content = make_mistral_config("params.json", shape, params, settings, tied=False)
+    content = make_mistral_config("params.json", text, params, settings)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**content))
     saved = revert_weight_conversion(model, dict(model.state_dict()))

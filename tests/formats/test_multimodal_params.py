@@ -69,9 +69,8 @@ def test_tiles_are_those_of_metas_code_where_none_are_told(tmp_path: Path) -> No
 def test_llama_4_is_read_whole(tmp_path: Path) -> None:
     params = read(tmp_path, SCOUT)
     assert params.llama_4 == Llama4Params(
-        tower=TowerParams(336, 14, 1408, 34, 16, 4.0, 4096, 0.5),
-        experts=ExpertParams(16, top_k=1, step=1, capacity_factor=1.0, scales_ffn_dim=True),
-        ffn_exp=4.0,
+        tower=TowerParams(heads=16, pixel_shuffle_ratio=0.5),
+        experts=ExpertParams(16, top_k=1, step=1),
         attention_chunk_size=8192,
         nope_interval=4,
         qk_norm=True,

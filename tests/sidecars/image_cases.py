@@ -14,7 +14,7 @@ VISION_BASE, VISION_CHAT = (
     TokenIds(128000, 128001, pad=128004), TokenIds(128000, (128001, 128008, 128009), pad=128004),
 )  # fmt: skip
 LLAMA_4_TOKENS = TokenIds(200000, (200001, 200007, 200008), pad=200018)
-TOWER = TowerParams(336, 14, 1408, 34, 16, 4.0, 4096, 0.5)
+TOWER = TowerParams(heads=16, pixel_shuffle_ratio=0.5)
 
 
 def make_vision_sizes(
@@ -54,19 +54,19 @@ def make_llama_4_params(
     experts: ExpertParams | None, *, sparse: bool = True, qk_norm: bool = False
 ) -> Llama4Params:
     chunk, nope = (8192, 4) if sparse else (None, None)
-    return Llama4Params(TOWER, experts, 4.0, chunk, nope, qk_norm, 8192, 0.1)
+    return Llama4Params(TOWER, experts, chunk, nope, qk_norm, 8192, 0.1)
 
 
 SCALED, PLAIN = make_llama_4_rope(5e5, RopeScaling()), make_llama_4_rope(5e5, None)
 _SCOUT = Llama4Case(
     make_llama_4_sizes(0, 16, 8192, tuple(range(48))),
-    make_llama_4_params(ExpertParams(16, 1, 1, 1.0, scales_ffn_dim=True), qk_norm=True),
+    make_llama_4_params(ExpertParams(16, 1, 1), qk_norm=True),
     SCALED,
     choose_context(262_144, 16, instruct=False),
 )
 _MAVERICK = Llama4Case(
     make_llama_4_sizes(16384, 128, 8192, tuple(range(1, 48, 2))),
-    make_llama_4_params(ExpertParams(128, 1, 2, 1.0, scales_ffn_dim=True)),
+    make_llama_4_params(ExpertParams(128, 1, 2)),
     PLAIN,
     choose_context(262_144, 128, instruct=False),
 )

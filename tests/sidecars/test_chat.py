@@ -8,11 +8,12 @@ import sentencepiece
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from distconv.sidecars.chat import CHAT_TEMPLATES
-from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files, read_vocabulary
+from distconv.sidecars.special_tokens import SpecialTokens
+from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
 from distconv.storage.local import LocalStorage
 from tests.sidecars.conftest import packaged_file
 from tests.sidecars.test_tokenizer import CONTROL, add_piece
+from tests.sidecars.written_tokenizers import write_tokenizer
 
 Message = dict[str, str]
 Conversation = list[Message]
@@ -31,16 +32,8 @@ HEAD, TAIL = "<|start_header_id|>", "<|end_header_id|>\n\n"
 
 
 def load(folder: Path, vocabulary: Vocabulary, chat: str) -> PreTrainedTokenizerFast:
-    is_tiktoken = vocabulary.kind == "tiktoken"
-    files = make_tokenizer_files(
-        vocabulary,
-        special_tokens=("llama-3" if chat == "llama-3" else "llama-3.1") if is_tiktoken else None,
-        context=4096,
-        instruct=True,
-        chat_template=CHAT_TEMPLATES[chat],
-    )
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    special_tokens: SpecialTokens = "llama-3" if chat == "llama-3" else "llama-3.1"
+    write_tokenizer(folder, vocabulary, special_tokens, chat=chat, instruct=True)
     return AutoTokenizer.from_pretrained(folder)
 
 

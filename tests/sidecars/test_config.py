@@ -1,7 +1,6 @@
 """Configs are those that Transformers writes, and older versions read the same from them."""
 
 import json
-import subprocess
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ import pytest
 import torch
 from transformers import AutoConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from distconv.families.dimensions import Dimensions
 from distconv.sidecars.config import (
-    ModelShape,
     Rope,
+    Settings,
     TokenIds,
     make_config,
     make_generation_config,
@@ -53,13 +53,12 @@ CASES = {
         131072, Rope(5e5, 32.0), TokenIds(128000, (128001, 128008, 128009)), True, True, "float32"
     ),
 }
-SHAPE = ModelShape(
-    dim=64, layers=2, heads=8, kv_heads=2, head_dim=8, ffn_dim=96, vocab_size=320, norm_eps=1e-5
-)
+SIZES = Dimensions(dim=64, layers=2, heads=8, kv_heads=2, head_dim=8, ffn_dim=96, vocab=320)
 
 
 def make(case: Case) -> tuple[dict[str, object], dict[str, object]]:
-    config = make_config(SHAPE, case.rope, case.context, case.tokens, tied=case.tied, dtype=case.dtype)
+    settings = Settings(1e-5, case.rope, case.context, case.tokens, case.dtype, tied=case.tied)
+    config = make_config(SIZES, settings)
     return config, make_generation_config(case.tokens, sampled=case.sampled)
 
 
@@ -90,14 +89,14 @@ def case(request) -> Case:
 def test_configs_are_what_transformers_writes_for_the_same_values(case, tmp_path):
     eos = case.tokens.eos if isinstance(case.tokens.eos, int) else list(case.tokens.eos)
     written = LlamaConfig(
-        hidden_size=SHAPE.dim,
-        num_hidden_layers=SHAPE.layers,
-        num_attention_heads=SHAPE.heads,
-        num_key_value_heads=SHAPE.kv_heads,
-        head_dim=SHAPE.head_dim,
-        intermediate_size=SHAPE.ffn_dim,
-        vocab_size=SHAPE.vocab_size,
-        rms_norm_eps=SHAPE.norm_eps,
+        hidden_size=SIZES.dim,
+        num_hidden_layers=SIZES.layers,
+        num_attention_heads=SIZES.heads,
+        num_key_value_heads=SIZES.kv_heads,
+        head_dim=SIZES.head_dim,
+        intermediate_size=SIZES.ffn_dim,
+        vocab_size=SIZES.vocab,
+        rms_norm_eps=1e-5,
         max_position_embeddings=case.context,
         rope_parameters=rope_parameters(case.rope),
         bos_token_id=case.tokens.bos,
@@ -168,21 +167,18 @@ def describe(config: LlamaConfig, generation: GenerationConfig, case: Case) -> d
 @pytest.mark.peer
 @pytest.mark.parametrize("version", ["4.43.4", "4.47.1", "4.57.6"])
 def test_other_versions_read_the_same_values(
-    version: str, peer_python: Callable[[str], Path], tmp_path: Path
+    version: str, run_peer: Callable[..., str], tmp_path: Path
 ) -> None:
     folders, expected, inverse = [], [], []
     for name, case in CASES.items():
         folder = tmp_path / name
         folder.mkdir()
         write(folder, case)
-        folders.append(str(folder))
+        folders.append(folder)
         config = AutoConfig.from_pretrained(folder)
         expected.append(describe(config, GenerationConfig.from_pretrained(folder), case))
         inverse.append(LlamaForCausalLM(config).model.rotary_emb.inv_freq.tolist())
-    command = [str(peer_python(f"transformers-{version}")), str(PEER_SCRIPT), *folders]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(run_peer(f"transformers-{version}", PEER_SCRIPT, *folders))
     assert [each.pop("version") for each in found] == [version] * len(CASES)
     assert all({"rope_theta", "rope_scaling"} <= set(each.pop("known")) for each in found)
     frequencies = [each.pop("inv_freq") for each in found]

@@ -12,25 +12,17 @@ from jinja2 import TemplateError
 from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from distconv.sidecars.chat import CHAT_TEMPLATES
 from distconv.sidecars.special_tokens import SpecialTokens
-from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files
+from distconv.sidecars.tokenizer import Vocabulary
 from tests.sidecars.conftest import packaged_file
 from tests.sidecars.test_chat import ANSWER, CONVERSATIONS, SYSTEM, TOOL, USER, render, render_ids
+from tests.sidecars.written_tokenizers import write_tokenizer
 
 IMAGE = {"type": "image"}
 
 
 def load(folder: Path, vocabulary: Vocabulary, generation: SpecialTokens) -> PreTrainedTokenizerFast:
-    files = make_tokenizer_files(
-        vocabulary,
-        special_tokens=generation,
-        context=131072,
-        instruct=True,
-        chat_template=CHAT_TEMPLATES[generation],
-    )
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    write_tokenizer(folder, vocabulary, generation, chat=generation, instruct=True, context=131072)
     return AutoTokenizer.from_pretrained(folder)
 
 

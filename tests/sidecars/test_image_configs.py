@@ -1,7 +1,6 @@
 """Configs of models with images are the published ones, and Transformers reads the same from them in all versions."""
 
 import json
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -278,13 +277,11 @@ def test_generation_is_sampled_and_padded():
 @pytest.mark.peer
 @pytest.mark.parametrize("version", ["4.57.6"])
 def test_other_versions_read_the_same_values(
-    version: str, peer_python: Callable[[str], Path], tmp_path: Path
+    version: str, run_peer: Callable[..., str], tmp_path: Path
 ) -> None:
     folders = [str(write(tmp_path / name, config)) for name, config in CONFIGS.items()]
-    command = [str(peer_python(f"transformers-{version}")), peer_image_config.__file__, *folders]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for name, folder, theirs in zip(CONFIGS, folders, json.loads(done.stdout), strict=True):
+    found = json.loads(run_peer(f"transformers-{version}", peer_image_config.__file__, *folders))
+    for name, folder, theirs in zip(CONFIGS, folders, found, strict=True):
         ours = json.loads(json.dumps(peer_image_config.describe(folder)))
         assert theirs.pop("version") == version
         assert ours.pop("version") != version

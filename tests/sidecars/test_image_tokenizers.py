@@ -1,7 +1,5 @@
 """Tokenizers of models with images give the ids of Meta's own, special tokens included."""
 
-import json
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -11,12 +9,11 @@ from llama_models.llama3.tokenizer import Tokenizer as Llama3Tokenizer
 from llama_models.llama4.tokenizer import Tokenizer as Llama4Tokenizer
 from transformers import AutoTokenizer
 
-from distconv.sidecars.chat import CHAT_TEMPLATES
 from distconv.sidecars.meta_tokenizer import make_meta_tokenizer
 from distconv.sidecars.special_tokens import TOKEN_SETS
-from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files
+from distconv.sidecars.tokenizer import Vocabulary
 from tests.sidecars.strings import make_strings
-from tests.sidecars.test_tokenizer import PEER_SCRIPT
+from tests.sidecars.written_tokenizers import ask_peer, write_tokenizer
 
 Generation = Literal["llama-3.2-vision", "llama-4"]
 CASED = [
@@ -35,16 +32,8 @@ STRINGS = [*CASED, *make_strings(4500, seed=21)]
 
 
 def write(folder: Path, vocabulary: Vocabulary, generation: Generation, *, instruct: bool = True) -> Path:
-    files = make_tokenizer_files(
-        vocabulary,
-        special_tokens=generation,
-        context=131072,
-        instruct=instruct,
-        chat_template=CHAT_TEMPLATES[generation] if instruct else None,
-    )
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
+    chat = generation if instruct else None
+    return write_tokenizer(folder, vocabulary, generation, chat=chat, instruct=instruct, context=131072)
 
 
 @pytest.fixture(scope="module")
@@ -150,29 +139,15 @@ def test_other_versions_give_the_same_ids_and_texts(
     folders: Mapping[Generation, Path],
     generation: Generation,
     version: str,
-    peer_python: Callable[[str], Path],
-    tmp_path: Path,
+    run_peer: Callable[..., str],
 ) -> None:
-    task = tmp_path / "task.json"
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What? "}]},
         {"role": "assistant", "content": "This."},
         {"role": "user", "content": "So?"},
     ]
-    task.write_text(
-        json.dumps({"folder": str(folders[generation]), "strings": STRINGS, "messages": messages})
-    )
-    command = [
-        str(peer_python(f"transformers-{version}")),
-        "-W",
-        "error::UserWarning",
-        str(PEER_SCRIPT),
-        str(task),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = ask_peer(run_peer, version, folders[generation], STRINGS, messages)
     ours = AutoTokenizer.from_pretrained(folders[generation])
     ids = ours(STRINGS)["input_ids"]
     assert found["version"] == version

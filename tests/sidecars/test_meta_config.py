@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from distconv.errors import InputError, UsageError
+from distconv.families.dimensions import Dimensions
 from distconv.families.llama import FAMILIES
-from distconv.sidecars.config import ModelShape, Rope, TokenIds, make_config, to_json
+from distconv.sidecars.config import Rope, Settings, TokenIds, make_config, to_json
 from distconv.sidecars.meta_config import MetaConfig, read_meta_config
 
 GOOD: dict[str, object] = {
@@ -60,18 +61,13 @@ def test_the_family_is_told_and_by_what(change: dict[str, object], family: str) 
 def test_what_distconv_writes_for_a_family_is_read_as_one_with_the_same_params(family: str) -> None:
     chosen = FAMILIES[family]
     vocab = 128256 if chosen.tokenizer == "tiktoken" else 32016
-    shape = ModelShape(8192, 3, 64, 64, 128, 22016, vocab, 1e-5)
+    sizes = Dimensions(8192, 3, 64, 64, 128, 22016, vocab)
     rope = Rope(chosen.theta, chosen.factor)
-    written = make_config(
-        shape, rope, chosen.context, TokenIds(chosen.bos, chosen.eos), tied=False, dtype="float16"
-    )
+    tokens = TokenIds(chosen.bos, chosen.eos)
+    written = make_config(sizes, Settings(1e-5, rope, chosen.context, tokens, "float16"))
     config = read_meta_config("config.json", to_json(written))
-    assert (config.shape, config.rope, config.context, config.dtype) == (
-        shape,
-        rope,
-        chosen.context,
-        "float16",
-    )
+    assert (config.dimensions, config.norm_eps, config.rope) == (sizes, 1e-5, rope)
+    assert (config.context, config.dtype) == (chosen.context, "float16")
     expected = "code-llama-70b-python" if vocab == 32016 and rope.theta == 1e4 else family
     assert config.family.is_like(FAMILIES[expected])
     assert read_meta_config("config.json", to_json(written), family=family).family is chosen
@@ -87,7 +83,8 @@ def test_what_transformers_itself_writes_is_read(tmp_path: Path, scaling: dict[s
     )  # fmt: skip
     own.save_pretrained(tmp_path)
     config = read_meta_config("config.json", (tmp_path / "config.json").read_bytes())
-    assert config.shape == ModelShape(512, 3, 8, 2, 64, 999, 128256, own.rms_norm_eps)
+    assert config.dimensions == Dimensions(512, 3, 8, 2, 64, 999, 128256)
+    assert config.norm_eps == own.rms_norm_eps
     assert config.rope == Rope(5e5, None if scaling is None else 8.0)
     assert (config.dtype, config.tied) == ("bfloat16", False)
     assert not any("not known" in note for note in config.notes)
@@ -253,11 +250,11 @@ KEYS = (
 def test_whatever_a_key_holds_it_is_read_or_refused_by_name(change: dict[str, object]) -> None:
     said = "config.json: "
     try:
-        shape = read(GOOD | change).shape
+        sizes = read(GOOD | change).dimensions
     except InputError as error:
         said = str(error)
     else:
-        assert shape.head_dim * shape.heads == shape.dim
+        assert sizes.head_dim * sizes.heads == sizes.dim
     assert all(line.startswith("config.json: ") for line in said.splitlines())
 
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from llama_models.llama3.args import ModelArgs
 
 import distconv
+from distconv.families.dimensions import Dimensions
 from distconv.families.evidence import LLAMA_1_MD5, LLAMA_2_MD5
 from distconv.families.llama import FAMILIES
 from distconv.formats.meta.params import read_params
-from distconv.sidecars.config import ModelShape, Rope
+from distconv.sidecars.config import Rope
 from distconv.sidecars.meta_config import MetaConfig, read_meta_config
 from distconv.sidecars.meta_params import find_ffn_pair, make_params
 from distconv.storage.local import LocalStorage
@@ -47,8 +48,8 @@ PUBLISHED = {
 def make_config(family: str, numbers: tuple[int, int, int, int, int, float]) -> MetaConfig:
     """Make what a Transformers config of such a model is read as."""
     chosen, (dim, layers, heads, kv_heads, ffn_dim, norm_eps) = FAMILIES[family], numbers
-    shape = ModelShape(dim, layers, heads, kv_heads, dim // heads, ffn_dim, 128256, norm_eps)
-    return MetaConfig(shape, Rope(chosen.theta, chosen.factor), 4096, False, None, chosen, (), ())
+    sizes = Dimensions(dim, layers, heads, kv_heads, dim // heads, ffn_dim, 128256)
+    return MetaConfig(sizes, norm_eps, Rope(chosen.theta, chosen.factor), 4096, False, None, chosen, (), ())
 
 
 @pytest.mark.parametrize(("family", "size"), PUBLISHED)
@@ -148,7 +149,7 @@ def test_a_converted_checkpoints_config_gives_params_of_the_same_meaning(
     config = read_meta_config(str(path), path.read_bytes())
     assert FAMILIES[spec.family].is_like(config.family)
     (tmp_path / "params.json").write_bytes(
-        make_params(config, rows=config.shape.vocab_size, shards=spec.shards)
+        make_params(config, rows=config.dimensions.vocab, shards=spec.shards)
     )
     left, right = (read_params(LocalStorage(), str(folder / "params.json")) for folder in (source, tmp_path))
     assert left.ffn_dim == right.ffn_dim == spec.ffn_dim

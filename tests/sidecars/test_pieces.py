@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 from distconv.errors import InputError
 from distconv.sidecars.pieces import PieceVocabulary, make_piece_tokenizer, make_piece_vocabulary
 from tests.sidecars.strings import make_strings
-from tests.sidecars.test_tokenizer import CONTROL, USER_DEFINED, add_piece, read, write_tokenizer
+from tests.sidecars.test_tokenizer import CONTROL, USER_DEFINED, add_piece, read
+from tests.sidecars.written_tokenizers import write_tokenizer
 
 NORMAL, UNUSED = 1, 5
 

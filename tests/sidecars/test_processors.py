@@ -2,7 +2,6 @@
 
 import ast
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,13 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor
 
-from distconv.sidecars.chat import CHAT_TEMPLATES
 from distconv.sidecars.config import to_json
 from distconv.sidecars.processors import make_llama_4_processor, make_mllama_processor
-from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files
+from distconv.sidecars.special_tokens import SpecialTokens
+from distconv.sidecars.tokenizer import Vocabulary
 from tests.sidecars.conftest import packaged_file
 from tests.sidecars.image_cases import CONFIGS, LLAMA_4, VISION_SIZES
+from tests.sidecars.written_tokenizers import write_tokenizer
 
 PEER_SCRIPT = Path(__file__).parent / "peer_processor.py"
 SIZES = [(300, 800), (1200, 900), (560, 560), (2000, 300)]
@@ -36,18 +36,11 @@ def make_image(width: int, height: int) -> Image.Image:
 @pytest.fixture(scope="module")
 def vision_folder(tmp_path_factory: pytest.TempPathFactory, llama_3_vocabulary: Vocabulary) -> Path:
     folder = tmp_path_factory.mktemp("vision")
-    sizes = VISION_SIZES["11b-instruct"]
-    files = make_tokenizer_files(
-        llama_3_vocabulary,
-        special_tokens="llama-3.2-vision",
-        context=131072,
-        instruct=True,
-        chat_template=CHAT_TEMPLATES["llama-3.2-vision"],
-    )
-    files |= make_mllama_processor(sizes) | {"config.json": to_json(CONFIGS["11b-instruct"])}
-    for name, content in files.items():
+    files = make_mllama_processor(VISION_SIZES["11b-instruct"])
+    for name, content in (*files.items(), ("config.json", to_json(CONFIGS["11b-instruct"]))):
         (folder / name).write_bytes(content)
-    return folder
+    name: SpecialTokens = "llama-3.2-vision"
+    return write_tokenizer(folder, llama_3_vocabulary, name, chat=name, instruct=True, context=131072)
 
 
 class Torchvision(ModuleType):
@@ -185,14 +178,11 @@ def test_transformers_finds_llama_4s_processor(tmp_path):
 @pytest.mark.peer
 @pytest.mark.parametrize("version", ["4.57.6"])
 def test_other_versions_make_the_same_pixels_and_ids(
-    version: str, peer_python: Callable[[str], Path], vision_folder: Path, tmp_path: Path
+    version: str, run_peer: Callable[..., str], vision_folder: Path, tmp_path: Path
 ) -> None:
     image = tmp_path / "image.png"
     make_image(300, 200).save(image)
-    command = [str(peer_python(f"transformers-{version}")), str(PEER_SCRIPT), str(vision_folder), str(image)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(run_peer(f"transformers-{version}", PEER_SCRIPT, vision_folder, image))
     processor = AutoProcessor.from_pretrained(vision_folder)
     text = processor.apply_chat_template(found["messages"], add_generation_prompt=True)
     made = processor(Image.open(image), text, add_special_tokens=False, return_tensors="pt")

@@ -1,7 +1,6 @@
 """What other readers than today's Transformers take from a converted folder."""
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from distconv.verbs.tokenizer import convert_tokenizer
 from tests.checkpoints import Spec
 from tests.sidecars.strings import make_strings
 from tests.sidecars.test_pieces import mix, train
-from tests.sidecars.test_tokenizer import PEER_SCRIPT, write_tokenizer
+from tests.sidecars.written_tokenizers import ask_peer, write_tokenizer
 
 Write = Callable[[Spec], Path]
 CONFIG_SCRIPT = Path(__file__).parent / "peer_config.py"
@@ -129,7 +128,7 @@ def test_a_base_model_has_no_template(llama_3_vocabulary: Vocabulary, tmp_path: 
 @pytest.mark.peer
 @pytest.mark.parametrize("version", ["4.34.1", "4.43.4", "4.47.1", "4.57.6"])
 def test_other_versions_find_user_defined_pieces(
-    version: str, peer_python: Callable[[str], Path], tmp_path: Path
+    version: str, run_peer: Callable[..., str], tmp_path: Path
 ) -> None:
     symbols = ("<|im_start|>", "ab", "aba", "\n", "▁<X>")
     path = tmp_path / "tokenizer.model"
@@ -138,12 +137,8 @@ def test_other_versions_find_user_defined_pieces(
     folder.mkdir()
     write_tokenizer(folder, read_vocabulary(LocalStorage(), str(path)), chat="llama-2")
     strings = mix([*symbols, "a", " ", "  ", "the quick", " <X>", "<|im"], 1000)
-    task = tmp_path / "task.json"
-    task.write_text(json.dumps({"folder": str(folder), "strings": strings, "messages": []}))
-    command = [str(peer_python(f"transformers-{version}")), str(PEER_SCRIPT), str(task)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["ids"] == AutoTokenizer.from_pretrained(folder)(strings)["input_ids"]
+    found = ask_peer(run_peer, version, folder, strings)
+    assert found["ids"] == AutoTokenizer.from_pretrained(folder)(strings)["input_ids"]
 
 
 @pytest.mark.peer
@@ -151,30 +146,19 @@ def test_other_versions_find_user_defined_pieces(
     ("version", "family"), [(version, family) for version, families in OLDEST.items() for family in families]
 )
 def test_the_oldest_version_for_a_family_loads_its_folder(
-    version: str, family: str, peer_python: Callable[[str], Path], checkpoint: Write, tmp_path: Path
+    version: str, family: str, run_peer: Callable[..., str], checkpoint: Write, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
     distconv.convert(checkpoint(Spec(family)), folder, family=family)
     strings = make_strings(200, seed=8)
-    task = tmp_path / "task.json"
-    task.write_text(json.dumps({"folder": str(folder), "strings": strings}))
-    for script, argument in ((PEER_SCRIPT, task), (CONFIG_SCRIPT, folder)):
-        command = [
-            str(peer_python(f"transformers-{version}")),
-            "-W",
-            "error::UserWarning",
-            str(script),
-            str(argument),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout)
-        if script == PEER_SCRIPT:
-            assert found["ids"] == AutoTokenizer.from_pretrained(folder)(strings)["input_ids"]
-        else:
-            config = json.loads((folder / "config.json").read_text())
-            assert found[0]["scaling"] == config["rope_scaling"]
-            # A key that a version does not know would be kept, and not be heeded.
-            assert set(found[0]["known"]) >= {"num_key_value_heads", "rope_scaling"} | (
-                set() if config["rope_theta"] == 1e4 else {"rope_theta"}
-            )
+    found = ask_peer(run_peer, version, folder, strings)
+    assert found["ids"] == AutoTokenizer.from_pretrained(folder)(strings)["input_ids"]
+    (read,) = json.loads(
+        run_peer(f"transformers-{version}", "-W", "error::UserWarning", CONFIG_SCRIPT, folder)
+    )
+    config = json.loads((folder / "config.json").read_text())
+    assert read["scaling"] == config["rope_scaling"]
+    # A key that a version does not know would be kept, and not be heeded.
+    assert set(read["known"]) >= {"num_key_value_heads", "rope_scaling"} | (
+        set() if config["rope_theta"] == 1e4 else {"rope_theta"}
+    )

@@ -3,7 +3,6 @@
 import base64
 import json
 import struct
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,31 +13,15 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from distconv.errors import InputError
-from distconv.sidecars.chat import CHAT_TEMPLATES
 from distconv.sidecars.pieces import PieceVocabulary, make_piece_merges
 from distconv.sidecars.ranks import RankVocabulary
 from distconv.sidecars.special_tokens import TOKEN_SETS
 from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files, read_vocabulary
 from distconv.storage.local import LocalStorage
 from tests.sidecars.strings import make_strings
+from tests.sidecars.written_tokenizers import ask_peer, write_tokenizer
 
-PEER_SCRIPT = Path(__file__).parent / "peer_tokenizer.py"
 CONTROL, USER_DEFINED = 3, 4
-
-
-def write_tokenizer(
-    folder: Path, vocabulary: Vocabulary, *, chat: str | None = None, instruct: bool = False
-) -> Path:
-    files = make_tokenizer_files(
-        vocabulary,
-        special_tokens="llama-3.1" if vocabulary.kind == "tiktoken" else None,
-        context=4096,
-        instruct=instruct,
-        chat_template=None if chat is None else CHAT_TEMPLATES[chat],
-    )
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -388,9 +371,8 @@ def test_a_rank_file_that_holds_special_tokens_is_refused(tmp_path):
 def test_other_versions_give_the_same_ids_texts_and_prompts(
     folder_name: str,
     version: str,
-    peer_python: Callable[[str], Path],
+    run_peer: Callable[..., str],
     request: pytest.FixtureRequest,
-    tmp_path: Path,
 ):
     folder = request.getfixturevalue(folder_name)
     strings = make_strings(5000, seed=5)
@@ -400,18 +382,7 @@ def test_other_versions_give_the_same_ids_texts_and_prompts(
         {"role": "assistant", "content": "Because."},
         {"role": "user", "content": "So?"},
     ]
-    task = tmp_path / "task.json"
-    task.write_text(json.dumps({"folder": str(folder), "strings": strings, "messages": messages}))
-    command = [
-        str(peer_python(f"transformers-{version}")),
-        "-W",
-        "error::UserWarning",
-        str(PEER_SCRIPT),
-        str(task),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = ask_peer(run_peer, version, folder, strings, messages)
     ours = AutoTokenizer.from_pretrained(folder)
     ids = ours(strings)["input_ids"]
     assert found["version"] == version

@@ -2,7 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+
+from distconv.humanize import list_some
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 _UNUSED_WORDS = frozenset({"", "none", "null", "false", "no", "0", "-1"})
@@ -10,6 +12,7 @@ _LARGEST_COUNT = 1 << 24
 _LARGEST_NUMBER = 1e30
 _LONGEST_TEXT = 64
 _LONGEST_SHOWN = 40
+_MOST_SHOWN = 8
 
 
 def is_used(value: object) -> bool:
@@ -131,6 +134,12 @@ class Fields:
             self.report(key, value, f"a whole number from 1 to {_LARGEST_COUNT:,}")
             return None
         return int(number)
+
+
+def describe_unknown(keys: Sequence[str]) -> Iterator[str]:
+    """Say that fields which mean something are left out; nothing where there are none."""
+    if keys:
+        yield f"{list_some([repr(key[:40]) for key in keys], _MOST_SHOWN)}: not known to distconv, and left out"
 
 
 def _read_number(value: object) -> float | None:

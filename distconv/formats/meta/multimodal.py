@@ -30,15 +30,9 @@ class VisionParams:
 
 @dataclass(frozen=True, slots=True)
 class TowerParams:
-    """The vision tower of Llama 4 (``vision_args``), in pixels and elements."""
+    """What no tensor tells of the vision tower of Llama 4 (``vision_args``)."""
 
-    image_size: int
-    patch_size: int
-    dim: int
-    layers: int
     heads: int
-    mlp_ratio: float
-    output_dim: int
     pixel_shuffle_ratio: float
 
 
@@ -50,9 +44,6 @@ class ExpertParams:
     top_k: int
     step: int
     """Distance of layers that have experts, of which layer ``step`` - 1 is the first."""
-    capacity_factor: float
-    scales_ffn_dim: bool
-    """Whether the feed-forward size is divided by ``capacity_factor`` + 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +53,6 @@ class Llama4Params:
     tower: TowerParams
     experts: ExpertParams | None
     """None where every layer is dense (Llama Guard 4)."""
-    ffn_exp: float | None
     attention_chunk_size: int | None
     """In tokens; None where all that came before is attended to."""
     nope_interval: int | None
@@ -116,15 +106,15 @@ def take_llama_4(fields: Fields) -> Llama4Params | None:
         fields.findings.append(
             f"{fields.path}: no 'vision_args', which every Llama 4 model has (it has {used!r})"
         )
-        tower = TowerParams(1, 1, 1, 1, 1, 1, 1, 1)
+        tower = TowerParams(heads=1, pixel_shuffle_ratio=1)
     else:
         tower = _take_tower(fields.open("vision_args"))
     # Whether it is on is decided where the model runs: no weight depends on it.
     fields.take_flag("attn_temperature_tuning")
+    fields.take_number("ffn_exp", at_most=1e6)
     return Llama4Params(
         tower=tower,
         experts=_take_experts(fields.open("moe_args")) if has_experts else None,
-        ffn_exp=fields.take_number("ffn_exp", at_most=1e6),
         attention_chunk_size=fields.take_optional_count("attention_chunk_size"),
         nope_interval=fields.take_optional_count("nope_layer_interval"),
         qk_norm=fields.take_flag("use_qk_norm"),
@@ -134,27 +124,22 @@ def take_llama_4(fields: Fields) -> Llama4Params | None:
 
 
 def _take_tower(inner: Fields) -> TowerParams:
-    return TowerParams(
-        image_size=_take_side(inner, "image_size"),
-        patch_size=_take_side(inner, "patch_size"),
-        dim=inner.take_count("dim"),
-        layers=inner.take_count("n_layers"),
-        heads=inner.take_count("n_heads"),
-        mlp_ratio=_take_ratio(inner, "mlp_ratio"),
-        output_dim=inner.take_count("output_dim"),
-        pixel_shuffle_ratio=_take_ratio(inner, "pixel_shuffle_ratio"),
-    )
+    """Take it, and the fields that Meta's code requires though the tensors tell the same."""
+    for key in ("image_size", "patch_size"):
+        _check_square(inner, key)
+    for key in ("dim", "n_layers", "output_dim"):
+        inner.take_count(key)
+    _take_ratio(inner, "mlp_ratio")
+    return TowerParams(inner.take_count("n_heads"), _take_ratio(inner, "pixel_shuffle_ratio"))
 
 
-def _take_side(inner: Fields, key: str) -> int:
-    """Take the side of a square."""
+def _check_square(inner: Fields, key: str) -> None:
     if not inner.require(key):
-        return 1
+        return
     size = inner.open(key)
     height, width = size.take_count("height"), size.take_count("width")
     if height != width:
         inner.report(key, f"{height} x {width}", "a square")
-    return height
 
 
 def _take_ratio(inner: Fields, key: str) -> float:
@@ -163,10 +148,11 @@ def _take_ratio(inner: Fields, key: str) -> float:
 
 
 def _take_experts(inner: Fields) -> ExpertParams:
+    # By these Meta's code computes the experts' size, which the tensors tell.
+    inner.take_number("capacity_factor", at_most=1e6)
+    inner.take_flag("auto_scale_F")
     return ExpertParams(
         experts=inner.take_count("num_experts"),
         top_k=inner.take_optional_count("top_k") or 1,
         step=inner.take_optional_count("interleave_moe_layer_step") or 1,
-        capacity_factor=inner.take_number("capacity_factor", at_most=1e6) or 1.0,
-        scales_ffn_dim=inner.get("auto_scale_F") is None or inner.take_flag("auto_scale_F"),
     )

@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError
+from distconv.humanize import format_count, list_some
 
 _WRAPPERS = frozenset(
     {
@@ -118,10 +119,6 @@ def describe_names(stripped: Mapping[str, int], aside: Mapping[str, int], where:
         parts = " and ".join(f"'{part}.'" for part in list(stripped)[:_MOST_SHOWN])
         notes.append(f"{where}: {parts} taken off the names of {max(stripped.values()):,} tensors")
     if aside:
-        shown = [
-            f"{part[:40]} ({count:,} tensor{'s' if count > 1 else ''})"
-            for part, count in list(aside.items())[:_MOST_SHOWN]
-        ]
-        more = f" and {len(aside) - _MOST_SHOWN} more" if len(aside) > _MOST_SHOWN else ""
-        notes.append(f"{where}: left aside beside the model: {', '.join(shown)}{more}")
+        shown = [f"{part[:40]} ({format_count(count, 'tensor')})" for part, count in aside.items()]
+        notes.append(f"{where}: left aside beside the model: {list_some(shown, _MOST_SHOWN)}")
     return tuple(notes)

@@ -1,11 +1,11 @@
 """What params.json says of a model."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError
-from distconv.formats.meta.fields import Fields, is_used
+from distconv.formats.meta.fields import Fields, describe_unknown, is_used
 from distconv.formats.meta.mistral import MistralParams, rename_first_mixtral, take_mistral
 from distconv.formats.meta.multimodal import Llama4Params, VisionParams, take_llama_4, take_vision
 from distconv.formats.meta.rope import RopeScaling, take_rope_scaling, takes_scaled_rope
@@ -137,7 +137,7 @@ def _make_params(path: str, content: bytes, found: Mapping[str, object], *, nest
         nested=nested,
         md5=hashlib.md5(content, usedforsecurity=False).hexdigest(),
         ends_with_newline=content.endswith(b"\n"),
-        notes=tuple(_mention(path, fields)),
+        notes=tuple(f"{path}: {words}" for words in _mention(fields)),
     )
     if not fields.findings:
         fields.findings += [f"{path}: {finding}" for finding in _contradictions(params, head_dim)]
@@ -177,14 +177,9 @@ def _take_context(fields: Fields) -> tuple[str, int] | None:
     return found[0] if found else None
 
 
-def _mention(path: str, fields: Fields) -> list[str]:
+def _mention(fields: Fields) -> Iterator[str]:
     """Name the fields that say something which a config has no place for."""
-    left = [key for key in fields.left() if key not in _OF_THE_RUN]
-    if not left:
-        return []
-    shown = ", ".join(repr(key[:40]) for key in left[:_MOST_SHOWN])
-    more = f" and {len(left) - _MOST_SHOWN} more" if len(left) > _MOST_SHOWN else ""
-    return [f"{path}: {shown}{more}: not known to distconv, and left out"]
+    return describe_unknown([key for key in fields.left() if key not in _OF_THE_RUN])
 
 
 _SEES = (

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from distconv.errors import InputError
-from distconv.storage.base import Storage, join
+from distconv.storage.base import Storage, join, list_files
 
 QLORA = (
     "a QLoRA checkpoint (int4 weights with scales, and an adaptor for each); convert the bf16 model instead"
@@ -42,7 +42,7 @@ def find_scales(storage: Storage, folder: str) -> tuple[str, ...]:
 
     Files of int4 scales are refused.
     """
-    names = _list_files(storage, folder)
+    names = list_files(storage, folder)
     _refuse_int4(folder, names)
     found: dict[int, str] = {}
     for name, number in _list_numbers(names):
@@ -61,17 +61,13 @@ def find_scales(storage: Storage, folder: str) -> tuple[str, ...]:
 
 def refuse_scales(storage: Storage, folder: str) -> None:
     """Raise InputError where a folder of a model in Transformers' format has scales of Meta's shards."""
-    names = _list_files(storage, folder)
+    names = list_files(storage, folder)
     _refuse_int4(folder, names)
     for name, _number in _list_numbers(names):
         raise InputError(
             f"{join(folder, name)}: the scales of one of Meta's FP8 shards, and there are none; "
             "download consolidated.*.pth and params.json, or take the scales away"
         )
-
-
-def _list_files(storage: Storage, folder: str) -> list[str]:
-    return [entry.name for entry in storage.list_folder(folder) if not entry.is_folder]
 
 
 def _list_numbers(names: Iterable[str]) -> list[tuple[str, int]]:

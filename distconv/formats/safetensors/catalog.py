@@ -5,11 +5,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from distconv.errors import InputError
-from distconv.formats.headers import FileTensors, FindNames, describe_files, name_files, read_headers
+from distconv.formats.headers import (
+    FileTensors,
+    FindNames,
+    describe_files,
+    group_twins,
+    name_files,
+    read_headers,
+)
 from distconv.formats.safetensors.folder import TransformersFiles
 from distconv.formats.safetensors.index import check_index
 from distconv.formats.safetensors.names import find_transformers_names, is_bare
 from distconv.formats.views import TensorView
+from distconv.humanize import list_some
 from distconv.storage.base import Storage
 
 
@@ -68,16 +76,10 @@ def read_transformers_catalog(
 
 def _find_twins(files: Sequence[FileTensors]) -> Iterator[str]:
     """Find tensors that are in two files: which of the two was meant, nothing tells."""
-    homes: dict[str, str] = {}
-    twins: dict[tuple[str, str], list[str]] = {}
-    for file in files:
-        for name in file.tensors:
-            home = homes.setdefault(name, file.path)
-            if home != file.path:
-                twins.setdefault((home, file.path), []).append(name)
+    twins = group_twins((file.path, file.tensors) for file in files)
     for (first, second), names in twins.items():
-        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        yield f"{second}: {names[0]:.80}{more} also in {first}; keep the files of one model only"
+        shown = list_some([name[:80] for name in names], 1)
+        yield f"{second}: {shown} also in {first}; keep the files of one model only"
 
 
 def _note_bare(files: Sequence[FileTensors], stored: Mapping[str, str]) -> tuple[str, ...]:

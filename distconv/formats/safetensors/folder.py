@@ -15,7 +15,7 @@ from distconv.formats.meta.files import (
 )
 from distconv.formats.safetensors.index import Index
 from distconv.formats.safetensors.weights import Weights, find_weights, has_meta_names, is_weights_name
-from distconv.storage.base import Storage, join
+from distconv.storage.base import Storage, join, list_files
 
 SMALL_NAMES = (
     "generation_config.json",
@@ -54,7 +54,7 @@ def is_transformers(storage: Storage, path: str) -> bool:
     if entry is None:
         return False
     folder, name = (path, None) if entry.is_folder else _split(path)
-    names = _file_names(storage, folder)
+    names = frozenset(list_files(storage, folder))
     if CONFIG_NAME not in names or PARAMS_NAME in names:
         return False
     if name is not None:
@@ -73,7 +73,7 @@ def find_transformers_files(storage: Storage, source: str) -> TransformersFiles:
     if entry is None:
         raise InputError(f"{source}: no such file or folder")
     folder, name = (source, None) if entry.is_folder else _split(source)
-    names = _file_names(storage, folder)
+    names = frozenset(list_files(storage, folder))
     weights, findings = Weights(()), []
     try:
         weights = find_weights(storage, folder, names, name)
@@ -101,7 +101,3 @@ def find_transformers_files(storage: Storage, source: str) -> TransformersFiles:
 def _split(path: str) -> tuple[str, str]:
     folder, name = posixpath.split(path)
     return folder or ".", name
-
-
-def _file_names(storage: Storage, folder: str) -> frozenset[str]:
-    return frozenset(entry.name for entry in storage.list_folder(folder) if not entry.is_folder)

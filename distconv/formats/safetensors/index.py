@@ -11,6 +11,7 @@ from typing import TypeGuard
 from distconv.errors import InputError
 from distconv.formats.plain_json import LIMIT_BYTES, parse_object
 from distconv.formats.state import LIMIT_TENSORS
+from distconv.humanize import list_some
 from distconv.storage.base import Storage, read_small
 
 _NAME_LENGTH = 255
@@ -85,8 +86,7 @@ _ADVICE = "index and files are not of one model: download both again"
 
 
 def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:_SHOWN_CHARACTERS] for name in names[:_MOST_SHOWN])
-    return shown + (f" and {len(names) - _MOST_SHOWN:,} more" if len(names) > _MOST_SHOWN else "")
+    return list_some([name[:_SHOWN_CHARACTERS] for name in names], _MOST_SHOWN)
 
 
 def _show(value: object) -> str:

@@ -18,7 +18,7 @@ from distconv.formats.safetensors.weights import has_meta_names
 from distconv.formats.state import LIMIT_TENSORS
 from distconv.formats.views import make_view
 from distconv.layout.regions import Region
-from distconv.storage.base import Storage, join, opened, read_range
+from distconv.storage.base import Storage, join, list_files, opened, read_range
 from distconv.storage.parallel import read_at_once
 from distconv.storage.window import read_by_windows
 
@@ -35,7 +35,7 @@ _MOST_FILES = 1 << 14
 def find_rank_folders(storage: Storage, source: str) -> tuple[str, ...]:
     """Give the folder whose safetensors files hold parts of ranks: this one, or ``sharded`` in it."""
     for folder in (source, join(source, _BELOW)):
-        if any(_RANKS.fullmatch(name) for name in _list_files(storage, folder)):
+        if any(_RANKS.fullmatch(name) for name in list_files(storage, folder)):
             return (folder,)
     return ()
 
@@ -44,12 +44,8 @@ def find_weight_folders(storage: Storage, source: str) -> tuple[str, ...]:
     """Give a folder that has files of weights which are called as Transformers calls them, or otherwise."""
     if has_meta_names(storage, source):
         return ()
-    found = any(_WEIGHTS.fullmatch(name) for name in _list_files(storage, source))
+    found = any(_WEIGHTS.fullmatch(name) for name in list_files(storage, source))
     return (source,) if found else ()
-
-
-def _list_files(storage: Storage, folder: str) -> list[str]:
-    return [entry.name for entry in storage.list_folder(folder) if not entry.is_folder]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +59,7 @@ class _Part:
 
 def read_weight_folder(storage: Storage, folder: str) -> TrainedFiles:
     """Read the headers of all files of weights in a folder, whatever an index says; InputError with all that is wrong."""
-    names = _list_files(storage, folder)
+    names = list_files(storage, folder)
     ranks = [name for name in names if _RANKS.fullmatch(name)]
     chosen = ranks or [name for name in names if _WEIGHTS.fullmatch(name)]
     if len(chosen) > _MOST_FILES:

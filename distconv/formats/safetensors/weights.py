@@ -13,6 +13,7 @@ from distconv.formats.meta.layouts import Candidate, group_names, is_rank_name, 
 from distconv.formats.meta.scales import refuse_scales
 from distconv.formats.safetensors.chunks import INDEX_NAME
 from distconv.formats.safetensors.index import Index, read_index
+from distconv.humanize import list_some
 from distconv.storage.base import Storage, join
 
 _INDEX_NAMES = (INDEX_NAME, "pytorch_model.bin.index.json")
@@ -130,10 +131,8 @@ def _take_index(storage: Storage, folder: str, names: frozenset[str], index: Ind
     findings = []
     absent = [name for name in listed if name not in names]
     if absent:
-        more = f" and {len(absent) - _MOST_SHOWN:,} more" if len(absent) > _MOST_SHOWN else ""
-        findings.append(
-            f"{index.path}: names {', '.join(absent[:_MOST_SHOWN])}{more}: not in {folder}; download the missing files"
-        )
+        shown = list_some(absent, _MOST_SHOWN)
+        findings.append(f"{index.path}: names {shown}: not in {folder}; download the missing files")
     sets = [found for found in group_names(folder, listed) if found.layout.kind == "parts"]
     if len(sets) > 1:
         totals = " and ".join(found.name for found in sets[:_MOST_SHOWN])
