@@ -18,7 +18,8 @@ from distconv.layout.tensors import Tensor
 from distconv.moving.progress import Progress
 from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
-from distconv.storage.base import Storage, opened, read_range
+from distconv.storage.base import Storage, opened
+from distconv.storage.blocks import read_together
 from distconv.verbs.checkpoint import Checkpoint
 from distconv.verbs.rows import (
     cast_rows,
@@ -144,7 +145,7 @@ def _compare_match(
             width = place.width or columns
             behind, before = divmod(place.first, width)
             begin = target.offset_bytes + (behind + first) * width * unit
-            lines = np.frombuffer(read_range(reader, begin, count * width * unit), np.uint8).reshape(
+            lines = np.frombuffer(read_together(reader, begin, count * width * unit), np.uint8).reshape(
                 count, -1
             )
             found = lines[:, before * unit : (before + columns) * unit].tobytes()

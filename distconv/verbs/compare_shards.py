@@ -15,7 +15,8 @@ from distconv.layout.dtypes import DType
 from distconv.moving.progress import Progress
 from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
-from distconv.storage.base import Storage, opened, read_range
+from distconv.storage.base import Storage, opened
+from distconv.storage.blocks import read_together
 from distconv.verbs.expected import Expected
 from distconv.verbs.rows import cast_rows, choose_dtype, find_difference
 
@@ -194,7 +195,7 @@ def _differ(
     skipped = part.at + row - part.first_row
     expected = cast_rows(np.ascontiguousarray(wanted), whole.dtype, target.dtype)
     with opened(storage, target.path) as reader:
-        found = read_range(reader, target.offset_bytes + skipped * row_bytes, len(expected))
+        found = read_together(reader, target.offset_bytes + skipped * row_bytes, len(expected))
     at = find_difference(expected, found, row_bytes, target.dtype)
     if at is None:
         return None

@@ -15,6 +15,7 @@ from distconv.formats.written import Written
 from distconv.layout.dtypes import STORABLE, DType, extent_elements
 from distconv.moving.pieces import Piece
 from distconv.moving.sources import Sources
+from distconv.storage.parallel import map_ahead
 from distconv.verbs.dequantize import dequantize
 
 if TYPE_CHECKING:
@@ -59,12 +60,19 @@ def group_copies(views: Sequence[TensorView], cut: Cut, copies: int) -> list[tup
 def read_bands(
     cut: Cut, parts: Sequence[tuple[TensorView, ...]], shape: tuple[int, ...], sources: Sources, head: int = 1
 ) -> Iterator[tuple[int, "Rows"]]:
-    """Give a whole tensor as (first row, rows), each row one run of all its elements; whole heads at a time."""
+    """Give a whole tensor as (first row, rows), each row one run of all its elements; whole heads at a time.
+
+    Where answers take time, the next ones are read meanwhile.
+    """
     columns = math.prod(shape[1:])
     band = band_rows(columns, parts[0][0].value, head)
-    for first in range(0, shape[0], band):
+
+    def read(first: int) -> tuple[int, "Rows"]:
         found = read_whole_rows(cut, parts, first, min(band, shape[0] - first), sources)
-        yield first, found.reshape(len(found), columns)
+        return first, found.reshape(len(found), columns)
+
+    access = sources.open(parts[0][0].region.path).access
+    yield from map_ahead(read, range(0, shape[0], band), access.ahead_bytes // BAND_BYTES)
 
 
 def read_whole_rows(
