@@ -11,6 +11,7 @@ from distconv.moving.progress import Progress
 from distconv.moving.worker import make_unit
 
 _INLINE_LANES = 8
+"""With more of them waiting for the interpreter's lock takes what they gain (tests/benchmarks/README.md)."""
 
 
 def run_units(
@@ -27,6 +28,10 @@ def run_units(
 def run_here(
     job: Job, units: Sequence[Unit], progress: Progress, *, convert: Convert = make_unit, keep: Keep = forget
 ) -> tuple[Receipt, ...]:
-    """Do all units in this process, by as many lanes as it has processors for, up to a few."""
-    lanes = min(_INLINE_LANES, len(os.sched_getaffinity(0)))
-    return run_inline(job, units, lanes, progress, convert, keep)
+    """Do all units in this process, by a lane for each processor that it may use, up to a few."""
+    return run_inline(job, units, min(_INLINE_LANES, _count_processors()), progress, convert, keep)
+
+
+def _count_processors() -> int:
+    # Of a machine that is shared a job may have a part only; not every system tells.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
