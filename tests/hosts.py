@@ -65,6 +65,20 @@ class Host:
 
 
 @contextlib.contextmanager
+def joined(host: Host) -> Iterator[str]:
+    """Let this machine itself be on the bridge of its hosts; gives its address there."""
+    address, cable = "10.77.0.254", f"dc{os.getpid()}"
+    _ip("-n", host.hub, "link", "add", "v0", "type", "veth", "peer", "name", cable, "netns", str(os.getpid()))
+    try:
+        _ip("-n", host.hub, "link", "set", "v0", "master", "br0", "up")
+        _ip("addr", "add", f"{address}/24", "dev", cable)
+        _ip("link", "set", cable, "up")
+        yield address
+    finally:
+        _ip("-n", host.hub, "link", "del", "v0")
+
+
+@contextlib.contextmanager
 def hosts(place: Path, count: int) -> Iterator[list[Host]]:
     """Have hosts 10.77.0.1 and following, joined by a bridge; whatever runs on them ends with the block."""
     stem = f"dc{os.getpid()}"

@@ -1,5 +1,6 @@
 """INPUT's files as a unit of work reads them."""
 
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Self
@@ -32,7 +33,7 @@ class ZeroReader:
 
 
 class Sources:
-    """The open input files of one unit of work; reads pieces and counts the bytes."""
+    """The open input files of one unit of work; reads pieces and counts the bytes. Several threads may read."""
 
     def __init__(self, storage: Storage, spans: Spans | None = None) -> None:
         """Start with no file open."""
@@ -43,6 +44,7 @@ class Sources:
         self._storage = storage
         self._stack = ExitStack()
         self._readers: dict[str, Reader] = {ZEROS.path: ZeroReader()}
+        self._opening = threading.Lock()
 
     def __enter__(self) -> Self:
         """Use it in a ``with`` block."""
@@ -54,10 +56,11 @@ class Sources:
 
     def open(self, path: str) -> Reader:
         """Open a file, once; it is closed with the others."""
-        reader = self._readers.get(path)
-        if reader is None:
-            reader = self._readers[path] = self._stack.enter_context(opened(self._storage, path))
-        return reader
+        with self._opening:
+            reader = self._readers.get(path)
+            if reader is None:
+                reader = self._readers[path] = self._stack.enter_context(opened(self._storage, path))
+            return reader
 
     def locate(self, region: Region) -> int:
         """Give where a region's data begins in its file."""

@@ -7,10 +7,11 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from distconv.errors import Interrupted
 from distconv.storage.base import Reader
 from distconv.storage.memory import make_buffer
-from distconv.storage.parallel import submit
+from distconv.storage.parallel import map_ahead, submit
 
 BLOCK_BYTES = 4 << 20
 _FAR_BLOCK_BYTES = 8 << 20
+_SHARE_BYTES = 1 << 20
 _MOST_AHEAD = 4
 """Several files are read at once."""
 _ASK_SECONDS = 0.2
@@ -63,6 +64,18 @@ def _read_ahead(reader: Reader, first: int, end: int, stopped: Stopped) -> Itera
     finally:
         for future, _memory in asked:
             future.cancel()
+
+
+def read_together(reader: Reader, offset_bytes: int, size_bytes: int) -> memoryview:
+    """Read a range of several megabytes; where answers take time, by requests that are on their way together."""
+    found = make_buffer(size_bytes)
+    size = _SHARE_BYTES if reader.access.ahead_bytes else max(1, size_bytes)
+
+    def read(first: int) -> None:
+        reader.read_into(offset_bytes + first, found[first : first + size])
+
+    list(map_ahead(read, range(0, size_bytes, size), (size_bytes - 1) // size))
+    return found
 
 
 def wait_for(futures: Iterable[Future[None]], stopped: Stopped) -> None:

@@ -11,7 +11,8 @@ def make_buffer(size_bytes: int) -> memoryview:
     """Give zeroed memory that begins at a page, of huge pages where the system grants them.
 
     The kernel copies into and out of it faster than with what ``bytearray`` gives, which
-    begins 32 bytes behind a page and has an entry of the page table every 4 KiB.
+    begins 32 bytes behind a page and has an entry of the page table every 4 KiB. What fills no huge page is of small
+    ones, of which only those take memory that are used.
     """
     if size_bytes < HUGE_PAGE_BYTES:
         return memoryview(bytearray(size_bytes))
@@ -23,7 +24,7 @@ def make_buffer(size_bytes: int) -> memoryview:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         # A kernel without huge pages refuses.
         with contextlib.suppress(OSError):
-            whole.madvise(mmap.MADV_HUGEPAGE)
+            whole.madvise(mmap.MADV_HUGEPAGE, 0, size_bytes // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES)
     return memoryview(whole)[:size_bytes]
 
 

@@ -3,8 +3,10 @@
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 from distconv.errors import InputError
@@ -54,6 +56,26 @@ def read_at_once(
     if wrong:
         raise InputError.of(shorten(list(dict.fromkeys(wrong)), _MOST_FINDINGS))
     return [outcome for outcome in outcomes if not isinstance(outcome, InputError)]
+
+
+def map_ahead(work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    """Give what ``work`` makes of each item, in their order, while so many of the next ones are worked on.
+
+    With none ahead it is done here, when it is asked for.
+    """
+    left, asked = iter(items), deque[Future[Result]]()
+    if ahead == 0:
+        yield from map(work, left)
+        return
+    try:
+        while True:
+            asked += (submit(work, item) for item in islice(left, ahead + 1 - len(asked)))
+            if not asked:
+                return
+            yield asked.popleft().result()
+    finally:
+        for future in asked:
+            future.cancel()
 
 
 def submit(work: Callable[..., Result], *arguments: object) -> "Future[Result]":

@@ -16,7 +16,8 @@ from distconv.layout.dtypes import STORABLE, DType, extent_elements
 from distconv.moving.pieces import Piece
 from distconv.moving.sources import Sources
 from distconv.storage.base import Reader
-from distconv.storage.memory import make_buffer
+from distconv.storage.blocks import read_together
+from distconv.storage.parallel import map_ahead
 from distconv.verbs.dequantize import dequantize
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 BAND_BYTES = 4 << 20
 """Stays in a core's cache, in which it is gone through several times."""
+_BANDS_AHEAD = 8
+"""Where answers take time."""
 
 
 def band_rows(columns: int, stored: DType, head: int = 1) -> int:
@@ -62,12 +65,19 @@ def group_copies(views: Sequence[TensorView], cut: Cut, copies: int) -> list[tup
 def read_bands(
     cut: Cut, parts: Sequence[tuple[TensorView, ...]], shape: tuple[int, ...], sources: Sources, head: int = 1
 ) -> Iterator[tuple[int, "Rows"]]:
-    """Give a whole tensor as (first row, rows), each row one run of all its elements; whole heads at a time."""
+    """Give a whole tensor as (first row, rows), each row one run of all its elements; whole heads at a time.
+
+    Where answers take time, the next ones are read meanwhile.
+    """
     columns = math.prod(shape[1:])
     band = band_rows(columns, parts[0][0].value, head)
-    for first in range(0, shape[0], band):
+
+    def read(first: int) -> tuple[int, "Rows"]:
         found = read_whole_rows(cut, parts, first, min(band, shape[0] - first), sources)
-        yield first, found.reshape(len(found), columns)
+        return first, found.reshape(len(found), columns)
+
+    access = sources.open(parts[0][0].region.path).access
+    yield from map_ahead(read, range(0, shape[0], band), _BANDS_AHEAD if access.ahead_bytes else 0)
 
 
 def read_whole_rows(
@@ -186,6 +196,4 @@ def read_bytes(reader: Reader, offset_bytes: int, size_bytes: int) -> "Rows":
     """Read a range into memory of its own."""
     import numpy as np
 
-    found = make_buffer(size_bytes)
-    reader.read_into(offset_bytes, found)
-    return np.frombuffer(found, np.uint8)
+    return np.frombuffer(read_together(reader, offset_bytes, size_bytes), np.uint8)

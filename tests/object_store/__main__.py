@@ -19,6 +19,7 @@ def options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="tests.object_store", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at")
     parser.add_argument("--bucket", action="append", default=[], help="a bucket to begin with")
     parser.add_argument("--share", action="append", default=[], metavar="FOLDER=BUCKET/PREFIX")
     parser.add_argument("--make-up", action="append", default=[], metavar="BUCKET/KEY=BYTES")
@@ -47,7 +48,7 @@ def main() -> None:
         random_etags=told.random_etags or told.discard,
         verify_signatures=not told.no_verification,
     )
-    server = Server(told.port, settings)
+    server = Server(told.port, settings, told.host)
     for bucket in told.bucket:
         server.state.buckets[bucket] = {}
     for item in told.share:

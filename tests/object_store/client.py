@@ -85,9 +85,9 @@ class ObjectStore:
 
 
 @contextlib.contextmanager
-def start(*buckets: str, **settings: Any) -> Iterator[ObjectStore]:
-    """Run a store with these buckets: ``settings`` are fields of ``Settings``."""
-    command = [sys.executable, "-m", "tests.object_store", "--until-input-ends"]
+def start(*buckets: str, host: str = "127.0.0.1", **settings: Any) -> Iterator[ObjectStore]:
+    """Run a store with these buckets, which listens at ``host``: ``settings`` are fields of ``Settings``."""
+    command = [sys.executable, "-m", "tests.object_store", "--until-input-ends", f"--host={host}"]
     # The process ends with its input, so with this one too, however this one ends.
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:

@@ -79,6 +79,7 @@ class Connection:
 
     def __init__(self, connected: socket.socket, pace: Pace) -> None:
         self._socket, self._pace = connected, pace
+        self.client: str = connected.getpeername()[0]
         self._ahead = bytearray()
         self._block = memoryview(bytearray(BLOCK_BYTES))
         self.sent_bytes = 0  # of the last answer's body

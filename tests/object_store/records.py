@@ -24,6 +24,7 @@ class Record:
     key: str
     parameters: dict[str, str]
     headers: dict[str, str]
+    client: str = ""
     access_key: str = ""
     began_s: float = 0.0
     answered_s: float = 0.0

@@ -33,11 +33,11 @@ VERBS: dict[str, Callable[[State, Request, Received], Answer]] = {
 
 
 class Server:
-    """A store that listens on loopback."""
+    """A store that listens, unless told otherwise, on loopback."""
 
-    def __init__(self, port: int, settings: Settings) -> None:
+    def __init__(self, port: int, settings: Settings, host: str = "127.0.0.1") -> None:
         self.state, self.faults, self.records = State(settings), Faults(), Records()
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+        self._listener = socket.create_server((host, port), backlog=1024)
         self.port: int = self._listener.getsockname()[1]
 
     def serve(self) -> None:
@@ -62,6 +62,7 @@ class Server:
             return
         request = understand(head)
         record = self.records.begin(number, request.operation, head.verb, (request.bucket, request.key))
+        record.client = connection.client
         record.parameters = without(SECRET_PARAMETERS, request.parameters)
         record.headers = without(SECRET_HEADERS, head.headers)
         faults = self.faults.falling_on(request.operation, f"{request.bucket}/{request.key}")

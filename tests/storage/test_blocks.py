@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from distconv.errors import InputError, Interrupted
 from distconv.storage.base import LOCAL_ACCESS, Access
-from distconv.storage.blocks import read_blocks
+from distconv.storage.blocks import read_blocks, read_together
 from tests.storage.test_window import Counted
 
 FAR = Access(1 << 20, 1 << 20, 1 << 20)
@@ -20,6 +20,12 @@ def test_blocks_are_the_bytes_of_the_range(one: int, other: int, access: Access)
     first, end = sorted((one, other))
     found = b"".join(bytes(block) for block in read_blocks(Counted(CONTENT, access), first, end))
     assert found == CONTENT[first:end]
+
+
+@given(st.integers(0, len(CONTENT)), st.integers(0, len(CONTENT)), st.sampled_from([FAR, LOCAL_ACCESS]))
+def test_what_is_read_together_is_the_range(one: int, other: int, access: Access) -> None:
+    first, end = sorted((one, other))
+    assert read_together(Counted(CONTENT, access), first, end - first) == CONTENT[first:end]
 
 
 def test_a_file_that_ends_before_is_told_of() -> None:

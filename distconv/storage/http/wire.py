@@ -3,7 +3,10 @@
 import base64
 import contextlib
 import http.client
+import io
+import socket
 import ssl
+import struct
 import threading
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +17,7 @@ from distconv.storage.base import Buffer
 
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
+_LONG_BYTES = 64 << 10
 
 Receive = Callable[[http.client.HTTPResponse], None]
 """Takes the body of an answer that succeeded."""
@@ -62,8 +66,7 @@ class Connections:
         connection, was_idle = self._take(place)
         try:
             if not was_idle:
-                connection.connect()
-                connection.sock.settimeout(_SILENCE_SECONDS)
+                _open(connection)
             target = f"{parts.path}?{parts.query}" if parts.query else parts.path
             response, is_sound = _send(connection, method, target, headers, body)
             found = _take_body(response, receive)
@@ -118,6 +121,60 @@ def _make_connection(place: tuple[str, str], context: ssl.SSLContext | None) -> 
     basic = f"Basic {base64.b64encode(user.encode()).decode()}"
     connection.set_tunnel(host, headers={"Proxy-Authorization": basic} if parts.username else {})
     return connection
+
+
+def _open(connection: http.client.HTTPConnection) -> None:
+    connection.connect()
+    connection.sock.settimeout(_SILENCE_SECONDS)
+    if not isinstance(connection.sock, ssl.SSLSocket):
+        connection.sock = _Socket(connection.sock)
+
+
+class _Socket:
+    """What ``http.client`` needs of a socket; a long body is waited for in the kernel.
+
+    As it comes in small pieces, Python would wake for each, and threads would wait for its lock more than for bytes.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        """Take a socket that is connected."""
+        self._socket = connected
+        silence = struct.pack("@ll", int(_SILENCE_SECONDS), int(_SILENCE_SECONDS % 1 * 1e6))
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, silence)
+
+    def sendall(self, content: Buffer) -> None:
+        """Send all of it."""
+        self._socket.sendall(content)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """Give what an answer is read from."""
+        return io.BufferedReader(_Incoming(self._socket))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+
+class _Incoming(io.RawIOBase):
+    """What comes in on a socket, which somebody else closes."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, memory: memoryview) -> int:  # type: ignore[override]
+        """Take what is there, of a long run all; TimeoutError where nothing comes for too long."""
+        if len(memory) < _LONG_BYTES:
+            return self._socket.recv_into(memory)
+        self._socket.setblocking(True)
+        try:
+            return self._socket.recv_into(memory, 0, socket.MSG_WAITALL)
+        except BlockingIOError:
+            raise TimeoutError("timed out") from None
+        finally:
+            self._socket.settimeout(_SILENCE_SECONDS)
 
 
 def _send(

@@ -20,10 +20,11 @@ from distconv.storage.s3.documents import StoredPart
 from distconv.storage.s3.place import Place, split_path
 from distconv.storage.s3.uploads import send_part
 
-_SMALLEST_PART = 8 << 20
+_SMALLEST_PART = 5 << 20
+"""The least that S3 takes: of as much memory more is on its way than with larger ones."""
 _MOST_PARTS = 9000
 """S3 takes 10,000; what runs leave over must fit in as well."""
-BUFFERS = 6
+BUFFERS = 7
 """So many parts' memory a writer has at most: those that are sent, one being filled, and of a run one that waits for its size."""
 _MIB = 1 << 20
 

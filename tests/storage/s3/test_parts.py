@@ -77,9 +77,9 @@ def test_runs_of_at_least_a_part_are_told_apart_by_where_they_begin(
 @pytest.mark.parametrize("size", [0, 1, 70 << 30, 80 << 30, 400 << 30, 5 << 40])
 def test_a_file_of_any_size_fits_in_the_parts_that_it_may_have(size: int) -> None:
     step = part_size(size)
-    assert 8 << 20 <= step <= 5 << 30
+    assert 5 << 20 <= step <= 5 << 30
     assert size / step <= 9000
-    assert step == 8 << 20 or size / (step - (1 << 20)) > 9000
+    assert step == 5 << 20 or size / (step - (1 << 20)) > 9000
 
 
 @given(size=st.integers(1, 6 * STEP), block=st.integers(1, 3 * STEP))

@@ -133,7 +133,7 @@ def test_connections_that_the_store_has_closed_meanwhile_cost_one_try(
     (idle,) = connections._idle.values()
     assert len(idle) >= 8
     for connection in idle:
-        connection.sock.shutdown(socket.SHUT_RDWR)
+        connection.sock._socket.shutdown(socket.SHUT_RDWR)
     before = count_requests()["HeadObject"]
     assert held.find(join(folder, "file")) is None
     assert count_requests()["HeadObject"] == before + 2

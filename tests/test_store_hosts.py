@@ -1,0 +1,96 @@
+"""Conversions from store to store on a Ray cluster of three hosts, one of which is cut off."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("botocore", reason="needs the extra s3")
+
+import distconv
+from tests.checkpoints import write_checkpoint
+from tests.clusters import RAY
+from tests.faults import digest_folder
+from tests.hosts import PORT, Host, can_make_hosts, hosts, joined, start_ray
+from tests.object_store import Fault, ObjectStore, start
+from tests.patience import HANG_SECONDS
+from tests.stored import StoredPath, use_store
+from tests.test_stores import LARGE, assert_clean
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(not can_make_hosts(), reason="network namespaces need root and iproute2"),
+]
+DISTCONV = str(Path(RAY).with_name("distconv"))
+GATE = "zombie"
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[list[Host]]:
+    """Give three hosts."""
+    with hosts(tmp_path, 3) as found:
+        yield found
+
+
+@pytest.fixture
+def store(three: list[Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """Give a store with a bucket ``models`` that the hosts see too."""
+    with joined(three[0]) as address, start("models", host="0.0.0.0", random_etags=True) as found:
+        use_store(monkeypatch, found, tmp_path)
+        for host in three:
+            host.environment.update(
+                AWS_ACCESS_KEY_ID=found.access_key, AWS_SECRET_ACCESS_KEY=found.secret_key,
+                AWS_EC2_METADATA_DISABLED="true", AWS_ENDPOINT_URL=f"http://{address}:{found.port}",
+            )  # fmt: skip
+        yield found
+
+
+@pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload"])
+def test_nothing_of_a_host_that_was_cut_off_lands_in_the_model_that_others_finish(
+    three: list[Host], store: ObjectStore, sentencepiece_file: Path, tmp_path: Path, operation: str
+) -> None:
+    source = write_checkpoint(tmp_path / "in", LARGE, sentencepiece_file)
+    distconv.convert(source, tmp_path / "inline", max_shard_size=1_000_000)
+    store.share(source, "models", "in/")
+    output = StoredPath(store, "models", "out")
+    # The head has no slots: its driver would be cut off with it.
+    start_ray(three, tmp_path, (0, 1, 1))
+    store.fault(Fault("hold", operation, "models/out/model-*", gate=GATE))
+    summary = tmp_path / "summary"
+    process = three[0].popen(
+        [DISTCONV, "convert", "s3://models/in", str(output), f"--address=10.77.0.1:{PORT}",
+         "--max-shard-size=1MB", "--json"],
+        summary,
+    )  # fmt: skip
+    deadline = time.monotonic() + HANG_SECONDS
+    while not (held := [record for record in store.requests(operation) if record.faults]):
+        assert time.monotonic() < deadline, summary.read_text()
+        assert process.poll() is None, summary.read_text()
+        time.sleep(0.05)
+    store.wait_held(GATE, limit_s=HANG_SECONDS)
+    (lost,) = (host for host in three if host.address == held[0].client)
+    lost.cut()
+    process.wait(HANG_SECONDS)
+    text = summary.read_text()
+    assert process.returncode == 0, text
+    assert f" on {lost.name} was lost (" in text, text
+    assert json.loads(text[text.index("\n{") :])["retries"] == 1, (
+        "one worker on the host that was lost: one unit"
+    )
+    expected, etags = digest_folder(output), output.etags()
+    assert {name: expected[name] for name in expected if name.startswith("model-")} == {
+        name: digest
+        for name, digest in digest_folder(tmp_path / "inline").items()
+        if name.startswith("model-")
+    }
+    store.release(GATE)
+    while not (
+        late := next(one for one in store.requests(operation) if one.number == held[0].number)
+    ).ended_s:
+        time.sleep(0.01)
+    assert late.status in {404, 412}, "what it had sent before it was cut off"
+    assert output.etags() == etags
+    assert_clean(output)
