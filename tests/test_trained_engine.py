@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import distconv
 from distconv.cli import main
@@ -130,3 +132,40 @@ def test_what_lies_beside_the_model_that_it_is_like_is_copied(folders: Path, tmp
         True,
         True,
     ]
+
+
+def test_several_chat_templates_are_loaded_as_from_the_model_that_it_is_like(
+    folders: Path, tmp_path: Path
+) -> None:
+    like = shutil.copytree(folders / "llama-hf", tmp_path / "like")
+    templates = {
+        "default": "plain {{ messages }}",
+        "rag": "{{ documents }}",
+        "tool_use": "größer {{ tools }}",
+    }
+    words = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    made = PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=77)
+    made.chat_template = templates
+    made.save_pretrained(like)
+    assert (like / "additional_chat_templates/rag.jinja").exists()
+    report = distconv.convert(folders / "rows", tmp_path / "out", like=like, verify=True)
+    assert "2 chat templates, put into tokenizer_config.json" in "".join(report.notes)
+    found = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (found.chat_template, found.model_max_length) == (templates, 77)
+    assert distconv.verify(tmp_path / "out").ok
+    (like / "additional_chat_templates/rag.jinja").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"rag\.jinja: no text in UTF-8"):
+        distconv.convert(folders / "rows", tmp_path / "other", like=like)
+
+
+def test_chat_templates_that_a_processor_would_not_find_are_left_out_and_said(
+    folders: Path, tmp_path: Path
+) -> None:
+    like = shutil.copytree(folders / "llama-hf", tmp_path / "like")
+    (like / "processor_config.json").write_text("{}")
+    (like / "chat_template.jinja").write_text("one")
+    (like / "additional_chat_templates").mkdir()
+    (like / "additional_chat_templates/rag.jinja").write_text("two")
+    report = distconv.convert(folders / "rows", tmp_path / "out", like=like)
+    assert "1 chat template, left out" in "".join(report.notes)
+    assert (tmp_path / "out/chat_template.jinja").read_text() == "one"

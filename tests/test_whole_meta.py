@@ -317,6 +317,15 @@ def test_what_metas_model_does_not_take_is_found_though_nothing_is_damaged(
     assert any(re.search(words, found) for found in find(output, Depth.MODEL))
 
 
+def test_who_verifies_a_download_of_metas_is_told_of_check(checkpoint: Write) -> None:
+    """It has frequencies, and an archive in another form, so that findings say nothing of whether it is whole."""
+    report = distconv.verify(checkpoint(Spec("llama-2", shards=2)))
+    assert not report.ok
+    assert any(
+        "whether a download of Meta's is whole `distconv check` tells" in note for note in report.notes
+    )
+
+
 def test_heads_that_lie_across_ranks_are_no_model_of_metas(checkpoint: Write, tmp_path: Path) -> None:
     output = write_meta_folder(tmp_path / "out", checkpoint(Spec("llama-3", heads=8, kv_heads=1, shards=2)))
     assert find(output, Depth.DATA) == []

@@ -54,6 +54,8 @@ class Class:
     """A class of which the pickle makes objects, see ``Record``; nothing of it is run."""
 
     name: str
+    fields: tuple[str, ...] = ()
+    """Attributes that many objects have and no others, in the order in which they are written, see ``take_rows``."""
 
 
 class Record:

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from distconv.layout.copies import Copy, Loop, cut_copy, with_gaps
 from distconv.layout.dtypes import DType
-from distconv.layout.regions import Region
+from distconv.layout.regions import ZEROS, Region
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +112,29 @@ def regroup(
     it becomes; its value for ``axis`` itself counts for nothing. A copy becomes as many as are
     needed for each to be a box of digits: one, where it holds whole values of the widest one.
     """
-    weights = tuple(math.prod(digit.radix for digit in digits[place + 1 :]) for place in range(len(digits)))
     copies = [
-        _put_digits(part, axis, digits, weights, others, len(shape))
+        Copy(copy.region, copy.source_offset + offset, start, loops)
         for copy in tensor.copies
-        for part in _split_digits(copy, axis, digits, weights)
+        for offset, start, loops in _turn(copy.start, copy.loops, axis, digits, others, len(shape))
     ]
     scale = tensor.scale_by(lambda scale: regroup(scale, axis, digits, others, shape))
     return replace(tensor, shape=shape, copies=tuple(copies), scale=scale)
+
+
+@lru_cache(maxsize=4096)
+def _turn(
+    start: tuple[int, ...],
+    loops: tuple[Loop, ...],
+    axis: int,
+    digits: tuple[Digit, ...],
+    others: tuple[int, ...],
+    axes: int,
+) -> tuple[tuple[int, tuple[int, ...], tuple[Loop, ...]], ...]:
+    """Give offset, start and loops of each copy that one becomes; the layers of a model have the same few."""
+    weights = tuple(math.prod(digit.radix for digit in digits[place + 1 :]) for place in range(len(digits)))
+    parts = _split_digits(Copy(ZEROS, 0, start, loops), axis, digits, weights)
+    turned = (_put_digits(part, axis, digits, weights, others, axes) for part in parts)
+    return tuple((copy.source_offset, copy.start, copy.loops) for copy in turned)
 
 
 def _put_digits(

@@ -17,9 +17,9 @@ def find_untiled(shape: tuple[int, ...], copies: Sequence[Copy], unit_bytes: int
     """
     if 0 in shape:
         return "it has no elements, and yet there are copies" if copies else None
-    boxes = []
     # Of thousands of parts most go the same few ways, which are one object then.
     ways: dict[int, tuple[list[_Runs] | None, int]] = {}
+    followed: list[list[_Runs]] = []
     for copy in copies:
         way = ways.get(id(copy.loops))
         if way is None:
@@ -30,17 +30,38 @@ def find_untiled(shape: tuple[int, ...], copies: Sequence[Copy], unit_bytes: int
         runs, reach = way
         if runs is None or len(copy.start) != len(shape):
             return f"{_name(copy)} has no box of coordinates of its own"
-        box = [
-            [(at + first, at + end) for first, end in along]
-            for at, along in zip(copy.start, runs, strict=True)
-        ]
         end_bytes = (copy.source_offset + reach + 1) * unit_bytes
         if copy.source_offset < 0 or end_bytes > copy.region.size_bytes:
             return (
                 f"{_name(copy)} reads to byte {end_bytes:,} of a storage of {copy.region.size_bytes:,} bytes"
             )
-        boxes.append(box)
+        followed.append(runs)
+    if _are_rows(shape, copies, followed):
+        return None
+    boxes = [
+        [[(at + first, at + end) for first, end in along] for at, along in zip(copy.start, runs, strict=True)]
+        for copy, runs in zip(copies, followed, strict=True)
+    ]
     return _find_gap(shape, boxes, ())
+
+
+def _are_rows(shape: tuple[int, ...], copies: Sequence[Copy], followed: Sequence[list[_Runs]]) -> bool:
+    """Whether copies of whole rows follow each other, as those of most ranks do: told without a box for each."""
+    if not shape:
+        return False
+    later = [[(0, size)] for size in shape[1:]]
+    zeros = (0,) * len(later)
+    rows = []
+    for copy, runs in zip(copies, followed, strict=True):
+        if len(runs[0]) > 1 or copy.start[1:] != zeros or runs[1:] != later:
+            return False
+        rows.append((copy.start[0], runs[0][0][1]))
+    end = 0
+    for first, count in sorted(rows):
+        if first != end:
+            return False
+        end += count
+    return end == shape[0]
 
 
 def _name(copy: Copy) -> str:

@@ -154,4 +154,7 @@ def _describe_unrecorded(target: Target, depth: Depth) -> str:
     """Say what the data was compared with where there is no receipt."""
     if depth < Depth.DATA or not target.has_checksums:
         return "nothing tells what the data should be"
-    return f"the data was compared only with the CRC32s of its own records, and with {CHECKLIST_NAME} where it is"
+    return (
+        f"the data was compared only with the CRC32s of its own records, and with {CHECKLIST_NAME} where it is; "
+        "whether a download of Meta's is whole `distconv check` tells"
+    )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from distconv.errors import InputError, Stopped
 from distconv.layout.dtypes import contiguous_strides
+from distconv.sidecars.lean_torch import leave_out_of_torch
 from distconv.sidecars.meta_device import empty_model
 from distconv.sidecars.settings import take_settings
 
@@ -178,6 +179,7 @@ def main() -> None:
     os.dup2(2, 1)
     kind, config, shapes, least_tensors = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_asker, daemon=True).start()
+    leave_out_of_torch()
     answer = look(kind, config, {name: tuple(shape) for name, shape in shapes.items()}, least_tensors)
     out.write(json.dumps(answer))
     out.flush()

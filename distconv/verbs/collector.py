@@ -14,4 +14,8 @@ def held_collector() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if not gc.get_freeze_count():
+                # As if they had been looked at: or the first look would be at all of them.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

@@ -8,6 +8,7 @@ from distconv.formats.meta.files import CONFIG_NAME
 from distconv.formats.plain_json import parse_object
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
 from distconv.formats.safetensors.folder import find_transformers_files
+from distconv.humanize import format_count
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.targets import is_legal
 from distconv.planning.plan import Plan
@@ -31,6 +32,9 @@ _COPIED = (
     VIDEO_PREPROCESSOR_NAME,
 )
 """What Transformers reads beside a model's weights and config."""
+_TEMPLATES = "additional_chat_templates"
+_TEMPLATE, _TEMPLATE_END = "chat_template.jinja", ".jinja"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 _TYPES = ("dtype", "torch_dtype")
 _OF_ANOTHER = ("_name_or_path",)
 
@@ -44,13 +48,34 @@ class Like:
     config: Mapping[str, object]
     small: tuple[str, ...]
     """Paths of what is copied."""
+    templates: tuple[str, ...]
+    """Paths of further chat templates, each by its name, in a folder of their own."""
     weights: TransformersCatalog | None
     weight_paths: tuple[str, ...]
 
     @property
     def paths(self) -> tuple[str, ...]:
         """All small files that have a part in OUTPUT."""
-        return (self.config_path, *self.small)
+        return (self.config_path, *self.small, *self.templates)
+
+    @property
+    def has_processor(self) -> bool:
+        """Whether it takes images or sounds: its processor reads no chat templates but those in files."""
+        return bool({PROCESSOR_NAME, PREPROCESSOR_NAME} & {path.rpartition("/")[2] for path in self.small})
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what becomes of chat templates in a folder of their own."""
+        if not self.templates:
+            return ()
+        what = (
+            "left out, as its processor would not find them elsewhere"
+            if self.has_processor
+            else f"put into {_TOKENIZER_CONFIG}, where Transformers reads them too"
+        )
+        return (
+            f"{join(self.folder, _TEMPLATES)}: {format_count(len(self.templates), 'chat template')}, {what}",
+        )
 
 
 def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
@@ -65,16 +90,48 @@ def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
     copied = [name for name in _COPIED if name in names]
     copied += sorted(name for name in names if is_legal(name))
     small = tuple(join(folder, name) for name in copied)
+    templates = tuple(_list_templates(storage, join(folder, _TEMPLATES)))
     if not weights:
-        return Like(folder, path, config, small, None, ())
+        return Like(folder, path, config, small, templates, None, ())
     files = find_transformers_files(storage, folder)
-    return Like(folder, path, config, small, read_transformers_catalog(storage, files), files.weights)
+    return Like(
+        folder, path, config, small, templates, read_transformers_catalog(storage, files), files.weights
+    )
+
+
+def _list_templates(storage: Storage, folder: str) -> list[str]:
+    found = storage.find(folder)
+    names = list_files(storage, folder) if found is not None and found.is_folder else []
+    return [join(folder, name) for name in sorted(names) if name.endswith(_TEMPLATE_END)]
 
 
 def make_sidecars(storage: Storage, like: Like, plan: Plan) -> dict[str, bytes]:
     """Give what stands beside the weights, the config last: copies, and the config with the type that was written."""
     files = {path.rpartition("/")[2]: read_small(storage, path, SMALL_FILE_BYTES) for path in like.small}
+    if like.templates and not like.has_processor:
+        files |= _put_templates_together(storage, like, files)
     config = {key: value for key, value in like.config.items() if key not in _OF_ANOTHER}
     config |= dict.fromkeys(_TYPES, plan.dtype.name)
     files[CONFIG_NAME] = to_json(config)
     return files
+
+
+def _put_templates_together(storage: Storage, like: Like, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Give tokenizer_config.json with all chat templates: where they stood before there was a folder, and are still read.
+
+    OUTPUT has no folders. The file with one template, which would be taken alone, goes out of ``files``.
+    """
+    paths = {path.rpartition("/")[2].removesuffix(_TEMPLATE_END): path for path in like.templates}
+    if _TEMPLATE in files:
+        paths |= {"default": join(like.folder, _TEMPLATE)}
+        del files[_TEMPLATE]
+    templates = [{"name": name, "template": _read_template(storage, path)} for name, path in paths.items()]
+    settings = parse_object(join(like.folder, _TOKENIZER_CONFIG), files.get(_TOKENIZER_CONFIG, b"{}"))
+    return {_TOKENIZER_CONFIG: to_json({**settings, "chat_template": templates})}
+
+
+def _read_template(storage: Storage, path: str) -> str:
+    try:
+        return read_small(storage, path, SMALL_FILE_BYTES).decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: no text in UTF-8, expected a chat template") from None

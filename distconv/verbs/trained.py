@@ -132,7 +132,7 @@ def read_trained(
     if findings:
         raise InputError.of(shorten(findings, _MOST_FINDINGS))
     twins = tuple(_find_twins(form, {name: boxed[own] for name, own in held.items()}))
-    notes = (*files.notes, *_describe(found, files, chosen), *_describe_filled(filled, like))
+    notes = (*files.notes, *like.notes, *_describe(found, files, chosen), *_describe_filled(filled, like))
     return TrainedModel(files, like, architecture, chosen, counts, (*made, *filled), twins, notes)
 
 

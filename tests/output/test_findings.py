@@ -354,19 +354,19 @@ SHARDS: dict[str, list[str]] = {
         "out/params.json: dim is 'wide', expected a whole number from 1 to 16,777,216",
     ],
     "no receipt": [
-        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is",
+        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check` tells",
     ],
     "a flipped bit without a receipt": [
         "out/consolidated.01.pth: the data of tok_embeddings.weight differs from its CRC32 in the archive's directory [consolidated.01.pth]",
-        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is",
+        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check` tells",
     ],
     "a damaged checklist without a receipt": [
         "out/checklist.chk: line 1 is no `md5  name`; the file is unknown content (first bytes 6e 6f 6e 73 65 6e 73 65)",
-        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is",
+        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check` tells",
     ],
     "a missing file without a receipt": [
         "out/tokenizer.model: missing, though checklist.chk lists it",
-        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is",
+        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check` tells",
     ],
     "no shards": [
         "refused: out: neither model.safetensors.index.json nor model.safetensors; no model for Transformers, or its conversion is not finished",

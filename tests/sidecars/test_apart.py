@@ -28,6 +28,18 @@ ask("config.json", make_question("saves", {"model_type": "llama"}, {}, 4096))
 assert not {"numpy", "torch", "transformers"} & set(sys.modules)
 """
 
+LEAN = """
+import sys
+from distconv.sidecars.lean_torch import leave_out_of_torch
+from distconv.sidecars.looks import look
+leave_out_of_torch()
+assert "saved" in look("saves", {"model_type": "llama", "num_hidden_layers": 2}, {}, 4096)
+assert not {"torch._dynamo.convert_frame", "torch.distributed.tensor"} & set(sys.modules)
+import torch
+assert "eager" in torch._dynamo.list_backends(())
+assert "torch._dynamo.convert_frame" in sys.modules
+"""
+
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,3 +122,7 @@ def test_it_ends_with_whoever_waits_for_it(number: signal.Signals) -> None:
 
 def test_whoever_asks_imports_nothing_of_it() -> None:
     subprocess.run([sys.executable, "-c", ASK], check=True)
+
+
+def test_neither_torchs_compiler_nor_its_distributed_tensors_are_imported_unless_asked_for() -> None:
+    subprocess.run([sys.executable, "-c", LEAN], check=True)

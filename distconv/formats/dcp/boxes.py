@@ -1,5 +1,6 @@
 """Where the boxes of a distributed checkpoint's tensors lie: the heads of their items, read at once."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,13 +32,8 @@ _LONGEST_HEAD_BYTES = 64 << 10
 _MOST_FINDINGS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A box, and the tensor of which it is one."""
-
-    name: str
-    dtype: DType
-    chunk: Chunk
+_Wanted = tuple[str, DType, Chunk]
+"""A box, and name and type of the tensor of which it is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +51,15 @@ def read_boxes(
     batches = list(_make_batches(storage, folder, metadata, names))
     heads = Heads()
 
-    def read(batch: _Batch, stopped: Callable[[], bool]) -> list[tuple[_Wanted, Box]]:
+    def read(batch: _Batch, stopped: Callable[[], bool]) -> list[tuple[str, Box]]:
         with opened(storage, batch.path) as reader:
             return list(_read_batch(read_by_windows(reader), batch, heads, stopped))
 
     outcomes = read_at_once(read, batches, _OPENERS)
     found: dict[str, list[Box]] = {name: [] for name in names}
-    for wanted, box in (one for outcome in outcomes for one in outcome):
-        found[wanted.name].append(box)
+    for outcome in outcomes:
+        for name, box in outcome:
+            found[name].append(box)
     return {
         name: BoxedTensor(name, metadata.tensors[name].dtype, metadata.tensors[name].shape, tuple(boxes))
         for name, boxes in found.items()
@@ -73,25 +70,24 @@ def _make_batches(
     storage: Storage, folder: str, metadata: Metadata, names: Collection[str]
 ) -> Iterator[_Batch]:
     """Order the boxes by their files; InputError with the files that are missing, or end before a box does."""
-    files: dict[str, list[_Wanted]] = {}
+    files: defaultdict[str, list[_Wanted]] = defaultdict(list)
     for name in names:
         tensor = metadata.tensors[name]
         for chunk in tensor.chunks:
-            files.setdefault(chunk.file, []).append(_Wanted(name, tensor.dtype, chunk))
+            files[chunk.file].append((name, tensor.dtype, chunk))
     sizes = {entry.name: entry.size_bytes for entry in storage.list_folder(folder) if not entry.is_folder}
     findings = []
     for file, wanted in files.items():
-        wanted.sort(key=lambda one: one.chunk.offset_bytes)
-        last = max(wanted, key=lambda one: one.chunk.offset_bytes + one.chunk.size_bytes)
-        end = last.chunk.offset_bytes + last.chunk.size_bytes
+        wanted.sort(key=lambda one: one[2].offset_bytes)
+        end, name = max((chunk.offset_bytes + chunk.size_bytes, name) for name, _dtype, chunk in wanted)
         if file not in sizes:
             findings.append(
-                f"{join(folder, file)}: missing, {METADATA_NAME} names it for {wanted[0].name} and {len(wanted) - 1:,} "
+                f"{join(folder, file)}: missing, {METADATA_NAME} names it for {wanted[0][0]} and {len(wanted) - 1:,} "
                 "more boxes; copy the files of all ranks into one folder"
             )
         elif sizes[file] < end:
             findings.append(
-                f"{join(folder, file)}: {sizes[file]:,} bytes, {last.name} ends at byte {end:,}; the file is truncated"
+                f"{join(folder, file)}: {sizes[file]:,} bytes, {name} ends at byte {end:,}; the file is truncated"
             )
     if findings:
         raise InputError.of(shorten(findings, _MOST_FINDINGS))
@@ -102,16 +98,16 @@ def _make_batches(
 
 def _read_batch(
     reader: Reader, batch: _Batch, heads: Heads, stopped: Callable[[], bool]
-) -> Iterator[tuple[_Wanted, Box]]:
-    for wanted in batch.items:
+) -> Iterator[tuple[str, Box]]:
+    for name, dtype, chunk in batch.items:
         if stopped():
             raise Stopped("stopped")
         try:
-            item = _read_item(reader, wanted.chunk, heads)
-            check_item(item, wanted.chunk, wanted.dtype)
+            item = _read_item(reader, chunk, heads)
+            check_item(item, chunk, dtype)
         except InputError as error:
-            raise InputError(f"{reader.path}: {wanted.name}: {error}") from None
-        yield wanted, _make_box(reader.path, wanted, item)
+            raise InputError(f"{reader.path}: {name}: {error}") from None
+        yield name, _make_box(reader.path, name, chunk, item)
 
 
 def _read_item(reader: Reader, chunk: Chunk, heads: Heads) -> Item:
@@ -127,10 +123,10 @@ def _read_item(reader: Reader, chunk: Chunk, heads: Heads) -> Item:
             size = min(size * 8, _LONGEST_HEAD_BYTES)
 
 
-def _make_box(path: str, wanted: _Wanted, item: Item) -> Box:
-    start = wanted.chunk.offset_bytes + item.start_bytes
+def _make_box(path: str, name: str, chunk: Chunk, item: Item) -> Box:
+    start = chunk.offset_bytes + item.start_bytes
     region = Region(path, start, item.mark.storage.size_bytes(), 0, zipped=False)
-    return Box(wanted.chunk.first, make_view(wanted.name, item.mark, region))
+    return Box(chunk.first, make_view(name, item.mark, region))
 
 
 def read_checksums(storage: Storage, regions: Sequence[Region]) -> list[Region]:

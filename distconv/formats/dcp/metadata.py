@@ -7,6 +7,7 @@ pickle of a ``Metadata``, whose nine classes are inert records here.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from distconv.errors import InputError, escape
 from distconv.formats.boxes import Extents
@@ -19,17 +20,20 @@ from distconv.layout.dtypes import DTYPES, DType
 from distconv.storage.base import Storage, read_small
 
 METADATA_NAME = ".metadata"
-LIMIT_BYTES = 256 << 20
-"""Twice what a 405B on 512 ranks takes with its optimizer's two states left out; reading as much takes a minute."""
+LIMIT_BYTES = 384 << 20
+"""A 405B on 512 ranks takes 92 MB, and three times as much with its optimizer's two states."""
 _MOST_STEPS = 1 << 28
 _MOST_FINDINGS = 8
 
 _METADATA = "torch.distributed.checkpoint.metadata"
+_CHUNK = Class("ChunkStorageMetadata", ("offsets", "sizes"))
+_INDEX = Class("MetadataIndex", ("fqn", "index", "offset"))
+_PLACE = Class("_StorageInfo", ("relative_path", "offset", "length"))
 _CLASSES = {
-    name: Class(name)
-    for name in (
-        "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "TensorProperties", "ChunkStorageMetadata",
-        "MetadataIndex", "StorageMeta", "_StorageInfo",
+    kind.name: kind
+    for kind in (
+        _CHUNK, _INDEX, _PLACE, Class("Metadata"), Class("TensorStorageMetadata"), Class("BytesStorageMetadata"),
+        Class("TensorProperties"), Class("StorageMeta"),
     )
 }  # fmt: skip
 
@@ -54,12 +58,12 @@ LANGUAGE = Language(
     ),
     _MOST_STEPS,
     refusal="torch.distributed.checkpoint does not write; refused as unsafe",
+    rows={_CHUNK: (_CHUNK,), _PLACE: (_INDEX, _PLACE)},
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A box of a tensor, in elements, and the bytes of a file that hold it."""
+class Chunk(NamedTuple):
+    """A box of a tensor, in elements, and the bytes of a file that hold it: one of millions, which are cheap as tuples."""
 
     first: Extents
     sizes: Extents
@@ -112,6 +116,17 @@ def _state(value: object, kind: str) -> Mapping[object, object]:
     return value.state
 
 
+def _fields(value: object, kind: Class) -> tuple[object, ...]:
+    """Give the fields of an object of a class of which there are many, whether it was taken at once or not."""
+    if type(value) is Record and value.kind is kind:
+        state = value.state
+        if type(state) is tuple and len(state) == len(kind.fields):
+            return state
+        if type(state) is dict:
+            return tuple(map(state.get, kind.fields))
+    raise InputError(f"{_describe(value)}, expected a {kind.name}; the file is damaged")
+
+
 def _describe(value: object) -> str:
     return f"a {value.kind.name}" if type(value) is Record else describe(value)
 
@@ -125,6 +140,7 @@ def _make_metadata(found: object) -> Metadata:
     tensors: dict[str, StoredTensor] = {}
     others: list[str] = []
     findings: list[str] = []
+    files: set[str] = set()
     for name, entry in entries.items():
         if type(name) is not str:
             raise InputError(f"an entry is named {describe(name)}; the file is damaged")
@@ -132,7 +148,7 @@ def _make_metadata(found: object) -> Metadata:
             others.append(name)
             continue
         try:
-            tensors[name] = _make_tensor(name, _state(entry, "TensorStorageMetadata"), places)
+            tensors[name] = _make_tensor(_state(entry, "TensorStorageMetadata"), places.get(name, {}), files)
         except InputError as error:
             findings.append(f"{escape(name)}: {error}")
     if findings:
@@ -140,22 +156,22 @@ def _make_metadata(found: object) -> Metadata:
     return Metadata(tensors, tuple(others))
 
 
-_Places = dict[tuple[str, Extents], Record]
+_Places = dict[str, dict[Extents, Record]]
+"""By tensor and box."""
 
 
 def _take_places(stored: Mapping[object, object]) -> _Places:
-    """Order what says where boxes are stored by tensor and box."""
+    """Order what says where boxes are stored."""
     places: _Places = {}
     for index, place in stored.items():
-        where = _state(index, "MetadataIndex")
-        name, first = where.get("fqn"), where.get("offset")
+        name, _number, first = _fields(index, _INDEX)
         if type(name) is not str or type(place) is not Record:
             raise InputError(f"a place of {_describe(name)} is {_describe(place)}; the file is damaged")
         if first is None:  # what is no tensor has no box
             continue
-        key = name, _counts(first)
-        if places.setdefault(key, place) is not place:
-            raise InputError(f"{escape(name)}: the box at {key[1]} is stored twice; the file is damaged")
+        box = _counts(first)
+        if places.setdefault(name, {}).setdefault(box, place) is not place:
+            raise InputError(f"{escape(name)}: the box at {box} is stored twice; the file is damaged")
     return places
 
 
@@ -168,13 +184,16 @@ def _counts(values: object) -> Extents:
     return values
 
 
-def _make_tensor(name: str, state: Mapping[object, object], places: _Places) -> StoredTensor:
+def _make_tensor(
+    state: Mapping[object, object], places: Mapping[Extents, Record], files: set[str]
+) -> StoredTensor:
+    """Take a tensor, whose boxes lie in ``places``; ``files`` are those whose names have been proved."""
     shape = _counts(state.get("size"))
     dtype = _take_dtype(state.get("properties"))
     chunks = state.get("chunks")
     if type(chunks) is not list:
         raise InputError("no list of its boxes; the file is damaged")
-    return StoredTensor(dtype, shape, tuple(_make_chunks(name, shape, chunks, places)))
+    return StoredTensor(dtype, shape, tuple(_make_chunks(shape, chunks, places, files)))
 
 
 def _take_dtype(properties: object) -> DType:
@@ -186,31 +205,35 @@ def _take_dtype(properties: object) -> DType:
     return kind.dtype
 
 
-def _make_chunks(name: str, shape: Extents, chunks: list[object], places: _Places) -> Iterator[Chunk]:
+def _make_chunks(
+    shape: Extents, chunks: list[object], places: Mapping[Extents, Record], files: set[str]
+) -> Iterator[Chunk]:
     for chunk in chunks:
-        state = _state(chunk, "ChunkStorageMetadata")
-        first, sizes = _counts(state.get("offsets")), _counts(state.get("sizes"))
+        first, sizes = map(_counts, _fields(chunk, _CHUNK))
         if len(first) != len(shape) or len(sizes) != len(shape):
             raise InputError(f"a box of {sizes} at {first} of shape {shape}; the file is damaged")
         if 0 in sizes:
             continue
-        place = places.get((name, first))
+        place = places.get(first)
         if place is None:
             raise InputError(
                 f"the box at {first} is stored nowhere; a rank's part was not saved, or was lost"
             )
-        yield _make_chunk(first, sizes, _state(place, "_StorageInfo"))
+        file, offset, length = _fields(place, _PLACE)
+        if type(file) is not str or file not in files:
+            file = _take_file_name(file, first)
+            files.add(file)
+        if type(offset) is not int or type(length) is not int or offset < 0 or length <= 0:
+            raise InputError(f"the box at {first} has no place in {file}; the file is damaged")
+        if type(place.state) is dict and place.state.get("transform_descriptors"):
+            raise InputError(
+                f"the box at {first} was compressed or otherwise transformed as it was saved, which distconv does not "
+                "undo; save it again without extensions of the writer"
+            )
+        yield Chunk(first, sizes, file, offset, length)
 
 
-def _make_chunk(first: Extents, sizes: Extents, place: Mapping[object, object]) -> Chunk:
-    file, offset, length = (place.get(key) for key in ("relative_path", "offset", "length"))
+def _take_file_name(file: object, first: Extents) -> str:
     if not is_plain_name(file):
         raise InputError(f"the box at {first} is in {describe(file)}, expected a file in this folder")
-    if type(offset) is not int or type(length) is not int or offset < 0 or length <= 0:
-        raise InputError(f"the box at {first} has no place in {file}; the file is damaged")
-    if place.get("transform_descriptors"):
-        raise InputError(
-            f"the box at {first} was compressed or otherwise transformed as it was saved, which distconv does not undo; "
-            "save it again without extensions of the writer"
-        )
-    return Chunk(first, sizes, file, offset, length)
+    return file

@@ -1,17 +1,23 @@
 """A pickle's machine: its stack, its marks, its memo, and the bytes that it reads."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from distconv.errors import InputError
+from distconv.formats.marks import Class
 
 _LIMIT_TEXT_BYTES = 1 << 20
 _LIMIT_LINE_BYTES = 256
 _STOP = ord(".")
 _MEMOIZE, _BINGET, _LONG_BINGET, _BININT1, _BININT2 = 0x94, ord("h"), ord("j"), ord("K"), ord("M")
 _FIRST_NUMBERS = 1 << 12
-_NOTHING = object()
+NOTHING = object()
 """Stands in a memo where nothing was kept."""
+
+Phrase = tuple[object, tuple[object, ...]]
+"""What some opcodes push, and what they keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +29,17 @@ class Language:
     most_steps: int
     refusal: str
     """The end of the sentence that refuses a name."""
+    rows: Mapping[Class, tuple[Class, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Behind an object of a class: those of which there are often others, one row after the other."""
 
 
 class Machine:
-    """A pickle's stack, marks and memo; ``position`` is that of the next byte to read."""
+    """A pickle's stack, marks and memo; ``position`` is that of the next byte to read.
 
-    __slots__ = ("content", "language", "marks", "memo", "position", "stack")
+    ``patterns`` and ``phrases`` are what ``take_rows`` knows of opcodes that come again, as long as the memo stays as it is.
+    """
+
+    __slots__ = ("content", "language", "marks", "memo", "patterns", "phrases", "position", "stack")
 
     def __init__(self, content: bytes, start: int, language: Language) -> None:
         self.content = content
@@ -37,6 +48,8 @@ class Machine:
         self.stack: list[object] = []
         self.marks: list[int] = []
         self.memo: list[object] = []
+        self.patterns: dict[tuple[Class, ...], re.Pattern[bytes]] = {}
+        self.phrases: dict[bytes, Phrase] = {}
 
     def run(self, handlers: Sequence[Callable[["Machine"], None]]) -> object:
         """Carry out opcodes, each by its handler, until STOP."""
@@ -77,12 +90,14 @@ class Machine:
         """Put a value into the memo, whose numbers are in a row but for the first ones."""
         if number > max(len(self.memo), _FIRST_NUMBERS):
             raise InputError(f"its description keeps something as {number:,}; refused as unsafe")
-        self.memo += [_NOTHING] * (number - len(self.memo))
+        self.memo += [NOTHING] * (number - len(self.memo))
         self.memo[number : number + 1] = [value]
+        self.patterns.clear()
+        self.phrases.clear()
 
     def recall(self, number: int) -> object:
         """Give what was kept."""
-        if number >= len(self.memo) or self.memo[number] is _NOTHING:
+        if number >= len(self.memo) or self.memo[number] is NOTHING:
             raise IndexError(f"nothing was kept as {number}")
         return self.memo[number]
 

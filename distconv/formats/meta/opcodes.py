@@ -17,6 +17,7 @@ from distconv.formats.marks import (
     make_storage,
 )
 from distconv.formats.meta.machine import Machine
+from distconv.formats.meta.rows import take_rows
 
 _LAST_PROTOCOL = 5
 _DOUBLE = struct.Struct(">d")
@@ -205,6 +206,8 @@ def _build(machine: Machine) -> None:
     target = machine.stack[-1]
     if type(target) is Record:
         target.state = state
+        if target.kind in machine.language.rows:
+            take_rows(machine, machine.language.rows[target.kind])
     elif type(target) not in {dict, Opaque}:
         raise InputError(f"the pickle sets the state of {describe(target)}; refused as unsafe")
 

@@ -1,0 +1,131 @@
+"""Objects of a few classes in a row, as pickle writes most of them: taken at once, not opcode by opcode.
+
+The ranks of a large model leave millions of objects in thirty opcodes each, which differ by a few numbers and a name.
+No opcode begins as another one does, so that a pattern of whole opcodes matches in one way only: see ``pickletools``.
+"""
+
+import re
+from functools import cache
+from itertools import islice
+
+from distconv.formats.marks import Class, Function, Record
+from distconv.formats.meta.machine import NOTHING, Machine, Phrase
+
+_RECALL = rb"(?:h.|j....)"
+_NUMBER = rb"(?:K.|M..|J....|\x8a\x05.....|\x8a\x06......)"
+_TEXT = rb"\x8c.[ -~]{1,255}\x94"
+_EXTENTS = rb"(?:" + _NUMBER + rb"{1,3}[\x85-\x87]|\(" + _NUMBER + rb"{4,8}t)\x94"
+_SIZE = _RECALL + _EXTENTS + rb"\x85\x94R\x94"
+_VALUE = rb"(" + b"|".join((_SIZE, _RECALL, _NUMBER, _TEXT)) + rb")"
+_FIRST_RECALL, _NUMBERS = (re.compile(pattern, re.DOTALL) for pattern in (_RECALL, _NUMBER))
+_RECALLS, _RECALL_SIZES = b"hj", {2, 5}
+_MOST_PHRASES = 1 << 16
+_LONG, _SIGNED, _SHORT_TEXT = 0x8A, b"J\x8a", 0x8C
+
+
+def take_rows(machine: Machine, row: tuple[Class, ...]) -> None:
+    """Carry out what makes objects of these classes, one row after the other; each one's state is a tuple of its fields.
+
+    Where anything else stands nothing is done: that is carried out opcode by opcode, and found wrong there.
+    """
+    pattern = machine.patterns.get(row) or _learn(machine, row)
+    if pattern is None:
+        return
+    machine.patterns[row] = pattern
+    while match := pattern.match(machine.content, machine.position):
+        try:
+            made, kept = _make_objects(machine, row, match.groups())
+        except (IndexError, ValueError):
+            return
+        machine.stack += made
+        machine.memo += kept
+        machine.position = match.end()
+
+
+def _make_objects(
+    machine: Machine, row: tuple[Class, ...], contents: tuple[bytes, ...]
+) -> tuple[list[Record], list[object]]:
+    """Make a row of the opcodes of its values; gives it, and what the memo has of it."""
+    phrases, left = machine.phrases, iter(contents)
+    made: list[Record] = []
+    kept: list[object] = []
+    for kind in row:
+        record = Record(kind, ())
+        # The dict, which is not made, is recalled by no pickle of Python's.
+        kept += (record, NOTHING)
+        values = []
+        for content in islice(left, len(kind.fields)):
+            value, more = phrases.get(content) or _take_value(machine, content)
+            values.append(value)
+            kept += more
+        record.state = tuple(values)
+        made.append(record)
+    return made, kept
+
+
+@cache
+def _compile(row: tuple[int, ...]) -> re.Pattern[bytes]:
+    """Give the pattern of objects with so many attributes each: made, kept, and built of a dict that is filled."""
+    attribute = rb"(" + _RECALL + rb")" + _VALUE
+    made = (rb"(" + _RECALL + rb")\)\x81\x94\}\x94\(" + attribute * fields + rb"ub" for fields in row)
+    return re.compile(b"".join(made), re.DOTALL)
+
+
+def _learn(machine: Machine, row: tuple[Class, ...]) -> re.Pattern[bytes] | None:
+    """Give the pattern of a row, with the numbers by which this pickle recalls classes and names; None where none stands here."""
+    match = _compile(tuple(len(kind.fields) for kind in row)).match(machine.content, machine.position)
+    if match is None:
+        return None
+    # Classes and names as they have to be, and None where there are values.
+    wanted = [one for kind in row for one in (kind, *(each for name in kind.fields for each in (name, None)))]
+    parts: list[bytes] = []
+    end = match.start()
+    for group, known in enumerate(wanted, 1):
+        if known is None:
+            parts += (re.escape(machine.content[end : match.start(group)]), _VALUE)
+            end = match.end(group)
+        elif machine.recall(_read_number(match[group])) != known:
+            return None
+    return re.compile(b"".join((*parts, re.escape(machine.content[end : match.end()]))), re.DOTALL)
+
+
+def _take_value(machine: Machine, content: bytes) -> Phrase:
+    """Give a value that a pattern found, and keep the first ones: most come again."""
+    code = content[0]
+    phrase: Phrase
+    if code == _SHORT_TEXT:
+        phrase = _read_text(content)
+    elif code not in _RECALLS:
+        phrase = _read_number(content), ()
+    elif len(content) in _RECALL_SIZES:
+        phrase = machine.recall(_read_number(content)), ()
+    else:
+        phrase = _read_size(machine, content)
+    if len(machine.phrases) < _MOST_PHRASES:
+        machine.phrases[content] = phrase
+    return phrase
+
+
+def _read_number(content: bytes) -> int:
+    code = content[0]
+    return int.from_bytes(content[1 + (code == _LONG) :], "little", signed=code in _SIGNED)
+
+
+def _read_text(content: bytes) -> Phrase:
+    if len(content) != content[1] + 3:
+        raise ValueError("a text of another length")
+    text = content[2:-1].decode()
+    return text, (text,)
+
+
+def _read_size(machine: Machine, content: bytes) -> Phrase:
+    """Call a function with a tuple of numbers."""
+    recalled = _FIRST_RECALL.match(content)
+    assert recalled is not None  # noqa: S101  a pattern found it
+    function = machine.recall(_read_number(recalled[0]))
+    if not isinstance(function, Function):
+        raise ValueError("a call of no function")  # noqa: TRY004  it is the pickle's value that is wrong
+    extents = tuple(map(_read_number, _NUMBERS.findall(content, recalled.end())))
+    arguments = (extents,)
+    value = function.make(arguments)
+    return value, (extents, arguments, value)

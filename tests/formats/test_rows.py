@@ -1,0 +1,145 @@
+"""What is taken of a checkpoint's ``.metadata`` in rows is what each opcode gives, and what torch's own classes hold."""
+
+import pickle
+import pickletools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+from distconv.errors import InputError
+from distconv.formats.dcp import metadata as formats
+from distconv.formats.dcp.metadata import LANGUAGE, read_metadata
+from distconv.storage.local import LocalStorage
+
+extents = st.integers(0, 300) | st.sampled_from([255, 256, 65_535, 65_536, (1 << 31) - 1, 1 << 31, 1 << 40])
+names = st.text(
+    st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=300
+) | st.sampled_from(["größe", "a" * 255, "a" * 256])
+places = st.integers(0, 1 << 50)
+FILES = ("__0_0.distcp", "__1_0.distcp", "__2_0.distcp")
+MANY = 40
+"""Boxes of a tensor: the first row is taken opcode by opcode, and the second one teaches what the others look like."""
+
+
+def make_metadata(shapes: dict[str, list[int]], offset: int, *, shared: bool) -> Metadata:
+    """Make what ranks save of tensors, of each a row; a size is one object in several places, or none is."""
+    held: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {"step": BytesStorageMetadata()}
+    stored = {MetadataIndex("step"): _StorageInfo("__0_0.distcp", 0, 9)}
+    for name, shape in shapes.items():
+        chunks = []
+        for rank in range(MANY):
+            first, sizes = torch.Size([rank, *[0] * len(shape)]), torch.Size([1, *shape])
+            chunks.append(ChunkStorageMetadata(first, sizes))
+            index = MetadataIndex("".join(list(name)), first if shared else torch.Size(list(first)), rank)
+            stored[index] = _StorageInfo(FILES[rank % len(FILES)], offset + rank, offset + 1)
+        held[name] = TensorStorageMetadata(
+            TensorProperties(torch.bfloat16), torch.Size([MANY, *shape]), chunks
+        )
+    return Metadata(held, {}, stored)
+
+
+def read(folder: Path, content: bytes) -> formats.Metadata:
+    (folder / ".metadata").write_bytes(content)
+    return read_metadata(LocalStorage(), str(folder / ".metadata"))
+
+
+def read_or_refuse(folder: Path, content: bytes) -> formats.Metadata | None:
+    try:
+        return read(folder, content)
+    except InputError:
+        return None
+
+
+def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "LANGUAGE", replace(LANGUAGE, rows={}))
+
+
+@given(
+    shapes=st.dictionaries(names, st.lists(extents.filter(bool), max_size=5), min_size=1, max_size=3),
+    offset=places,
+    shared=st.booleans(),
+    protocol=st.integers(2, 5),
+)
+def test_metadata_says_what_torchs_own_classes_hold(
+    tmp_path_factory: pytest.TempPathFactory,
+    shapes: dict[str, list[int]],
+    offset: int,
+    shared: bool,
+    protocol: int,
+) -> None:
+    made = make_metadata(shapes, offset, shared=shared)
+    found = read(tmp_path_factory.getbasetemp(), pickle.dumps(made, protocol))
+    assert list(found.tensors) == list(shapes)
+    assert found.others == ("step",)
+    for name, tensor in found.tensors.items():
+        entry = made.state_dict_metadata[name]
+        assert isinstance(entry, TensorStorageMetadata)
+        assert tensor.shape == tuple(entry.size)
+        for chunk, wanted in zip(tensor.chunks, entry.chunks, strict=True):
+            place = made.storage_data[MetadataIndex(name, wanted.offsets)]
+            assert (chunk.first, chunk.sizes) == (tuple(wanted.offsets), tuple(wanted.sizes))
+            assert chunk[2:] == (place.relative_path, place.offset, place.length)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_most_objects_are_taken_in_a_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared: bool
+) -> None:
+    content = pickle.dumps(make_metadata({"a": [3], "b": [3, 70_000]}, 1 << 20, shared=shared), 4)
+    steps = sum(1 for _opcode in pickletools.genops(content))
+    monkeypatch.setattr(formats, "LANGUAGE", replace(LANGUAGE, most_steps=steps // 5))
+    assert len(read(tmp_path, content).tensors["b"].chunks) == MANY
+    monkeypatch.setattr(formats, "LANGUAGE", replace(LANGUAGE, most_steps=steps // 5, rows={}))
+    with pytest.raises(InputError, match="steps"):
+        read(tmp_path, content)
+
+
+@given(
+    changes=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=3), st.integers(0, 3)), max_size=3
+    ),
+    shared=st.booleans(),
+)
+def test_what_is_damaged_is_read_or_refused_as_it_is_opcode_by_opcode(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[float, bytes, int]], shared: bool
+) -> None:
+    content = pickle.dumps(make_metadata({"a": [3], "b": []}, 300, shared=shared), 4)
+    for place, inserted, removed in changes:
+        at = int(place * len(content))
+        content = content[:at] + inserted + content[at + removed :]
+    folder = tmp_path_factory.getbasetemp()
+    found = read_or_refuse(folder, content)
+    with pytest.MonkeyPatch.context() as patch:
+        step_by_step(patch)
+        assert read_or_refuse(folder, content) == found
+
+
+def test_what_is_kept_in_place_of_something_counts_from_there_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = pickle.dumps(make_metadata({"a": [3]}, 300, shared=False), 4)
+    opcodes = [(opcode.name, argument) for opcode, argument, _at in pickletools.genops(content)]
+    first = opcodes.index(("SHORT_BINUNICODE", "__1_0.distcp"))
+    number = [name for name, _argument in opcodes[:first]].count("MEMOIZE")
+    # Behind the place of a box another name is kept by the first one's number, and taken from the stack again.
+    at = content.rindex(b"ub", 0, len(content) - len(content) // 6) + len(b"ub")
+    other = b"\x8c\x05other" + b"r" + number.to_bytes(4, "little") + b"0"
+    content = content[:at] + other + content[at:]
+    found = read(tmp_path, content)
+    files = [chunk.file for chunk in found.tensors["a"].chunks]
+    assert files.count("other") > 2 < files.count("__1_0.distcp")
+    step_by_step(monkeypatch)
+    assert read(tmp_path, content) == found
