@@ -37,7 +37,7 @@ def compare_shards(
         groups.setdefault(whole.held_as, []).append(whole)
     found = {name: _find_targets(name, names, headers) for name in groups}
     sizes = (part.elements * part.dtype.size_bytes for targets in found.values() for part in targets.values())
-    progress.begin(sum(sizes), len(found), "tensors")
+    progress.begin(sum(sizes), len(found), "whole tensors")
     try:
         dtype = choose_dtype(
             (whole.stored_dtype, part) for whole in expected for part in found[whole.held_as].values()
