@@ -23,6 +23,7 @@ from distconv.cli import main
 from distconv.cli.commands import cli
 from distconv.cli.sections import COMMANDS, OPTIONS
 from tests.checkpoints import Spec, write_checkpoint, write_sparse
+from tests.extent import share
 from tests.faults import read_recorded
 from tests.patience import HANG_SECONDS
 
@@ -512,16 +513,24 @@ def wait_until(process: "subprocess.Popen[str]", happened: Callable[[], bool]) -
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["inline", "ray"])
+@pytest.mark.parametrize(
+    ("number", "code", "workers"),
+    [
+        (signal.SIGINT, 130, ()),
+        (signal.SIGTERM, 143, ()),
+        pytest.param(signal.SIGINT, 130, ("--workers", "2"), marks=pytest.mark.slow),
+        (signal.SIGTERM, 143, ("--workers", "2")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
 def test_a_stopped_conversion_leaves_no_model_and_goes_on_when_it_is_run_again(
     tmp_path: Path, sentencepiece_file: Path, number: signal.Signals, code: int, workers: tuple[str, ...]
 ) -> None:
-    spec = Spec("llama-2", dim=2048, layers=6, heads=16, multiple_of=256, shards=2)
+    spec = Spec("llama-2", dim=1024, layers=6, heads=16, multiple_of=256, shards=2)
     source, output = write_sparse(tmp_path / "in", spec), tmp_path / "out"
     command = [
         sys.executable, "-m", "distconv", "convert", str(source), str(output), "--tokenizer",
-        str(sentencepiece_file), "--max-shard-size", "100MB", *workers,
+        str(sentencepiece_file), "--max-shard-size", "25MB", *workers,
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_until(process, lambda: bool(list(output.glob(".model*.partial"))))
@@ -633,7 +642,7 @@ def test_signals_at_any_time_and_any_number_of_them_end_a_command_by_its_own_cod
         main(["convert", str(source), str(output), "--quiet"])
     chance = random.Random(command)
     arguments = {"convert": [source, output], "verify": [output, "--against", source]}.get(command, [source])
-    for _ in range(5):
+    for _ in range(share(5)):
         process = subprocess.Popen(
             [sys.executable, "-c", BEGINNING, command, *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -85,6 +85,7 @@ def compare(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
         assert (text - image).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_logits_are_those_of_metas_code(requests: Path, expected: list[torch.Tensor]) -> None:
     compare(ask([sys.executable, "-c", _CODE], requests, requests.with_name("found.pt")), expected)
 
