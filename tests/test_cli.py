@@ -526,11 +526,11 @@ def wait_until(process: "subprocess.Popen[str]", happened: Callable[[], bool]) -
 def test_a_stopped_conversion_leaves_no_model_and_goes_on_when_it_is_run_again(
     tmp_path: Path, sentencepiece_file: Path, number: signal.Signals, code: int, workers: tuple[str, ...]
 ) -> None:
-    spec = Spec("llama-2", dim=1024, layers=6, heads=16, multiple_of=256, shards=2)
+    spec = Spec("llama-2", dim=2048, layers=6, heads=16, multiple_of=256, shards=2)
     source, output = write_sparse(tmp_path / "in", spec), tmp_path / "out"
     command = [
         sys.executable, "-m", "distconv", "convert", str(source), str(output), "--tokenizer",
-        str(sentencepiece_file), "--max-shard-size", "25MB", *workers,
+        str(sentencepiece_file), "--max-shard-size", "100MB", *workers,
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_until(process, lambda: bool(list(output.glob(".model*.partial"))))

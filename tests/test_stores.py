@@ -435,7 +435,7 @@ OF_NOBODY = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
     ],
     ids=["bucket", "secret", "key", "none", "nobody listens", "no endpoint"],
 )
-@pytest.mark.parametrize("side", ["in", "out"])
+@pytest.mark.parametrize("side", [pytest.param("in", marks=pytest.mark.slow), "out"])
 def test_what_keeps_one_from_a_store_is_said_once_and_nothing_is_written(
     checkpoint: Write, place: StoredPath, tmp_path: Path, side: str, end: str,
     environment: dict[str, str], code: int, words: str,
