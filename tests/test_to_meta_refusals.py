@@ -167,7 +167,7 @@ REFUSED: list[tuple[str, ModelSpec, Change, str]] = [
     ("invented tensor", IN_FILES, invent_in_index, r"model\.layers\.7\.mlp\.up_proj\.weight"),
     ("truncated", LLAMA_31, truncate, r"model\.safetensors.*truncated|damaged"),
     ("missing tensor", LLAMA_31, replace_tensors(**{NORM: None}), r"model\.norm\.weight is missing"),
-    ("unknown tensor", LLAMA_31, replace_tensors(**{"model.extra": torch.ones(1)}), r"model\.extra is no tensor of a 2-layer Llama"),
+    ("unknown tensor", LLAMA_31, replace_tensors(**{"model.extra": torch.ones(1)}), r"model\.extra is no tensor of a 2-layer model"),
     ("shape", LLAMA_31, replace_tensors(**{NORM: torch.ones(63)}), r"model\.norm\.weight.*shape \(63,\), config\.json gives \(64,\)"),
     ("whole numbers", LLAMA_31, replace_tensors(**{NORM: torch.ones(64, dtype=torch.int8)}), r"model\.norm\.weight.*int8"),
 ]  # fmt: skip

@@ -43,7 +43,7 @@ class Place(click.Path):
 
 
 def _families() -> list[str]:
-    from distconv.families.images import ALL_FAMILIES
+    from distconv.families.known import ALL_FAMILIES
 
     return list(ALL_FAMILIES)
 

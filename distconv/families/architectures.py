@@ -1,11 +1,16 @@
 """The architectures whose tensors are known: each a table of rules, and how its sizes are read."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
-from distconv.families import llama, llama_4, llama_vision
-from distconv.families.dimensions import Llama4Dimensions, MllamaDimensions, ModelDimensions
+from distconv.families import llama, llama_4, llama_vision, mistral
+from distconv.families.dimensions import (
+    Llama4Dimensions,
+    MixtralDimensions,
+    MllamaDimensions,
+    ModelDimensions,
+)
 from distconv.families.rules import Rule, read_dimensions
 from distconv.families.shapes import Shapes
 from distconv.formats.meta.catalog import Catalog
@@ -52,11 +57,22 @@ LLAMA_4 = Architecture(
     lambda catalog, params: llama_4.read_dimensions(Shapes(catalog, params.path), params),
     lambda sizes: llama_4.make_rules(cast("Llama4Dimensions", sizes)),
 )
-ARCHITECTURES = {found.name: found for found in (LLAMA, MLLAMA, LLAMA_4)}
+MISTRAL = replace(LLAMA, name="mistral")
+MIXTRAL = Architecture(
+    "mixtral",
+    llama.EMBEDDING,
+    llama.OUTPUT,
+    llama.IGNORED,
+    lambda catalog, params: mistral.read_mixtral_dimensions(Shapes(catalog, params.path), params),
+    lambda sizes: mistral.make_mixtral_rules(cast("MixtralDimensions", sizes)),
+)
+ARCHITECTURES = {found.name: found for found in (LLAMA, MLLAMA, LLAMA_4, MISTRAL, MIXTRAL)}
 
 
 def tell_architecture(params: Params) -> Architecture:
     """Tell which kind of model params.json describes."""
     if params.vision is not None:
         return MLLAMA
+    if params.mistral is not None:
+        return MIXTRAL if params.mistral.experts else MISTRAL
     return LLAMA if params.llama_4 is None else LLAMA_4

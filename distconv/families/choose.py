@@ -8,7 +8,7 @@ import posixpath
 from dataclasses import dataclass, replace
 
 from distconv.errors import MismatchError, UsageError
-from distconv.families.dimensions import Dimensions, Llama4Dimensions, MllamaDimensions
+from distconv.families.dimensions import Llama4Dimensions, MllamaDimensions
 from distconv.families.evidence import (
     LLAMA_1_MD5,
     LLAMA_2_MD5,
@@ -17,8 +17,11 @@ from distconv.families.evidence import (
     check_tokenizer,
     tell_tokenizer,
 )
-from distconv.families.images import ALL_FAMILIES, assume_variant, tell_image_family
+from distconv.families.images import assume_variant, tell_image_family
+from distconv.families.known import ALL_FAMILIES
 from distconv.families.llama import FAMILIES, Family
+from distconv.families.mistral import tell_mistral_family
+from distconv.formats.meta.mistral import MistralParams
 from distconv.formats.meta.params import Params
 from distconv.layout.dtypes import FLOAT16
 
@@ -47,11 +50,13 @@ def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = F
     the tokenizer is another model's. What else speaks against it is among the assumptions.
     """
     asked = None if family is None else find_family(family)
-    if not isinstance(facts.dimensions, Dimensions):
+    if facts.params.mistral is not None:
+        return _choose_mistral_family(facts, facts.params.mistral, asked, instruct=instruct)
+    if isinstance(facts.dimensions, MllamaDimensions | Llama4Dimensions):
         return _choose_image_family(facts, facts.dimensions, asked, instruct=instruct)
     if asked is not None and asked.architecture != "llama":
         raise MismatchError(
-            f"{facts.folder}: `family='{asked.name}'` ({asked.title}), but params.json says nothing of images; "
+            f"{facts.folder}: `family='{asked.name}'` ({asked.title}), but params.json is of a Llama that does not see; "
             "leave `family=` out"
         )
     check_tokenizer(facts, asked)
@@ -99,6 +104,29 @@ def _choose_image_family(
     return Choice(
         chosen, instruct or chosen.guard, told.evidence, assumptions, may_tie=False, variant=variant
     )
+
+
+def _choose_mistral_family(
+    facts: Facts, found: MistralParams, asked: Family | None, *, instruct: bool
+) -> Choice:
+    """Tell the family of one of Mistral's models, or take the one asked for; its tokenizer must be that of the weights."""
+    rows, size = facts.dimensions.vocab, facts.tokenizer_size
+    told = tell_mistral_family(facts.folder, facts.params, found, rows, facts.tokenizer, asked)
+    kind = told.family.tokenizer
+    if facts.tokenizer not in {None, kind} or (size is not None and size > rows):
+        raise MismatchError(
+            f"{facts.folder}: the tokenizer is a {facts.tokenizer} file of {size or 0:,} tokens, expected a {kind} one of "
+            f"{rows:,}, as the embedding has rows; give the right file by `tokenizer=`"
+        )
+    variant = (_WITHOUT_CHAT,) if instruct else ()
+    assumptions = (*told.assumptions, *variant)
+    return Choice(told.family, instruct, told.evidence, assumptions, facts.params.tied, variant)
+
+
+_WITHOUT_CHAT = (
+    "no chat template is written for Mistral's models: mistral-common, with which Transformers and vLLM read the tokenizer "
+    "that is copied, has their prompts"
+)
 
 
 def _check_ids(facts: Facts, choice: Choice) -> None:

@@ -96,7 +96,7 @@ class VisionEncoder:
 
 
 class _TextSizes:
-    """What of a model that sees is its text model's."""
+    """What of a model with more than Llama's layers is its text model's."""
 
     __slots__ = ()
 
@@ -230,4 +230,29 @@ class Llama4Dimensions(_TextSizes):
         return [(layer, layer) for layer in kinds[kind]]
 
 
-ModelDimensions = Dimensions | MllamaDimensions | Llama4Dimensions
+@dataclass(frozen=True, slots=True)
+class MixtralDimensions(_TextSizes):
+    """Sizes of Mixtral, all of whose layers have experts."""
+
+    text: Dimensions
+    """Its feed-forward size is that of each expert."""
+    experts: int
+    """In each layer."""
+    stacked: bool
+    """Whether the experts of a layer are one tensor, as the first files have them."""
+
+    @property
+    def layers(self) -> int:
+        """Layers of the model."""
+        return self.text.layers
+
+    def size(self, symbol: str) -> int:
+        """Give the size that a symbol of a rule's shape stands for."""
+        return self.experts if symbol == "experts" else self.text.size(symbol)
+
+    def numbers(self, kind: str) -> Numbers:
+        """Give the layers, which have the same numbers in both dialects."""
+        return self.text.numbers(kind)
+
+
+ModelDimensions = Dimensions | MllamaDimensions | Llama4Dimensions | MixtralDimensions

@@ -10,7 +10,7 @@ from distconv.families.llama import FAMILIES, TIKTOKEN_SIZE, Family
 from distconv.formats.meta.params import Params
 from distconv.layout.dtypes import DType
 
-Tokenizer = Literal["sentencepiece", "tiktoken"]
+Tokenizer = Literal["sentencepiece", "tiktoken", "tekken"]
 
 LLAMA_1_MD5 = {
     "7596560e011154b90eb51a1b15739763": "7B",

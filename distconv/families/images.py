@@ -1,11 +1,11 @@
 """The families of models that see: what they need beyond params.json, and which of them a checkpoint is of."""
 
 import posixpath
-from dataclasses import dataclass
 
 from distconv.errors import MismatchError
 from distconv.families.dimensions import Llama4Dimensions, MllamaDimensions
-from distconv.families.llama import FAMILIES, Family
+from distconv.families.llama import Family
+from distconv.families.told import Told
 
 LLAMA_4_TOKENS = 202_048
 """Of Llama 4's tokenizer, special ones included, and rows of the embedding."""
@@ -40,17 +40,6 @@ IMAGE_FAMILIES = {
 
 IMAGE_MODELS = tuple(dict.fromkeys(family.architecture for family in IMAGE_FAMILIES.values()))
 """Transformers' ``model_type`` of models that see."""
-
-ALL_FAMILIES = FAMILIES | IMAGE_FAMILIES
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What contents tell: a family, by what, and what had to be assumed."""
-
-    family: Family
-    evidence: tuple[str, ...]
-    assumptions: tuple[str, ...] = ()
 
 
 def tell_image_family(

@@ -59,7 +59,7 @@ class Family:
 
     name: str
     title: str
-    tokenizer: Literal["sentencepiece", "tiktoken"]
+    tokenizer: Literal["sentencepiece", "tiktoken", "tekken"]
     context: int
     theta: float
     factor: float | None
@@ -73,10 +73,15 @@ class Family:
     """Whether Meta's instruct models come with sampling on (generation_config.json)."""
     guard: bool = False
     """A moderation model: always instruction-tuned, and without a chat template."""
-    architecture: Literal["llama", "mllama", "llama4"] = "llama"
+    architecture: Literal["llama", "mllama", "llama4", "mistral", "mixtral"] = "llama"
     """Whose tensors it has, by Transformers' ``model_type``."""
     published_tokens: int = TIKTOKEN_SIZE
     """Of a tiktoken file, special ones counted, for which the ids are given."""
+
+    @property
+    def is_of_mistral(self) -> bool:
+        """Whether it is one of Mistral's, and not of Meta's."""
+        return self.architecture in {"mistral", "mixtral"}
 
     @property
     def embedding_cut(self) -> Cut:
@@ -90,7 +95,7 @@ class Family:
         number of ranks moves them. ``tokenizer_size`` counts both, None where it is not known.
         """
         ends = self.instruct_eos if instruct else (self.eos,)
-        if self.tokenizer == "sentencepiece" or tokenizer_size is None:
+        if self.tokenizer != "tiktoken" or tokenizer_size is None:
             return self.bos, ends
         shift = tokenizer_size - self.published_tokens
         return self.bos + shift, tuple(end + shift for end in ends)

@@ -69,7 +69,7 @@ def read_dimensions(catalog: Catalog, params: Params, rules: tuple[Rule, ...]) -
     if params.hidden_dim is not None and params.hidden_dim != ffn_dim:
         findings.append(
             f"{params.path}: hidden_dim {params.hidden_dim}, w1 has {ffn_dim} rows in {len(catalog.shards)} shards; "
-            "not a Llama (Mistral writes hidden_dim), or the params.json of another model"
+            "the params.json of another model"
         )
     if findings:
         raise InputError.of(findings)
@@ -119,7 +119,7 @@ def _first_shape(catalog: Catalog, name: str, beside: str) -> tuple[int, ...]:
         prefix = (longer or "").removesuffix(name)
         hint = f"; the prefix {prefix!r} is not known: take it off the names" if longer else ""
         raise InputError(
-            f"{beside}: no tensor {name} in its shards (they hold {found}, …); not a Llama of Meta's{hint}"
+            f"{beside}: no tensor {name} in its shards (they hold {found}, …); no Llama of Meta's and no Mistral{hint}"
         )
     if len(views[0].shape) != 2 or 0 in views[0].shape:
         raise InputError(
@@ -178,7 +178,7 @@ def _name_unknown(
         where = f"{_where(catalog, names[0])}: {catalog.stored_name(names[0])}"
         if len(names) > 1:
             where += f" and {len(names) - 1} more that begin with {first!r}"
-        yield f"{where} {'are' if len(names) > 1 else 'is'} no tensor of a {dimensions.layers}-layer Llama"
+        yield f"{where} {'are' if len(names) > 1 else 'is'} no tensor of a {dimensions.layers}-layer model"
 
 
 @dataclass(frozen=True, slots=True)

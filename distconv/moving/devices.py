@@ -87,7 +87,7 @@ class HostDevice:
 
     def __init__(self) -> None:
         """Start with no memory."""
-        self._content = self._block = self._scale = make_buffer(0)
+        self._content = self._block = self._scale = self._cast = make_buffer(0)
         self._phase = 0
 
     def begin(self, size_bytes: int, place_bytes: int) -> memoryview:
@@ -121,8 +121,11 @@ class HostDevice:
             return torch.frombuffer(memory, dtype=getattr(torch, kind.name))
 
         scale = None if scales is None else take(self._gather_scales(scales, elements), scales.dtype)
-        cast, became_infinite = cast_block(take(gathered, stored), dtype, scale)
-        found: memoryview = cast.view(torch.uint8).numpy().data
+        size = elements * dtype.size_bytes
+        if size > len(self._cast):
+            self._cast = make_buffer(size)
+        found = self._cast[:size]
+        _cast, became_infinite = cast_block(take(gathered, stored), dtype, scale, take(found, dtype))
         return lambda: (found, int(became_infinite))
 
     def _gather(

@@ -9,6 +9,7 @@ from distconv.layout.regions import ZEROS, Region
 from distconv.moving.pieces import Piece
 from distconv.moving.spans import Spans
 from distconv.storage.base import LOCAL_ACCESS, Reader, Storage, opened
+from distconv.storage.memory import make_buffer
 from distconv.storage.window import read_by_windows
 
 _SCALE_WINDOW_BYTES = 256 << 10
@@ -67,7 +68,7 @@ class Sources:
 
     def read(self, piece: Piece, unit_bytes: int) -> memoryview:
         """Read what a piece needs into memory of its own."""
-        buffer = memoryview(bytearray(piece.span * unit_bytes))
+        buffer = make_buffer(piece.span * unit_bytes)
         self._read_into(piece, unit_bytes, buffer)
         return buffer
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError, OutputError
-from distconv.families.images import ALL_FAMILIES
+from distconv.families.known import ALL_FAMILIES
 from distconv.families.translate import Decisions
 from distconv.formats.plain_json import LIMIT_BYTES
 from distconv.humanize import format_count

@@ -107,7 +107,7 @@ TRANSFORMERS = Target(
     whole_digest=True,
     weights=r"model(-\d{5,}-of-\d{5,})?\.safetensors",
     sidecars=r"model\.safetensors\.index\.json|config\.json|generation_config\.json"
-    r"|tokenizer\.json|tokenizer_config\.json|tokenizer\.model|chat_template\.jinja"
+    r"|tokenizer\.json|tokenizer_config\.json|tokenizer\.model|tekken\.json|chat_template\.jinja"
     r"|preprocessor_config\.json|processor_config\.json",
     others=r"pytorch_model(-\d{5,}-of-\d{5,})?\.bin|pytorch_model\.bin\.index\.json"
     rf"|{_COPIED}",

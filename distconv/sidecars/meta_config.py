@@ -57,9 +57,7 @@ def read_meta_config(
     """
     asked = None if family is None else find_family(family)
     fields = Fields(path, parse_object(path, content))
-    foreign = _describe_foreign(fields)
-    if foreign is not None:
-        raise InputError(f"{path}: {foreign}")
+    _refuse_foreign(fields)
     shape = _take_shape(fields)
     rope = take_rope(fields)
     context = fields.take_optional_count("max_position_embeddings") or 2048
@@ -74,6 +72,17 @@ def read_meta_config(
     notes = tuple(f"{path}: {note}" for note in _make_notes(fields, chosen, context))
     said = evidence if asked is None else ("`family=` says so",)
     return MetaConfig(shape, rope, context, tied, dtype, chosen, said, notes)
+
+
+def refuse_foreign(path: str, content: bytes) -> None:
+    """Raise InputError for the config.json of what is no plain Llama."""
+    _refuse_foreign(Fields(path, parse_object(path, content)))
+
+
+def _refuse_foreign(fields: Fields) -> None:
+    foreign = _describe_foreign(fields)
+    if foreign is not None:
+        raise InputError(f"{fields.path}: {foreign}")
 
 
 def _describe_foreign(fields: Fields) -> str | None:

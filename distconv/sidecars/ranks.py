@@ -50,7 +50,18 @@ def make_rank_vocabulary(path: str, content: bytes, special_count: int | None = 
     if lines[-1] == b"":
         lines.pop()
     tokens = tuple(_read_line(path, rank, line) for rank, line in enumerate(lines))
-    longest = max(map(len, tokens))
+    check_tokens(path, tokens)
+    special = set(tokens) & {text.encode() for text in ALL_SPECIAL}
+    if special:
+        raise InputError(
+            f"{path}: {len(special)} of Llama's special tokens stand among the ranks, which they follow"
+        )
+    return RankVocabulary(path, tokens, special_count or count_special_tokens(len(tokens)))
+
+
+def check_tokens(path: str, tokens: Sequence[bytes]) -> None:
+    """Refuse what would take for ever to convert, and ranks that do not reach every text; InputError."""
+    longest = max(map(len, tokens), default=0)
     if longest > LONGEST_TOKEN:
         raise InputError(f"{path}: a token of {longest:,} bytes, expected at most {LONGEST_TOKEN:,}")
     known = set(tokens)
@@ -59,12 +70,6 @@ def make_rank_vocabulary(path: str, content: bytes, special_count: int | None = 
     missing = sum(bytes([value]) not in known for value in range(256))
     if missing:
         raise InputError(f"{path}: {missing} of the 256 single bytes have no rank; the file is damaged")
-    special = known & {text.encode() for text in ALL_SPECIAL}
-    if special:
-        raise InputError(
-            f"{path}: {len(special)} of Llama's special tokens stand among the ranks, which they follow"
-        )
-    return RankVocabulary(path, tokens, special_count or count_special_tokens(len(tokens)))
 
 
 def make_rank_tokenizer(vocabulary: RankVocabulary, special: TokenSet) -> bytes:
@@ -72,14 +77,28 @@ def make_rank_tokenizer(vocabulary: RankVocabulary, special: TokenSet) -> bytes:
 
     InputError where the special tokens do not belong to as many ranks.
     """
+    _check_count(vocabulary, special)
+    return write_byte_tokenizer(
+        vocabulary.tokens, special.texts, special.pattern, special.begin, special_first=False
+    )
+
+
+def write_byte_tokenizer(
+    tokens: Sequence[bytes], special: Sequence[str], pattern: str, begin: str, *, special_first: bool
+) -> bytes:
+    """Write tokenizer.json of byte strings in the order of their ranks, and of special tokens before or behind them.
+
+    ``pattern`` cuts text into words, ``begin`` is the special token that begins each text.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
     from tokenizers.models import BPE
 
-    _check_count(vocabulary, special)
-    texts = _make_texts(vocabulary.tokens)
+    texts = _make_texts(tokens)
     tokenizer = Tokenizer(
         BPE(
-            vocab={text: rank for rank, text in enumerate(texts)},
+            vocab={
+                text: number for number, text in enumerate((*special, *texts) if special_first else texts)
+            },
             merges=[],
             fuse_unk=False,
             ignore_merges=True,  # tiktoken, too, takes a word that is a token whole
@@ -87,24 +106,18 @@ def make_rank_tokenizer(vocabulary: RankVocabulary, special: TokenSet) -> bytes:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(special.pattern), behavior="isolated", invert=False),
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special.texts])
-    begin = special.begin
-    tokenizer.post_processor = processors.Sequence(
-        [
-            processors.ByteLevel(trim_offsets=False),
-            processors.TemplateProcessing(
-                single=f"{begin} $A",
-                pair=f"{begin} $A {begin} $B",
-                special_tokens=[(begin, len(vocabulary.tokens))],
-            ),
-        ]
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    number = special.index(begin) + (0 if special_first else len(tokens))
+    once = processors.TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, number)]
     )
-    merges = [(texts[left], texts[right]) for left, right in make_rank_merges(vocabulary.tokens)]
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), once])
+    merges = [(texts[left], texts[right]) for left, right in make_rank_merges(tokens)]
     return write_tokenizer(tokenizer, merges)
 
 

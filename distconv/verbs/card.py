@@ -4,7 +4,8 @@ import posixpath
 from collections.abc import Iterator, Mapping
 
 from distconv.errors import OutputError
-from distconv.families.images import ALL_FAMILIES
+from distconv.families.known import ALL_FAMILIES
+from distconv.families.llama import Family
 from distconv.formats.meta.checklist import parse_checklist
 from distconv.formats.meta.scales import is_scales_name
 from distconv.humanize import format_count
@@ -41,13 +42,15 @@ def make_card(receipt: ModelReceipt, files: Mapping[str, bytes]) -> str:
             f"{RECEIPT_NAME}: family {conversion.family} is unknown here; use the distconv that wrote it"
         )
     known = _LICENCES.get(conversion.family)
+    family = ALL_FAMILIES[conversion.family]
+    kind = "mistral" if family.is_of_mistral else "llama"
     data = ModelCardData(
         library_name="transformers" if conversion.target is TRANSFORMERS else None,
-        pipeline_tag="text-generation", tags=["llama", "distconv"],
-        license=known or "other", license_name=None if known else "llama",
+        pipeline_tag="text-generation", tags=[kind, "distconv"],
+        license=known or "other", license_name=None if known else kind,
     )  # fmt: skip
     lines = (
-        *_describe(conversion, ALL_FAMILIES[conversion.family].title),
+        *_describe(conversion, family),
         *_list_sources(conversion),
         *_list_files(receipt, files),
         f"`{RECEIPT_NAME}` has a digest of every tensor; `distconv verify FOLDER` checks a download against it.",
@@ -55,11 +58,11 @@ def make_card(receipt: ModelReceipt, files: Mapping[str, bytes]) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n"
 
 
-def _describe(conversion: Conversion, title: str) -> Iterator[str]:
-    what = "Meta's original checkpoint"
+def _describe(conversion: Conversion, family: Family) -> Iterator[str]:
+    what = f"{'Mistral' if family.is_of_mistral else 'Meta'}'s original checkpoint"
     if conversion.shards is not None:
         what = f"A model for Meta's code in {format_count(conversion.shards, 'shard')}"
-    yield f"# {title}{' (instruct)' if conversion.instruct else ''}"
+    yield f"# {family.title}{' (instruct)' if conversion.instruct else ''}"
     yield ""
     scaled = any(is_scales_name(posixpath.basename(source.name)) for source in conversion.sources)
     of_what = ", dequantized from FP8: each value times its scale, rounded" if scaled else ""

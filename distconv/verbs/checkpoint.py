@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
-from distconv.families.architectures import LLAMA, Architecture, tell_architecture
+from distconv.families.architectures import LLAMA, MISTRAL, Architecture, tell_architecture
 from distconv.families.choose import Choice, choose_family
 from distconv.families.dimensions import ModelDimensions
 from distconv.families.evidence import Facts
@@ -73,7 +73,7 @@ def read_found(
     catalog = read_catalog(storage, files.shards, files.scales)
     shards = (ShardFiles(number, shard.paths) for number, shard in enumerate(catalog))
     files = replace(files, shards=tuple(shards))
-    foreign = describe_foreign_tensors(catalog) if architecture is LLAMA else None
+    foreign = describe_foreign_tensors(catalog) if architecture in (LLAMA, MISTRAL) else None
     if foreign is not None:
         raise InputError(f"{files.folder}: {foreign}")
     catalog = attach_scales(catalog, params.experts)

@@ -5,8 +5,9 @@ shard and permuted by an index of rows, and compared with what the chunks' own h
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from distconv.families.llama import EMBEDDING, OUTPUT
@@ -15,10 +16,11 @@ from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import BFLOAT16, DType
 from distconv.layout.reshape import zeros
 from distconv.layout.tensors import Tensor
+from distconv.layout.units import Examination
 from distconv.moving.progress import Progress
 from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
-from distconv.storage.base import Storage, opened, read_range
+from distconv.storage.base import Storage, opened
 from distconv.verbs.checkpoint import Checkpoint
 from distconv.verbs.rows import (
     cast_rows,
@@ -28,7 +30,9 @@ from distconv.verbs.rows import (
     group_copies,
     join_shapes,
     read_bands,
+    read_bytes,
 )
+from distconv.verbs.side_by_side import Compare, Reading, ask_for, compare_side_by_side
 from distconv.verbs.turning import list_head_rows, turn
 
 if TYPE_CHECKING:
@@ -39,10 +43,8 @@ if TYPE_CHECKING:
 class _Comparison:
     """What all tensors are compared with."""
 
-    storage: Storage
     checkpoint: Checkpoint
-    sources: Sources
-    progress: Progress
+    reading: Reading
     dtype: DType | None
     """What all were cast to; None where each is as INPUT has it."""
 
@@ -54,35 +56,35 @@ def compare_chunks(
     missing: dict[str, list[Match]] = {}
     for match in checkpoint.matches:
         missing.setdefault(match.target, []).append(match)
-    findings: list[Finding] = []
-    sizes = [entry.size_bytes for path in _paths(headers) if (entry := storage.find(path)) is not None]
-    progress.begin(sum(sizes), len(headers))
-    try:
-        with Sources(storage) as sources:
-            dtype = choose_dtype(
-                (missing[tensor][0].views[0].dtype, target)
-                for written in headers.values()
-                for tensor, target in written.items()
-                if tensor in missing
-            )
-            comparison = _Comparison(storage, checkpoint, sources, progress, dtype)
-            for name, written in headers.items():
-                progress.advance(min((target.offset_bytes for target in written.values()), default=0))
-                for tensor, target in written.items():
-                    words = _compare_tensor(comparison, missing.pop(tensor, []), tensor, target)
-                    if words is not None:
-                        findings.append(Finding(words, name))
-                progress.unit_done(name)
-            words_of_missing = [
-                _explain_missing(matches[0], checkpoint, sources) for matches in missing.values()
-            ]
-    finally:
-        progress.end()
-    return findings + [Finding(words) for words in words_of_missing if words is not None]
+    dtype = choose_dtype(
+        (missing[tensor][0].views[0].dtype, target)
+        for written in headers.values()
+        for tensor, target in written.items()
+        if tensor in missing
+    )
+    asked: dict[Examination, Compare] = {}
+    for name, written in headers.items():
+        matches = {tensor: missing.pop(tensor, []) for tensor in written}
+        asked[ask_for(name, written)] = partial(_compare_chunk, checkpoint, dtype, name, written, matches)
+    findings = compare_side_by_side(storage, asked, progress)
+    with Sources(storage) as sources:
+        words = [_explain_missing(matches[0], checkpoint, sources) for matches in missing.values()]
+    return findings + [Finding(one) for one in words if one is not None]
 
 
-def _paths(headers: Headers) -> set[str]:
-    return {target.path for written in headers.values() for target in written.values()}
+def _compare_chunk(
+    checkpoint: Checkpoint,
+    dtype: DType | None,
+    name: str,
+    written: Mapping[str, Written],
+    matches: Mapping[str, Sequence[Match]],
+    reading: Reading,
+) -> list[Finding]:
+    comparison = _Comparison(checkpoint, reading, dtype)
+    found = (
+        _compare_tensor(comparison, matches[tensor], tensor, target) for tensor, target in written.items()
+    )
+    return [Finding(words, name) for words in found if words is not None]
 
 
 def _explain_missing(match: Match, checkpoint: Checkpoint, sources: Sources) -> str | None:
@@ -137,18 +139,16 @@ def _compare_match(
 ) -> str | None:
     import numpy as np
 
-    stored, unit = match.views[0].value, target.dtype.size_bytes
-    with opened(comparison.storage, target.path) as reader:
-        for first, rows in _bands(match, copies, comparison.checkpoint, comparison.sources):
+    stored, unit, reading = match.views[0].value, target.dtype.size_bytes, comparison.reading
+    with opened(reading.storage, target.path) as reader:
+        for first, rows in _bands(match, copies, comparison.checkpoint, reading.sources):
             count, columns = rows.shape
             width = place.width or columns
             behind, before = divmod(place.first, width)
             begin = target.offset_bytes + (behind + first) * width * unit
-            lines = np.frombuffer(read_range(reader, begin, count * width * unit), np.uint8).reshape(
-                count, -1
-            )
-            found = lines[:, before * unit : (before + columns) * unit].tobytes()
-            comparison.progress.advance(len(found))
+            lines = read_bytes(reader, begin, count * width * unit).reshape(count, -1)
+            found = np.ascontiguousarray(lines[:, before * unit : (before + columns) * unit])
+            reading.advance(found.nbytes)
             expected = cast_rows(np.ascontiguousarray(rows), stored, target.dtype)
             at = find_difference(expected, found, columns * unit, target.dtype)
             if at is not None:

@@ -7,17 +7,19 @@ should have of them is compared with what the shards' own headers say is where.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from distconv.formats.meta.shards import shard_name
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType
+from distconv.layout.units import Examination
 from distconv.moving.progress import Progress
-from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
-from distconv.storage.base import Storage, opened, read_range
+from distconv.storage.base import Storage, opened
 from distconv.verbs.expected import Expected
-from distconv.verbs.rows import cast_rows, choose_dtype, find_difference
+from distconv.verbs.rows import cast_rows, choose_dtype, find_difference, read_bytes
+from distconv.verbs.side_by_side import Compare, Reading, ask_for, compare_side_by_side
 
 if TYPE_CHECKING:
     from distconv.verbs.rows import Rows
@@ -36,19 +38,15 @@ def compare_shards(
     for whole in expected:
         groups.setdefault(whole.held_as, []).append(whole)
     found = {name: _find_targets(name, names, headers) for name in groups}
-    sizes = (part.elements * part.dtype.size_bytes for targets in found.values() for part in targets.values())
-    progress.begin(sum(sizes), len(found), "whole tensors")
-    try:
-        dtype = choose_dtype(
-            (whole.stored_dtype, part) for whole in expected for part in found[whole.held_as].values()
-        )
-        with Sources(storage) as sources:
-            for name, targets in found.items():
-                findings += _compare_group(storage, groups[name], ranks, dtype, targets, sources, progress)
-                progress.unit_done(name)
-    finally:
-        progress.end()
-    return findings
+    dtype = choose_dtype(
+        (whole.stored_dtype, part) for whole in expected for part in found[whole.held_as].values()
+    )
+    asked: dict[Examination, Compare] = {}
+    for name, targets in found.items():
+        written = {names[rank]: part for rank, part in targets.items()}
+        compare = partial(_compare_group, groups[name], ranks, dtype, targets)
+        asked[ask_for(name, written, is_part=True)] = compare
+    return findings + compare_side_by_side(storage, asked, progress)
 
 
 def _find_targets(tensor: str, names: Sequence[str], headers: Headers) -> Targets:
@@ -124,14 +122,8 @@ class _Shared:
 
 
 def _compare_group(
-    storage: Storage,
-    wholes: Sequence[Expected],
-    ranks: int,
-    dtype: DType | None,
-    targets: Targets,
-    sources: Sources,
-    progress: Progress,
-) -> Iterator[Finding]:
+    wholes: Sequence[Expected], ranks: int, dtype: DType | None, targets: Targets, reading: Reading
+) -> list[Finding]:
     """Compare tensors that each rank has one behind the other, all of its rows."""
     shared: list[_Shared] = []
     for whole in wholes:
@@ -145,9 +137,8 @@ def _compare_group(
         if words is not None:
             wrong[rank] = words
     for one in shared:
-        wrong = _compare(storage, one, targets, wrong, sources, progress)
-    for rank, words in sorted(wrong.items()):
-        yield Finding(words, shard_name(rank))
+        wrong = _compare(one, targets, wrong, reading)
+    return [Finding(words, shard_name(rank)) for rank, words in sorted(wrong.items())]
 
 
 def _find_misfit(shared: _Shared, shape: tuple[int, ...], target: Written) -> str | None:
@@ -160,25 +151,18 @@ def _find_misfit(shared: _Shared, shape: tuple[int, ...], target: Written) -> st
     return None
 
 
-def _compare(
-    storage: Storage,
-    shared: _Shared,
-    targets: Targets,
-    wrong: Mapping[int, str],
-    sources: Sources,
-    progress: Progress,
-) -> dict[int, str]:
+def _compare(shared: _Shared, targets: Targets, wrong: Mapping[int, str], reading: Reading) -> dict[int, str]:
     """Go through the rows once, and compare each with every rank that holds some of it; add what differs."""
     found = dict(wrong)
     slices = [(rank, part) for rank in targets if rank not in wrong for part in shared.slices(rank)]
-    for first, rows in shared.whole.read(sources):
+    for first, rows in shared.whole.read(reading.sources):
         for rank, part in slices:
             low, high = max(first, part.first_row), min(first + len(rows), part.end_row)
             if rank in found or low >= high:
                 continue
             wanted = rows[low - first : high - first, part.first_column : part.end_column]
-            words = _differ(storage, shared.whole, targets[rank], part, low, wanted)
-            progress.advance(wanted.size * shared.dtype.size_bytes)
+            words = _differ(reading.storage, shared.whole, targets[rank], part, low, wanted)
+            reading.advance(wanted.size * shared.dtype.size_bytes)
             if words is not None:
                 found[rank] = words
     return found
@@ -194,7 +178,7 @@ def _differ(
     skipped = part.at + row - part.first_row
     expected = cast_rows(np.ascontiguousarray(wanted), whole.dtype, target.dtype)
     with opened(storage, target.path) as reader:
-        found = read_range(reader, target.offset_bytes + skipped * row_bytes, len(expected))
+        found = read_bytes(reader, target.offset_bytes + skipped * row_bytes, expected.nbytes)
     at = find_difference(expected, found, row_bytes, target.dtype)
     if at is None:
         return None

@@ -6,8 +6,9 @@ own headers say is where.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from distconv.errors import InputError
@@ -15,11 +16,13 @@ from distconv.families.trained import HeadCounts, Recipe
 from distconv.formats.boxes import BoxedTensor, Extents
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType
+from distconv.layout.units import Examination
 from distconv.moving.progress import Progress
 from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
-from distconv.storage.base import Storage, opened, read_range
-from distconv.verbs.rows import band_rows, cast_rows, choose_dtype, find_difference, read_rows
+from distconv.storage.base import Storage, opened
+from distconv.verbs.rows import band_rows, cast_rows, choose_dtype, find_difference, read_bytes, read_rows
+from distconv.verbs.side_by_side import Compare, Reading, ask_for, compare_side_by_side
 from distconv.verbs.trained import Made, TrainedModel
 
 if TYPE_CHECKING:
@@ -30,10 +33,8 @@ if TYPE_CHECKING:
 class _Comparison:
     """What all tensors are compared with."""
 
-    storage: Storage
     counts: HeadCounts | None
-    sources: Sources
-    progress: Progress
+    reading: Reading
     dtype: DType | None
     """What all were cast to; None where each is as INPUT has it."""
 
@@ -43,30 +44,31 @@ def compare_trained(
 ) -> list[Finding]:
     """List every tensor of these chunks that is missing, foreign, or differs from the source."""
     wanted = {made.name: made for made in model.made}
-    findings: list[Finding] = []
-    entries = (
-        storage.find(path) for path in {one.path for written in headers.values() for one in written.values()}
+    dtype = choose_dtype(
+        (wanted[name].source.dtype, written)
+        for held in headers.values()
+        for name, written in held.items()
+        if name in wanted and wanted[name].source.dtype.is_float
     )
-    progress.begin(sum(entry.size_bytes for entry in entries if entry is not None), len(headers))
-    try:
-        with Sources(storage) as sources:
-            dtype = choose_dtype(
-                (wanted[name].source.dtype, written)
-                for held in headers.values()
-                for name, written in held.items()
-                if name in wanted and wanted[name].source.dtype.is_float
-            )
-            comparison = _Comparison(storage, model.counts, sources, progress, dtype)
-            for file, held in headers.items():
-                progress.advance(min((written.offset_bytes for written in held.values()), default=0))
-                for name, written in held.items():
-                    words = _compare(comparison, wanted.pop(name, None), name, written)
-                    if words is not None:
-                        findings.append(Finding(words, file))
-                progress.unit_done(file)
-    finally:
-        progress.end()
+    asked: dict[Examination, Compare] = {}
+    for file, held in headers.items():
+        made = {name: wanted.pop(name, None) for name in held}
+        asked[ask_for(file, held)] = partial(_compare_file, model.counts, dtype, file, held, made)
+    findings = compare_side_by_side(storage, asked, progress)
     return findings + [Finding(f"{name}: missing") for name in wanted]
+
+
+def _compare_file(
+    counts: HeadCounts | None,
+    dtype: DType | None,
+    file: str,
+    held: Mapping[str, Written],
+    made: Mapping[str, Made | None],
+    reading: Reading,
+) -> list[Finding]:
+    comparison = _Comparison(counts, reading, dtype)
+    found = (_compare(comparison, made[name], name, written) for name, written in held.items())
+    return [Finding(words, file) for words in found if words is not None]
 
 
 def _compare(comparison: _Comparison, made: Made | None, name: str, written: Written) -> str | None:
@@ -80,11 +82,11 @@ def _compare(comparison: _Comparison, made: Made | None, name: str, written: Wri
     if written.dtype != expected:
         return f"{name} in {written.path}: stored as {written.dtype}, expected {expected}"
     row_bytes = math.prod(shape[1:]) * written.dtype.size_bytes
-    with opened(comparison.storage, written.path) as reader:
+    with opened(comparison.reading.storage, written.path) as reader:
         for first, rows in _bands(comparison, made):
             content = cast_rows(rows, stored, written.dtype)
-            found = read_range(reader, written.offset_bytes + first * row_bytes, len(content))
-            comparison.progress.advance(len(content))
+            found = read_bytes(reader, written.offset_bytes + first * row_bytes, content.nbytes)
+            comparison.reading.advance(content.nbytes)
             at = find_difference(content, found, row_bytes, written.dtype)
             if at is not None:
                 return f"{name} in {written.path}: row {first + at[0]}, column {at[1]} differs from {made.source.name}"
@@ -125,7 +127,7 @@ def _read_band(comparison: _Comparison, made: Made, first: int, count: int) -> "
     if saved.axes:
         low[saved.axes[0]] += start
         high[saved.axes[0]] = low[saved.axes[0]] + count
-    found = _read_slab(made.source, tuple(low), tuple(high), comparison.sources)
+    found = _read_slab(made.source, tuple(low), tuple(high), comparison.reading.sources)
     others = [axis for axis in range(found.ndim) if axis not in saved.axes]
     rows = np.ascontiguousarray(found.transpose(*saved.axes, *others)).reshape(count, -1)
     if counts is None or not recipe.is_rotary:

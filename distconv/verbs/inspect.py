@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from distconv.families.dimensions import Dimensions, MllamaDimensions, ModelDimensions
+from distconv.families.dimensions import Dimensions, MixtralDimensions, MllamaDimensions, ModelDimensions
 from distconv.families.llama import Family
-from distconv.families.translate import join_ranks, list_shard_counts, make_targets
+from distconv.families.translate import Decisions, join_ranks, list_shard_counts, make_targets
 from distconv.humanize import format_choice, format_count, format_size
 from distconv.layout.dtypes import BFLOAT16, STORABLE, DType
 from distconv.layout.files import OutputTensor
@@ -109,7 +109,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     # They are counted whatever they are stored as.
     parameters = _count_elements(make_targets(checkpoint.matches, head_dim, decisions, BFLOAT16))
     dtypes = _sort_dtypes({match.views[0].dtype for match in checkpoint.matches})
-    counts = list_shard_counts(list(join_ranks(checkpoint.matches, decisions.kv_replication)), head_dim)
+    counts = _list_counts(checkpoint, decisions)
     found = {
         "format": "meta",
         "family": choice.family.name,
@@ -139,9 +139,17 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         ("stored as", " and ".join(dtypes)),
         *_size_rows(checkpoint.dimensions),
         ("context", f"{choose_longest(checkpoint):,}"),
-        ("for Meta", f"can be cut into {format_choice(counts, 'shard')}"),
+        *([("for Meta", f"can be cut into {format_choice(counts, 'shard')}")] if counts else []),
     ]
     return Inspection(found, rows, checkpoint.notes)
+
+
+def _list_counts(checkpoint: Checkpoint, decisions: Decisions) -> tuple[int, ...]:
+    """Give the numbers of shards that Meta's code could read; none of a model that it does not know."""
+    if checkpoint.params.mistral is not None:
+        return ()
+    wholes = list(join_ranks(checkpoint.matches, decisions.kv_replication))
+    return list_shard_counts(wholes, checkpoint.dimensions.head_dim)
 
 
 def _inspect_model(storage: Storage, model: TransformersModel) -> Inspection:
@@ -208,9 +216,11 @@ def _size_values(sizes: ModelDimensions) -> dict[str, object]:
 
 
 def _image_values(sizes: ModelDimensions) -> dict[str, object]:
-    """Give what only a model that sees has."""
+    """Give what only a model with more than Llama's layers has."""
     if isinstance(sizes, Dimensions):
         return {}
+    if isinstance(sizes, MixtralDimensions):
+        return {"experts": sizes.experts}
     found: dict[str, object] = {"vision": {**asdict(sizes.vision), "image_size": sizes.vision.image_size}}
     if isinstance(sizes, MllamaDimensions):
         return {**found, "cross_attention_layers": list(sizes.cross_numbers)}
@@ -234,6 +244,8 @@ def _size_rows(sizes: ModelDimensions) -> list[tuple[str, str]]:
 def _layer_rows(sizes: ModelDimensions) -> list[tuple[str, str]]:
     if isinstance(sizes, Dimensions):
         return [("layers", f"{sizes.layers}")]
+    if isinstance(sizes, MixtralDimensions):
+        return [("layers", f"{sizes.layers}, each of {sizes.experts} experts")]
     vision = sizes.vision
     if isinstance(sizes, MllamaDimensions):
         text = f"{sizes.layers}, of which {len(sizes.cross_numbers)} attend to images"

@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 from distconv.errors import InputError, MismatchError
-from distconv.families.dimensions import Dimensions, Llama4Dimensions, MllamaDimensions
+from distconv.families.dimensions import Dimensions, Llama4Dimensions, MixtralDimensions, MllamaDimensions
+from distconv.families.mistral import choose_context as choose_mistral_context
 from distconv.formats.meta.multimodal import Llama4Params
 from distconv.formats.meta.rope import RopeScaling
 from distconv.planning.plan import Plan
 from distconv.sidecars.config import ModelShape, Rope, Settings, TokenIds, make_config, make_generation_config
 from distconv.sidecars.llama_4_config import choose_context, make_llama_4_config, make_llama_4_rope
+from distconv.sidecars.mistral_config import make_mistral_config
 from distconv.sidecars.mllama_config import make_mllama_config
 from distconv.sidecars.processors import make_llama_4_processor, make_mllama_processor
 from distconv.sidecars.special_tokens import TOKEN_SETS
@@ -31,7 +33,10 @@ def _make_config(checkpoint: Checkpoint, plan: Plan, tokens: TokenIds) -> dict[s
         return make_mllama_config(folder, sizes, settings)
     if isinstance(sizes, Llama4Dimensions):
         return make_llama_4_config(folder, sizes, _llama_4(checkpoint), settings)
-    shape = _make_shape(sizes, params.norm_eps, plan.decisions.kv_replication)
+    text = sizes.text if isinstance(sizes, MixtralDimensions) else sizes
+    shape = _make_shape(text, params.norm_eps, plan.decisions.kv_replication)
+    if params.mistral is not None:
+        return make_mistral_config(params.path, shape, params.mistral, settings, tied=plan.decisions.tied)
     return make_config(shape, rope, context, tokens, tied=plan.decisions.tied, dtype=settings.dtype)
 
 
@@ -76,8 +81,10 @@ def _make_tokens(checkpoint: Checkpoint) -> TokenIds:
 
 
 def choose_longest(checkpoint: Checkpoint) -> int:
-    """Choose the longest sequence, in tokens: the family's, or the one of Llama 4's variant."""
+    """Choose the longest sequence, in tokens: the family's, or the one of Llama 4's variant or of Mistral's model."""
     choice, sizes = checkpoint.choice, checkpoint.dimensions
+    if checkpoint.params.mistral is not None:
+        return choose_mistral_context(checkpoint.params)
     if isinstance(sizes, Llama4Dimensions):
         return choose_context(choice.family.context, sizes.experts, instruct=choice.instruct)
     return choice.family.context
@@ -86,6 +93,8 @@ def choose_longest(checkpoint: Checkpoint) -> int:
 def _make_rope(checkpoint: Checkpoint) -> Rope:
     """Make the rotary embedding: what params.json says, and the family's where it says nothing."""
     family, params = checkpoint.choice.family, checkpoint.params
+    if params.mistral is not None:
+        return Rope(params.rope_theta or params.mistral.absent_theta)
     theta = family.theta if params.rope_theta is None else params.rope_theta
     if params.llama_4 is not None:
         return make_llama_4_rope(theta, params.rope_scaling if params.use_scaled_rope else None)

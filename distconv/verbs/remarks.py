@@ -69,6 +69,9 @@ def note_scales(catalog: Catalog) -> Iterator[str]:
 def note_params(params: Params, choice: Choice) -> Iterator[str]:
     """Say what params.json says that the config does not."""
     family, scaling = choice.family, params.rope_scaling
+    if params.mistral is not None:
+        yield from params.notes
+        return
     if scaling.factor is not None and not params.use_scaled_rope:
         yield f"{params.path}: a rope scaling factor of {scaling.factor:g}, which is not used without use_scaled_rope"
     elif scaling.factor is not None and scaling.factor != family.factor:

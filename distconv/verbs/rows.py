@@ -15,6 +15,8 @@ from distconv.formats.written import Written
 from distconv.layout.dtypes import STORABLE, DType, extent_elements
 from distconv.moving.pieces import Piece
 from distconv.moving.sources import Sources
+from distconv.storage.base import Reader
+from distconv.storage.memory import make_buffer
 from distconv.verbs.dequantize import dequantize
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
     Rows = npt.NDArray[np.unsignedinteger]
 
-BAND_BYTES = 16 << 20
+BAND_BYTES = 4 << 20
+"""Stays in a core's cache, in which it is gone through several times."""
 
 
 def band_rows(columns: int, stored: DType, head: int = 1) -> int:
@@ -153,25 +156,36 @@ def choose_dtype(pairs: Iterable[tuple[DType, Written]]) -> DType | None:
     return dtype if cast > kept or quantized else None
 
 
-def cast_rows(rows: "Rows", stored: DType, dtype: DType) -> bytes:
-    """Give the bytes of rows in another type; any NaN becomes the quiet one with no payload."""
+def cast_rows(rows: "Rows", stored: DType, dtype: DType) -> "Rows":
+    """Give contiguous rows in another type; any NaN becomes the quiet one with no payload."""
     if stored == dtype:
-        return rows.tobytes()
+        return rows
     import torch
 
     block = torch.from_numpy(rows.view(f"i{stored.size_bytes}").reshape(-1)).view(getattr(torch, stored.name))
     cast = block.to(getattr(torch, dtype.name))
     # Zero over zero would carry a sign; torch's own constant is the quiet NaN of every type.
     cast = torch.where(block.isnan(), torch.tensor(float("nan"), dtype=cast.dtype), cast)
-    return cast.contiguous().view(torch.uint8).numpy().tobytes()
+    return cast.contiguous().view(torch.uint8).numpy()
 
 
-def find_difference(
-    expected: bytes, found: bytes | bytearray, row_bytes: int, dtype: DType
-) -> tuple[int, int] | None:
-    """Give the row and the column, in elements, of the first byte that differs."""
-    if expected == found:
+def find_difference(expected: "Rows", found: "Rows", row_bytes: int, dtype: DType) -> tuple[int, int] | None:
+    """Give the row and the column, in elements, of the first byte that differs of contiguous ones."""
+    import numpy as np
+
+    # NumPy lets other lanes have the interpreter meanwhile, which a comparison of bytes does not.
+    kind = np.uint8 if expected.nbytes % 8 else np.uint64
+    if np.array_equal(expected.reshape(-1).view(kind), found.reshape(-1).view(kind)):
         return None
-    at = next(i for i, (one, other) in enumerate(zip(expected, found, strict=True)) if one != other)
-    row, column = divmod(at, row_bytes)
+    differ = expected.reshape(-1).view(np.uint8) != found.reshape(-1).view(np.uint8)
+    row, column = divmod(int(differ.argmax()), row_bytes)
     return row, column // dtype.size_bytes
+
+
+def read_bytes(reader: Reader, offset_bytes: int, size_bytes: int) -> "Rows":
+    """Read a range into memory of its own."""
+    import numpy as np
+
+    found = make_buffer(size_bytes)
+    reader.read_into(offset_bytes, found)
+    return np.frombuffer(found, np.uint8)

@@ -10,7 +10,7 @@ from distconv.verbs.options import Options
 
 
 def choose_device(options: Options) -> str:
-    """Take the CPU for ``auto``: moving bytes needs no GPU until a measurement says otherwise.
+    """Take the CPU for ``auto``: a GPU moves stored bytes no faster (tests/benchmarks/README.md).
 
     UsageError for a GPU that is not there, where this host is the one to have it.
     """

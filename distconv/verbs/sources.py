@@ -159,7 +159,7 @@ def _prepare_transformers(
 ) -> Prepared:
     if checkpoint.vocabulary is None:
         raise InputError(
-            f"{checkpoint.files.folder}: no tokenizer.model here or in the parent folder; give it by `tokenizer=PATH`"
+            f"{checkpoint.files.folder}: no tokenizer.model (Mistral's: tekken.json) here or in the parent folder; give it by `tokenizer=PATH`"
         )
     decisions, decided = decide(checkpoint, answers)
     plan = plan_conversion(checkpoint, decisions, options.dtype, options.max_shard_size)

@@ -112,6 +112,11 @@ def _prepare(
 
 def plan_reshard(checkpoint: Checkpoint, replication: int, options: Options) -> Plan:
     """Plan the shards of a checkpoint that has each key head so often."""
+    if checkpoint.params.mistral is not None:
+        raise InputError(
+            f"{checkpoint.files.folder}: {checkpoint.choice.family.title}; Mistral's code reads one file, as INPUT is, and no code "
+            "of Meta's reads it in shards: leave `to=` out for Transformers' format"
+        )
     wholes = [_recut(whole, checkpoint) for whole in join_ranks(checkpoint.matches, replication)]
     # A trainer's may lack the output, where params.json says that they are tied.
     tied = checkpoint.match(checkpoint.architecture.output) is None or share_storage(checkpoint.catalog)

@@ -18,7 +18,7 @@ from distconv.verbs.checkpoint import read_checkpoint
 from distconv.verbs.model_config import choose_longest
 from distconv.verbs.reports import Report
 
-_ASSUMED = {"sentencepiece": "llama-2", "tiktoken": "llama-3.1"}
+_ASSUMED = {"sentencepiece": "llama-2", "tiktoken": "llama-3.1", "tekken": "mistral-tekken"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -98,7 +98,8 @@ def _choose(
 
 
 def _choose_alone(source: str, vocabulary: Vocabulary, family: str | None) -> tuple[Family, tuple[str, ...]]:
-    assumed = _ASSUMED[vocabulary.kind] if vocabulary.size < LLAMA_4_TOKENS else "llama-4"
+    large = vocabulary.kind == "tiktoken" and vocabulary.size >= LLAMA_4_TOKENS
+    assumed = "llama-4" if large else _ASSUMED[vocabulary.kind]
     chosen = find_family(assumed if family is None else family)
     if chosen.tokenizer != vocabulary.kind:
         raise InputError(

@@ -20,7 +20,7 @@ from distconv.layout.dtypes import STORABLE
 from distconv.layout.units import Pair
 from distconv.moving.compare import target_of_view
 from distconv.output.loading import SMALL_FILE_BYTES
-from distconv.sidecars.meta_config import MetaConfig, read_meta_config
+from distconv.sidecars.meta_config import MetaConfig, read_meta_config, refuse_foreign
 from distconv.sidecars.meta_images import is_image_config, read_image_config, to_params
 from distconv.sidecars.meta_params import make_params
 from distconv.sidecars.meta_parts import ImageConfig
@@ -112,10 +112,14 @@ def read_model(
     small = {name: read_small(storage, path, SMALL_FILE_BYTES) for name, path in files.small.items()}
     if tokenizer is not None:
         small["tokenizer.model"] = read_small(storage, _given(storage, tokenizer), SMALL_FILE_BYTES)
-    made = make_meta_tokenizer(files.folder, small)
     content = read_small(storage, files.config, SMALL_FILE_BYTES)
+    sees = is_image_config(files.config, content)
+    if not sees:
+        # Its tokenizer may be of a kind that no Llama has.
+        refuse_foreign(files.config, content)
+    made = make_meta_tokenizer(files.folder, small)
     config: MetaConfig | ImageConfig
-    if is_image_config(files.config, content):
+    if sees:
         config, catalog = read_image_config(files.config, content, family=family), catalog.with_images()
     else:
         config = read_meta_config(files.config, content, tokenizer=made.kind, family=family)
@@ -148,7 +152,7 @@ def _check_tensors(
     wanted = list_target_shapes(ARCHITECTURES[config.family.architecture].make_rules(sizes), sizes)
     name = posixpath.basename(files.config)
     for target in sorted(catalog.tensors.keys() - wanted.keys()):
-        yield f"{catalog.tensors[target].region.path}: {catalog.stored_name(target)} is no tensor of a {sizes.layers}-layer Llama"
+        yield f"{catalog.tensors[target].region.path}: {catalog.stored_name(target)} is no tensor of a {sizes.layers}-layer model"
     for target, shape in wanted.items():
         view = catalog.tensors.get(target)
         if view is None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from distconv.families.operations import ROTARY, TRANSPOSED, Operation, TileTable
+from distconv.verbs.rows import BAND_BYTES
 
 if TYPE_CHECKING:
     from distconv.verbs.rows import Rows
@@ -22,12 +23,12 @@ def list_head_rows(operation: Operation, head_dim: int) -> int:
 def turn(
     operation: Operation, bands: "Bands", shape: tuple[int, ...], head_dim: int
 ) -> Iterator[tuple[int, "Rows"]]:
-    """Make Transformers' rows of Meta's, whose whole shape this is; tables and transposed matrices are small."""
+    """Make Transformers' rows of Meta's, whose whole shape this is; tables are small, a transposed matrix is held whole."""
     if operation is ROTARY:
         for first, rows in bands:
             yield first, rows[_halve(len(rows), head_dim)]
     elif operation is TRANSPOSED:
-        yield 0, _take_whole(bands).T
+        yield from _take_columns(_take_whole(bands))
     elif isinstance(operation, TileTable):
         yield from _lay_tiles(operation, _take_whole(bands), shape)
     else:
@@ -40,11 +41,18 @@ def turn_back(operation: Operation, bands: "Bands", head_dim: int) -> Iterator[t
         for first, rows in bands:
             yield first, rows[_interleave(len(rows), head_dim)]
     elif operation is TRANSPOSED:
-        yield 0, _take_whole(bands).T
+        yield from _take_columns(_take_whole(bands))
     elif isinstance(operation, TileTable):
         yield 0, _gather_tiles(operation, _take_whole(bands))
     else:
         yield from bands
+
+
+def _take_columns(whole: "Rows") -> "Bands":
+    """Give columns as rows, some at a time: whoever takes them makes copies."""
+    step = max(1, BAND_BYTES // max(1, whole[:, :1].nbytes))
+    for first in range(0, whole.shape[1], step):
+        yield first, whole[:, first : first + step].T
 
 
 def _take_whole(bands: "Bands") -> "Rows":

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from distconv.errors import MismatchError, OutputError, UsageError
-from distconv.families.images import ALL_FAMILIES
+from distconv.families.known import ALL_FAMILIES
 from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import choose_default_progress

@@ -306,7 +306,7 @@ def test_other_models_are_refused_by_their_tensors(tmp_path: Path, name: str, wo
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda state: state.update(foreign=torch.ones(2)), "consolidated.01.pth: foreign is no tensor of a 2-layer Llama"),
+        (lambda state: state.update(foreign=torch.ones(2)), "consolidated.01.pth: foreign is no tensor of a 2-layer model"),
         (lambda state: state.pop("layers.1.attention.wk.weight"), "layers.1.attention.wk.weight: missing in consolidated.01.pth"),
         (lambda state: state.pop("output.weight"), "output.weight: missing in consolidated.01.pth"),
         (
@@ -323,7 +323,7 @@ def test_other_models_are_refused_by_their_tensors(tmp_path: Path, name: str, wo
         ),
         (
             lambda state: state.update({"layers.2.ffn_norm.weight": torch.ones(64)}),
-            "layers.2.ffn_norm.weight is no tensor of a 2-layer Llama",
+            "layers.2.ffn_norm.weight is no tensor of a 2-layer model",
         ),
     ],
 )  # fmt: skip

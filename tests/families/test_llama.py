@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distconv.families import llama
 from distconv.families.cuts import COLUMNS, ROWS
-from distconv.families.images import ALL_FAMILIES
+from distconv.families.known import ALL_FAMILIES
 from distconv.families.llama import EMBEDDING, FAMILIES, IGNORED, RULES, TIKTOKEN_SIZE
 from distconv.sidecars.chat import CHAT_TEMPLATES
 from distconv.sidecars.special_tokens import TOKEN_SETS

@@ -174,8 +174,8 @@ def test_a_feed_forward_size_that_is_written_out_must_be_that_of_the_tensors(
     assert read_dimensions(catalog(hold(SPEC)), read(SPEC, hidden_dim=rows), RULES) == sizes(SPEC)
     (line,) = refusal(hold(SPEC), read(SPEC, hidden_dim=rows + 1))
     assert line == (
-        f"params.json: hidden_dim {rows + 1}, w1 has {rows} rows in 2 shards; not a Llama (Mistral writes "
-        "hidden_dim), or the params.json of another model"
+        f"params.json: hidden_dim {rows + 1}, w1 has {rows} rows in 2 shards; the "
+        "params.json of another model"
     )
     layers, size = refusal(hold(SPEC), read(SPEC, hidden_dim=rows + 1, n_layers=3))
     assert "says 3 layers" in layers
@@ -190,7 +190,7 @@ def test_shards_without_a_tensor_that_tells_a_size_are_no_llama(
     ranks = [{other: view(other, (2, 2)) for other in held if other != name}]
     (line,) = refusal(ranks, read(SPEC), {"two": "their two"})
     assert line == (
-        f"params.json: no tensor {name} in its shards (they hold one, their two, three, four, …); not a Llama of Meta's"
+        f"params.json: no tensor {name} in its shards (they hold one, their two, three, four, …); no Llama of Meta's and no Mistral"
     )
 
 
@@ -266,10 +266,10 @@ def test_what_is_no_tensor_of_the_model_is_told_by_where_it_is_those_of_one_begi
     with pytest.raises(InputError) as raised:
         match_rules(RULES, IGNORED, catalog(ranks, {"foreign": "module.foreign"}), sizes(SPEC))
     assert sorted(str(raised.value).split("\n")) == [
-        "consolidated.00.pth: module.foreign is no tensor of a 2-layer Llama",
-        "consolidated.01.pth: layers.0.bias is no tensor of a 2-layer Llama",
-        "consolidated.01.pth: layers.2.ffn_norm.weight is no tensor of a 2-layer Llama",
-        "consolidated.01.pth: value_head.bias and 2 more that begin with 'value_head' are no tensor of a 2-layer Llama",
+        "consolidated.00.pth: module.foreign is no tensor of a 2-layer model",
+        "consolidated.01.pth: layers.0.bias is no tensor of a 2-layer model",
+        "consolidated.01.pth: layers.2.ffn_norm.weight is no tensor of a 2-layer model",
+        "consolidated.01.pth: value_head.bias and 2 more that begin with 'value_head' are no tensor of a 2-layer model",
     ]
 
 

@@ -101,7 +101,7 @@ def test_the_feed_forward_size_is_that_of_every_published_model(
         ({"ffn_dim_multiplier": "some"}, "ffn_dim_multiplier is 'some', expected a positive number of at most 1e+06"),
         ({"ffn_dim_multiplier": 1e308}, "ffn_dim_multiplier is 1e+308, expected a positive number of at most 1e+06"),
         ({"multiple_of": -256}, "multiple_of is -256, expected a whole number from 1 to 16,777,216"),
-        ({"head_dim": 160}, "head_dim 160, dim / n_heads gives 128: a model whose heads are not as wide as it is (Mistral Nemo is one); distconv converts Llama"),
+        ({"head_dim": 160}, "head_dim 160, dim / n_heads gives 128: a model whose heads are not as wide as it is, as some of Mistral's are, which have 'hidden_dim' and no 'multiple_of'; distconv converts Llama and Mistral"),
         ({"use_scaled_rope": True, "rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope scaling of type 'yarn', expected that of Llama 3.1 ('llama3')"),
         ({"use_scaled_rope": True, "rope_scaling": {"rope_type": "default"}}, "rope scaling of type 'default', expected that of Llama 3.1 ('llama3')"),
         ({"rope_scaling": {"factor": 8}, "rope_scaling_factor": 16}, "rope_scaling_factor is given twice, with different values"),
@@ -162,7 +162,7 @@ BUSY = settings(
 FOREIGN = {
     "quantization_args": "quantized",
     "lora_args": "LoRA",
-    "moe": "Mixtral",
+    "moe": "Mistral",
     "sliding_window": "Mistral",
 }
 PARTS = {
@@ -239,15 +239,6 @@ def test_experts_that_are_counted_as_none_are_none(tmp_path: Path) -> None:
     assert read(tmp_path, GOOD | {"moe_args": unused}).dim == 4096
     with pytest.raises(InputError, match="Llama 4"):
         read(tmp_path, GOOD | {"moe_args": unused | {"num_experts": 16}})
-
-
-def test_mistral_writes_both_sizes_and_no_formula(tmp_path: Path) -> None:
-    mistral = {
-        "dim": 4096, "n_layers": 32, "head_dim": 128, "hidden_dim": 14336, "n_heads": 32, "n_kv_heads": 8,
-        "norm_eps": 1e-05, "vocab_size": 32768, "rope_theta": 1000000.0,
-    }  # fmt: skip
-    with pytest.raises(InputError, match="a Mistral model"):
-        read(tmp_path, mistral)
 
 
 def test_what_metas_own_classes_write_of_a_plain_model_is_plain(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_the_largest_numbers_are_still_read(tmp_path: Path) -> None:
     ("fields", "words"),
     [
         ({"rope_scaling": {"type": "yarn"}}, "rope scaling of type 'yarn', expected that of Llama 3.1 ('llama3')"),
-        ({"head_dim": 64}, "head_dim 64, dim / n_heads gives 128: a model whose heads are not as wide as it is (Mistral Nemo is one); distconv converts Llama"),
+        ({"head_dim": 64}, "head_dim 64, dim / n_heads gives 128: a model whose heads are not as wide as it is, as some of Mistral's are, which have 'hidden_dim' and no 'multiple_of'; distconv converts Llama and Mistral"),
     ],
 )  # fmt: skip
 def test_what_is_said_by_any_name_is_not_passed_over(

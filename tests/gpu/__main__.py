@@ -67,6 +67,7 @@ def run_section(results: Results, letter: str, device: str, *, small: bool) -> N
 @click.option("--minutes", type=float, default=6.7, show_default=True, help="For all sections together.")
 @click.option("--small", is_flag=True, help="Models and files that take no time, to rehearse.")
 @click.option("--ram", type=click.Path(path_type=Path), default="/dev/shm", show_default=True)
+@click.option("--memory-gib", type=int, help="Of a virtual machine that shows its memory only as it is used.")
 @click.option(
     "--wheels", type=click.Path(path_type=Path), default=ROOT / ".wheels", help="Packages that were carried along."
 )  # fmt: skip
@@ -74,7 +75,17 @@ def run_section(results: Results, letter: str, device: str, *, small: bool) -> N
     "--out", type=click.Path(path_type=Path), envvar="OUT", default="gpu-results", show_default=True,
     help="Folder for the results.",
 )  # fmt: skip
-def main(*, device: str, only: str, minutes: float, small: bool, ram: Path, wheels: Path, out: Path) -> None:
+def main(
+    *,
+    device: str,
+    only: str,
+    minutes: float,
+    small: bool,
+    ram: Path,
+    memory_gib: int | None,
+    wheels: Path,
+    out: Path,
+) -> None:
     """Run the sections one after the other, print one table, and end with 1 where something failed."""
     began = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
@@ -84,6 +95,7 @@ def main(*, device: str, only: str, minutes: float, small: bool, ram: Path, whee
         raise click.UsageError("torch sees no GPU here; rehearse with --device cpu --small")
     with tempfile.TemporaryDirectory(prefix="distconv-gpu-", dir=ram) as place:
         results = Results(out.resolve(), machine, Path(place))
+        results.memory_bytes = memory_gib and memory_gib << 30
         with results.trying("wheels"):
             results.paths = unpack(wheels, Path(place, "site"))
             sys.path[:0] = results.paths

@@ -5,11 +5,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
+from xxhash import xxh3_128
 
 from distconv.storage.memory import make_buffer
 from tests.gpu.running import Results
@@ -82,6 +84,35 @@ def write_and_read(folder: Path, size: int, threads: int) -> None:
         (folder / f"ceiling-{number}").unlink()
 
 
+def read_digest_write(folder: Path, size: int, count: int) -> None:
+    """Copy files block by block with a digest on the way, all that moving cannot do without, by threads and processes."""
+    (folder / "loop").write_bytes(os.urandom(BLOCK_BYTES) * (size // BLOCK_BYTES))
+    kinds: dict[str, Callable[[], Executor]] = {
+        "threads": lambda: ThreadPoolExecutor(count),
+        "processes": lambda: ProcessPoolExecutor(count, get_context("fork")),
+    }
+    for kind, make in kinds.items():
+        with make() as pool:
+            list(pool.map(time.sleep, [0.05] * count))
+            began = time.monotonic()
+            list(pool.map(copy_by_blocks, [folder] * count, range(count)))
+            seconds = time.monotonic() - began
+        tell(f"read, digest, write, {count} {kind}", count * size, seconds)
+        for number in range(count):
+            (folder / f"loop-{number}").unlink()
+    (folder / "loop").unlink()
+
+
+def copy_by_blocks(folder: Path, number: int) -> None:
+    """Copy one file."""
+    block, digest, offset = make_buffer(BLOCK_BYTES), xxh3_128(), 0
+    with (folder / "loop").open("rb") as source, (folder / f"loop-{number}").open("wb") as target:
+        while size := os.preadv(source.fileno(), [block], offset):
+            digest.update(block[:size])
+            os.pwrite(target.fileno(), block[:size], offset)
+            offset += size
+
+
 def cross_the_link(size: int) -> None:
     """Copy between host and GPU."""
     size = min(size, 256 << 20)
@@ -146,6 +177,7 @@ def main(folder: str, device: str, size: str) -> None:
     for threads in THREADS:
         copy_memory(int(size) // 4, threads)
         write_and_read(Path(folder), int(size), threads)
+        read_digest_write(Path(folder), int(size), threads)
     if device == "cuda":
         cross_the_link(int(size))
         there_and_back()

@@ -3,43 +3,50 @@
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.gpu.models import make_model, spec_of
+from tests.gpu.models import make_model
 from tests.gpu.running import Results
 
-LANES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4), "stand-in": (1, 2, 4)}
-CAST_LANES = {"cpu": (1, 4, 16), "cuda": (1, 4), "stand-in": (1, 4)}
+COPIES = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model that is written as a type, by how many lanes of the CPU, and of the GPU."""
+
+    name: str
+    dtype: str
+    cpu: tuple[int, ...]
+    gpu: tuple[int, ...]
+
+
 GROUPS = (
-    (("70b", "auto"), ("70b", "float16"), ("8b", "auto"), ("8b", "float16")),
-    (("70b-float32", "bfloat16"),),
+    (
+        Case("70b", "auto", (1, 2, 4, 8, 16), (1, 2, 4, 8)),
+        Case("70b", "float16", (1, 4, 8, 16), (1, 2, 4, 8)),
+        Case("8b", "auto", (4, 16), (4,)),
+    ),
+    (Case("70b-float32", "bfloat16", (1, 4, 16), (1, 4)),),
 )
-"""Models that there is room for at once, and the types that are written."""
+"""Those that there is room for at once."""
 
 
 def measure(results: Results, device: str, *, small: bool) -> None:
     """Add all cases to the results, behind the copies of the same bytes."""
     warm = make_model(results, "warm")
     for group in GROUPS:
-        names = list(dict.fromkeys(name for name, _dtype in group))
+        names = list(dict.fromkeys(case.name for case in group))
         with results.trying(", ".join(names)):
             sources = {name: make_model(results, f"{name}-small" if small else name) for name in names}
-            for name, dtype in group:
-                if dtype == "auto":
-                    copy(results, name, sources[name])
+            for case in group:
+                if case.dtype == "auto":
+                    copy(results, case.name, sources[case.name])
             for kind in ("cpu", "cuda" if device == "cuda" else "stand-in"):
-                cases = [
-                    {
-                        "what": f"{name}, {'as stored' if dtype == 'auto' else f'to {dtype}'}",
-                        "source": str(sources[name]),
-                        "dtype": dtype,
-                        "lanes": LANES[kind] if dtype == "auto" else CAST_LANES[kind],
-                    }
-                    for name, dtype in group
-                ]
                 with results.trying(f"{', '.join(names)}: {kind} lanes"):
-                    run_lanes(results, cases, warm, kind)
+                    run_lanes(results, group, sources, warm, kind)
 
 
 def size_of(source: Path) -> int:
@@ -48,36 +55,56 @@ def size_of(source: Path) -> int:
 
 
 def copy(results: Results, name: str, source: Path) -> None:
-    """Copy the shards with one ``cp`` at a time and, where there are several, with several at once."""
-    size = size_of(source)
-    for count in (1, 2, 4, 8):
-        if count > spec_of(source.name).shards:
-            break
-        target = results.place / "copy"
+    """Copy the bytes of the shards, cut into as many files as are ever copied at once."""
+    size, cut, target = size_of(source), results.place / "cut", results.place / "copy"
+    cut.mkdir()
+    share = -(-size // COPIES[-1])
+    words = f"cd {source}; ls *.pth | xargs -P {COPIES[-1]} -I @ split -b {share} @ {cut}/@-"
+    results.run(["/bin/sh", "-c", words])
+    for count in COPIES:
         target.mkdir()
-        shards = " ".join(str(path) for path in sorted(source.glob("*.pth")))
-        command = f"printf '%s\\n' {shards} | xargs -P {count} -I @ cp @ {target}/"
-        ran = results.run(["/bin/sh", "-c", command])
+        ran = results.run(["/bin/sh", "-c", f"ls {cut}/* | xargs -P {count} -I @ cp @ {target}/"])
         shutil.rmtree(target)
         results.add(
             f"{name}, {count} cp", gb=size / 1e9, seconds=ran.seconds, gb_per_second=size / 1e9 / ran.seconds,
             core_seconds_per_gb=ran.core_seconds / size * 1e9,
         )  # fmt: skip
+    shutil.rmtree(cut)
 
 
-def run_lanes(results: Results, cases: Sequence[dict[str, object]], warm: Path, device: str) -> None:
+def run_lanes(
+    results: Results, cases: Sequence[Case], sources: Mapping[str, Path], warm: Path, kind: str
+) -> None:
     """Convert with each number of lanes, in one process; what it had done when its time was over counts."""
     target = results.place / "out"
     shutil.rmtree(target, ignore_errors=True)
-    asked = {"cases": cases, "warm": str(warm), "target": str(target), "device": device}
+    asked = {
+        "cases": [
+            {
+                "what": f"{case.name}, {'as stored' if case.dtype == 'auto' else f'to {case.dtype}'}",
+                "source": str(sources[case.name]),
+                "dtype": case.dtype,
+                "lanes": case.cpu if kind == "cpu" else case.gpu,
+            }
+            for case in cases
+        ],
+        "warm": str(warm),
+        "target": str(target),
+        "device": kind,
+    }
     ran = results.run_any([sys.executable, "-m", "tests.gpu.pace_child", json.dumps(asked)])
     for line in ran.output.splitlines():
         if line.startswith('{"what"'):
             found = json.loads(line)
             size = size_of(Path(found.pop("source")))
             results.add(
-                f"{found.pop('what')}, {device}, {found['lanes']} lanes", gb=size / 1e9,
+                f"{found.pop('what')}, {kind}, {found['lanes']} lanes", gb=size / 1e9,
                 gb_per_second=size / 1e9 / found["seconds"],
-                core_seconds_per_gb=found["core_seconds"] / size * 1e9, **found,
+                core_seconds_per_gb=found["core_seconds"] / size * 1e9, note=name_stages(found["stages"]), **found,
             )  # fmt: skip
     ran.check()
+
+
+def name_stages(stages: dict[str, dict[str, float]]) -> str:
+    """Say how many seconds all lanes together were in each stage."""
+    return ", ".join(f"{name} {stage['seconds']:.1f}" for name, stage in stages.items())

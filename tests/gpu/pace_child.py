@@ -16,6 +16,7 @@ import torch
 
 import distconv.verbs.convert
 from distconv.moving.progress import SilentProgress
+from distconv.moving.torch_device import TorchDevice
 from tests.moving.stand_ins import StandIn, pretended_gpu
 
 
@@ -39,7 +40,7 @@ class Moving(SilentProgress):
 class Usual(StandIn):
     """Does small blocks as a GPU would have them done."""
 
-    small_bytes = 256 << 10
+    small_bytes = TorchDevice.small_bytes
 
 
 def own_core_seconds() -> float:

@@ -54,6 +54,8 @@ class Results:
     rows: list[dict[str, object]] = field(default_factory=list)
     section: str = "*"
     deadline: float = 0.0
+    memory_bytes: int | None = None
+    """What the machine has, where the system sees it only as it is used."""
 
     def left(self) -> float:
         """Give the seconds that the section still has; LeftOut where that is nothing."""
@@ -64,7 +66,9 @@ class Results:
 
     def need_room(self, size_bytes: int) -> None:
         """Raise LeftOut where the RAM disk has no room for so much, or the machine no memory."""
-        there = min(shutil.disk_usage(self.place).free, psutil.virtual_memory().available)
+        memory = psutil.virtual_memory()
+        available = memory.available if self.memory_bytes is None else self.memory_bytes - memory.used
+        there = min(shutil.disk_usage(self.place).free, available)
         if there < size_bytes:
             raise LeftOut(f"needs {size_bytes / 1e9:.1f} GB, {there / 1e9:.1f} are free")
 

@@ -29,6 +29,11 @@ _WEIGHTS = re.compile(r".*\.(pth|pt|bin|ckpt|safetensors)")
 
 PARAMS_NAME = "params.json"
 TOKENIZER_NAME = "tokenizer.model"
+_OF_MISTRAL = (
+    *(f"{TOKENIZER_NAME}.{version}" for version in ("v7m1", "v7", "v3", "v2", "v1")),
+    "tekken.json",
+)
+"""What Mistral's repositories call it, too."""
 CONFIG_NAME = "config.json"
 _ORIGINAL = "original"
 
@@ -82,7 +87,7 @@ def find_files(
     near = (folder, parent, join(folder, _ORIGINAL), join(parent, _ORIGINAL))
     found_params, notes = _find_params(storage, chosen, near, params)
     if tokenizer is None:
-        tokenizer = _first(storage, near, TOKENIZER_NAME)
+        tokenizer = _first_tokenizer(storage, near)
     else:
         tokenizer = _take_given(storage, tokenizer, TOKENIZER_NAME, "the tokenizer")
     notes += note_adapters(storage, folder)
@@ -144,7 +149,7 @@ def find_tokenizer(storage: Storage, source: str) -> str:
     entry = storage.find(source)
     if entry is not None and not entry.is_folder:
         return source
-    found = _first(storage, (source, join(source, "original"), find_parent(storage, source)), TOKENIZER_NAME)
+    found = _first_tokenizer(storage, (source, join(source, "original"), find_parent(storage, source)))
     if found is None:
         raise InputError(f"{source}: no {TOKENIZER_NAME} here, in original/ or in the parent folder")
     return found
@@ -162,6 +167,18 @@ def _first(storage: Storage, folders: Iterable[str], name: str) -> str | None:
         entry = storage.find(join(folder, name))
         if entry is not None and not entry.is_folder:
             return join(folder, name)
+    return None
+
+
+def _first_tokenizer(storage: Storage, folders: Iterable[str]) -> str | None:
+    """Find the tokenizer in the first folder that has any, by the first of its names."""
+    for folder in folders:
+        found = _first(storage, (folder,), TOKENIZER_NAME)
+        if found is None:
+            there = storage.list_names(folder)
+            found = next((join(folder, name) for name in _OF_MISTRAL if name in there), None)
+        if found is not None:
+            return found
     return None
 
 

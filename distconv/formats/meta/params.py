@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.formats.meta.fields import Fields, is_used
+from distconv.formats.meta.mistral import MistralParams, rename_first_mixtral, take_mistral
 from distconv.formats.meta.multimodal import Llama4Params, VisionParams, take_llama_4, take_vision
 from distconv.formats.meta.rope import RopeScaling, take_rope_scaling, takes_scaled_rope
 from distconv.formats.meta.scales import INT4, LORA, QLORA, SPINQUANT
@@ -18,7 +19,7 @@ _MOST_SHOWN = 8
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """The fields of params.json that a Llama has; None where the file has none."""
+    """The fields of params.json that a Llama or a Mistral has; None where the file has none."""
 
     path: str
     dim: int
@@ -36,6 +37,7 @@ class Params:
     vocab_size: int | None
     vision: VisionParams | None
     llama_4: Llama4Params | None
+    mistral: MistralParams | None
     tied: bool
     """Whether it says that the output is the embedding."""
     trained_context: tuple[str, int] | None
@@ -60,7 +62,7 @@ class Params:
     @property
     def head_dim(self) -> int:
         """Size of one head, in elements."""
-        return self.dim // self.n_heads
+        return self.dim // self.n_heads if self.mistral is None else self.mistral.head_dim
 
     @property
     def ffn_dim(self) -> int | None:
@@ -105,6 +107,7 @@ def _find_holder(path: str, parsed: Mapping[str, object]) -> str | None:
 
 
 def _make_params(path: str, content: bytes, found: Mapping[str, object], *, nested: bool) -> Params:
+    found = rename_first_mixtral(found)
     # A foreign model is better named by what it is than by the fields that it lacks.
     foreign = describe_foreign_params(found)
     if foreign:
@@ -128,6 +131,7 @@ def _make_params(path: str, content: bytes, found: Mapping[str, object], *, nest
         vocab_size=fields.take_optional_count("vocab_size"),
         vision=take_vision(fields),
         llama_4=take_llama_4(fields),
+        mistral=take_mistral(fields),
         tied=_takes_tied(fields),
         trained_context=_take_context(fields),
         nested=nested,
@@ -183,14 +187,17 @@ def _mention(path: str, fields: Fields) -> list[str]:
     return [f"{path}: {shown}{more}: not known to distconv, and left out"]
 
 
-_MIXTRAL = "a Mixtral model; distconv converts Llama"
-_MISTRAL = "a Mistral model; distconv converts Llama"
+_SEES = (
+    "a Mistral model with a vision encoder (Pixtral, Small 3.1 and later); of Mistral's, distconv converts text models: take "
+    "the repository's files in Transformers' format"
+)
 _FOREIGN = (
     ("lora_args", "rank", LORA),
-    ("vision_encoder", None, "a model with a vision encoder; distconv converts text models"),
-    ("moe", "num_experts", _MIXTRAL),
-    ("sliding_window", None, _MISTRAL),
-    ("_sliding_window", None, _MISTRAL),
+    (
+        "vision_encoder",
+        None,
+        _SEES,
+    ),
 )
 """Fields that only other models use; of some, one field inside tells whether they are used."""
 _OF_TRANSFORMERS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "architectures")
@@ -210,9 +217,6 @@ def describe_foreign_params(fields: Mapping[str, object]) -> str | None:
     for key, inner, description in _FOREIGN:
         if is_used(_take_decisive(fields.get(key), inner)):
             return f"{description} (it has {key!r})"
-    if is_used(fields.get("hidden_dim")) and is_used(fields.get("head_dim")) and "multiple_of" not in fields:
-        # Mistral writes both, and has no formula for the feed-forward size.
-        return f"{_MISTRAL} (it has 'head_dim' and 'hidden_dim', and no 'multiple_of')"
     return None
 
 
@@ -231,12 +235,12 @@ def _contradictions(params: Params, head_dim: int | None) -> list[str]:
     found = []
     if params.vision is not None and params.llama_4 is not None:
         found.append("fields of Llama 3.2 Vision and of Llama 4 in one file, expected those of one")
-    if params.dim % params.n_heads:
+    if params.mistral is None and params.dim % params.n_heads:
         found.append(f"dim {params.dim} is not a multiple of n_heads {params.n_heads}")
     elif head_dim is not None and head_dim != params.head_dim:
         found.append(
-            f"head_dim {head_dim}, dim / n_heads gives {params.head_dim}: a model whose heads are not as wide as "
-            "it is (Mistral Nemo is one); distconv converts Llama"
+            f"head_dim {head_dim}, dim / n_heads gives {params.head_dim}: a model whose heads are not as wide as it is, as "
+            "some of Mistral's are, which have 'hidden_dim' and no 'multiple_of'; distconv converts Llama and Mistral"
         )
     elif params.head_dim % 2:
         found.append(f"head size {params.head_dim} is odd; rotary embeddings pair up elements")

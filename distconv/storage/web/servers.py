@@ -26,7 +26,7 @@ from distconv.storage.web.remote import Remote, RemoteReader
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SHARDS, _SCALES = "consolidated.{:02d}.pth", "fp8_scales_{}.pt"
 NAMES = (
-    "params.json", "tokenizer.model", "checklist.chk", "consolidated.pth", "consolidated.safetensors",
+    "params.json", "tokenizer.model", "tekken.json", "checklist.chk", "consolidated.pth", "consolidated.safetensors",
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json",
     "special_tokens_map.json", "model.safetensors", "pytorch_model.bin", *INDEXES, _SCALES.format(0), "int4_scales_0.pt",
     "LICENSE", "LICENSE.txt", "LICENSE.md", "USE_POLICY.md", "USE_POLICY.txt",
