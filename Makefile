@@ -9,8 +9,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MARKS := not slow and not peer and not gpu and not netns
+# Files of tests are run beside each other, each by one process, as its tests share what they make once; a process
+# that was killed is not started again, and the test in which it was is named at the end.
+BESIDE := -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 ifeq ($(CI),true)
 MARKS := not gpu
+BESIDE :=
 PEERS := peers
 endif
 
@@ -33,7 +37,7 @@ demo: $(if $(wildcard .venv/installed),.venv/installed,.venv/demo)
 	$(BIN)/python examples/demo.py $(STORIES)
 
 test: lint $(PEERS)
-	$(BIN)/python -m pytest -q -m "$(MARKS)"
+	$(BIN)/python -m pytest -q $(BESIDE) -m "$(MARKS)"
 
 lint: .venv/installed
 	$(BIN)/ruff check distconv tests examples

@@ -6,18 +6,30 @@ from collections.abc import Sequence
 from distconv.errors import UsageError
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_LEAST_WITHOUT_UNIT = 1000
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([a-z]*)")
 
 
 def parse_size(size: int | str) -> int:
-    """Take a number of bytes, or ``5GB``, ``500MB``, ``2GiB``; GB is 10^9, as in Transformers. UsageError for others."""
+    """Take a number of bytes, or ``5GB``, ``500MB``, ``2GiB``; GB is 10^9, as in Transformers. UsageError for others.
+
+    In text, a number of less than 1000 needs its unit: who writes ``5`` means gigabytes.
+    """
     if isinstance(size, int) and size > 0:
         return size
     match = _SIZE.fullmatch(str(size).strip().lower())
     if match is None or match[2] not in _UNITS or float(match[1]) * _UNITS[match[2]] < 1:
         raise UsageError(f"{size!r} is not a size; write 5GB, 500MB, 2GiB or a number of bytes")
+    if not match[2] and float(match[1]) < _LEAST_WITHOUT_UNIT:
+        raise UsageError(f"{size!r} has no unit; write {match[1]}GB, or {match[1]}B for so many bytes")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def write_size(size_bytes: int) -> str:
+    """Give a size so that ``parse_size`` reads just that: ``5GB``, ``1500MB``, ``7B``."""
+    unit = next((unit for unit in ("GB", "MB", "kB") if size_bytes % _UNITS[unit.lower()] == 0), "B")
+    return f"{size_bytes // _UNITS[unit.lower()]}{unit}"
 
 
 def format_size(size_bytes: float) -> str:

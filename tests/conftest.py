@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
+from tests.extent import share
 from tests.last_words import LastWords
 from tests.meta_model import MetaCode, start_meta_code
 from tests.mounts import NoDiskError, disk_in_a_file
@@ -21,7 +22,10 @@ ROOT = Path(__file__).parents[1]
 
 # How long an example takes says something of the machine only, which may be busy.
 hypothesis.settings.register_profile(
-    "distconv", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "distconv",
+    deadline=None,
+    max_examples=share(100),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 # The same few examples each time, and the first failure is enough, for what runs once a mutant (tests/mutants.py).
 hypothesis.settings.register_profile(

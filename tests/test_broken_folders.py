@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import distconv
 from distconv.errors import DistconvError
+from tests.extent import share
 from tests.foreign_folders import (
     INDEX,
     Tensors,
@@ -332,7 +333,7 @@ def test_what_only_a_comparison_tells_is_found_against_a_folder_and_against_a_ma
     assert "element (" in find(folder, against=dense)
 
 
-@settings(max_examples=40, database=None)
+@settings(max_examples=share(40), database=None)
 @given(data=st.data())
 def test_a_tensor_that_is_lost_renamed_or_elsewhere_is_always_named(
     dense: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -352,7 +353,7 @@ def test_a_tensor_that_is_lost_renamed_or_elsewhere_is_always_named(
     assert name in find(folder)
 
 
-@settings(max_examples=60, database=None)
+@settings(max_examples=share(60), database=None)
 @given(data=st.data())
 def test_no_byte_of_a_header_changes_what_is_read_unseen(
     dense: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

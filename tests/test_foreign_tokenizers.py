@@ -13,6 +13,7 @@ from distconv.errors import InputError, MismatchError
 from distconv.families.llama import FAMILIES
 from distconv.verbs.tokenizer import convert_tokenizer
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
+from tests.extent import share
 
 Write = Callable[[Spec], Path]
 
@@ -41,7 +42,7 @@ def list_ids(folder: Path) -> set[int]:
     return found | {int(part.split("]")[0]) for part in steps.split('"ids": [')[1:]}
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=share(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     weights=st.sampled_from(sorted(FAMILIES)),
     rows=st.sampled_from([None, 300, 319, 320, 512, 575, 576, 640]),

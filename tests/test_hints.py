@@ -40,9 +40,7 @@ def test_from_inspect_to_a_speaking_model_each_command_names_the_next(
     _, (planning,) = run("inspect", source, "--instruct", "--family", "llama-2")
     assert planning == f"distconv plan {source} --family llama-2 --instruct"
     (converting,) = follow(run, planning + " --max-shard-size 50kB")
-    assert (
-        converting == f"distconv convert {source} OUTPUT --max-shard-size 50000 --family llama-2 --instruct"
-    )
+    assert converting == f"distconv convert {source} OUTPUT --max-shard-size 50kB --family llama-2 --instruct"
     (verifying,) = follow(run, converting, OUTPUT=out)
     assert verifying == f"distconv verify '{out}' --against {source} --family llama-2 --instruct"
     (speaking,) = follow(run, verifying)

@@ -141,6 +141,7 @@ def list_all(cases: dict[str, list[Case]]) -> list[Ask]:
     ]
 
 
+@pytest.mark.slow
 def test_logits_are_those_of_metas_code(cases: dict[str, list[Case]], tmp_path: Path) -> None:
     asked = list_all(cases)
     *found, as_published = ask(sys.executable, [*asked, (cases["vision"][1], None)], tmp_path)
@@ -150,6 +151,7 @@ def test_logits_are_those_of_metas_code(cases: dict[str, list[Case]], tmp_path: 
     assert not is_same(as_published, cases["vision"][1].expected)
 
 
+@pytest.mark.slow
 def test_what_meta_s_code_computes_depends_on_the_image(cases: dict[str, list[Case]]) -> None:
     for _text, case in cases.values():
         first, second, *_others = case.expected
@@ -157,6 +159,7 @@ def test_what_meta_s_code_computes_depends_on_the_image(cases: dict[str, list[Ca
 
 
 @pytest.mark.peer
+@pytest.mark.slow
 def test_logits_are_those_of_metas_code_in_an_older_transformers(
     cases: dict[str, list[Case]], tmp_path: Path, peer_python: Callable[[str], Path]
 ) -> None:
@@ -167,6 +170,7 @@ def test_logits_are_those_of_metas_code_in_an_older_transformers(
 
 
 @pytest.mark.peer
+@pytest.mark.slow
 def test_logits_are_those_of_metas_code_with_the_layers_of_the_config_before_transformers_took_others(
     cases: dict[str, list[Case]], tmp_path: Path, peer_python: Callable[[str], Path]
 ) -> None:

@@ -22,6 +22,7 @@ from distconv.moving.job import Job, Receipt
 from distconv.output.folder import Folder
 from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec, write_checkpoint
+from tests.extent import share
 from tests.faults import Journal, digest_folder, interrupted_at, read_journal
 from tests.image_checkpoints import Llama4Spec, write_image_checkpoint
 from tests.moving.fakes import RecordingProgress
@@ -238,7 +239,7 @@ def test_a_killed_conversion_in_parts_goes_on_to_the_same_bytes(
     tmp_path: Path, sentencepiece_file: Path
 ) -> None:
     source = write_checkpoint(tmp_path / "source", TORTURE_SPEC, sentencepiece_file)
-    assert torture_inline(source, tmp_path, kills=6, seed=7, module="tests.small_parts") >= 1
+    assert torture_inline(source, tmp_path, kills=share(6), seed=7, module="tests.small_parts") >= 1
 
 
 @pytest.mark.slow

@@ -204,7 +204,7 @@ def test_downloads(printed: Printed, served: Files, tmp_path: Path, monkeypatch:
 def test_uploads(printed: Printed, source: Path, tmp_path: Path) -> None:
     main(["convert", str(source), str(tmp_path / "out"), "--quiet"])
     with serving_hub(Hub()) as hub:
-        done = push(hub, tmp_path / "out", tmp_path, "somebody/llama", "--json")
+        done = push(hub, tmp_path / "out", "somebody/llama", "--json")
     assert done.returncode == 0, done.stderr
     printed.take("push", done.stdout)
     printed.check_keys("push")

@@ -44,3 +44,23 @@ def test_a_suite_that_is_killed_says_in_which_test_and_one_that_ends_does_not(
     )  # fmt: skip
     assert done.stderr.strip() == said.strip()
     assert ("1 passed" in done.stdout or "2 passed" in done.stdout) == (said == "")
+
+
+def test_of_files_that_are_run_beside_each_other_the_test_in_which_one_was_killed_is_named_at_the_end(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("xdist")
+    beside = next(
+        line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BESIDE := -")
+    )
+    for name, end in (("killed", "os.kill(os.getpid(), signal.SIGKILL)"), ("good", "pass")):
+        (tmp_path / f"test_{name}.py").write_text(TESTS.format(end=end))
+    options = beside.removeprefix("BESIDE := ").replace("-n auto", "-n 2").split()
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "."],
+        cwd=tmp_path, start_new_session=True, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "crashed while running 'test_killed.py::test_that_ends'" in done.stdout
+    assert "\nFAILED test_killed.py::test_that_ends" in done.stdout
+    assert done.stdout.rstrip().splitlines()[-1].startswith("1 failed, 3 passed")

@@ -19,6 +19,7 @@ from distconv.errors import DistconvError, OutputError
 from distconv.verbs import push as pushing
 from distconv.verbs.push import PushReport
 from tests.checkpoints import Spec
+from tests.extent import share
 
 Write = Callable[[Spec], Path]
 Json = object
@@ -141,7 +142,7 @@ def test_receipts_that_say_nonsense_are_findings_and_nothing_foreign_is_sent(
     receipt = json.loads((output / "distconv.json").read_text())
     good = {*receipt["files"], *(row["name"] for row in receipt["chunks"]), "distconv.json"}
 
-    @settings(max_examples=30, deadline=None, database=None)
+    @settings(max_examples=share(30), deadline=None, database=None)
     @given(st.data())
     def run(data: st.DataObject) -> None:
         # A part of it at a time, so that names and digests are not the only ones to change.

@@ -142,7 +142,7 @@ PREPARED: dict[str, Prepare] = {
     "Sharing a model": serve_uploads,
     "It was killed, what now": interrupt,
 }
-SLOW = {"70B on a cluster", "What FSDP or torchtitan saved"}
+SLOW = {"70B on a cluster", "From the hub or a bucket", "What FSDP or torchtitan saved"}
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def _three_slots() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_three_slots")
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 3])
 def test_any_number_of_ray_workers_gives_the_same_bytes(
     source: Path, tmp_path: Path, inline: dict[str, bytes], dtype: str, workers: int
 ) -> None:

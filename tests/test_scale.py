@@ -142,6 +142,7 @@ def test_no_pause_of_storage_or_driver_costs_a_worker_while_all_are_busy(
     assert Simulation(units, workers, cluster).run().lost == 0
 
 
+@pytest.mark.slow
 def test_the_table_has_every_model_cluster_and_number_of_workers() -> None:
     assert len(list(tabulate())) == len(MODELS) * len(CLUSTERS) * 11
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from distconv.cli.screen import choose_progress, defused, show, show_error, show_usage_error
 from distconv.verbs.tables import Table
 from tests.checkpoints import Spec, write_checkpoint
+from tests.extent import share
 
 NASTY = "a\x1b[2J\x1b]0;x\x07\rb\x08\x7f\x9b1m\u202ec\u2066\u200b\ufeffd\udcff\ud800\u2028e[red][/red]\\é模"
 FOREIGN = st.one_of(
@@ -106,7 +107,7 @@ def test_errors_warnings_and_logs_show_any_text_and_let_it_do_nothing(
     assert is_harmless(capsys.readouterr().err.replace("\t", ""))
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=share(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=FOREIGN)
 @pytest.mark.parametrize("terminal", [False, True])
 def test_progress_shows_any_text_and_lets_it_do_nothing(
@@ -133,7 +134,7 @@ def on_terminal_text(text: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return OURS.sub("", stream.getvalue())
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=share(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=FOREIGN)
 def test_drawn_tables_show_any_text_and_let_it_do_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_harmless(on_terminal_text(text, monkeypatch))

@@ -1,7 +1,5 @@
 """``verify --generate``: what a model says is what its logits say."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import distconv
 from distconv.cli.screen import defuse
 from distconv.errors import UsageError
+from tests.called import call
 from tests.checkpoints import Spec
 
 Write = Callable[[Spec], Path]
@@ -41,10 +40,7 @@ def test_it_says_what_the_logits_say(checkpoint: Write, tmp_path: Path, instruct
     distconv.convert(checkpoint(Spec(shards=2)), folder, instruct=instruct, dtype="float32")
     said = distconv.generate(folder, "One day", tokens=8)
     assert said == say(folder, "One day", instruct=instruct, tokens=8)
-    done = subprocess.run(
-        [sys.executable, "-m", "distconv", "verify", str(folder), "--generate", "One day", "--quiet"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = call(["verify", folder, "--generate", "One day", "--quiet"])
     assert done.returncode == 0, done.stderr
     assert defuse(said) in done.stdout
 

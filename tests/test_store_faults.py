@@ -31,10 +31,19 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectSto
         yield store
 
 
-@pytest.mark.parametrize("ends", ["to a store", "from a store", "within a store"])
-@pytest.mark.parametrize("to", ["transformers", "meta"])
+@pytest.mark.parametrize(
+    ("to", "ends"),
+    [
+        ("transformers", "to a store"),
+        ("meta", "within a store"),
+        pytest.param("transformers", "from a store", marks=pytest.mark.slow),
+        pytest.param("transformers", "within a store", marks=pytest.mark.slow),
+        pytest.param("meta", "to a store", marks=pytest.mark.slow),
+        pytest.param("meta", "from a store", marks=pytest.mark.slow),
+    ],
+)
 def test_a_conversion_among_faults_is_whole_and_right_or_told_as_failed(
-    checkpoint: Write, tmp_path: Path, store: ObjectStore, ends: str, to: str
+    checkpoint: Write, tmp_path: Path, store: ObjectStore, to: str, ends: str
 ) -> None:
     place = StoredPath(store, "models", "place")
     source: AnyPath = checkpoint(SPEC) if ends == "to a store" else share(checkpoint(SPEC), place / "in")

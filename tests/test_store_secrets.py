@@ -40,8 +40,8 @@ def test_no_secret_is_in_anything_that_a_conversion_shows_or_leaves(
         # Something fails as well, and is told of.
         store.fault(Fault("error", "UploadPart", f"models/{output.key}/model-00002*", code="AccessDenied"))
         store.fault(Fault("hold", "UploadPart", f"models/{output.key}/model-*", gate="held"))
-        options = ("--workers", "1", "--trace", str(tmp_path / "trace.json"), "--debug")
-        words = command(source, output, *options)
+        options = ("--trace", str(tmp_path / "trace.json"), "--debug")
+        words = command(source, output, "--workers", "1", *options)
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             try:
                 store.wait_held("held", limit_s=HANG_SECONDS)
@@ -56,7 +56,7 @@ def test_no_secret_is_in_anything_that_a_conversion_shows_or_leaves(
             finally:
                 process.kill()
         assert b"AccessDenied" in shown[-1]
-        ended = subprocess.run(words, capture_output=True, check=False)
+        ended = subprocess.run(command(source, output, *options), capture_output=True, check=False)
         assert ended.returncode == 0, ended.stderr
         shown += [ended.stdout, ended.stderr, (tmp_path / "trace.json").read_bytes()]
         shown += [path.read_bytes() for path in output.iterdir() if not path.name.endswith(".safetensors")]

@@ -95,7 +95,9 @@ STEPS = [
 
 
 @pytest.mark.parametrize(("operation", "key"), STEPS)
-@pytest.mark.parametrize("after_effect", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "after_effect", [pytest.param(False, id="before"), pytest.param(True, id="after", marks=pytest.mark.slow)]
+)
 def test_nothing_of_who_was_taken_for_dead_lands_in_a_successors_model(
     checkpoint: Write, output: StoredPath, operation: str, key: str, *, after_effect: bool
 ) -> None:

@@ -131,8 +131,15 @@ def test_the_same_bytes_are_made_wherever_the_ends_lie(
     assert digest_folder(output) == before
 
 
-@pytest.mark.parametrize("shards", ["1", "4"])
-@pytest.mark.parametrize("kind", ["transformers", "meta"])
+@pytest.mark.parametrize(
+    ("kind", "shards"),
+    [
+        ("transformers", "4"),
+        ("meta", "1"),
+        pytest.param("transformers", "1", marks=pytest.mark.slow),
+        pytest.param("meta", "4", marks=pytest.mark.slow),
+    ],
+)
 def test_shards_are_written_in_parts_that_a_store_takes(
     checkpoint: Write, tmp_path: Path, place: StoredPath, kind: str, shards: str
 ) -> None:
@@ -162,7 +169,9 @@ def test_shards_are_written_in_parts_that_a_store_takes(
         ("DeleteObject", ".distconv.owner.*"),
     ],
 )
-@pytest.mark.parametrize("after_effect", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "after_effect", [pytest.param(False, id="before", marks=pytest.mark.slow), pytest.param(True, id="after")]
+)
 def test_who_is_killed_at_any_step_is_gone_on_with(
     checkpoint: Write, tmp_path: Path, place: StoredPath, operation: str, key: str, *, after_effect: bool
 ) -> None:
@@ -426,7 +435,7 @@ OF_NOBODY = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
     ],
     ids=["bucket", "secret", "key", "none", "nobody listens", "no endpoint"],
 )
-@pytest.mark.parametrize("side", ["in", "out"])
+@pytest.mark.parametrize("side", [pytest.param("in", marks=pytest.mark.slow), "out"])
 def test_what_keeps_one_from_a_store_is_said_once_and_nothing_is_written(
     checkpoint: Write, place: StoredPath, tmp_path: Path, side: str, end: str,
     environment: dict[str, str], code: int, words: str,

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import distconv
 from tests.checkpoints import Spec, Tensors
+from tests.extent import share
 from tests.test_to_meta import load, save, split
 from tests.transformers_models import (
     ModelSpec,
@@ -151,7 +152,7 @@ def assert_tensors(output: Path, tensors: Tensors, spec: ModelSpec, shards: int)
         assert all(torch.equal(shard[name], part) for name, part in parts.items())
 
 
-@settings(max_examples=40)
+@settings(max_examples=share(40))
 @given(case=cases())
 def test_shards_of_any_model_are_what_torch_saves_of_reshaped_and_chunked_tensors(
     case: tuple[ModelSpec, int], tokenizer_of: Tokenizers, tmp_path_factory: pytest.TempPathFactory
@@ -160,7 +161,7 @@ def test_shards_of_any_model_are_what_torch_saves_of_reshaped_and_chunked_tensor
 
 
 @pytest.mark.slow
-@settings(max_examples=600)
+@settings(max_examples=share(600))
 @given(case=cases())
 def test_shards_of_many_models_are_what_torch_saves_of_reshaped_and_chunked_tensors(
     case: tuple[ModelSpec, int], tokenizer_of: Tokenizers, tmp_path_factory: pytest.TempPathFactory

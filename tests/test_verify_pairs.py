@@ -405,7 +405,7 @@ def test_a_folder_that_lacks_its_receipt_is_told_by_its_names(shards: Shards) ->
     report = distconv.verify(output, against=source)
     assert report.tensors == 8 * (9 * LLAMA_31.layers + 3)
     assert report.lines() == (
-        f"{output}: all {report.tensors} tensors are whole and equal to {source} (structure and values, and every tensor compared)",
+        f"{output}: all {report.tensors} tensors of 8 shards are whole and equal to {source} (structure and values, and every tensor compared)",
     )
 
 

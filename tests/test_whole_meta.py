@@ -22,6 +22,7 @@ from distconv.output.findings import Depth
 from distconv.output.proof import prove
 from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec, Tensors, rezip
+from tests.extent import share
 from tests.faults import digest_folder
 from tests.meta_folders import data_of, read_ranks, write_meta_folder, write_records, write_shards
 from tests.test_malformed_output import look, mutations, write_signed
@@ -227,7 +228,7 @@ def test_an_archive_that_torch_loads_but_no_conversion_wrote_is_called_so(output
     )
 
 
-@settings(max_examples=60, database=None)
+@settings(max_examples=share(60), database=None)
 @given(data=st.data())
 def test_no_byte_of_a_shard_can_change_unseen(model: Path, data: st.DataObject) -> None:
     path = model / SHARD
@@ -380,7 +381,7 @@ def test_a_receipt_names_only_what_a_conversion_to_meta_writes(output: Path, nam
     assert any("shard 2 is not consolidated.01.pth" in words for words in find(output))
 
 
-@settings(max_examples=60, database=None)
+@settings(max_examples=share(60), database=None)
 @given(data=st.data())
 def test_receipts_that_say_nonsense_are_findings(model: Path, data: st.DataObject) -> None:
     path = model / "distconv.json"
@@ -408,7 +409,7 @@ def test_an_archive_of_random_bytes_is_a_finding(output: Path, seed: int) -> Non
     assert any(SHARD in words for words in find(output))
 
 
-@settings(max_examples=60, database=None)
+@settings(max_examples=share(60), database=None)
 @given(data=st.data())
 def test_params_that_say_nonsense_are_findings(model: Path, data: st.DataObject) -> None:
     path = model / "params.json"

@@ -32,6 +32,7 @@ from distconv.errors import escape
 from distconv.version import VERSION
 
 if TYPE_CHECKING:
+    from distconv.families.llama import Family
     from distconv.verbs.conversion_report import ConversionReport
 
 _EPILOG = """
@@ -170,14 +171,17 @@ def convert(
 def _show_how_to_go_on(source: str, output: str, to: str, done: "ConversionReport") -> None:
     """Show how the model is loaded, to standard output, and the next command, to standard error."""
     from distconv.families.images import IMAGE_FAMILIES
+    from distconv.families.llama import FAMILIES
     from distconv.storage.places import find_scheme
 
-    sees = done.family in {family.title for family in IMAGE_FAMILIES.values()}
     # What loads a model reads it from a folder of its own host; Meta's examples are for text models.
     if find_scheme(output) is None and to != "meta":
+        sees = done.family in {family.title for family in IMAGE_FAMILIES.values()}
         click.echo(_load_by_transformers(output, sees=sees))
-    elif find_scheme(output) is None and not sees:
-        click.echo(_load_by_meta(output, done.chunks))
+    elif find_scheme(output) is None:
+        families = {family.title: family for family in FAMILIES.values()}
+        if done.family in families:
+            click.echo(_load_by_meta(output, done.chunks, families[done.family]))
     if done.verified:
         hint_at_speaking(output)
     else:
@@ -198,14 +202,22 @@ def _load_by_transformers(output: str, *, sees: bool) -> str:
     )
 
 
-def _load_by_meta(output: str, shards: int) -> str:
-    """Say how the examples of Meta's repositories (llama, llama3) load it: a process for each shard."""
+def _load_by_meta(output: str, shards: int, family: "Family") -> str:
+    """Say how the example of Meta's repository for it loads it: a process for each shard."""
+    whole = os.path.abspath(output)
     folder, tokenizer = (
-        shlex.quote(escape(path)) for path in (output, os.path.join(output, "tokenizer.model"))
+        shlex.quote(escape(path)) for path in (whole, os.path.join(whole, "tokenizer.model"))
     )
+    taken = f"--ckpt_dir {folder} --tokenizer_path {tokenizer}"
+    if family.tokenizer == "tiktoken":
+        repository, program, taken = "llama-models", "-m models.llama3.scripts.completion", folder
+    elif family.name.startswith("code-llama"):
+        repository, program = "codellama", "example_completion.py"
+    else:
+        repository, program = "llama", "example_text_completion.py"
     return (
-        f"\ntorchrun --nproc_per_node {shards} example_text_completion.py \\\n"
-        f"    --ckpt_dir {folder} --tokenizer_path {tokenizer}"
+        f"\n# in a checkout of github.com/meta-llama/{repository}\n"
+        f"torchrun --nproc_per_node {shards} {program} \\\n    {taken}"
     )
 
 

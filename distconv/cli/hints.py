@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import click
 from click.core import ParameterSource
 
+from distconv.cli.options import Size
 from distconv.cli.screen import paint
 from distconv.errors import UsageError, escape
+from distconv.humanize import write_size
 
 
 def hint(verb: str, *words: str, repeated: bool = True) -> None:
@@ -38,7 +40,10 @@ def _repeat(context: click.Context, following: click.Command, said: tuple[str, .
             if option.is_flag:
                 yield option.opts[0] if value else option.secondary_opts[0]
             else:
-                yield from (option.opts[0], str(value))
+                yield from (
+                    option.opts[0],
+                    write_size(value) if isinstance(option.type, Size) else str(value),
+                )
 
 
 def hint_at_speaking(output: str) -> None:

@@ -33,7 +33,7 @@ def check(
     *, source: str, family: str | None, instruct: bool, tokenizer: str | None, params: str | None,
     like: str | None, dialect: str | None, fill_from_like: bool, endpoint_url: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compare INPUT's files with their checksums; exit code 2 where something is wrong.
+    """Compare INPUT's files with their checksums; exit code 1 where something is wrong.
 
     Files that checklist.chk names are compared by MD5, other shards by the CRC32 of their
     records where these have one. Headers, shapes and params.json are checked as well. Of a
@@ -54,7 +54,7 @@ def check(
     )  # fmt: skip
     show(report, as_json=as_json)
     if not report.ok:
-        sys.exit(2)
+        sys.exit(1)
 
 
 @command(short_help="Show what a conversion would do.")
@@ -72,8 +72,8 @@ def plan(
 ) -> None:  # fmt: skip
     """Show what a conversion of INPUT would do, from its headers alone.
 
-    Each row is what one worker does at a time: a file, or with --to meta the same part of all shards
-    (of one, where OUTPUT is a store).
+    Each row is a file. What is written in parts has their number: a worker writes one at a time, with --to meta
+    the same part of all shards (of one, where OUTPUT is a store).
 
     \b
     Examples:

@@ -160,7 +160,7 @@ def _name_kind(unit: Unit) -> str:
     if isinstance(unit, Checksum):
         return "digests" if unit.is_open else "MD5s"
     if isinstance(unit, Question):
-        return "comparisons"
+        return "comparisons within INPUT"
     if isinstance(unit, Examination):
         return "parts" if unit.is_part else "files"
     return "parts" if isinstance(unit, Stripe) or unit.is_sealed else "chunks"

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError, OutputError
+from distconv.families.known import ALL_FAMILIES
 from distconv.families.translate import Decisions
 from distconv.formats.plain_json import LIMIT_BYTES
+from distconv.humanize import format_count
 from distconv.moving.digests import ALGORITHM, ChunkDigests
 from distconv.moving.shared import UnfinishedFile
 from distconv.output.ownership import is_owned, is_owner_file
 from distconv.output.receipt import read_receipt
-from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TRANSFORMERS, Target, is_partial
+from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TARGETS, TRANSFORMERS, Target, is_partial
 from distconv.output.unfinished import read_unfinished
 from distconv.storage.base import Storage, join, read_small
 from distconv.version import VERSION
@@ -114,6 +116,26 @@ def _read_record(
 
 def _read_md5(found: object) -> str | None:
     return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{32}", found) else None
+
+
+def describe_unfinished(storage: Storage, folder: str) -> str | None:
+    """Say what a folder is that has the journal of a conversion, and how that goes on; None of any other."""
+    entry = storage.find(folder)
+    names = storage.list_names(folder) if entry is not None and entry.is_folder else ()
+    if JOURNAL_NAME not in names:
+        return None
+    try:
+        conversion, _digests, _unfinished = _read_record(storage, join(folder, JOURNAL_NAME))
+    except FileNotFoundError:
+        return None
+    told = conversion if isinstance(conversion, dict) else {}
+    target = TARGETS.get(str(told.get("to")), TRANSFORMERS)
+    family = ALL_FAMILIES.get(str(told.get("family")))
+    count = format_count(sum(target.is_weights(name) for name in names), target.noun)
+    return (
+        f"{folder}: no model yet, but a conversion{'' if family is None else f' of {family.title}'} that is not "
+        f"finished (`to='{target.name}'`, {count} so far); run the same conversion again, and it goes on"
+    )
 
 
 def find_decisions(

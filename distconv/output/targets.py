@@ -74,6 +74,10 @@ class Target:
     find_misfits: Callable[[Storage, str, Headers], Iterator[str]] = field(compare=False)
     """Tell which tensors a model made of the small files does not take."""
 
+    def is_weights(self, name: str) -> bool:
+        """Whether a name is that of a file of weights."""
+        return re.fullmatch(self.weights, name) is not None
+
     def is_sidecar(self, name: str) -> bool:
         """Whether a conversion writes a file of this name beside the weights and its receipt."""
         return re.fullmatch(f"{self.sidecars}|{LEGAL_NAMES}", name) is not None
@@ -191,4 +195,4 @@ def tell_target(storage: Storage, output: str) -> Target:
     names = {entry.name for entry in entries if not entry.is_folder}
     if names & {INDEX_NAME, SINGLE_NAME}:
         return TRANSFORMERS
-    return META if any(re.fullmatch(META.weights, name) for name in names) else TRANSFORMERS
+    return META if any(map(META.is_weights, names)) else TRANSFORMERS

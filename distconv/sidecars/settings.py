@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 
 from distconv.formats.plain_json import parse_object
-from distconv.storage.base import Storage, read_small
+from distconv.storage.base import Storage, join, read_small
 
 _LIMIT_BYTES = 1 << 20
 _LEADS_ELSEWHERE = re.compile(
@@ -54,6 +54,25 @@ def read_declared_dtype(storage: Storage, path: str) -> str | None:
             if isinstance(value, str) and value != "auto":
                 return value.removeprefix("torch.")
     return None
+
+
+def read_chat_template(storage: Storage, folder: str) -> str | None:
+    """Give the chat template that Transformers takes of a model's folder; None where it has none.
+
+    That of chat_template.jinja before that of tokenizer_config.json; of several the one that is called "default", else
+    the first. InputError for files that are not what they should be.
+    """
+    path = join(folder, "chat_template.jinja")
+    if storage.find(path) is not None:
+        return read_small(storage, path, _LIMIT_BYTES).decode(errors="replace")
+    path = join(folder, "tokenizer_config.json")
+    if storage.find(path) is None:
+        return None
+    found = read_config(storage, path).get("chat_template")
+    if isinstance(found, list):
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default", next(iter(named.values()), None))
+    return found if isinstance(found, str) else None
 
 
 def _take(found: Mapping[str, object], largest: int, tensors: int, depth: int) -> dict[str, object]:

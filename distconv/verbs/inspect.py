@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from distconv.families.dimensions import Dimensions, MixtralDimensions, MllamaDimensions, ModelDimensions
+from distconv.families.llama import Family
 from distconv.families.translate import Decisions, join_ranks, list_shard_counts, make_targets
 from distconv.humanize import format_choice, format_count, format_size
 from distconv.layout.dtypes import BFLOAT16, STORABLE, DType
 from distconv.layout.files import OutputTensor
+from distconv.sidecars.settings import read_chat_template
 from distconv.storage.base import PathLike, Storage
 from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import Checkpoint, decide
@@ -18,7 +20,12 @@ from distconv.verbs.inspect_trained import describe_files, describe_model
 from distconv.verbs.model_config import choose_longest
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.reports import Report
-from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
+from distconv.verbs.sources import (
+    is_transformers_model,
+    open_meta,
+    open_transformers,
+    telling_unfinished,
+)
 from distconv.verbs.tables import Table
 from distconv.verbs.trained_input import (
     find_beside,
@@ -74,12 +81,13 @@ def inspect(
         fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     storage = open_storage(options)
-    if is_trained(storage, options):
-        return _inspect_trained(storage, options)
-    refuse_like(options)
-    if is_transformers_model(storage, options):
-        return _inspect_model(open_transformers(storage, options))
-    return _inspect_checkpoint(open_meta(storage, options))
+    with telling_unfinished(storage, options):
+        if is_trained(storage, options):
+            return _inspect_trained(storage, options)
+        refuse_like(options)
+        if is_transformers_model(storage, options):
+            return _inspect_model(storage, open_transformers(storage, options))
+        return _inspect_checkpoint(open_meta(storage, options))
 
 
 def _inspect_trained(storage: Storage, options: Options) -> Inspection:
@@ -122,7 +130,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         "for_meta": {"shards": list(counts)},
     }
     rows = [
-        ("family", f"{choice.family.title}{' (instruct)' if choice.instruct else ''}"),
+        ("family", _name_family(choice.family, instruct=choice.instruct)),
         ("known by", "; ".join(choice.evidence)),
         ("folder", files.folder),
         ("shards", f"{len(files.shards)} ({format_size(checkpoint.catalog.size_bytes)})"),
@@ -144,7 +152,7 @@ def _list_counts(checkpoint: Checkpoint, decisions: Decisions) -> tuple[int, ...
     return list_shard_counts(wholes, checkpoint.dimensions.head_dim)
 
 
-def _inspect_model(model: TransformersModel) -> Inspection:
+def _inspect_model(storage: Storage, model: TransformersModel) -> Inspection:
     config, files = model.config, model.files
     views = model.catalog.tensors.values()
     parameters = sum(math.prod(view.shape) for view in views)
@@ -152,10 +160,12 @@ def _inspect_model(model: TransformersModel) -> Inspection:
     counts = list_shard_counts(list(model.whole_tensors()), model.dimensions.head_dim)
     choice = format_choice(counts, "shard")
     params = json.loads(model.make_params())
+    instruct = config.family.guard or read_chat_template(storage, files.folder) is not None
     found = {
         "format": "transformers",
         "family": config.family.name,
         "title": config.family.title,
+        "instruct": instruct,
         "evidence": list(config.evidence),
         "folder": files.folder,
         "files": list(files.weights),
@@ -169,7 +179,7 @@ def _inspect_model(model: TransformersModel) -> Inspection:
         "for_meta": {"shards": list(counts), "vocabulary": model.rows, "params": params},
     }
     rows = [
-        ("family", config.family.title),
+        ("family", _name_family(config.family, instruct=instruct)),
         ("known by", "; ".join(config.evidence)),
         ("folder", f"{files.folder}, in Transformers' format"),
         ("weights", f"{format_count(len(files.weights), 'file')} ({format_size(model.catalog.size_bytes)})"),
@@ -182,6 +192,10 @@ def _inspect_model(model: TransformersModel) -> Inspection:
         ("", f"params.json {json.dumps(params)}"),
     ]
     return Inspection(found, rows, model.notes)
+
+
+def _name_family(family: Family, *, instruct: bool) -> str:
+    return f"{family.title}{' (instruct)' if instruct else ''}"
 
 
 def _count_elements(tensors: Sequence[OutputTensor]) -> int:

@@ -19,7 +19,7 @@ from distconv.verbs.checkpoint import decide, decide_replication, plan_conversio
 from distconv.verbs.from_trained import note_twins, plan_trained, subject_of_trained
 from distconv.verbs.options import Options, open_storage, parse_size_or_none, read_place_or_none
 from distconv.verbs.reports import Report
-from distconv.verbs.sources import is_back, open_meta, open_transformers
+from distconv.verbs.sources import is_back, open_meta, open_transformers, telling_unfinished
 from distconv.verbs.tables import Table
 from distconv.verbs.to_meta import notes_for_meta, plan_back, plan_reshard
 from distconv.verbs.trained_input import find_trained, is_trained, refuse_like
@@ -126,13 +126,9 @@ class PlanReport(Report):
 
     def _table(self, units: Sequence[File | Stripe]) -> Table:
         in_parts = any(isinstance(unit, Stripe) for unit in units)
-        if self.target is META:
-            rows = [_make_row(unit, in_parts=in_parts) for unit in units]
-        else:
-            counts = Counter(file_of(section) for unit in units for section in list_sections(unit))
-            rows = [_make_file_row(file, counts[file.name] if in_parts else 0) for file in self.plan.files]
-        column = ["part" if self.target is META else "parts"] if in_parts else []
-        headers = (self.target.noun, *column, "layers", "tensors", "MB")
+        counts = Counter(file_of(section) for unit in units for section in list_sections(unit))
+        rows = [_make_row(file, counts[file.name] if in_parts else 0) for file in self.plan.files]
+        headers = (self.target.noun, *(["parts"] if in_parts else []), "layers", "tensors", "MB")
         return Table(headers, rows, (False, *([True] if in_parts else []), True, True, True))
 
     def _files(self, units: Sequence[File | Stripe]) -> str:
@@ -153,21 +149,7 @@ class PlanReport(Report):
         return f"{files} {limit}{but}{parts}"
 
 
-def _make_row(unit: File | Stripe, *, in_parts: bool) -> tuple[str, ...]:
-    sections = list_sections(unit)
-    first, last = sections[0], sections[-1]
-    files = file_of(first) if first is last else f"{file_of(first)} to {file_of(last)}"
-    part = f"{unit.parts[0].number} of {unit.parts[0].count}" if isinstance(unit, Stripe) else ""
-    return (
-        files,
-        *([part] if in_parts else []),
-        describe_layers(tensor.name for tensor in first.tensors),
-        str(sum(len(section.tensors) for section in sections)),
-        f"{unit.size_bytes / 1e6:,.1f}",
-    )
-
-
-def _make_file_row(file: File, parts: int) -> tuple[str, ...]:
+def _make_row(file: File, parts: int) -> tuple[str, ...]:
     return (
         file.name,
         *([str(parts)] if parts else []),
@@ -223,12 +205,13 @@ def plan(
         fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     storage = open_storage(options)
-    if is_trained(storage, options):
-        return _plan_trained(storage, options)
-    refuse_like(options)
-    if is_back(storage, options):
-        return _plan_back(storage, options)
-    return _plan_checkpoint(storage, options)
+    with telling_unfinished(storage, options):
+        if is_trained(storage, options):
+            return _plan_trained(storage, options)
+        refuse_like(options)
+        if is_back(storage, options):
+            return _plan_back(storage, options)
+        return _plan_checkpoint(storage, options)
 
 
 def _plan_trained(storage: Storage, options: Options) -> PlanReport:

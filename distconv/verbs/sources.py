@@ -1,6 +1,7 @@
 """What INPUT is, and which way from it to OUTPUT is asked for."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 from distconv.errors import InputError
 from distconv.formats.meta.catalog import read_catalog
@@ -8,7 +9,7 @@ from distconv.formats.meta.files import SourceFiles, find_files, find_tokenizer
 from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files, is_transformers
 from distconv.output.identity import InputFiles, Source
-from distconv.output.state import find_decisions
+from distconv.output.state import describe_unfinished, find_decisions
 from distconv.output.targets import TARGETS, TRANSFORMERS
 from distconv.planning.plan import describe_large_tensors
 from distconv.storage.base import Storage
@@ -35,8 +36,25 @@ Found = SourceFiles | TransformersFiles | TrainedInput
 """Which files of INPUT are what."""
 
 
+@contextlib.contextmanager
+def telling_unfinished(storage: Storage, options: Options) -> Iterator[None]:
+    """Say of an INPUT in which no model is found that it is a conversion's unfinished OUTPUT, where it is one."""
+    try:
+        yield
+    except InputError as error:
+        words = describe_unfinished(storage, options.source)
+        if words is None:
+            raise
+        raise InputError(words) from error
+
+
 def find_input(storage: Storage, options: Options) -> Found:
     """Find a conversion's INPUT; InputError where that is not one whole model."""
+    with telling_unfinished(storage, options):
+        return _find_input(storage, options)
+
+
+def _find_input(storage: Storage, options: Options) -> Found:
     if is_trained(storage, options):
         return find_trained(storage, options)
     refuse_like(options)

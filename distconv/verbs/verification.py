@@ -14,6 +14,9 @@ class Verification(Report):
     output: str
     source: str | None
     tensors: int
+    """In all files: a tensor that shards of Meta's share is counted in each."""
+    shards: int | None
+    """How many there are of Meta's; None in Transformers' format."""
     data_proved: bool
     """Whether all data was compared, with the receipt's digests or with the source."""
     examined: str
@@ -27,6 +30,10 @@ class Verification(Report):
     def ok(self) -> bool:
         """Whether nothing differs."""
         return not self.differences
+
+    @property
+    def _tensors(self) -> str:
+        return f"{self.tensors} tensors{f' of {self.shards} shards' if (self.shards or 1) > 1 else ''}"
 
     def to_json(self) -> dict[str, object]:
         """Give the same as plain values."""
@@ -46,9 +53,9 @@ class Verification(Report):
         """Give the same for people."""
         if self.ok and not self.data_proved:
             proved = f"the data was not proved, there is no good {RECEIPT_NAME}; `against=INPUT` compares it"
-            return (f"{self.output}: all {self.tensors} tensors are whole in {self.examined}; {proved}",)
+            return (f"{self.output}: all {self._tensors} are whole in {self.examined}; {proved}",)
         if self.ok:
             equal = "whole" if self.source is None else f"whole and equal to {self.source}"
-            return (f"{self.output}: all {self.tensors} tensors are {equal} ({self.examined})",)
+            return (f"{self.output}: all {self._tensors} are {equal} ({self.examined})",)
         count = len(self.differences)
         return (f"{self.output}: {count} finding{'s' if count > 1 else ''}", *self.differences)

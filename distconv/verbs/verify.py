@@ -1,20 +1,23 @@
 """Prove that OUTPUT is whole, and that it holds INPUT's tensors, on another path than the worker's."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
-from distconv.errors import OutputError, UsageError
+from distconv.errors import MismatchError, OutputError, UsageError
 from distconv.families.known import ALL_FAMILIES
 from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import choose_default_progress
-from distconv.output.findings import Depth
+from distconv.output.findings import Depth, Finding
 from distconv.output.manifest import Manifest, make_manifest
 from distconv.output.proof import Proof, prove
 from distconv.output.receipt import Conversion, read_receipt
-from distconv.output.targets import RECEIPT_NAME, TRANSFORMERS, Target, tell_target
+from distconv.output.targets import META, RECEIPT_NAME, TRANSFORMERS, Target, tell_target
 from distconv.storage.base import PathLike, Storage, join, write_small
 from distconv.storage.places import read_place, read_small_output
 from distconv.verbs.against import Compare, against_manifest, against_tensors, is_manifest_file
+from distconv.verbs.compare_chat import compare_chat
 from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.compare_shards import compare_shards
 from distconv.verbs.compare_trained import compare_trained
@@ -84,6 +87,7 @@ def _verify(
         output=asked.output,
         source=asked.source or None,
         tensors=sum(len(written) for written in proof.headers.values()),
+        shards=len(proof.headers) if proof.target is META else None,
         data_proved=proof.data_proved or compare is not None,
         examined=proof.examined if compare is None else f"{proof.examined}, and every tensor compared",
         manifest=_list_tensors(proof),
@@ -114,14 +118,39 @@ def _read_source(storage: Storage, options: Options, cluster: Cluster | None) ->
         return against_manifest(storage, options, target, cluster)
     if target is TRANSFORMERS and is_transformers_model(storage, options):
         return against_tensors(storage, options, cluster)
-    if options.family is None and recorded is not None and recorded.family in ALL_FAMILIES:
-        options = replace(options, family=recorded.family)
-    if target is TRANSFORMERS:
-        checkpoint = open_meta(storage, options)
-        return lambda proof, progress: compare_chunks(storage, checkpoint, proof.headers, progress)
-    expected = _expect(storage, options)
+    with _as_recorded(storage, options, recorded) as taken:
+        if target is TRANSFORMERS:
+            return _against_checkpoint(storage, taken)
+        expected = _expect(storage, taken)
     ranks = len(target.list_files(storage, options.output)) if recorded is None else recorded.shards or 1
     return lambda proof, progress: compare_shards(storage, expected, ranks, proof.headers, progress)
+
+
+@contextlib.contextmanager
+def _as_recorded(storage: Storage, options: Options, recorded: Conversion | None) -> Iterator[Options]:
+    """Take INPUT as the family that OUTPUT's receipt says, where none is asked for; MismatchError where it is another."""
+    family = None if recorded is None else ALL_FAMILIES.get(recorded.family)
+    if options.family is not None or family is None:
+        yield options
+        return
+    try:
+        yield replace(options, family=family.name)
+    except MismatchError as error:
+        # What is wrong with INPUT whatever OUTPUT is, is said without that.
+        other = open_meta(storage, options).choice.family.title
+        raise MismatchError(
+            f"{options.source}: looks like {other}, and {options.output} was made of {family.title}; give what it was made of"
+        ) from error
+
+
+def _against_checkpoint(storage: Storage, options: Options) -> Compare:
+    checkpoint = open_meta(storage, options)
+
+    def compare(proof: Proof, progress: Progress) -> list[Finding]:
+        chat = compare_chat(storage, options.output, checkpoint, progress)
+        return [*chat, *compare_chunks(storage, checkpoint, proof.headers, progress)]
+
+    return compare
 
 
 def _expect(storage: Storage, options: Options) -> list[Expected]:

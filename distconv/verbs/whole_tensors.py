@@ -20,7 +20,7 @@ from distconv.verbs.checkpoint import decide, plan_conversion
 from distconv.verbs.from_trained import note_twins
 from distconv.verbs.options import Options
 from distconv.verbs.questions import Asked
-from distconv.verbs.sources import is_transformers_model, open_meta
+from distconv.verbs.sources import is_transformers_model, open_meta, telling_unfinished
 from distconv.verbs.trained_input import find_trained, is_trained
 
 
@@ -38,6 +38,11 @@ def open_tensors(storage: Storage, options: Options, cluster: Cluster | None = N
 
     What only data can tell of a checkpoint is looked up. InputError where there is no whole model.
     """
+    with telling_unfinished(storage, options):
+        return _open_tensors(storage, options, cluster)
+
+
+def _open_tensors(storage: Storage, options: Options, cluster: Cluster | None) -> WholeTensors:
     if is_trained(storage, options):
         trained = find_trained(storage, options).read(storage)
         return WholeTensors(

@@ -270,6 +270,7 @@ def test_of_what_a_folder_holds_a_few_names_are_shown(tmp_path: Path) -> None:
         (["consolidated.00.pth"], "m: no params.json beside the shards (consolidated.*.pth), in original/ or in the parent folder; copy params.json from Meta's download of this model, or give it by `params=`"),
         (["model.safetensors"], "m: no config.json beside the weights (model.safetensors); copy it from the model that this one is, or was trained from; if its tensors are Meta's, copy params.json from Meta's download of this model, or give it by `params=`"),
         (["params.json"], "m: no consolidated.*.pth here or in original/; it holds params.json"),
+        (["llama.Q4_0.gguf", "llama.F16.GGUF", "README.md"], "m: no consolidated.*.pth here or in original/; it holds llama.F16.GGUF, llama.Q4_0.gguf: a GGUF file is made of a model for llama.cpp, and none is made of it again; give the model that it was made of"),
         (["model.safetensors", "config.json"], "m: no consolidated.*.pth here or in original/; it holds model.safetensors and config.json: already in Transformers' format, which needs no conversion; for Meta's code give `to='meta'`, for other chunks or a right index `like=` and the folder itself; if its tensors are Meta's, give `params=`"),
         (["params.json", "consolidated.00.pth", "consolidated.02.pth"], "m: shards 00, 02 found, 01 missing; download the missing files"),
         (["params.json", "consolidated.01.pth"], "m: shards 01 found, 00 missing; download the missing files"),

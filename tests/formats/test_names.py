@@ -17,6 +17,7 @@ from distconv.storage.base import opened, read_range
 from distconv.storage.local import LocalStorage
 from distconv.verbs.plan import plan
 from tests.checkpoints import Spec, Tensors, write_params
+from tests.extent import share
 
 Write = Callable[[Spec], Path]
 SPEC = Spec(heads=4, kv_heads=2, dim=32, multiple_of=16)
@@ -74,7 +75,7 @@ def describe(folder: Path) -> list[object]:
     return found
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=share(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_wrappers_prefixes_and_what_lies_beside_change_nothing(
     checkpoint: Write, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

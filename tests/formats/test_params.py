@@ -18,6 +18,7 @@ from distconv.errors import InputError
 from distconv.formats.meta.params import Params, read_params
 from distconv.storage.local import LocalStorage
 from tests.checkpoints import Spec, make_params
+from tests.extent import share
 
 GOOD: dict[str, object] = {
     "dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-06, "vocab_size": -1,
@@ -384,7 +385,7 @@ def test_any_value_in_any_field_is_read_or_is_one_clear_error(
         assert len(found) < 2000
 
 
-@settings(BUSY, max_examples=60)
+@settings(BUSY, max_examples=share(60))
 @given(key=st.sampled_from([*GOOD, *OPTIONAL, *FOREIGN, "rope_theta", "max_seq_len"]), value=JSON)
 def test_any_value_beside_real_shards_makes_a_plan_or_one_clear_error(
     checkpoint: Callable[[Spec], Path], scratch: Path, key: str, value: object

@@ -15,6 +15,7 @@ from distconv.formats.safetensors import header
 from distconv.formats.safetensors.header import is_safetensors, read_safetensors
 from distconv.storage.base import opened, read_range
 from distconv.storage.local import LocalStorage
+from tests.extent import share
 
 DTYPES = [
     "float16",
@@ -48,7 +49,7 @@ def read(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
         }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=share(40), deadline=None)
 @given(data=st.data())
 def test_every_tensor_is_where_the_package_finds_it(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

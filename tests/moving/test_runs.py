@@ -19,6 +19,7 @@ from distconv.moving.job import Job
 from distconv.moving.progress import SilentProgress
 from distconv.moving.running import run_units
 from distconv.storage.local import LocalStorage
+from tests.extent import share
 
 BF16 = DTYPES["bfloat16"]
 
@@ -46,7 +47,7 @@ def look(path: Path, tensor: OutputTensor) -> torch.Tensor:
     return flat.as_strided(tensor.shape, steps).to(getattr(torch, tensor.dtype.name)).contiguous()
 
 
-@settings(max_examples=60)
+@settings(max_examples=share(60))
 @given(data=st.data())
 def test_digests_are_of_the_elements_in_their_order(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

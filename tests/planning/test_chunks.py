@@ -28,6 +28,7 @@ from distconv.layout.dtypes import DTYPES, contiguous_strides
 from distconv.layout.files import OutputTensor
 from distconv.layout.regions import Region
 from distconv.layout.tensors import view_tensor
+from tests.extent import share
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -39,7 +40,7 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
         max_size=6,
     )
 )
-@settings(max_examples=60)
+@settings(max_examples=share(60))
 def test_a_header_is_the_one_that_safetensors_writes(tensors: dict[str, tuple[str, list[int]]]) -> None:
     values = {
         name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (dtype, shape) in tensors.items()

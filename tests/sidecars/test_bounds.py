@@ -15,6 +15,7 @@ from distconv.errors import InputError
 from distconv.sidecars.empty import Wanted, read_empty_model
 from distconv.sidecars.tokenizer import make_tokenizer_files, read_vocabulary
 from distconv.storage.local import LocalStorage
+from tests.extent import share
 
 STORAGE = LocalStorage()
 BYTES = [bytes([value]) for value in range(256)]
@@ -131,7 +132,7 @@ ROPE = st.dictionaries(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=share(60))
 @given(changes=st.dictionaries(KEYS, st.one_of(HUGE, ROPE), max_size=3), nested=st.integers(0, 3))
 def test_a_config_of_anything_makes_a_model_or_none_in_little_time(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[str, object], nested: int

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from distconv.errors import InputError
 from distconv.sidecars.pieces import PieceVocabulary, make_piece_tokenizer, make_piece_vocabulary
+from tests.extent import share
 from tests.sidecars.strings import make_strings
 from tests.sidecars.test_tokenizer import CONTROL, USER_DEFINED, add_piece, read
 from tests.sidecars.written_tokenizers import write_tokenizer
@@ -146,7 +147,7 @@ def test_runs_of_spaces_that_would_be_merged_otherwise_are_said_not_to_be_exact(
     assert bool(differ) == bool(vocabulary.notes) is True
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=share(60), deadline=None)
 @given(
     st.dictionaries(
         st.text("abc▁", min_size=2, max_size=4), st.sampled_from([0.0, -5.0, -1000.0, -1e9]), max_size=10

@@ -15,6 +15,7 @@ from distconv.formats.meta.layouts import (
     make_shards,
 )
 from distconv.formats.meta.scales import find_scales
+from distconv.humanize import list_some
 from distconv.storage.base import Storage, join, opened, read_range, read_small
 
 LEGAL_NAMES = r"(?i:(LICENSE|USE_POLICY)(\.txt|\.md)?)"
@@ -308,5 +309,9 @@ def describe_folder(storage: Storage, folder: str) -> str:
         return f"it holds a LoRA adapter without its model ({', '.join(adapters[:4])}); merge it into the model first"
     if weights:
         return f"it holds {', '.join(weights[:8])}; if one of these is the model, give the file's path"
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"it holds {', '.join(names[:8])}{more}"
+    if gguf := [name for name in names if name.lower().endswith(".gguf")]:
+        return (
+            f"it holds {list_some(gguf, 4)}: a GGUF file is made of a model for llama.cpp, and none is made of it again; "
+            "give the model that it was made of"
+        )
+    return f"it holds {list_some(names, 8)}"

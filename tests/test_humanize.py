@@ -1,0 +1,32 @@
+"""Sizes as people write and read them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distconv.errors import UsageError
+from distconv.humanize import parse_size, write_size
+
+
+@given(st.one_of(st.integers(1, 10**15), st.integers(1, 10**6).map(lambda number: number * 10**9)))
+def test_a_written_size_is_read_as_itself(size_bytes: int) -> None:
+    assert parse_size(write_size(size_bytes)) == size_bytes
+
+
+@pytest.mark.parametrize(
+    ("written", "size_bytes"),
+    [("5GB", 5_000_000_000), ("1.5 kb", 1500), ("2GiB", 1 << 31), ("1000", 1000), ("7B", 7), (7, 7)],
+)
+def test_a_size_has_the_unit_that_is_written(written: int | str, size_bytes: int) -> None:
+    assert parse_size(written) == size_bytes
+
+
+@pytest.mark.parametrize("written", ["1", "5", "999", "1.5", " 20 "])
+def test_a_small_number_in_text_needs_its_unit(written: str) -> None:
+    with pytest.raises(UsageError, match=rf"has no unit; write {written.strip()}GB, or {written.strip()}B"):
+        parse_size(written)
+
+
+def test_sizes_are_written_in_the_largest_unit_that_is_exact() -> None:
+    sizes = (5_000_000_000, 1_500_000_000, 20_000, 1024)
+    assert list(map(write_size, sizes)) == ["5GB", "1500MB", "20kB", "1024B"]
