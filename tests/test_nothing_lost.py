@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -81,7 +80,11 @@ def test_what_a_killed_worker_leaves_is_gone_when_an_interruption_has_ended(
         LocalStorage().begin(str(output / name), 5)
         raise Interrupted("interrupted")
 
-    monkeypatch.setattr(running, "run_inline", partial(run_inline, convert=be_killed))
+    def run(*arguments: object) -> object:
+        job, units, lanes, progress, _make, keep = arguments
+        return run_inline(job, units, lanes, progress, be_killed, keep)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(running, "run_inline", run)
     with pytest.raises(Interrupted):
         convert(checkpoint(SPEC), output, to=to)
     monkeypatch.undo()

@@ -178,7 +178,7 @@ def verify(
       distconv verify llama-2-7b-hf --against Llama-2-7b
       distconv verify Qwen3-30B-A3B --against qwen3.json --card CARD.md
       distconv verify llama-2-7b-hf --generate "The capital of France is"
-      distconv verify llama-3.2-11b-vision-hf --image cat.jpg --generate "What is this?"
+      distconv verify vision-hf --image cat.jpg --generate "What is this?"
     """  # noqa: D301
     from distconv.verbs.verify import verify as run
 
