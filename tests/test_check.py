@@ -73,6 +73,7 @@ def test_a_file_without_any_checksum_is_said_to_be_unchecked(
     report = distconv.check(folder)
     assert report.ok
     assert "nothing to compare with" in report.notes[0]
+    assert "no checksums to compare with" in report.lines()[0]
 
 
 def test_the_tokenizers_list_lies_in_the_parent_folder(tmp_path: Path, sentencepiece_file: Path) -> None:

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import distconv
 from distconv.cli.screen import defuse
-from distconv.errors import UsageError
+from distconv.errors import InputError, UsageError
 from tests.called import call
 from tests.checkpoints import Spec
 
@@ -52,3 +52,22 @@ def test_a_model_cannot_give_orders_to_the_terminal() -> None:
 def test_bytes_that_are_no_text_are_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'a\\udcff': not UTF-8 text"):
         distconv.generate(tmp_path, "a\udcff")
+
+
+def test_a_model_without_a_tokenizer_is_not_let_speak_nor_is_that_suggested(
+    checkpoint: Write, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    distconv.convert(checkpoint(Spec()), folder)
+    assert "--generate" in call(["verify", folder]).stderr
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match="Transformers does not load the tokenizer: "):
+        distconv.generate(folder, "One day")
+    for name in ("tokenizer.json", "tokenizer.model", "distconv.json"):
+        (folder / name).unlink(missing_ok=True)
+    done = call(["verify", folder])
+    assert done.returncode == 0, done.stderr
+    assert "--generate" not in done.stderr
+    done = call(["verify", folder, "--generate", "One day"])
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "out: no tokenizer here" in done.stderr

@@ -59,7 +59,7 @@ Exit codes:
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(context: click.Context, *, debug: bool) -> None:
-    """Convert Llama models between Meta's original checkpoints and Transformers folders.
+    """Convert Llama between Meta's and Transformers' layouts, and Mistral to Transformers'.
 
     INPUT is a folder or URL with a checkpoint of Meta's (consolidated.*.pth and params.json, or these in original/),
     with a Transformers model, or with what a trainer saved; or the one file that holds the model.
@@ -133,7 +133,7 @@ def convert(
     fill_from_like: bool, each: bool, check: bool, verify: bool, overwrite: bool, ignore_free_space: bool,
     trace: str | None, report: str | None, endpoint_url: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Convert INPUT, a checkpoint of Meta's or a trainer's, into the Transformers folder OUTPUT.
+    """Convert INPUT, of Meta's, Mistral's or a trainer's, into the Transformers folder OUTPUT.
 
     With --to meta, OUTPUT is for Meta's code: as many consolidated.*.pth as --shards says, params.json and
     tokenizer.model. INPUT is then a Transformers folder, or a checkpoint of Meta's in any number of shards.

@@ -209,6 +209,10 @@ def _refuse_questions(output: str, text: str | None, image: str | None) -> None:
 
         open_image(image)
         refuse_blind(output)
+    if text is not None:
+        from distconv.verbs.generate import refuse_wordless
+
+        refuse_wordless(output)
 
 
 def _let_speak(

@@ -115,8 +115,8 @@ def _choose_mistral_family(
     kind = told.family.tokenizer
     if facts.tokenizer not in {None, kind} or (size is not None and size > rows):
         raise MismatchError(
-            f"{facts.folder}: the tokenizer is a {facts.tokenizer} file of {size or 0:,} tokens, expected a {kind} one of "
-            f"{rows:,}, as the embedding has rows; give the right file by `tokenizer=`"
+            f"{facts.folder}: the tokenizer in it, or beside it, is a {facts.tokenizer} file of {size or 0:,} tokens, expected "
+            f"a {kind} one of {rows:,} at most, as the embedding has rows; give the right file by `tokenizer=`"
         )
     variant = (_WITHOUT_CHAT,) if instruct else ()
     assumptions = (*told.assumptions, *variant)

@@ -88,7 +88,8 @@ def _refuse_other_than_llama(fields: Fields) -> None:
     kind = fields.get("model_type")
     if kind != "llama":
         raise InputError(
-            f"{fields.path}: model_type is {kind!r:.40}, expected 'llama'; Meta's layout is written for Llama only"
+            f"{fields.path}: model_type is {kind!r:.40}, expected 'llama'; Meta's layout is written for Llama only, "
+            "and `verify` tells of any folder for Transformers whether it is whole"
         )
     # The older spelling is that of Transformers before 4.28.
     refuse_class(fields, "LlamaForCausalLM", "LLaMAForCausalLM")

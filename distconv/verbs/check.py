@@ -59,6 +59,8 @@ class CheckReport(Report):
         """Give the same for people."""
         headers = f", {self.by_headers} by headers alone" if self.by_headers else ""
         checked = f"{format_count(self.by_md5, 'file')} by MD5, {self.by_crc32} by CRC32{headers}"
+        if self.ok and not (self.by_md5 or self.by_crc32 or self.by_headers):
+            return (f"{self.source}: headers fit; there are no checksums to compare with",)
         if self.ok:
             return (f"{self.source}: {checked}, all as they should be",)
         return (f"{self.source}: {checked}, {format_count(len(self.findings), 'finding')}", *self.findings)

@@ -2,27 +2,45 @@
 
 from typing import Any
 
-from distconv.errors import UsageError
+from distconv.errors import InputError, UsageError
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import choose_default_progress
 from distconv.output.targets import META
-from distconv.storage.base import PathLike
+from distconv.storage.base import PathLike, Storage, list_files
 from distconv.storage.local import LocalStorage
 from distconv.storage.places import read_local
 from distconv.verbs.image import encode, open_image, refuse_blind, take_metas_layers
 from distconv.verbs.verify import find_target
 
 TOKENS = 64
+_TOKENIZERS = ("tokenizer.", "vocab.", "tekken.", "tiktoken.", "spiece.", "sentencepiece.")
+"""What the names of files begin with that tokenizers are loaded from."""
 
 
 def refuse_meta(output: PathLike) -> None:
     """Refuse a folder for Meta's code, which Transformers does not load: UsageError."""
     storage, path = LocalStorage(), read_local(output)
-    entry = storage.find(path)
-    if entry is not None and entry.is_folder and find_target(storage, path) is META:
+    if _is_folder(storage, path) and find_target(storage, path) is META:
         raise UsageError(
             f"{path}: for Meta's code, and text is continued by Transformers; convert it and give that folder"
         )
+
+
+def refuse_wordless(output: PathLike) -> None:
+    """Refuse a folder without a tokenizer, whose model can neither read nor write words: UsageError."""
+    storage, path = LocalStorage(), read_local(output)
+    if _is_folder(storage, path) and not any(
+        name.startswith(_TOKENIZERS) for name in list_files(storage, path)
+    ):
+        raise UsageError(
+            f"{path}: no tokenizer here (tokenizer.json, tokenizer.model or vocab.json), without which a model cannot "
+            "continue a text"
+        )
+
+
+def _is_folder(storage: Storage, path: str) -> bool:
+    entry = storage.find(path)
+    return entry is not None and entry.is_folder
 
 
 def generate(
@@ -34,8 +52,9 @@ def generate(
     A model that sees may be shown the ``image`` in a file first. A model with a chat template is given both as a user's
     message. Decoding is greedy, so that the same model says the same again, of so many ``tokens`` at most. ``progress``
     is told of what Transformers does otherwise than Meta's code. Raises UsageError for a folder of Meta's shards, a URL,
-    bytes that are no text, or an image for a model that sees none, or not with what is installed; InputError for a file
-    that is no image; what Transformers cannot load, it says itself.
+    bytes that are no text, a folder without a tokenizer, or an image for a model that sees none, or not with what is
+    installed; InputError for a file that is no image, or a tokenizer that Transformers does not load; what else it cannot
+    load, it says itself.
     """
     refuse_meta(output)
     if not _is_text(text):
@@ -44,6 +63,7 @@ def generate(
     shown = None if image is None else open_image(image)
     if shown is not None:
         refuse_blind(path)
+    refuse_wordless(path)
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
@@ -51,7 +71,11 @@ def generate(
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
     # What Transformers gives is of a type that is only known once the folder is read.
-    tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # formats of many tokenizers raise what they like
+        said_of_it = str(error).strip().partition("\n")[0]
+        raise InputError(f"{path}: Transformers does not load the tokenizer: {said_of_it}") from error
     model = _load(path, progress or choose_default_progress(), sees=shown is not None)
     if shown is None:
         given = _encode(tokenizer, text).to(model.device)
