@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 import distconv
 from distconv.cli.screen import defuse
 from distconv.errors import InputError, UsageError
+from distconv.verbs.image import open_image
 from tests.checkpoints import Spec
 from tests.image_checkpoints import Llama4Spec, VisionSpec, write_image_checkpoint
 
@@ -113,7 +114,7 @@ def test_files_that_are_no_images_are_refused(
     (tmp_path / "text.png").write_text("no image")
     for path, words in (
         (tmp_path / "cut.png", "does not read: image file is truncated"),
-        (tmp_path / "text.png", "expected an image of a format that Pillow reads"),
+        (tmp_path / "text.png", "expected an image: PNG, JPEG"),
         (tmp_path / "missing.png", "no such file"),
         (tmp_path, "a folder, pipe or device"),
     ):
@@ -122,6 +123,18 @@ def test_files_that_are_no_images_are_refused(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50 * 100 - 1)
     with pytest.raises(InputError, match="does not read: Image size"):
         distconv.generate(tmp_path, TEXT, image=image)
+
+
+def test_programs_and_numbers_without_bounds_are_no_images(tmp_path: Path) -> None:
+    program, numbers, grey = (tmp_path / name for name in ("a.png", "b.tiff", "c.png"))
+    program.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    with pytest.raises(InputError, match="expected an image: PNG"):
+        open_image(program)
+    Image.new("F", (20, 10), 0.5).save(numbers)
+    with pytest.raises(InputError, match="pixels of mode F, expected 8 or 16 bits"):
+        open_image(numbers)
+    Image.new("I;16", (20, 10), 40_000).save(grey)
+    assert open_image(grey).getpixel((0, 0)) in {(155,) * 3, (156,) * 3}
 
 
 def test_a_missing_pillow_is_told(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

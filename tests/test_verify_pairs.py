@@ -477,3 +477,45 @@ class Told(SilentProgress):
 
     def unit_done(self, name: str) -> None:
         self.done[-1] += 1
+
+
+def test_what_is_known_to_differ_is_not_read(
+    checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = checkpoint(LLAMA_31), tmp_path / "out"
+    distconv.convert(source, output, to="meta", shards=2)
+    monkeypatch.setattr(rows, "BAND_BYTES", 1 << 10)
+    wide, flipped = "layers.0.feed_forward.w1.weight", "layers.1.feed_forward.w1.weight"
+    for rank in range(2):
+        shard = read(output, rank)
+        shard[wide] = shard[wide].float()
+        flip(shard[flipped], 0)
+        write(output, rank, shard)
+    storage, names = CountedStorage(), ["consolidated.00.pth", "consolidated.01.pth"]
+    expected = expect_checkpoint(read_checkpoint(LocalStorage(), str(source)))
+    headers, _findings = read_headers(LocalStorage(), str(output), META, names)
+    found = [one.words for one in compare_shards(storage, expected, 2, headers, SilentProgress())]
+    assert [words.partition(" ")[0] for words in found] == [wide, wide, flipped, flipped]
+    (size,) = {one.shape[0] * one.shape[1] * 2 for one in expected if one.held_as in {wide, flipped}}
+    assert (
+        sum(storage.sizes_bytes) < read_bytes(distconv.plan(source, to="meta", shards=2).plan) * 2 - 2 * size
+    )
+
+
+def test_tensors_of_whole_numbers_are_found_to_be_of_another_type(
+    checkpoint: Write, folder: Write, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(folder(LLAMA_2), output)
+    (output / "distconv.json").unlink()
+    names = []
+    for path in output.glob("*.safetensors"):
+        tensors = load_file(path)
+        names += tensors
+        save_file({name: tensor.to(torch.int16) for name, tensor in tensors.items()}, path, {"format": "pt"})
+    found = [
+        words
+        for words in differences(output, checkpoint(LLAMA_2))
+        if "stored as int16, expected bfloat16" in words
+    ]
+    assert len(found) == len(names)

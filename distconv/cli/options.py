@@ -78,7 +78,9 @@ room_option = click.option(
     is_flag=True,
     help="Begin where too little space is free: for file systems that compress what they store.",
 )
-tokenizer_option = click.option("--tokenizer", type=Place(), help="tokenizer.model or tekken.json, if it lies elsewhere.")
+tokenizer_option = click.option(
+    "--tokenizer", type=Place(), help="tokenizer.model or tekken.json, if it lies elsewhere."
+)
 params_option = click.option("--params", type=Place(), help="params.json, if it lies elsewhere.")
 endpoint_option = click.option(
     "--endpoint-url",

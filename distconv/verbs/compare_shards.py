@@ -155,7 +155,12 @@ def _compare(shared: _Shared, targets: Targets, wrong: Mapping[int, str], readin
     """Go through the rows once, and compare each with every rank that holds some of it; add what differs."""
     found = dict(wrong)
     slices = [(rank, part) for rank in targets if rank not in wrong for part in shared.slices(rank)]
+    if not slices:
+        return found
     for first, rows in shared.whole.read(reading.sources):
+        reading.advance(0)
+        if found.keys() >= targets.keys():
+            break
         for rank, part in slices:
             low, high = max(first, part.first_row), min(first + len(rows), part.end_row)
             if rank in found or low >= high:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MOST_BYTES = 64 << 20
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Others are read by old decoders, or by programs that run what is in the file, as PostScript is."""
+_UNBOUNDED = ("I", "F")
 _MLLAMA = "mllama"
 _BY_TORCHVISION = ("llama4",)
 """Models whose processors in Transformers do nothing without it; most others do with Pillow."""
@@ -41,10 +44,18 @@ def open_image(path: PathLike) -> "Image":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as opened:
-                return ImageOps.exif_transpose(opened).convert("RGB")
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
+                image = ImageOps.exif_transpose(opened)
+                if image.mode.startswith("I;16"):
+                    # Pillow would cut off what is above 255.
+                    image = image.point(lambda value: value / 257).convert("L")
+                if image.mode in _UNBOUNDED:
+                    raise InputError(f"{local}: pixels of mode {image.mode}, expected 8 or 16 bits each")
+                return image.convert("RGB")
+    except InputError:
+        raise
     except UnidentifiedImageError as error:
-        raise InputError(f"{local}: expected an image of a format that Pillow reads") from error
+        raise InputError(f"{local}: expected an image: {', '.join(_FORMATS)}") from error
     except Exception as error:  # decoders of many formats raise what they like
         raise InputError(f"{local}: an image that Pillow does not read: {error}") from error
 

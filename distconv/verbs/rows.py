@@ -157,6 +157,8 @@ def choose_dtype(pairs: Iterable[tuple[DType, Written]]) -> DType | None:
     """
     kept, found, quantized = 0, Counter[DType](), False
     for stored, written in pairs:
+        if not written.dtype.is_float:
+            continue
         quantized = quantized or stored not in STORABLE
         found[written.dtype] += written.elements
         kept += written.elements if written.dtype == stored else 0

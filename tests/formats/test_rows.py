@@ -2,6 +2,7 @@
 
 import pickle
 import pickletools
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from torch.distributed.checkpoint.metadata import (
 from distconv.errors import InputError
 from distconv.formats.dcp import metadata as formats
 from distconv.formats.dcp.metadata import LANGUAGE, read_metadata
+from distconv.formats.meta import rows
+from distconv.formats.meta.machine import Machine
 from distconv.storage.local import LocalStorage
 
 extents = st.integers(0, 300) | st.sampled_from([255, 256, 65_535, 65_536, (1 << 31) - 1, 1 << 31, 1 << 40])
@@ -99,12 +102,52 @@ def test_most_objects_are_taken_in_a_step(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared: bool
 ) -> None:
     content = pickle.dumps(make_metadata({"a": [3], "b": [3, 70_000]}, 1 << 20, shared=shared), 4)
-    steps = sum(1 for _opcode in pickletools.genops(content))
-    monkeypatch.setattr(formats, "LANGUAGE", replace(LANGUAGE, most_steps=steps // 5))
+    saved: list[int] = []
+    monkeypatch.setattr(Machine, "save_steps", lambda _machine, count: saved.append(count))
     assert len(read(tmp_path, content).tensors["b"].chunks) == MANY
-    monkeypatch.setattr(formats, "LANGUAGE", replace(LANGUAGE, most_steps=steps // 5, rows={}))
-    with pytest.raises(InputError, match="steps"):
-        read(tmp_path, content)
+    # Of each tensor a row for each box, and for each place of one, but for the first two or three.
+    assert 4 * (MANY - 3) <= len(saved) <= 4 * MANY
+
+
+def test_too_many_objects_are_refused_in_rows_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    content = pickle.dumps(make_metadata({"a": [3]}, 300, shared=True), 4)
+    for taken in (LANGUAGE.rows, {}):
+        monkeypatch.setattr(formats, "LANGUAGE", replace(LANGUAGE, most_steps=500, rows=taken))
+        with pytest.raises(InputError, match="more than 500 steps"):
+            read(tmp_path, content)
+
+
+def test_a_tuple_of_another_length_is_refused_in_rows_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    content = pickle.dumps(make_metadata({"a": [3]}, 300, shared=False), 4)
+    ends = [match.start() for match in re.finditer(rb"\x86\x94\x85\x94R", content)][-5:]
+    wrong = [content[:at] + code + content[at + 1 :] for at in ends for code in (b"\x85", b"\x87")]
+    assert [read_or_refuse(tmp_path, one) for one in wrong] == [None] * 10
+    step_by_step(monkeypatch)
+    assert [read_or_refuse(tmp_path, one) for one in wrong] == [None] * 10
+
+
+def test_whoever_changes_the_memo_again_and_again_teaches_no_more_than_a_few_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    objects = pickle.dumps(make_metadata({"a": [3]}, 300, shared=False), 4).split(b"ub")
+    kept = b"\x8c\x05other" + b"r" + (300).to_bytes(4, "little") + b"0"
+    learned: list[object] = []
+    learn = rows._learn
+    monkeypatch.setattr(rows, "_learn", lambda *given: learned.append(learn(*given)) or learned[-1])
+    counts = []
+    for phase in range(4):
+        # Behind every second place of a box, if that is where this phase begins.
+        places = range(MANY + 4 + phase, len(objects) - 2, 4)
+        changed = [(kept if at in places else b"") + one for at, one in enumerate(objects)]
+        learned.clear()
+        found = read_or_refuse(tmp_path, b"ub".join(changed))
+        counts.append(sum(pattern is not None for pattern in learned))
+        with pytest.MonkeyPatch.context() as patch:
+            step_by_step(patch)
+            assert read_or_refuse(tmp_path, b"ub".join(changed)) == found
+    assert 10 < max(counts) <= 16, counts
 
 
 @given(

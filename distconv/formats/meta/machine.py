@@ -36,10 +36,13 @@ class Language:
 class Machine:
     """A pickle's stack, marks and memo; ``position`` is that of the next byte to read.
 
-    ``patterns`` and ``phrases`` are what ``take_rows`` knows of opcodes that come again, as long as the memo stays as it is.
+    ``patterns`` and ``phrases`` are what ``take_rows`` knows of opcodes that come again, as long as the memo stays as it is;
+    ``learned`` counts the patterns that there ever were, and ``saved_steps`` opcodes that were carried out at once.
     """
 
-    __slots__ = ("content", "language", "marks", "memo", "patterns", "phrases", "position", "stack")
+    __slots__ = (
+        "content", "language", "learned", "marks", "memo", "patterns", "phrases", "position", "saved_steps", "stack",
+    )  # fmt: skip
 
     def __init__(self, content: bytes, start: int, language: Language) -> None:
         self.content = content
@@ -50,6 +53,7 @@ class Machine:
         self.memo: list[object] = []
         self.patterns: dict[tuple[Class, ...], re.Pattern[bytes]] = {}
         self.phrases: dict[bytes, Phrase] = {}
+        self.learned = self.saved_steps = 0
 
     def run(self, handlers: Sequence[Callable[["Machine"], None]]) -> object:
         """Carry out opcodes, each by its handler, until STOP."""
@@ -82,7 +86,17 @@ class Machine:
                     position = self.position
         finally:
             self.position = max(self.position, position)
-        raise InputError(
+        raise self.too_long()
+
+    def save_steps(self, count: int) -> None:
+        """Count opcodes that were carried out at once; InputError where these alone are too many."""
+        self.saved_steps += count
+        if self.saved_steps > self.language.most_steps:
+            raise self.too_long()
+
+    def too_long(self) -> InputError:
+        """Give the error of a pickle with too many opcodes."""
+        return InputError(
             f"its description has more than {self.language.most_steps:,} steps; refused as unsafe"
         )
 

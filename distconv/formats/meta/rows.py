@@ -14,12 +14,15 @@ from distconv.formats.meta.machine import NOTHING, Machine, Phrase
 _RECALL = rb"(?:h.|j....)"
 _NUMBER = rb"(?:K.|M..|J....|\x8a\x05.....|\x8a\x06......)"
 _TEXT = rb"\x8c.[ -~]{1,255}\x94"
-_EXTENTS = rb"(?:" + _NUMBER + rb"{1,3}[\x85-\x87]|\(" + _NUMBER + rb"{4,8}t)\x94"
+_EXTENTS = rb"(?:%b\x85|%b{2}\x86|%b{3}\x87|\(%b{4,8}t)\x94" % ((_NUMBER,) * 4)
 _SIZE = _RECALL + _EXTENTS + rb"\x85\x94R\x94"
 _VALUE = rb"(" + b"|".join((_SIZE, _RECALL, _NUMBER, _TEXT)) + rb")"
 _FIRST_RECALL, _NUMBERS = (re.compile(pattern, re.DOTALL) for pattern in (_RECALL, _NUMBER))
 _RECALLS, _RECALL_SIZES = b"hj", {2, 5}
 _MOST_PHRASES = 1 << 16
+_MOST_LEARNED = 16
+_STEPS, _FIELD_STEPS = 8, 2
+"""Opcodes of an object, and of each attribute at least, which count as if they had been carried out."""
 _LONG, _SIGNED, _SHORT_TEXT = 0x8A, b"J\x8a", 0x8C
 
 
@@ -28,10 +31,15 @@ def take_rows(machine: Machine, row: tuple[Class, ...]) -> None:
 
     Where anything else stands nothing is done: that is carried out opcode by opcode, and found wrong there.
     """
-    pattern = machine.patterns.get(row) or _learn(machine, row)
+    pattern = machine.patterns.get(row)
     if pattern is None:
-        return
-    machine.patterns[row] = pattern
+        # Each costs as much as many rows, and who writes objects in rows needs few.
+        pattern = _learn(machine, row) if machine.learned < _MOST_LEARNED else None
+        if pattern is None:
+            return
+        machine.patterns[row] = pattern
+        machine.learned += 1
+    steps = sum(_STEPS + _FIELD_STEPS * len(kind.fields) for kind in row)
     while match := pattern.match(machine.content, machine.position):
         try:
             made, kept = _make_objects(machine, row, match.groups())
@@ -40,6 +48,7 @@ def take_rows(machine: Machine, row: tuple[Class, ...]) -> None:
         machine.stack += made
         machine.memo += kept
         machine.position = match.end()
+        machine.save_steps(steps)
 
 
 def _make_objects(

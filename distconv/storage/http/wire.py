@@ -17,6 +17,7 @@ from distconv.storage.base import Buffer
 
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
+_HEAD_BYTES = 8 << 10
 _LONG_BYTES = 64 << 10
 
 Receive = Callable[[http.client.HTTPResponse], None]
@@ -148,7 +149,7 @@ class _Socket:
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Give what an answer is read from."""
-        return io.BufferedReader(_Incoming(self._socket))
+        return io.BufferedReader(_Incoming(self._socket), _HEAD_BYTES)
 
     def close(self) -> None:
         """Close the connection."""
@@ -156,10 +157,15 @@ class _Socket:
 
 
 class _Incoming(io.RawIOBase):
-    """What comes in on a socket, which somebody else closes."""
+    """What comes in on a socket, which stays open for it when the connection is closed, as that is after a last answer."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
+        self._short = connected.makefile("rb", buffering=0)
+
+    def close(self) -> None:
+        self._short.close()
+        super().close()
 
     def readable(self) -> bool:
         return True
@@ -167,7 +173,7 @@ class _Incoming(io.RawIOBase):
     def readinto(self, memory: memoryview) -> int:  # type: ignore[override]
         """Take what is there, of a long run all; TimeoutError where nothing comes for too long."""
         if len(memory) < _LONG_BYTES:
-            return self._socket.recv_into(memory)
+            return self._short.readinto(memory) or 0
         self._socket.setblocking(True)
         try:
             return self._socket.recv_into(memory, 0, socket.MSG_WAITALL)

@@ -1,5 +1,6 @@
 """Long bodies are waited for in the kernel: whole, in one read however they come, and not for ever."""
 
+import http.client
 import io
 import socket
 import ssl
@@ -95,3 +96,34 @@ def test_a_body_of_which_nothing_more_comes_is_given_up(
     finally:
         given_up.set()
     assert isinstance(caught.value.cause, TimeoutError)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
+        HEAD.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        b"HTTP/1.1 200 OK\r\n\r\n",
+    ],
+    ids=["closed", "old", "without a length"],
+)
+def test_the_last_answer_of_a_connection_is_read_to_its_end(
+    serve: Callable[[Answer], str], head: bytes
+) -> None:
+    head_was_read = threading.Event()
+
+    def answer(connected: socket.socket) -> None:
+        connected.sendall(head)
+        assert head_was_read.wait(60)
+        connected.sendall(CONTENT)
+
+    found = bytearray(len(CONTENT))
+
+    def receive(response: http.client.HTTPResponse) -> None:
+        head_was_read.set()
+        assert receive_into(response, [memoryview(found)]) == len(CONTENT)
+
+    connections = Connections(ssl.create_default_context)
+    connections.exchange("GET", serve(answer), {}, (), receive)
+    connections.close()
+    assert found == CONTENT
