@@ -78,6 +78,21 @@ def test_nothing_is_seen_under_the_name_before_the_commit_or_after_an_abort(tmp_
     assert os.listdir(tmp_path) == []
 
 
+def test_a_signal_that_comes_while_a_file_is_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = os.open
+
+    def make_and_stop(path: str, flags: int, mode: int = 0o777) -> int:
+        os.close(make(path, flags, mode))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", make_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_small(HERE, str(tmp_path / "file"), b"content")
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_file_of_another_size_than_was_said_is_not_committed(tmp_path: Path, change: int) -> None:
     path = tmp_path / "file"

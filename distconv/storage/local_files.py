@@ -110,18 +110,21 @@ class LocalWriter(LocalPartWriter):
         self.attempt = make_attempt(path)
         self._size_bytes = size_bytes
         flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-        if found is not None:
-            add_name(found, self.attempt)
-        else:
-            flags |= os.O_CREAT | os.O_EXCL
-        super().__init__(path, os.open(self.attempt, flags, 0o666))
-        if found is None:
-            try:
+        self._descriptor = -1
+        try:
+            if found is not None:
+                add_name(found, self.attempt)
+            else:
+                flags |= os.O_CREAT | os.O_EXCL
+            super().__init__(path, os.open(self.attempt, flags, 0o666))
+            if found is None:
                 with _naming(path):
                     reserve(self._descriptor, size_bytes)
-            except BaseException:
+        except BaseException:
+            # Also where a signal raised while the file was made: nobody else knows its name.
+            with contextlib.suppress(OSError):
                 self.abort()
-                raise
+            raise
 
     def commit(self, *, replace: bool = False) -> bool:
         """Make the file durable and give it its name."""
