@@ -64,18 +64,7 @@ def generate(
     if shown is not None:
         refuse_blind(path)
     refuse_wordless(path)
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
-
-    quiet: Any = logging
-    quiet.set_verbosity_error()
-    quiet.disable_progress_bar()
-    # What Transformers gives is of a type that is only known once the folder is read.
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # formats of many tokenizers raise what they like
-        said_of_it = str(error).strip().partition("\n")[0]
-        raise InputError(f"{path}: Transformers does not load the tokenizer: {said_of_it}") from error
+    tokenizer = _load_tokenizer(path)
     model = _load(path, progress or choose_default_progress(), sees=shown is not None)
     if shown is None:
         given = _encode(tokenizer, text).to(model.device)
@@ -87,6 +76,22 @@ def generate(
     )  # fmt: skip
     said: str = tokenizer.decode(made[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
     return said
+
+
+def _load_tokenizer(path: str) -> Any:
+    """Load the tokenizer, of a type that is only known once the folder is read, and have Transformers be quiet."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    quiet: Any = logging
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+    kind: Any = AutoTokenizer
+    try:
+        return kind.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # formats of many tokenizers raise what they like
+        said = str(error).strip().partition("\n")[0]
+        raise InputError(f"{path}: Transformers does not load the tokenizer: {said}") from error
 
 
 def _load(path: str, progress: Progress, *, sees: bool) -> Any:
