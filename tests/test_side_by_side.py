@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from distconv.errors import InputError, Interrupted
-from distconv.layout.units import Examination
 from distconv.moving.progress import SilentProgress
 from distconv.output.findings import Finding
 from distconv.storage.local import LocalStorage
@@ -33,9 +32,7 @@ def compare(*acts: Act) -> list[str]:
 
         return look
 
-    asked: dict[Examination, Callable[[Reading], list[Finding]]] = {
-        ask_for(f"file {number}", {}): ask(number, act) for number, act in enumerate(acts)
-    }
+    asked = [(ask_for(f"file {number}", {}), ask(number, act)) for number, act in enumerate(acts)]
     return [finding.words for finding in compare_side_by_side(LocalStorage(), asked, SilentProgress())]
 
 

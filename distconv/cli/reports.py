@@ -198,21 +198,19 @@ def verify(
 
 def _refuse_questions(output: str, text: str | None, image: str | None) -> None:
     """Refuse what cannot be asked of the model, before all of it is read."""
-    if image is not None and text is None:
-        raise click.UsageError("--image is shown before the TEXT of --generate; give that too")
-    if text is not None:
-        from distconv.verbs.generate import refuse_meta
+    if text is None:
+        if image is not None:
+            raise click.UsageError("--image is shown before the TEXT of --generate; give that too")
+        return
+    from distconv.verbs.generate import refuse_meta, refuse_wordless
 
-        refuse_meta(output)
+    refuse_meta(output)
     if image is not None:
         from distconv.verbs.image import open_image, refuse_blind
 
         open_image(image)
         refuse_blind(output)
-    if text is not None:
-        from distconv.verbs.generate import refuse_wordless
-
-        refuse_wordless(output)
+    refuse_wordless(output)
 
 
 def _let_speak(

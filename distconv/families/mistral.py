@@ -57,15 +57,7 @@ def read_mixtral_dimensions(shapes: Shapes, params: Params) -> MixtralDimensions
             f"{params.path}: {said[0]} experts and hidden_dim {said[1]}, layer 0 has {experts} of {ffn_dim}; "
             "take the params.json of this model"
         )
-    text = Dimensions(
-        dim=params.dim,
-        layers=params.n_layers,
-        heads=params.n_heads,
-        kv_heads=params.kv_heads,
-        head_dim=params.head_dim,
-        ffn_dim=ffn_dim,
-        vocab=shapes.sum_rows(EMBEDDING),
-    )
+    text = Dimensions.of(params, ffn_dim=ffn_dim, vocab=shapes.sum_rows(EMBEDDING))
     return MixtralDimensions(text, experts, stacked)
 
 

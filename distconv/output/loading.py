@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from distconv.errors import InputError, OutputError
+from distconv.formats.meta.legal import is_legal
 from distconv.formats.written import read_object
 from distconv.output.receipt import read_receipt
 from distconv.output.targets import (
@@ -19,7 +20,6 @@ from distconv.output.targets import (
     TARGETS,
     TRANSFORMERS,
     Target,
-    is_legal,
 )
 from distconv.storage.base import Entry, Storage, join, read_small
 

@@ -17,7 +17,7 @@ from distconv.output.ownership import is_owned, is_owner_file
 from distconv.output.receipt import read_receipt
 from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TARGETS, TRANSFORMERS, Target, is_partial
 from distconv.output.unfinished import read_unfinished
-from distconv.storage.base import Storage, join, read_small
+from distconv.storage.base import Storage, is_file, is_folder, join, read_small
 from distconv.version import VERSION
 
 
@@ -67,8 +67,7 @@ class Found:
 
 def look_at_output(storage: Storage, output: str) -> Found:
     """Look at OUTPUT, and read what its journal or receipt says; OutputError where it is a file."""
-    entry = storage.find(output)
-    if entry is not None and not entry.is_folder:
+    if is_file(storage, output):
         raise OutputError(f"{output}: a file, expected a folder")
     listed = storage.list_folder(output)
     entries = {
@@ -120,8 +119,7 @@ def _read_md5(found: object) -> str | None:
 
 def describe_unfinished(storage: Storage, folder: str) -> str | None:
     """Say what a folder is that has the journal of a conversion, and how that goes on; None of any other."""
-    entry = storage.find(folder)
-    names = storage.list_names(folder) if entry is not None and entry.is_folder else ()
+    names = storage.list_names(folder) if is_folder(storage, folder) else ()
     if JOURNAL_NAME not in names:
         return None
     try:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from distconv.formats.meta import written as meta
-from distconv.formats.meta.files import LEGAL_NAMES, PARAMS_NAME
+from distconv.formats.meta.files import PARAMS_NAME
+from distconv.formats.meta.legal import LEGAL_NAMES
 from distconv.formats.safetensors import written as safetensors
 from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME, chunk_name
 from distconv.formats.written import Headers, Written
@@ -173,12 +174,6 @@ _OURS = "|".join(
     )
 )  # fmt: skip
 _PARTIAL = re.compile(rf"\.({_OURS}){ATTEMPT_ENDING}")
-_LEGAL = re.compile(LEGAL_NAMES)
-
-
-def is_legal(name: str) -> bool:
-    """Whether a name is that of a licence's or policy's text."""
-    return _LEGAL.fullmatch(name) is not None
 
 
 def is_partial(name: str) -> bool:

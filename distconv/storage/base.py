@@ -199,6 +199,18 @@ def join(folder: str, *names: str) -> str:
     return posixpath.join(folder, *names)
 
 
+def is_folder(storage: Storage, path: str) -> bool:
+    """Whether a folder is there."""
+    found = storage.find(path)
+    return found is not None and found.is_folder
+
+
+def is_file(storage: Storage, path: str) -> bool:
+    """Whether something is there that is no folder."""
+    found = storage.find(path)
+    return found is not None and not found.is_folder
+
+
 def list_files(storage: Storage, folder: str) -> list[str]:
     """Give the names of what is no folder in a folder."""
     return [entry.name for entry in storage.list_folder(folder) if not entry.is_folder]

@@ -5,9 +5,8 @@ shard and permuted by an index of rows, and compared with what the chunks' own h
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from distconv.families.llama import EMBEDDING, OUTPUT
@@ -16,7 +15,6 @@ from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import BFLOAT16, DType
 from distconv.layout.reshape import zeros
 from distconv.layout.tensors import Tensor
-from distconv.layout.units import Examination
 from distconv.moving.progress import Progress
 from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
@@ -32,7 +30,7 @@ from distconv.verbs.rows import (
     read_bands,
     read_bytes,
 )
-from distconv.verbs.side_by_side import Compare, Reading, ask_for, compare_side_by_side
+from distconv.verbs.side_by_side import Reading, compare_files
 from distconv.verbs.turning import list_head_rows, turn
 
 if TYPE_CHECKING:
@@ -62,29 +60,16 @@ def compare_chunks(
         for tensor, target in written.items()
         if tensor in missing
     )
-    asked: dict[Examination, Compare] = {}
-    for name, written in headers.items():
-        matches = {tensor: missing.pop(tensor, []) for tensor in written}
-        asked[ask_for(name, written)] = partial(_compare_chunk, checkpoint, dtype, name, written, matches)
-    findings = compare_side_by_side(storage, asked, progress)
+    findings = compare_files(
+        storage,
+        headers,
+        lambda name: missing.pop(name, []),
+        lambda reading, *wanted: _compare_tensor(_Comparison(checkpoint, reading, dtype), *wanted),
+        progress,
+    )
     with Sources(storage) as sources:
         words = [_explain_missing(matches[0], checkpoint, sources) for matches in missing.values()]
     return findings + [Finding(one) for one in words if one is not None]
-
-
-def _compare_chunk(
-    checkpoint: Checkpoint,
-    dtype: DType | None,
-    name: str,
-    written: Mapping[str, Written],
-    matches: Mapping[str, Sequence[Match]],
-    reading: Reading,
-) -> list[Finding]:
-    comparison = _Comparison(checkpoint, reading, dtype)
-    found = (
-        _compare_tensor(comparison, matches[tensor], tensor, target) for tensor, target in written.items()
-    )
-    return [Finding(words, name) for words in found if words is not None]
 
 
 def _explain_missing(match: Match, checkpoint: Checkpoint, sources: Sources) -> str | None:

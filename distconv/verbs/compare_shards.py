@@ -41,11 +41,11 @@ def compare_shards(
     dtype = choose_dtype(
         (whole.stored_dtype, part) for whole in expected for part in found[whole.held_as].values()
     )
-    asked: dict[Examination, Compare] = {}
+    asked: list[tuple[Examination, Compare]] = []
     for name, targets in found.items():
         written = {names[rank]: part for rank, part in targets.items()}
         compare = partial(_compare_group, groups[name], ranks, dtype, targets)
-        asked[ask_for(name, written, is_part=True)] = compare
+        asked.append((ask_for(name, written, is_part=True), compare))
     return findings + compare_side_by_side(storage, asked, progress)
 
 

@@ -6,9 +6,8 @@ own headers say is where.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from distconv.errors import InputError
@@ -16,13 +15,12 @@ from distconv.families.trained import HeadCounts, Recipe
 from distconv.formats.boxes import BoxedTensor, Extents
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType
-from distconv.layout.units import Examination
 from distconv.moving.progress import Progress
 from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
 from distconv.storage.base import Storage, opened
 from distconv.verbs.rows import band_rows, cast_rows, choose_dtype, find_difference, read_bytes, read_rows
-from distconv.verbs.side_by_side import Compare, Reading, ask_for, compare_side_by_side
+from distconv.verbs.side_by_side import Reading, compare_files
 from distconv.verbs.trained import Made, TrainedModel
 from distconv.verbs.turning import halve_heads
 
@@ -51,25 +49,14 @@ def compare_trained(
         for name, written in held.items()
         if name in wanted and wanted[name].source.dtype.is_float
     )
-    asked: dict[Examination, Compare] = {}
-    for file, held in headers.items():
-        made = {name: wanted.pop(name, None) for name in held}
-        asked[ask_for(file, held)] = partial(_compare_file, model.counts, dtype, file, held, made)
-    findings = compare_side_by_side(storage, asked, progress)
+    findings = compare_files(
+        storage,
+        headers,
+        lambda name: wanted.pop(name, None),
+        lambda reading, *one: _compare(_Comparison(model.counts, reading, dtype), *one),
+        progress,
+    )
     return findings + [Finding(f"{name}: missing") for name in wanted]
-
-
-def _compare_file(
-    counts: HeadCounts | None,
-    dtype: DType | None,
-    file: str,
-    held: Mapping[str, Written],
-    made: Mapping[str, Made | None],
-    reading: Reading,
-) -> list[Finding]:
-    comparison = _Comparison(counts, reading, dtype)
-    found = (_compare(comparison, made[name], name, written) for name, written in held.items())
-    return [Finding(words, file) for words in found if words is not None]
 
 
 def _compare(comparison: _Comparison, made: Made | None, name: str, written: Written) -> str | None:

@@ -6,7 +6,7 @@ from distconv.errors import InputError, UsageError
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import choose_default_progress
 from distconv.output.targets import META
-from distconv.storage.base import PathLike, Storage, list_files
+from distconv.storage.base import PathLike, is_folder, list_files
 from distconv.storage.local import LocalStorage
 from distconv.storage.places import read_local
 from distconv.verbs.image import encode, open_image, refuse_blind, take_metas_layers
@@ -20,7 +20,7 @@ _TOKENIZERS = ("tokenizer.", "vocab.", "tekken.", "tiktoken.", "spiece.", "sente
 def refuse_meta(output: PathLike) -> None:
     """Refuse a folder for Meta's code, which Transformers does not load: UsageError."""
     storage, path = LocalStorage(), read_local(output)
-    if _is_folder(storage, path) and find_target(storage, path) is META:
+    if is_folder(storage, path) and find_target(storage, path) is META:
         raise UsageError(
             f"{path}: for Meta's code, and text is continued by Transformers; convert it and give that folder"
         )
@@ -29,18 +29,13 @@ def refuse_meta(output: PathLike) -> None:
 def refuse_wordless(output: PathLike) -> None:
     """Refuse a folder without a tokenizer, whose model can neither read nor write words: UsageError."""
     storage, path = LocalStorage(), read_local(output)
-    if _is_folder(storage, path) and not any(
+    if is_folder(storage, path) and not any(
         name.startswith(_TOKENIZERS) for name in list_files(storage, path)
     ):
         raise UsageError(
             f"{path}: no tokenizer here (tokenizer.json, tokenizer.model or vocab.json), without which a model cannot "
             "continue a text"
         )
-
-
-def _is_folder(storage: Storage, path: str) -> bool:
-    entry = storage.find(path)
-    return entry is not None and entry.is_folder
 
 
 def generate(

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.formats.meta.files import CONFIG_NAME
+from distconv.formats.meta.legal import is_legal
 from distconv.formats.plain_json import parse_object
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
 from distconv.formats.safetensors.folder import find_transformers_files
 from distconv.humanize import format_count
 from distconv.output.loading import SMALL_FILE_BYTES
-from distconv.output.targets import is_legal
 from distconv.planning.plan import Plan
 from distconv.sidecars.config import to_json
 from distconv.sidecars.processors import PREPROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PREPROCESSOR_NAME
-from distconv.storage.base import Storage, join, list_files, read_small
+from distconv.storage.base import Storage, is_folder, join, list_files, read_small
 
 _COPIED = (
     "generation_config.json",
@@ -100,8 +100,7 @@ def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
 
 
 def _list_templates(storage: Storage, folder: str) -> list[str]:
-    found = storage.find(folder)
-    names = list_files(storage, folder) if found is not None and found.is_folder else []
+    names = list_files(storage, folder) if is_folder(storage, folder) else []
     return [join(folder, name) for name in sorted(names) if name.endswith(_TEMPLATE_END)]
 
 

@@ -12,7 +12,7 @@ from distconv.downloads.releases import CHECKLIST, LEGAL, PARAMS, TOKENIZER, TOK
 from distconv.downloads.server import RefusedError, Server
 from distconv.errors import InputError
 from distconv.formats.meta.checklist import Listed, parse_checklist
-from distconv.formats.meta.files import is_of_meta
+from distconv.formats.meta.legal import is_of_meta
 from distconv.moving.progress import Progress
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.sidecars.tokenizer import make_vocabulary

@@ -25,7 +25,7 @@ from distconv.sidecars.meta_images import is_image_config, read_image_config, to
 from distconv.sidecars.meta_params import make_params
 from distconv.sidecars.meta_parts import ImageConfig
 from distconv.sidecars.meta_tokenizer import MetaTokenizer, decide_rows, make_meta_tokenizer
-from distconv.storage.base import Storage, join, read_small
+from distconv.storage.base import Storage, is_folder, join, read_small
 
 _MOST_FINDINGS = 20
 _OUTPUT_NAME = next(rule.target for rule in RULES if rule.source == OUTPUT)
@@ -131,8 +131,7 @@ def read_model(
 
 
 def _given(storage: Storage, path: str) -> str:
-    found = storage.find(path)
-    return join(path, "tokenizer.model") if found is not None and found.is_folder else path
+    return join(path, "tokenizer.model") if is_folder(storage, path) else path
 
 
 def _check_tensors(

@@ -14,7 +14,7 @@ from distconv.output.manifest import Manifest, make_manifest
 from distconv.output.proof import Proof, prove
 from distconv.output.receipt import Conversion, read_receipt
 from distconv.output.targets import META, RECEIPT_NAME, TRANSFORMERS, Target, tell_target
-from distconv.storage.base import PathLike, Storage, join, write_small
+from distconv.storage.base import PathLike, Storage, is_folder, join, write_small
 from distconv.storage.places import read_place, read_small_output
 from distconv.verbs.against import Compare, against_manifest, against_tensors, is_manifest_file
 from distconv.verbs.compare_chat import compare_chat
@@ -104,8 +104,7 @@ def _list_tensors(proof: Proof) -> Manifest | None:
 
 def _read_source(storage: Storage, options: Options, cluster: Cluster | None) -> Compare | None:
     """Read INPUT's headers before OUTPUT's data; None where there is no OUTPUT, which is told later."""
-    entry = storage.find(options.output)
-    if entry is None or not entry.is_folder:
+    if not is_folder(storage, options.output):
         return None
     if is_trained(storage, options):
         # What OUTPUT's config says of heads was that of the model that INPUT is like.

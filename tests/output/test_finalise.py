@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 import distconv
+from distconv.formats.meta.legal import is_legal
 from distconv.output.acquisition import owned
 from distconv.output.finalise import (
     clear_folder,
     clear_marks,
     write_files,
 )
-from distconv.output.targets import TRANSFORMERS, is_legal, is_partial
+from distconv.output.targets import TRANSFORMERS, is_partial
 from distconv.storage.fencing import LocalRemoval, make_attempt
 from distconv.storage.local import LocalStorage
 from distconv.storage.local_files import LocalWriter

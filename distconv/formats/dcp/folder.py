@@ -5,7 +5,7 @@ from distconv.formats.boxes import Described, TrainedFiles
 from distconv.formats.dcp.boxes import read_boxes, read_checksums
 from distconv.formats.dcp.metadata import METADATA_NAME, read_metadata
 from distconv.humanize import list_some
-from distconv.storage.base import Storage, join
+from distconv.storage.base import Storage, is_file, is_folder, join
 from distconv.storage.looks import find_each
 
 _MOST_SHOWN = 8
@@ -18,8 +18,7 @@ def find_dcp_folders(storage: Storage, source: str) -> tuple[str, ...]:
 
     Beside those of a model trainers have others for the optimizer (accelerate: ``optimizer_0``).
     """
-    entry = storage.find(source)
-    if entry is None or not entry.is_folder:
+    if not is_folder(storage, source):
         return ()
     if _is_dcp(storage, source):
         return (source,)
@@ -34,8 +33,7 @@ def _is_model(name: str) -> bool:
 
 
 def _is_dcp(storage: Storage, folder: str) -> bool:
-    found = storage.find(join(folder, METADATA_NAME))
-    return found is not None and not found.is_folder
+    return is_file(storage, join(folder, METADATA_NAME))
 
 
 def read_dcp_folder(storage: Storage, folder: str) -> TrainedFiles:

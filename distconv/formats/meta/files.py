@@ -14,15 +14,11 @@ from distconv.formats.meta.layouts import (
     list_candidates,
     make_shards,
 )
+from distconv.formats.meta.legal import find_legal
 from distconv.formats.meta.scales import find_scales
 from distconv.humanize import list_some
-from distconv.storage.base import Storage, join, opened, read_range, read_small
+from distconv.storage.base import Storage, is_file, is_folder, join, read_small
 
-LEGAL_NAMES = r"(?i:(LICENSE|USE_POLICY)(\.txt|\.md)?)"
-"""Pattern of the names that a licence's text has."""
-_LEGAL = re.compile(LEGAL_NAMES)
-_OF_META = (re.compile(rb"\bmeta\b", re.IGNORECASE), re.compile(rb"llama", re.IGNORECASE))
-_LEGAL_HEAD_BYTES = 1 << 16
 _ADAPTER = re.compile(r"adapter_(model|config|\d+)\..*|.*lora.*\.(pt|pth|bin|safetensors)", re.IGNORECASE)
 
 _WEIGHTS = re.compile(r".*\.(pth|pt|bin|ckpt|safetensors)")
@@ -97,8 +93,7 @@ def find_files(
 
 def _take_given(storage: Storage, path: str, name: str, what: str) -> str:
     """Take a file that was given by its path or by its folder's."""
-    found = storage.find(path)
-    if found is not None and found.is_folder:
+    if is_folder(storage, path):
         path = join(path, name)
     if storage.find(path) is None:
         raise InputError(f"{path}: no such file (given as {what})")
@@ -146,8 +141,7 @@ _PARAMS_BYTES = 1 << 20
 
 def find_tokenizer(storage: Storage, source: str) -> str:
     """Find the tokenizer of a folder (or its ``original/`` or parent), or take the file itself."""
-    entry = storage.find(source)
-    if entry is not None and not entry.is_folder:
+    if is_file(storage, source):
         return source
     found = _first_tokenizer(storage, (source, join(source, "original"), find_parent(storage, source)))
     if found is None:
@@ -164,8 +158,7 @@ def find_parent(storage: Storage, folder: str) -> str:
 
 def _first(storage: Storage, folders: Iterable[str], name: str) -> str | None:
     for folder in folders:
-        entry = storage.find(join(folder, name))
-        if entry is not None and not entry.is_folder:
+        if is_file(storage, join(folder, name)):
             return join(folder, name)
     return None
 
@@ -180,42 +173,6 @@ def _first_tokenizer(storage: Storage, folders: Iterable[str]) -> str | None:
         if found is not None:
             return found
     return None
-
-
-def find_legal(storage: Storage, folder: str, parent: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Find the model's licence and policy; and notes on those nearby that may be somebody else's.
-
-    What lies beside the shards is the model's, and so is what lies beside ``original/``. Any other
-    parent may be a project of its own, with a licence of its own.
-    """
-    found = {name: join(folder, name) for name in _legal_names(storage, folder)}
-    notes = []
-    for name in _legal_names(storage, parent):
-        path = join(parent, name)
-        if name in found:
-            continue
-        if posixpath.basename(storage.real_path(folder)) == "original" or is_of_meta(storage, path):
-            found[name] = path
-        else:
-            notes.append(
-                f"{path}: not copied, it does not read like Meta's; put the model's own beside the shards"
-            )
-    return tuple(found[name] for name in sorted(found)), tuple(notes)
-
-
-def _legal_names(storage: Storage, folder: str) -> list[str]:
-    entries = storage.list_folder(folder)
-    return [entry.name for entry in entries if _LEGAL.fullmatch(entry.name) and not entry.is_folder]
-
-
-def is_of_meta(storage: Storage, path: str) -> bool:
-    """Whether a text speaks of Meta and Llama, as all of Meta's licences and policies do."""
-    try:
-        with opened(storage, path) as reader:
-            text = read_range(reader, 0, min(reader.size_bytes, _LEGAL_HEAD_BYTES))
-    except (OSError, InputError):  # nobody asked for it
-        return False
-    return all(word.search(text) for word in _OF_META)
 
 
 def _list_in_tree(storage: Storage, source: str) -> list[Candidate]:

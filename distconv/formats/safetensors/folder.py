@@ -9,10 +9,10 @@ from distconv.formats.meta.files import (
     CONFIG_NAME,
     PARAMS_NAME,
     TOKENIZER_NAME,
-    find_legal,
     find_parent,
     note_adapters,
 )
+from distconv.formats.meta.legal import find_legal
 from distconv.formats.safetensors.index import Index
 from distconv.formats.safetensors.weights import Weights, find_weights, has_meta_names, is_weights_name
 from distconv.storage.base import Storage, join, list_files
