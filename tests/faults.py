@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypedDict
 
 import pytest
@@ -103,6 +104,11 @@ def digest_folder(folder: AnyPath) -> dict[str, str]:
     names = (path for path in sorted(folder.iterdir()) if not path.name.startswith(".fuse_hidden"))
     files = (path for path in names if isinstance(path, StoredPath) or path.is_file())
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def read_data(folder: Path) -> dict[str, bytes]:
+    """Read all files but the receipt, which names folders, versions and times."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "distconv.json"}
 
 
 def digest_shards(folder: AnyPath) -> dict[str, str]:

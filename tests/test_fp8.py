@@ -20,6 +20,7 @@ from distconv.storage import places
 from distconv.verbs.card import make_card
 from distconv.verbs.dequantize import make_values
 from tests.checkpoints import Spec, shapes, write_checklist, write_checkpoint, write_params
+from tests.faults import read_data
 from tests.fp8_checkpoints import (
     FLOAT8,
     Tensors,
@@ -61,11 +62,6 @@ def write(tmp_path_factory: pytest.TempPathFactory, tiktoken_file: Path) -> Writ
         return written[spec]
 
     return run
-
-
-def read_data(folder: Path) -> dict[str, bytes]:
-    """Give all files but the one that names folders."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "distconv.json"}
 
 
 def expect(spec: AnySpec, source: Path, scratch: Path, dtype: torch.dtype) -> Tensors:

@@ -13,6 +13,7 @@ import distconv
 from distconv.cli import main
 from distconv.errors import InputError
 from tests.checkpoints import Spec, Tensors, make_params
+from tests.faults import read_data
 
 Write = Callable[[Spec], Path]
 SPEC = Spec("llama-3", heads=8, kv_heads=4, shards=2, checklist=False)
@@ -30,7 +31,7 @@ def convert(source: Path, output: Path, **options: object) -> dict[str, bytes]:
     distconv.convert(source, output, **options)  # type: ignore[arg-type]
     params = options.get("params")
     assert distconv.verify(output, against=source, params=params).ok  # type: ignore[arg-type]
-    return {path.name: path.read_bytes() for path in output.iterdir() if path.name != "distconv.json"}
+    return read_data(output)
 
 
 def halves(state: Tensors) -> tuple[Tensors, Tensors]:

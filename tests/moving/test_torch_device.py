@@ -21,6 +21,7 @@ from distconv.moving.pieces import Piece
 from distconv.moving.torch_device import TorchDevice
 from distconv.verbs.convert import run_units
 from tests.checkpoints import Spec
+from tests.faults import read_data
 from tests.moving.fakes import RecordingProgress
 from tests.moving.stand_ins import Late, StandIn, pretended_gpu
 
@@ -34,11 +35,6 @@ def _cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(TorchDevice, "small_bytes", 0)
     with nullcontext() if request.param == "gpu" else pretended_gpu(Late):
         yield
-
-
-def read_data(folder: Path) -> dict[str, bytes]:
-    """Give all files but those that name folders or seconds."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "distconv.json"}
 
 
 SPECS = [

@@ -13,16 +13,12 @@ import distconv
 from distconv.errors import ConversionError, InputError, UsageError
 from distconv.storage.base import Storage, read_range
 from distconv.storage.places import open_places, read_place
+from tests.faults import read_data
 from tests.hub_files import REPO, TOKEN, HubFiles
 from tests.transformers_models import ModelSpec
 
 URL = f"hf://{REPO}"
 SECRETS = (TOKEN.encode(), b"Signature=")
-
-
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """Read all files but the receipt, which names INPUT's files by times or versions."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "distconv.json"}
 
 
 def walk(storage: Storage, folder: str, below: str = "") -> dict[str, int | None]:
@@ -46,7 +42,7 @@ def test_the_hubs_files_become_the_same_folder_as_local_ones(
     distconv.convert(repository, tmp_path / "local")
     hub.asked.clear()
     distconv.convert(URL, tmp_path / "out")
-    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "local")
+    assert read_data(tmp_path / "out") == read_data(tmp_path / "local")
     assert hub.served_bytes <= 1.02 * sum_tensors(tmp_path / "out")
     assert distconv.verify(tmp_path / "out", against=URL).ok
     assert distconv.check(URL).ok
@@ -59,7 +55,7 @@ def test_a_transformers_model_on_the_hub_goes_back_to_metas_layout(
     serve(model)
     distconv.convert(model, tmp_path / "local", to="meta", shards=2)
     distconv.convert(URL, tmp_path / "out", to="meta", shards=2)
-    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "local")
+    assert read_data(tmp_path / "out") == read_data(tmp_path / "local")
 
 
 def test_the_token_goes_to_the_hub_alone_and_no_secret_is_kept(hub: HubFiles, tmp_path: Path) -> None:
@@ -124,7 +120,7 @@ def test_a_url_that_ends_is_asked_for_again(
     distconv.convert(repository, tmp_path / "local")
     hub.uses = uses
     distconv.convert(URL, tmp_path / "out")
-    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "local")
+    assert read_data(tmp_path / "out") == read_data(tmp_path / "local")
 
 
 def test_a_url_that_is_refused_at_once_is_not_asked_for_for_ever(hub: HubFiles, tmp_path: Path) -> None:
@@ -141,7 +137,7 @@ def test_what_is_cut_goes_on_where_it_ended(
     hub.cuts = [1, 10, 100, 1000, 10_000, 7, 5000] * 4
     distconv.convert(URL, tmp_path / "out")
     assert not hub.cuts
-    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "local")
+    assert read_data(tmp_path / "out") == read_data(tmp_path / "local")
     assert hub.served_bytes <= 1.02 * sum_tensors(tmp_path / "out")
 
 
@@ -151,7 +147,7 @@ def test_a_hub_without_ranges_of_small_files_gives_them_whole(
     distconv.convert(repository, tmp_path / "local")
     hub.has_ranges = False
     distconv.convert(URL, tmp_path / "out")
-    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "local")
+    assert read_data(tmp_path / "out") == read_data(tmp_path / "local")
     place = read_place(URL)
     reader = open_places(place).open(f"{place}/original/params.json")
     assert read_range(reader, 3, 20) == hub.read("original/params.json")[3:23]
