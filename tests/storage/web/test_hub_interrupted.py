@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import distconv
+from tests.faults import read_data
 from tests.hub_files import REPO, HubFiles
-from tests.storage.web.test_hub import read_folder, sum_tensors
+from tests.storage.web.test_hub import sum_tensors
 
 COMMAND = (sys.executable, "-m", "distconv", "convert", f"hf://{REPO}")
 
@@ -41,7 +42,7 @@ def test_a_killed_conversion_goes_on(hub: HubFiles, repository: Path, tmp_path: 
     ended = subprocess.run([*COMMAND, str(tmp_path / "out"), *options], capture_output=True, check=True)
     report = json.loads(ended.stdout)
     assert report["kept_chunks"] >= 1
-    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "local")
+    assert read_data(tmp_path / "out") == read_data(tmp_path / "local")
     assert hub.served_bytes - before < sum_tensors(tmp_path / "out")
 
 
@@ -51,5 +52,5 @@ def test_workers_ask_the_hub_with_their_own_token(hub: HubFiles, repository: Pat
     distconv.convert(repository, tmp_path / "local", max_shard_size=8_000_000)
     command = [*COMMAND, str(tmp_path / "out"), "--workers", "2", "--max-shard-size", "8MB", "--quiet"]
     subprocess.run(command, check=True, env=os.environ)
-    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "local")
+    assert read_data(tmp_path / "out") == read_data(tmp_path / "local")
     assert {one.token for one in hub.asked if one.server == "bytes"} == {None}

@@ -14,9 +14,10 @@ from distconv.storage.places import open_places, read_place
 from distconv.storage.web.client import get_client
 from tests.checkpoints import write_checkpoint
 from tests.downloads import Files, serving
+from tests.faults import read_data
 from tests.fp8_checkpoints import quantize_checkpoint
 from tests.storage.web.conftest import SPEC
-from tests.storage.web.test_hub import read_folder, sum_tensors
+from tests.storage.web.test_hub import sum_tensors
 from tests.transformers_models import ModelSpec
 
 Serve = Callable[[Path], tuple[Files, str]]
@@ -48,7 +49,7 @@ def test_a_servers_files_become_the_same_folder_as_local_ones(
     distconv.convert(model, tmp_path / "local")
     read = files.served_bytes
     distconv.convert(f"{url}/model", tmp_path / "out")
-    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "local")
+    assert read_data(tmp_path / "out") == read_data(tmp_path / "local")
     assert files.served_bytes - read <= 1.02 * sum_tensors(tmp_path / "out")
     assert distconv.verify(tmp_path / "out", against=f"{url}/model").ok
     assert distconv.check(f"{url}/model/").ok
@@ -62,7 +63,7 @@ def test_scales_beside_the_shards_are_found_and_read_in_few_requests(
     files, url = web(tmp_path)
     distconv.convert(tmp_path / "model", tmp_path / "local", dtype="bfloat16")
     distconv.convert(f"{url}/model", tmp_path / "out", dtype="bfloat16")
-    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "local")
+    assert read_data(tmp_path / "out") == read_data(tmp_path / "local")
     asked = sum(name.startswith("model/fp8_scales_0") for name, _range in files.asked)
     assert 0 < asked <= 12, "looks, headers twice, and a window"
 
@@ -82,7 +83,7 @@ def test_files_that_an_index_names_are_found(
     _files, url = web(model)
     distconv.convert(model, tmp_path / "local", to="meta", shards=2)
     distconv.convert(url, tmp_path / "out", to="meta", shards=2)
-    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "local")
+    assert read_data(tmp_path / "out") == read_data(tmp_path / "local")
 
 
 @pytest.mark.parametrize("there", [1, 7, 8, 9, 16])
