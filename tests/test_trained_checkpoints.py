@@ -4,9 +4,11 @@ import hashlib
 import json
 import pickle
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from distconv.errors import InputError, UsageError
 from distconv.formats.boxes import BoxedTensor
 from distconv.formats.dcp.folder import read_dcp_folder
 from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalReader
 from tests.dcp_folders import find_loss, make_model
 
 LLAMAS = (
@@ -75,6 +78,43 @@ def test_every_tensor_is_where_torch_finds_it(folders: Path, tmp_path: Path, nam
     assert found.keys() == expected.keys()
     for own, tensor in found.items():
         assert torch.equal(put_together(tensor), expected[own]), own
+
+
+class FarReader(LocalReader):
+    """A file on a server, which answers after a while."""
+
+    opened: ClassVar[list["FarReader"]] = []
+    most_opened = 0
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.opened.append(self)
+        FarReader.most_opened = max(FarReader.most_opened, len(self.opened))
+
+    def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
+        """Wait as for a disk elsewhere, and read."""
+        time.sleep(0.002)
+        super().read_into(offset_bytes, buffer)
+
+    def close(self) -> None:
+        """Count no more."""
+        self.opened.remove(self)
+        super().close()
+
+
+class FarStorage(LocalStorage):
+    """Files on such a server."""
+
+    def open(self, path: str) -> FarReader:
+        """Open a file."""
+        return FarReader(path)
+
+
+def test_files_that_answer_late_are_read_beside_each_other(folders: Path) -> None:
+    files = read_dcp_folder(LocalStorage(), str(folders / "per-item"))
+    files.read(FarStorage(), list(files.tensors))
+    assert not FarReader.opened
+    assert FarReader.most_opened > 2
 
 
 @pytest.mark.parametrize("name", [*LLAMAS, "ranks-rows", "ranks-hybrid", "ranks-strided", "ranks-pieces"])

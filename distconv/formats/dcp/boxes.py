@@ -1,8 +1,10 @@
 """Where the boxes of a distributed checkpoint's tensors lie: the heads of their items, read at once."""
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 from distconv.errors import InputError, Stopped
 from distconv.formats.boxes import Box, BoxedTensor
@@ -26,6 +28,9 @@ from distconv.storage.parallel import read_at_once
 from distconv.storage.window import read_by_windows
 
 _OPENERS = 32
+_FIRST_OPENERS = 2
+_SLOW_SECONDS = 200e-6
+"""Reads that take longer wait for storage, and more of them wait together; others only wait for the interpreter's lock."""
 _BATCH = 512
 """Items that one opener reads of a file: many enough to open it for, few enough to have many openers on a large one."""
 _LONGEST_HEAD_BYTES = 64 << 10
@@ -50,10 +55,15 @@ def read_boxes(
     """Read the heads of some tensors' items; InputError with every file that is missing, cut short or another's."""
     batches = list(_make_batches(storage, folder, metadata, names))
     heads = Heads()
+    turns = threading.Semaphore(_FIRST_OPENERS)
 
     def read(batch: _Batch, stopped: Callable[[], bool]) -> list[tuple[str, Box]]:
-        with opened(storage, batch.path) as reader:
-            return list(_read_batch(read_by_windows(reader), batch, heads, stopped))
+        with turns, opened(storage, batch.path) as reader:
+            began = perf_counter()
+            found = list(_read_batch(read_by_windows(reader), batch, heads, stopped))
+            if perf_counter() - began > _SLOW_SECONDS * len(batch.items):
+                turns.release()  # one more from now on
+            return found
 
     outcomes = read_at_once(read, batches, _OPENERS)
     found: dict[str, list[Box]] = {name: [] for name in names}
