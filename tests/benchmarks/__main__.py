@@ -15,16 +15,23 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks.checkpoint import EXPERTS, WIDE, llama_70b, write_noise, write_noisy_experts
+from tests.benchmarks.checkpoint import (
+    EXPERTS,
+    WIDE,
+    llama_70b,
+    write_noise,
+    write_noisy_experts,
+    write_noisy_ranks,
+)
 from tests.benchmarks.full import measure_full, open_room
 from tests.benchmarks.measure import Run, back_memory, kept_memory, run
 from tests.benchmarks.report import print_tables, write_picture
-from tests.checkpoints import write_sparse
+from tests.checkpoints import Spec, write_sparse
 from tests.mounts import NoDiskError
 
 ROOT = Path(__file__).parents[2]
 PEER = ROOT / ".peers/transformers-4.47.1/bin/python"
-PARTS = ("ram", "disk", "growth", "pace", "ways", "experts")
+PARTS = ("ram", "disk", "growth", "pace", "ways", "experts", "verify")
 
 Contestant = Callable[[Path, Path], list[str | Path]]
 
@@ -153,15 +160,18 @@ def measure_pace(place: Path, source: Path, rounds: int) -> list[dict[str, objec
     return found
 
 
-def measure_ways(place: Path, source: Path, rounds: int) -> list[dict[str, object]]:
+def measure_ways(place: Path, spec: Spec, tokenizer: Path, rounds: int) -> list[dict[str, object]]:
     """Move the same model every way in turn, on the RAM disk; the first round is thrown away."""
+    source = write_noise(place / "source", spec, tokenizer)
     back = place / "transformers"
     subprocess.run([*inline(source, back)], check=True, stdout=subprocess.DEVNULL)
+    trained = write_noisy_ranks(place / "trained", spec, 8)
     ways: dict[str, tuple[Path, list[str]]] = {
         "Meta, 8 shards, to Transformers": (source, []),
         "Transformers to Meta, 8 shards": (back, ["--to", "meta", "--shards", "8"]),
         "Transformers to Meta, 1 shard": (back, ["--to", "meta", "--shards", "1"]),
         "Meta, 8 shards to 4": (source, ["--to", "meta", "--shards", "4"]),
+        "trained by 8 ranks, to Transformers": (trained, ["--like", str(back)]),
     }
     found = []
     for number in range(rounds + 1):
@@ -188,6 +198,41 @@ def measure_experts(place: Path, text: Path, experts: Path, rounds: int) -> list
                 found.append(make_row(f"distconv, {name}", number, measured) | {"bytes_written": written})
             click.echo(f"{place}: round {number}: {name}: {measured.seconds:.2f} s", err=True)
     return found
+
+
+def measure_verify(place: Path, source: Path, rounds: int) -> list[dict[str, object]]:
+    """Read a model from the disk, and verify it without its receipt, in turn; the first round is thrown away."""
+    model = place / "model"
+    subprocess.run([*inline(source, model)], check=True, stdout=subprocess.DEVNULL)
+    (model / "distconv.json").unlink()
+    files = sorted(model.glob("*.safetensors"))
+    contestants: dict[str, list[str | Path]] = {
+        "cat": ["/bin/sh", "-c", f"cat {' '.join(map(str, files))} > /dev/null"],
+        "distconv verify": [sys.executable, "-m", "distconv", "verify", model, "--quiet"],
+    }
+    found = []
+    for number in range(rounds + 1):
+        for name, command in contestants.items():
+            for path in files:
+                forget(path)
+            measured = run(command)
+            if number:
+                sizes = {
+                    "bytes": sum(path.stat().st_size for path in files),
+                    "core_seconds": measured.core_seconds,
+                }
+                memory = {"peak_anonymous_bytes": measured.peak_anonymous_bytes}
+                found.append(
+                    {"contestant": name, "round": number, "seconds": measured.seconds, **sizes, **memory}
+                )
+    return found
+
+
+def forget(path: Path) -> None:
+    """Let a file's data be on the disk alone."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @contextmanager
@@ -265,14 +310,17 @@ def main(
             found["pace"] = measure_pace(place, source, rounds)
     if "ways" in wanted:
         with place_in(ram, kept=True) as place:
-            # INPUT twice and OUTPUT must fit.
-            source = write_noise(place / "source", llama_70b(min(layers, 2)), tokenizer)
-            found["ways"] = measure_ways(place, source, rounds)
+            # INPUT three times and OUTPUT must fit.
+            found["ways"] = measure_ways(place, llama_70b(min(layers, 2)), tokenizer, rounds)
     if "experts" in wanted:
         with place_in(disk, kept=False) as place:
             text = write_noise(place / "text", llama_70b(layers), tokenizer)
             experts = write_noisy_experts(place / "experts", EXPERTS)
             found["experts"] = measure_experts(place, text, experts, rounds)
+    if "verify" in wanted:
+        with place_in(disk, kept=False) as place:
+            source = write_noise(place / "source", llama_70b(layers), tokenizer)
+            found["verify"] = measure_verify(place, source, rounds)
     if "growth" in wanted:
         with place_in(ram, kept=True) as place:
             found["growth"] = measure_growth(place, tokenizer, rounds)

@@ -1,15 +1,28 @@
 """Checkpoints of real layer shapes, of noise that no file system can compress away."""
 
+import io
 import json
+import pickle
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from tests.checkpoints import Spec, cut, shapes, write_params, write_tiktoken
 from tests.image_checkpoints import Llama4Spec
 
 NOISE_ELEMENTS = 1 << 20
+ONE = 0x3F80
+"""In bfloat16: numbers from 0 to 1 are those that are smaller as integers too."""
 
 
 def llama_70b(layers: int) -> Spec:
@@ -49,16 +62,46 @@ def write_noisy_experts(folder: Path, spec: Llama4Spec) -> Path:
     return folder
 
 
+def write_noisy_ranks(folder: Path, spec: Spec, ranks: int) -> Path:
+    """Write what so many ranks save of a model that FSDP2 cut by rows, under torchtitan's names: one file each."""
+    folder.mkdir(parents=True)
+    noise = _make_noise()
+    tensors, places = {}, {}
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / f"__{rank}_0.distcp").open("wb")) for rank in range(ranks)]
+        for name, shape, _axis in shapes(spec):
+            boxes = []
+            for rank, part in enumerate(torch.empty(shape, dtype=torch.bfloat16, device="meta").chunk(ranks)):
+                first = torch.Size((rank * -(-shape[0] // ranks), *(0,) * (len(shape) - 1)))
+                item = io.BytesIO()
+                torch.save(_repeat(noise, part.shape), item)
+                boxes.append(ChunkStorageMetadata(first, part.shape))
+                places[MetadataIndex(name, first, rank)] = _StorageInfo(
+                    f"__{rank}_0.distcp", files[rank].tell(), len(item.getbuffer())
+                )
+                files[rank].write(item.getbuffer())
+            kind = TensorProperties(dtype=torch.bfloat16)
+            tensors[name] = TensorStorageMetadata(kind, torch.Size(shape), boxes)
+    (folder / ".metadata").write_bytes(pickle.dumps(Metadata(tensors, storage_data=places)))
+    return folder
+
+
+def _make_noise() -> torch.Tensor:
+    """Give patterns of bfloat16 between -1 and 1, all as likely: weights are no NaN."""
+    sizes = torch.randint(0, ONE, (NOISE_ELEMENTS,), dtype=torch.int16)
+    return sizes - (torch.randint(0, 2, (NOISE_ELEMENTS,), dtype=torch.int16) << 15)
+
+
+def _repeat(noise: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    flat = torch.empty(torch.Size(shape).numel(), dtype=torch.int16)
+    for piece in flat.split(NOISE_ELEMENTS):
+        piece.copy_(noise[: piece.numel()])
+    return flat.view(torch.bfloat16).view(shape)
+
+
 def _write_shards(folder: Path, rows: Iterable[tuple[str, tuple[int, ...]]], shards: int) -> None:
-    noise = torch.randint(-(2**15), 2**15, (NOISE_ELEMENTS,), dtype=torch.int16)
     rows = tuple(rows)
     for number in range(shards):
-        state = {}
-        for name, part in rows:
-            tensor = torch.empty(part, dtype=torch.int16)
-            flat = tensor.view(-1)
-            for start in range(0, flat.numel(), NOISE_ELEMENTS):
-                piece = flat[start : start + NOISE_ELEMENTS]
-                piece.copy_(noise[: piece.numel()])
-            state[name] = tensor.view(torch.bfloat16)
+        noise = _make_noise()  # shards that hold the same would be taken as one's key heads, stored again
+        state = {name: _repeat(noise, part) for name, part in rows}
         torch.save(state, folder / f"consolidated.{number:02d}.pth")

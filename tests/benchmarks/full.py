@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from safetensors import safe_open
 
+from tests.benchmarks.checkpoint import ONE
 from tests.benchmarks.measure import run
 from tests.checkpoints import Spec, Tensors, shapes, write_sparse
 from tests.mounts import disk_in_a_file
@@ -22,8 +23,6 @@ from tests.reference import permute, rename
 
 DISK_BYTES = 200 << 30
 """What the file system says it has; its file takes what is written to it, compressed."""
-ONE = 0x3F80
-"""In bfloat16: numbers from 0 to 1 are those that are smaller as integers too."""
 
 
 def find_noisy(spec: Spec) -> tuple[str, ...]:

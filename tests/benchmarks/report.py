@@ -42,6 +42,8 @@ def print_tables(found: dict[str, Any]) -> None:
         print_ways(by_contestant(found["ways"]))
     if "experts" in found:
         print_experts(by_contestant(found["experts"]))
+    if "verify" in found:
+        print_verify(by_contestant(found["verify"]))
     if "growth" in found:
         print_growth(found["growth"])
     if "full" in found:
@@ -74,6 +76,21 @@ def print_ways(groups: dict[str, list[Row]]) -> None:
         )
         memory = median(row["peak_anonymous_bytes"] for row in rows) / 2**20
         click.echo(f"{name:<44}{moving:>10.2f}{pace:>7.2f}{checksums:>9.2f}{finishing:>13.2f}{memory:>10.0f}")
+
+
+def print_verify(groups: dict[str, list[Row]]) -> None:
+    """Print what verifying takes, against reading in the same round."""
+    click.echo(
+        f"\n{'disk, nothing of it in memory':<32}{'s':>8}{'GB/s':>8}{'/ cat':>8}{'core-s/GB':>11}{'anon MiB':>10}"
+    )
+    for name, rows in groups.items():
+        seconds, size = median(row["seconds"] for row in rows), rows[0]["bytes"] / 1e9
+        cores = median(row["core_seconds"] for row in rows) / size
+        memory = max(row["peak_anonymous_bytes"] for row in rows) / 2**20
+        ratio = ratios(rows, groups["cat"], lambda row: row["seconds"])
+        click.echo(
+            f"{name:<32}{seconds:>8.2f}{size / seconds:>8.2f}{ratio:>8.2f}{cores:>11.2f}{memory:>10.0f}"
+        )
 
 
 def print_experts(groups: dict[str, list[Row]]) -> None:
