@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors import safe_open
 import distconv
 from distconv.errors import InputError, MismatchError
 from distconv.output.folder import Folder
-from tests.checkpoints import Spec
+from tests.checkpoints import Spec, write_checkpoint
 
 Write = Callable[[Spec], Path]
 LLAMA_2, LLAMA_3 = Spec("llama-2", heads=8, kv_heads=4, shards=2), Spec("llama-3")
@@ -139,3 +140,27 @@ def test_tensors_that_shards_share_are_counted_in_each(checkpoint: Write, tmp_pa
     ):
         distconv.convert(checkpoint(LLAMA_2), tmp_path / str(shards), to="meta", shards=shards)
         assert words in str(distconv.verify(tmp_path / str(shards), against=tmp_path / "hf"))
+
+
+@pytest.mark.parametrize("to", ["transformers", "meta"])
+def test_what_shards_hold_whole_and_differs_and_what_is_left_out_is_said(
+    tmp_path: Path, sentencepiece_file: Path, to: str
+) -> None:
+    for equal in (False, True):
+        source = write_checkpoint(
+            tmp_path / f"in-{equal}", replace(LLAMA_2, equal_norms=equal), sentencepiece_file
+        )
+        notes = [
+            note
+            for note in distconv.convert(source, tmp_path / f"out-{equal}", to=to).notes
+            if ".weight" in note
+        ]
+        planned = distconv.plan(source, to=to).notes
+        assert set(notes) <= set(planned)
+        names = "layers.0.attention_norm.weight, layers.1.attention_norm.weight, layers.0.ffn_norm.weight, layers.1.ffn_norm.weight, …"
+        wanted = (
+            f"{names}: each shard has the whole, and they differ; taken from {source / 'consolidated.00.pth'}"
+        )
+        assert notes == ([] if equal else [wanted])
+        left = "rope.freqs: left out; Meta's code computes what follows from params.json"
+        assert (left in planned) is (to == "meta")
