@@ -110,6 +110,8 @@ def inspect(
 ) -> None:
     """Tell what the model in INPUT is, how that is known, and how Meta's code could have it.
 
+    Of a Transformers folder of another family it tells what is true of any.
+
     \b
     Examples:
       distconv inspect Llama-2-7b
@@ -123,10 +125,10 @@ def inspect(
         fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     show(found, as_json=as_json)
-    if found.found["format"] == "transformers":
-        hint("plan", source, "--to", "meta")
-    elif "family" in found.found:
-        hint("plan", source)
+    if "family" in found.found:
+        hint("plan", source, *(("--to", "meta") if found.found["format"] == "transformers" else ()))
+    elif found.found["format"] == "transformers":
+        hint("verify", source)
 
 
 @command(short_help="Check that OUTPUT is a whole model.")
