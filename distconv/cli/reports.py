@@ -168,8 +168,8 @@ def verify(
 
     OUTPUT is a folder for Transformers, whoever wrote it and whatever its architecture, or for Meta's
     code. A model made of its config must take every tensor, each must be there once, index and headers
-    must say what the files hold, no value may be NaN or infinite and no layer zero, and nothing else may
-    stand there that would be loaded. Files that distconv.json records must also have their one form and
+    must say what the files hold, no value may be NaN or infinite and no layer zero, each token of the
+    tokenizer must have a row, and nothing else may stand there that would be loaded. Files that distconv.json records must also have their one form and
     their digests. With --against, every tensor is compared with INPUT's: those of a checkpoint are made
     again, of other folders and manifests digests are compared. --generate loads a Transformers folder
     over the GPUs there are, else the CPU, and prints 64 tokens, decoded greedily.

@@ -28,6 +28,7 @@ from distconv.output.targets import (
     Target,
     tell_target,
 )
+from distconv.output.tokenizers import find_tokenizer_faults
 from distconv.sidecars.config import CONFIG_NAME
 from distconv.sidecars.settings import read_declared_dtype
 from distconv.storage.base import Storage, join
@@ -163,17 +164,18 @@ def _leave_unused(output: str, target: Target, headers: Headers) -> tuple[Header
 def _find_oddities(
     storage: Storage, output: str, target: Target, headers: Headers, data: Data, *, recorded: bool
 ) -> tuple[list[Finding], list[str]]:
-    """Find odd values, and odd types where no receipt says that they were INPUT's."""
+    """Find odd values, and where no receipt says that they were INPUT's odd types and a tokenizer that does not fit."""
     findings, notes = find_odd_values(data.tensors or {})
     config = join(output, CONFIG_NAME)
     if recorded or target is not TRANSFORMERS or storage.find(config) is None:
         return findings, notes
     try:
         declared = read_declared_dtype(storage, config)
+        unfit, said = find_tokenizer_faults(storage, output, headers)
     except InputError:  # which has been told
-        declared = None
+        declared, unfit, said = None, [], []
     odd, more = find_odd_dtypes(headers, declared, config)
-    return [*findings, *map(Finding, odd)], [*notes, *more]
+    return [*findings, *map(Finding, (*odd, *unfit))], [*notes, *more, *said]
 
 
 def _find_receipt(storage: Storage, output: str) -> tuple[ModelReceipt | None, list[str]]:
