@@ -8,8 +8,9 @@ from distconv.formats.meta.catalog import read_catalog
 from distconv.formats.meta.files import SourceFiles, find_files, find_tokenizer
 from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files, is_transformers
+from distconv.output.descriptions import describe_unfinished
 from distconv.output.identity import InputFiles, Source
-from distconv.output.state import describe_unfinished, find_decisions
+from distconv.output.state import find_decisions
 from distconv.output.targets import TARGETS, TRANSFORMERS
 from distconv.planning.plan import describe_large_tensors
 from distconv.storage.base import Storage
