@@ -34,6 +34,12 @@ _Tokens = dict[int, str]
 class _Vocabulary:
     path: str
     tokens: _Tokens
+    added: _Tokens
+    """Tokens that were added to a vocabulary, which may stand in it as well."""
+
+    def __contains__(self, number: int) -> bool:
+        """Whether there is a token of this id."""
+        return number in self.tokens or number in self.added
 
 
 def find_tokenizer_faults(storage: Storage, output: str, headers: Headers) -> tuple[list[str], list[str]]:
@@ -60,8 +66,15 @@ def find_tokenizer_faults(storage: Storage, output: str, headers: Headers) -> tu
             said[path] = read_config(storage, path)
         except InputError as error:
             return str(error).splitlines(), []
-    findings = [*_find_beyond(found, rows, f"{config} and the embedding give {rows:,}")]
-    return [*findings, *_find_unknown(found, said)], []
+    given = f"{config} and the embedding give {rows:,} rows"
+    beyond = _show_beyond(found.tokens, rows)
+    findings = [f"{found.path}: ids beyond the vocabulary, of which {given}: {beyond}"] if beyond else []
+    # Of a family's larger models a small one may have the tokens that are added, and never see them.
+    added = _show_beyond(found.added, rows)
+    notes = (
+        [f"{found.path}: added tokens that the model has no row for, as {given}: {added}"] if added else []
+    )
+    return [*findings, *_find_unknown(found, rows, said)], notes
 
 
 def _find_size(content: Mapping[str, object]) -> int | None:
@@ -80,15 +93,13 @@ def _list_rows(headers: Headers) -> Iterator[int]:
                 yield written.shape[0]
 
 
-def _find_beyond(found: _Vocabulary, rows: int, given: str) -> Iterator[str]:
-    beyond = sorted(number for number in found.tokens if number >= rows)
-    if beyond:
-        shown = ", ".join(f"{show(found.tokens[number])} ({number:,})" for number in beyond[:_MOST_SHOWN])
-        more = ", …" if len(beyond) > _MOST_SHOWN else ""
-        yield f"{found.path}: ids beyond the vocabulary, of which {given} rows: {shown}{more}"
+def _show_beyond(tokens: _Tokens, rows: int) -> str:
+    beyond = sorted(number for number in tokens if number >= rows)
+    shown = ", ".join(f"{show(tokens[number])} ({number:,})" for number in beyond[:_MOST_SHOWN])
+    return shown + (", …" if len(beyond) > _MOST_SHOWN else "")
 
 
-def _find_unknown(found: _Vocabulary, said: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
+def _find_unknown(found: _Vocabulary, rows: int, said: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
     for path, content in said.items():
         inner = content.get("text_config")
         for place in (content, inner if isinstance(inner, dict) else {}):
@@ -96,8 +107,12 @@ def _find_unknown(found: _Vocabulary, said: Mapping[str, Mapping[str, object]]) 
                 numbers = value if isinstance(value, list) else [value]
                 for number in numbers if _SPECIAL.fullmatch(key) else ():
                     # What is not used is said by null or -1.
-                    if type(number) is int and number >= 0 and number not in found.tokens:
+                    if type(number) is not int or number < 0:
+                        continue
+                    if number not in found:
                         yield f"{path}: {key} {number:,}, {found.path} has no token of that id"
+                    elif number >= rows:
+                        yield f"{path}: {key} {number:,}, the model has {rows:,} rows"
 
 
 def _read_vocabulary(storage: Storage, output: str) -> _Vocabulary | str:
@@ -106,10 +121,11 @@ def _read_vocabulary(storage: Storage, output: str) -> _Vocabulary | str:
     for name, read in _READERS.items():
         if name in names:
             path = join(output, name)
-            tokens = read(path, read_small(storage, path, SMALL_FILE_BYTES))
-            if tokens is None:
+            found = read(path, read_small(storage, path, SMALL_FILE_BYTES))
+            if found is None:
                 return f"{path}: a tokenizer of a kind that is not looked at"
-            return _Vocabulary(path, tokens | _read_added(storage, output, names))
+            tokens, added = found
+            return _Vocabulary(path, tokens, added | _read_added(storage, output, names))
     other = next(filter(_OTHERS.fullmatch, sorted(names)), None)
     if other is not None:
         return f"{join(output, other)}: a tokenizer of a kind that is not looked at"
@@ -134,7 +150,11 @@ def _read_added(storage: Storage, output: str, names: frozenset[str]) -> _Tokens
     return added
 
 
-def _read_table(path: str, content: bytes) -> _Tokens:
+_Read = tuple[_Tokens, _Tokens]
+"""The tokens of a vocabulary, and those that were added."""
+
+
+def _read_table(path: str, content: bytes) -> _Read:
     """Read tokenizer.json of the tokenizers library."""
     found = parse_object(path, content)
     model, added = found.get("model"), found.get("added_tokens")
@@ -147,14 +167,15 @@ def _read_table(path: str, content: bytes) -> _Tokens:
         tokens = _invert(path, vocab, "model.vocab")
     else:
         raise InputError(f"{path}: no model.vocab, expected the tokens of a tokenizer")
+    more: _Tokens = {}
     for row in added if isinstance(added, list) else ():
         number = row.get("id") if isinstance(row, dict) else None
         if type(number) is not int or number < 0:
             raise InputError(
                 f"{path}: id {show(number)} among added_tokens, expected a whole number from 0 on"
             )
-        tokens[number] = str(row.get("content"))
-    return tokens
+        more[number] = str(row.get("content"))
+    return tokens, more
 
 
 def _invert(path: str, found: Mapping[str, object], where: str) -> _Tokens:
@@ -168,22 +189,26 @@ def _invert(path: str, found: Mapping[str, object], where: str) -> _Tokens:
     return tokens
 
 
-def _read_lines(_path: str, content: bytes) -> _Tokens:
-    return dict(enumerate(content.decode(errors="replace").removesuffix("\n").split("\n")))
+def _read_names(path: str, content: bytes) -> _Read:
+    return _invert(path, parse_object(path, content), "the file"), {}
 
 
-def _read_pieces(_path: str, content: bytes) -> _Tokens | None:
+def _read_lines(_path: str, content: bytes) -> _Read:
+    return dict(enumerate(content.decode(errors="replace").removesuffix("\n").split("\n"))), {}
+
+
+def _read_pieces(_path: str, content: bytes) -> _Read | None:
     """Count the pieces of a sentencepiece model; None of what is none, as ranks in Meta's form."""
     try:
         count = sum(number == 1 for number, _value in read_fields(content))
     except ValueError:
         return None
-    return dict.fromkeys(range(count), "") if count else None
+    return (dict.fromkeys(range(count), ""), {}) if count else None
 
 
-_READERS: Mapping[str, Callable[[str, bytes], _Tokens | None]] = {
+_READERS: Mapping[str, Callable[[str, bytes], _Read | None]] = {
     "tokenizer.json": _read_table,
-    "vocab.json": lambda path, content: _invert(path, parse_object(path, content), "the file"),
+    "vocab.json": _read_names,
     "vocab.txt": _read_lines,
     "tokenizer.model": _read_pieces,
     "spiece.model": _read_pieces,

@@ -53,10 +53,27 @@ def test_tokens_that_the_model_has_no_row_for_are_named_with_their_ids(folder: P
     assert report.ok, report.differences
     assert not any("tokenizer" in note for note in report.notes)
     assert save_tokenizer(folder, MODELS[kind](), [*SPECIAL, "<a>", "<b>", "<c>", "<d>", "<e>"]) == ROWS + 2
-    (words,) = distconv.verify(folder).differences
-    assert words == (
+    report = distconv.verify(folder)
+    assert report.ok
+    assert (
+        f"{folder}/tokenizer.json: added tokens that the model has no row for, as {folder}/config.json and the embedding give "
+        "64 rows: '<d>' (64), '<e>' (65)"
+    ) in report.notes
+    edit(folder / "generation_config.json", eos_token_id=[2, ROWS])
+    assert distconv.verify(folder).differences == (
+        f"{folder}/generation_config.json: eos_token_id 64, the model has 64 rows",
+    )
+
+
+def test_a_vocabulary_that_is_larger_than_the_model_is_found(folder: Path) -> None:
+    words = [f"w{number}" for number in range(ROWS + 2)]
+    Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "w0")).save(
+        str(folder / "tokenizer.json")
+    )
+    (found,) = distconv.verify(folder).differences
+    assert found == (
         f"{folder}/tokenizer.json: ids beyond the vocabulary, of which {folder}/config.json and the embedding give 64 rows: "
-        "'<d>' (64), '<e>' (65)"
+        "'w64' (64), 'w65' (65)"
     )
 
 
@@ -143,8 +160,9 @@ def test_tokens_in_files_of_older_versions_count(folder: Path) -> None:
     edit(folder / "added_tokens.json", **{"<pad>": 60})
     assert distconv.verify(folder).ok
     edit(folder / "tokenizer_config.json", added_tokens_decoder={"64": {"content": "<more>"}})
-    (words,) = distconv.verify(folder).differences
-    assert words.endswith("'<more>' (64)")
+    report = distconv.verify(folder)
+    assert report.ok
+    assert any(words.endswith("'<more>' (64)") for words in report.notes)
     for name in ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json"):
         (folder / name).unlink()
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in (*WORDS, *"abc")))
