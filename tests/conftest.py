@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
-from tests.extent import share
+from tests.extent import one_of_each, share
 from tests.last_words import LastWords
 from tests.meta_model import MetaCode, start_meta_code
 from tests.mounts import NoDiskError, disk_in_a_file
@@ -55,6 +55,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_configure(config: pytest.Config) -> None:
     """Let a suite that is killed say where."""
     config.pluginmanager.register(LastWords())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make slow what the default suite leaves out of a product, of which each parametrization is a factor."""
+    products: dict[tuple[Path, str], list[pytest.Function]] = {}
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        left_out = marks & {"slow", "peer", "gpu", "netns"}
+        if isinstance(item, pytest.Function) and "product" in marks and not left_out:
+            products.setdefault((item.path, item.originalname), []).append(item)
+    for cases in products.values():
+        chosen = one_of_each(case.callspec._idlist for case in cases)
+        for place in set(range(len(cases))) - chosen:
+            cases[place].add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
