@@ -9,9 +9,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MARKS := not slow and not peer and not gpu and not netns
-# Files of tests are run beside each other, each by one process, as its tests share what they make once; a process
-# that was killed is not started again, and the test in which it was is named at the end.
-BESIDE := -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
+# Files of tests are run beside each other, each by one process, as its tests share what they make once, in the order
+# of tests/extent.py; a process that was killed is not started again, and the test in which it was is named at the end.
+BESIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 ifeq ($(CI),true)
 MARKS := not gpu
 BESIDE :=
