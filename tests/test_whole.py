@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import distconv
 from distconv.errors import ConversionError, InputError, OutputError
 from distconv.sidecars.tokenizer import Vocabulary
+from distconv.storage.local import LocalStorage
 from distconv.verbs import making
 from distconv.verbs.tokenizer import convert_tokenizer
 from tests.checkpoints import Spec
@@ -529,3 +530,21 @@ def test_a_licence_that_cannot_be_read_is_told_before_anything_is_touched(
     with pytest.raises(InputError, match="LICENSE: a folder, pipe or device"):
         convert(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["begin_removal", "begin"])
+def test_a_signal_as_the_folder_is_taken_leaves_nothing_begun(
+    checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """What it raises comes after something was begun and before anybody knows that."""
+    source, begin = checkpoint(SPEC), getattr(LocalStorage, method)
+
+    def begin_and_stop(storage: LocalStorage, path: str, *arguments: int) -> None:
+        begin(storage, path, *arguments)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalStorage, method, begin_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        distconv.convert(source, tmp_path / "out")
+    assert not list(tmp_path.glob("out/.*.partial"))

@@ -1,7 +1,7 @@
 """Whether a conversion may have OUTPUT, and go on in it with what an earlier run made."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import Protocol
 
@@ -53,14 +53,20 @@ def take_output(
     attempts = cache(lambda: frozenset[str]() if overwrite else find_attempts(storage, output, identity))
     is_ours = partial(_is_dropped, attempts)
     with owned(storage, output, progress.note, is_ours) as owner:
-        found = check()
-        if overwrite:
-            clear_folder(storage, owner, find_legal(storage, output), target)
-            folder = Folder(storage, owner, source, plan, identity, {}, {}, {}, {})
-        else:
-            # What misses a chunk must not look whole while it is mended.
-            clear_marks(storage, owner, (target,))
-            folder = _go_on(storage, owner, source, plan, identity, found)
+        try:
+            found = check()
+            if overwrite:
+                clear_folder(storage, owner, find_legal(storage, output), target)
+                folder = Folder(storage, owner, source, plan, identity, {}, {}, {}, {})
+            else:
+                # What misses a chunk must not look whole while it is mended.
+                clear_marks(storage, owner, (target,))
+                folder = _go_on(storage, owner, source, plan, identity, found)
+        except BaseException:
+            # A signal may raise where something was begun that nobody knows yet.
+            with suppress(OSError, OutputError):
+                owner.sweep(storage, is_ours)
+            raise
         try:
             # What a successor makes of it is not what this one planned.
             with owner.explaining(storage):
