@@ -17,12 +17,13 @@ from distconv.storage.base import LOCAL_ACCESS, Access, PathLike, Storage, opene
 from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import decide, decide_replication, plan_conversion, subject_of
 from distconv.verbs.from_trained import note_twins, plan_trained, subject_of_trained
+from distconv.verbs.kinds import Kind, reading_kind
 from distconv.verbs.options import Options, open_storage, parse_size_or_none, read_place_or_none
 from distconv.verbs.reports import Report
-from distconv.verbs.sources import is_back, open_meta, open_transformers, telling_unfinished
+from distconv.verbs.sources import open_meta, open_transformers
 from distconv.verbs.tables import Table
 from distconv.verbs.to_meta import notes_for_meta, plan_back, plan_reshard
-from distconv.verbs.trained_input import find_trained, is_trained, refuse_like
+from distconv.verbs.trained_input import find_trained
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -205,11 +206,10 @@ def plan(
         fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     storage = open_storage(options)
-    with telling_unfinished(storage, options):
-        if is_trained(storage, options):
+    with reading_kind(storage, options) as kind:
+        if kind is Kind.TRAINED:
             return _plan_trained(storage, options)
-        refuse_like(options)
-        if is_back(storage, options):
+        if kind is Kind.TRANSFORMERS and options.to == "meta":
             return _plan_back(storage, options)
         return _plan_checkpoint(storage, options)
 

@@ -1,15 +1,14 @@
 """What INPUT is, and which way from it to OUTPUT is asked for."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from distconv.errors import InputError
 from distconv.formats.meta.catalog import read_catalog
 from distconv.formats.meta.files import SourceFiles, find_files, find_tokenizer
 from distconv.formats.safetensors.catalog import read_transformers_catalog
-from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files, is_transformers
+from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
 from distconv.output.identity import InputFiles, Source
-from distconv.output.state import describe_unfinished, find_decisions
+from distconv.output.state import find_decisions
 from distconv.output.targets import TARGETS, TRANSFORMERS
 from distconv.planning.plan import describe_large_tensors
 from distconv.storage.base import Storage
@@ -25,42 +24,26 @@ from distconv.verbs.checkpoint import (
 )
 from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.from_trained import prepare_trained
+from distconv.verbs.kinds import Kind, reading_kind
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
 from distconv.verbs.questions import Answers, Ask, Asked, Known
 from distconv.verbs.to_meta import prepare_back, prepare_reshard
-from distconv.verbs.trained_input import TrainedInput, find_trained, is_trained, list_sources, refuse_like
+from distconv.verbs.trained_input import TrainedInput, find_trained, list_sources
 from distconv.verbs.transformers_model import TransformersModel, read_model
 
 Found = SourceFiles | TransformersFiles | TrainedInput
 """Which files of INPUT are what."""
 
 
-@contextlib.contextmanager
-def telling_unfinished(storage: Storage, options: Options) -> Iterator[None]:
-    """Say of an INPUT in which no model is found that it is a conversion's unfinished OUTPUT, where it is one."""
-    try:
-        yield
-    except InputError as error:
-        words = describe_unfinished(storage, options.source)
-        if words is None:
-            raise
-        raise InputError(words) from error
-
-
 def find_input(storage: Storage, options: Options) -> Found:
     """Find a conversion's INPUT; InputError where that is not one whole model."""
-    with telling_unfinished(storage, options):
-        return _find_input(storage, options)
-
-
-def _find_input(storage: Storage, options: Options) -> Found:
-    if is_trained(storage, options):
-        return find_trained(storage, options)
-    refuse_like(options)
-    if is_back(storage, options):
-        return find_transformers_files(storage, options.source)
-    return find_files(storage, options.source, options.tokenizer, options.params)
+    with reading_kind(storage, options) as kind:
+        if kind is Kind.TRAINED:
+            return find_trained(storage, options)
+        if kind is Kind.TRANSFORMERS and options.to == "meta":
+            return find_transformers_files(storage, options.source)
+        return find_files(storage, options.source, options.tokenizer, options.params)
 
 
 def list_input(storage: Storage, found: Found, options: Options) -> InputFiles:
@@ -83,16 +66,6 @@ def list_input(storage: Storage, found: Found, options: Options) -> InputFiles:
         found.small,
         lambda storage: read_catalog(storage, found.shards, found.scales).all_views,
     )
-
-
-def is_transformers_model(storage: Storage, options: Options) -> bool:
-    """Whether INPUT is in Transformers' format; --params says that its tensors are Meta's."""
-    return options.params is None and is_transformers(storage, options.source)
-
-
-def is_back(storage: Storage, options: Options) -> bool:
-    """Whether a model in Transformers' format is to be brought into Meta's."""
-    return options.to == "meta" and is_transformers_model(storage, options)
 
 
 def open_transformers(storage: Storage, options: Options) -> TransformersModel:
