@@ -12,11 +12,13 @@ import pytest
 
 from tests.checkpoints import LLAMA_2_70B, LLAMA_31_405B_MP16, write_sparse
 from tests.image_checkpoints import Llama4Spec, VisionSpec, write_sparse_images
+from tests.sidecars.conftest import packaged_file
 
 
-def plan(folder: Path) -> dict[str, Any]:
+def plan(folder: Path, tokenizer: Path) -> dict[str, Any]:
     """Plan by the command line, within the ten seconds that a person may wait, of the processor's time."""
-    command = [sys.executable, "-m", "distconv", "plan", str(folder), "--json"]
+    words = ("plan", str(folder), "--tokenizer", str(tokenizer), "--json")
+    command = [sys.executable, "-m", "distconv", *words]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -26,15 +28,18 @@ def plan(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_70b_in_8_shards_is_planned_to_the_byte(tmp_path: Path) -> None:
-    found = plan(write_sparse(tmp_path / "70b", LLAMA_2_70B))
+def test_70b_in_8_shards_is_planned_to_the_byte(tmp_path: Path, sentencepiece_file: Path) -> None:
+    found = plan(write_sparse(tmp_path / "70b", LLAMA_2_70B), sentencepiece_file)
     assert found["family"] == "llama-2"
     assert found["read_bytes"] == 68_976_648_192 * 2  # the published number of parameters, in bf16
     assert found["kv_replication"] == 1
 
 
 def test_405b_in_16_shards_is_planned_with_8_key_heads(tmp_path: Path) -> None:
-    found = plan(write_sparse(tmp_path / "405b", LLAMA_31_405B_MP16))
+    found = plan(
+        write_sparse(tmp_path / "405b", LLAMA_31_405B_MP16),
+        packaged_file("llama_models", "llama3/tokenizer.model"),
+    )
     assert found["family"] == "llama-3.1"
     assert found["kv_replication"] == 2
     assert found["read_bytes"] == 405_853_388_800 * 2  # the published number of parameters, in bf16
@@ -72,7 +77,10 @@ IMAGE_SPECS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_models_that_see_are_planned_with_all_their_tensors(tmp_path: Path, name: str) -> None:
-    found = plan(write_sparse_images(tmp_path / "in", IMAGE_SPECS[name]))
+    spec = IMAGE_SPECS[name]
+    generation = "llama3" if isinstance(spec, VisionSpec) else "llama4"
+    tokenizer = packaged_file("llama_models", f"{generation}/tokenizer.model")
+    found = plan(write_sparse_images(tmp_path / "in", spec), tokenizer)
     tensors, parameters = SIZES[name]
     assert sum(file["tensors"] for file in found["files"]) == tensors
     # Experts of Maverick are tensors of 21 GB.

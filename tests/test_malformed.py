@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+import distconv
 from distconv.cli import main
+from distconv.cli.screen import name_options
 from tests.checkpoints import Spec
 from tests.programs import PLACES, VALUES
 
@@ -273,6 +275,9 @@ def test_bad_input_is_told_and_output_is_left_alone(
     assert words in printed.err
     errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
     assert errors
+    with pytest.raises(distconv.DistconvError) as planned:
+        distconv.plan(source)
+    assert [f"error: {line}" for line in name_options(str(planned.value)).splitlines()] == errors
     assert "Traceback" not in printed.err
     assert printed.out == ""
     assert [path.name for path in output.iterdir()] == ["notes.txt"] if existing else not output.exists()

@@ -13,14 +13,15 @@ import torch.distributed.checkpoint as dcp
 
 import distconv
 from distconv.errors import InputError, UsageError
+from tests.refusals import refuse
 from tests.test_trained_checkpoints import change
 
 
 def refused(source: Path, like: Path, **options: Any) -> str:
-    """Plan what must be refused, and give the message, which names the folder."""
-    with pytest.raises((InputError, UsageError)) as raised:
-        distconv.plan(source, like=like, **options)
-    message = str(raised.value)
+    """Convert and plan what must be refused, and give the message, which names the folder."""
+    error = refuse(source, source.with_name("refused"), like=like, **options)
+    assert isinstance(error, InputError | UsageError)
+    message = str(error)
     assert str(source) in message
     return message
 

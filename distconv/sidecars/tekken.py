@@ -84,7 +84,12 @@ def make_tekken_vocabulary(path: str, content: bytes) -> TekkenVocabulary:
 def make_tekken_tokenizer(vocabulary: TekkenVocabulary) -> bytes:
     """Make tokenizer.json of the tokenizer that gives the ids which mistral-common gives, after ``<s>``."""
     return write_byte_tokenizer(
-        vocabulary.tokens, vocabulary.special, vocabulary.pattern, _BEGIN, special_first=True
+        vocabulary.path,
+        vocabulary.tokens,
+        vocabulary.special,
+        vocabulary.pattern,
+        _BEGIN,
+        special_first=True,
     )
 
 

@@ -120,6 +120,7 @@ def _make_facts(
         folder=folder,
         tied_storage=share_storage(catalog),
         tokenizer_size=None if vocabulary is None else vocabulary.size,
+        tokenizer_path=None if vocabulary is None else vocabulary.path,
         has_statistics=any(name.endswith("expert_activation_DE") for name in catalog.names()),
     )
 
