@@ -86,7 +86,13 @@ def cli(context: click.Context, *, debug: bool) -> None:
 @shards_option
 @dtype_option
 @size_option
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="What tensors go through; auto is the CPU.",
+)
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Convert on Ray with so many workers.")
 @click.option("--address", metavar="HOST:PORT", help="Ray cluster to use; also auto or local.")
 @click.option(
@@ -102,7 +108,7 @@ def cli(context: click.Context, *, debug: bool) -> None:
     "worker_resources",
     type=Resource(),
     multiple=True,
-    help="What else a worker takes on its node, as NAME=AMOUNT; may be repeated.",
+    help="What else a worker takes on its node, as ssd=0.5; may be repeated.",
 )
 @family_options
 @tokenizer_option

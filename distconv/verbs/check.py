@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.formats.meta.checklist import compare_crc32, compare_md5
-from distconv.humanize import format_count
+from distconv.humanize import format_count, pluralise
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import choose_default_progress
 from distconv.storage.base import PathLike, Storage
@@ -92,7 +92,8 @@ def check_input(options: Options, progress: Progress) -> CheckReport:
     work = _look(storage, options)
     tasks, findings = work.tasks, list(work.findings)
     if tasks:
-        progress.begin(sum(task.size_bytes for task in tasks), len(tasks), "files")
+        kind = pluralise(len(tasks), "file")
+        progress.begin(sum(task.size_bytes for task in tasks), len(tasks), kind)
         try:
             findings += _run(storage, tasks, progress)
         finally:

@@ -54,7 +54,7 @@ def convert_each(
     names = sorted(_list_steps(open_storage(options), options), key=_order)
     if not names:
         raise InputError(
-            f"{options.source}: no trainer's checkpoint directly below it, and all that are there were to be converted"
+            f"{options.source}: no trainer's checkpoint directly below it; give the folder in which those of the steps lie"
         )
     reports: list[ConversionReport] = []
     for name in names:

@@ -45,7 +45,9 @@ def _llama_4(checkpoint: Checkpoint) -> Llama4Params:
     """Give what params.json says of a Llama 4, by which its sizes were read."""
     found = checkpoint.params.llama_4
     if found is None:
-        raise InputError(f"{checkpoint.params.path}: no 'vision_args', though the tensors are of Llama 4")
+        raise InputError(
+            f"{checkpoint.params.path}: no 'vision_args', though the tensors are of Llama 4; take the params.json of this model"
+        )
     return found
 
 
