@@ -113,7 +113,7 @@ def _look(storage: Storage, options: Options) -> Work:
     with telling_unfinished(storage, options):
         if is_trained(storage, options):
             return look_at_trained(storage, options)
-        refuse_like(options)
+        refuse_like(storage, options)
         if is_transformers_model(storage, options):
             return look_at_model(storage, options)
         return look_at_checkpoint(storage, options)

@@ -84,7 +84,7 @@ def inspect(
     with telling_unfinished(storage, options):
         if is_trained(storage, options):
             return _inspect_trained(storage, options)
-        refuse_like(options)
+        refuse_like(storage, options)
         if is_transformers_model(storage, options):
             return _inspect_model(storage, open_transformers(storage, options))
         return _inspect_checkpoint(open_meta(storage, options))

@@ -12,7 +12,7 @@ from distconv.moving.contents import expect_requests, find_stored
 from distconv.moving.devices import GPU_BLOCK_BYTES, GPU_BLOCKS, GPU_MEMORY_BYTES
 from distconv.output.identity import Subject
 from distconv.output.targets import META, TRANSFORMERS, Target
-from distconv.planning.plan import Plan, describe_large_tensors
+from distconv.planning.plan import Plan, describe_plan
 from distconv.storage.base import LOCAL_ACCESS, Access, PathLike, Storage, opened
 from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import decide, decide_replication, plan_conversion, subject_of
@@ -208,7 +208,7 @@ def plan(
     with telling_unfinished(storage, options):
         if is_trained(storage, options):
             return _plan_trained(storage, options)
-        refuse_like(options)
+        refuse_like(storage, options)
         if is_back(storage, options):
             return _plan_back(storage, options)
         return _plan_checkpoint(storage, options)
@@ -217,7 +217,7 @@ def plan(
 def _plan_trained(storage: Storage, options: Options) -> PlanReport:
     model = find_trained(storage, options).read(storage)
     made = plan_trained(model, options)
-    notes = (*model.notes, *note_twins(model), *describe_large_tensors(made))
+    notes = (*model.notes, *note_twins(model), *describe_plan(made))
     sources = format_count(len(model.files.weights), "file")
     return PlanReport(
         made, TRANSFORMERS, subject_of_trained(model), sources, _find_access(storage, made), notes
@@ -243,7 +243,7 @@ def _plan_checkpoint(storage: Storage, options: Options) -> PlanReport:
         )
     decisions, decided = decide(checkpoint)
     made = plan_conversion(checkpoint, decisions, options.dtype, options.max_shard_size)
-    notes = (*checkpoint.notes, *decided, *describe_large_tensors(made))
+    notes = (*checkpoint.notes, *decided, *describe_plan(made))
     return PlanReport(
         made, TRANSFORMERS, subject_of(checkpoint.choice), sources, _find_access(storage, made), notes
     )

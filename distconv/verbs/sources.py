@@ -11,7 +11,7 @@ from distconv.formats.safetensors.folder import TransformersFiles, find_transfor
 from distconv.output.identity import InputFiles, Source
 from distconv.output.state import describe_unfinished, find_decisions
 from distconv.output.targets import TARGETS, TRANSFORMERS
-from distconv.planning.plan import describe_large_tensors
+from distconv.planning.plan import describe_plan
 from distconv.storage.base import Storage
 from distconv.verbs.assembly import make_files
 from distconv.verbs.checkpoint import (
@@ -57,7 +57,7 @@ def find_input(storage: Storage, options: Options) -> Found:
 def _find_input(storage: Storage, options: Options) -> Found:
     if is_trained(storage, options):
         return find_trained(storage, options)
-    refuse_like(options)
+    refuse_like(storage, options)
     if is_back(storage, options):
         return find_transformers_files(storage, options.source)
     return find_files(storage, options.source, options.tokenizer, options.params)
@@ -170,6 +170,6 @@ def _prepare_transformers(
         source=source,
         target=TRANSFORMERS,
         shards=None,
-        notes=(*checkpoint.notes, *decided, *describe_large_tensors(plan)),
+        notes=(*checkpoint.notes, *decided, *describe_plan(plan)),
         compare=lambda storage, headers, progress: compare_chunks(storage, checkpoint, headers, progress),
     )
