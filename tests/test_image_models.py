@@ -230,6 +230,24 @@ def test_an_encoder_of_other_sizes_than_params_json_says_is_refused(
     assert f"{source}/params.json: vision_args.{words}" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("spec", "change", "words"),
+    [
+        (SCOUT, {"interleave_moe_layer_step": 2}, r"layers \[1, 3\] have experts, in the shards layer 0 has some"),
+        (MAVERICK, {"interleave_moe_layer_step": 1}, r"layers \[0, 1, 2, 3\] have experts, in the shards layer 0 has none"),
+        (SCOUT, {"num_experts": 0}, "no layers have experts, in the shards layer 0 has some"),
+    ],
+    ids=["scout", "maverick", "no experts"],
+)  # fmt: skip
+def test_layers_that_have_experts_otherwise_than_params_json_says_are_named(
+    write: Callable[[Spec], Path], tmp_path: Path, spec: Spec, change: dict[str, object], words: str
+) -> None:
+    source = shutil.copytree(write(spec), tmp_path / "in")
+    change_params(source, lambda found: found["moe_args"].update(change))
+    with pytest.raises(InputError, match=words):
+        distconv.plan(source)
+
+
 def test_an_encoder_without_its_last_layer_is_refused(write: Callable[[Spec], Path], tmp_path: Path) -> None:
     source = shutil.copytree(write(SCOUT), tmp_path / "in")
     state = torch.load(source / "consolidated.00.pth", weights_only=False)

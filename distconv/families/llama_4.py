@@ -42,6 +42,7 @@ def read_dimensions(shapes: Shapes, params: Params) -> Llama4Dimensions:
         raise InputError.of(findings)
     step = 0 if found.experts is None else found.experts.step
     moe = tuple(range(step - 1, params.n_layers, step)) if step else ()
+    _check_kinds(shapes, params, moe)
     dense = next((layer for layer in range(params.n_layers) if layer not in moe), None)
     text = Dimensions.of(params, ffn_dim=_read_dense(shapes, dense), vocab=shapes.sum_rows(EMBEDDING))
     shared = f"layers.{moe[0]}.feed_forward.w_in_shared_FD.weight" if moe else None
@@ -53,6 +54,19 @@ def read_dimensions(shapes: Shapes, params: Params) -> Llama4Dimensions:
         vision=_read_encoder(shapes, params.path, found.tower),
         adapter_dim=shapes.columns(_ADAPTER),
     )
+
+
+def _check_kinds(shapes: Shapes, params: Params, moe: tuple[int, ...]) -> None:
+    """Raise InputError for the first layer that has experts, or none, otherwise than params.json says."""
+    for layer in range(params.n_layers):
+        block = f"layers.{layer}.feed_forward."
+        routed = shapes.has(f"{block}router_DE")
+        dense = shapes.has(f"{block}mlp.fc1_weight") or shapes.has(f"{block}w1.weight")
+        if routed not in {dense, layer in moe}:
+            raise InputError(
+                f"{params.path}: by moe_args {f'layers {list(moe)}' if moe else 'no layers'} have experts, in the shards layer "
+                f"{layer} has {'some' if routed else 'none'}; take the params.json of this model"
+            )
 
 
 def _read_dense(shapes: Shapes, layer: int | None) -> int:
