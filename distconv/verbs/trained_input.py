@@ -109,8 +109,8 @@ def take_like(storage: Storage, options: Options, files: TrainedFiles) -> Traine
 
     UsageError for what only Meta's checkpoints have to be told, as config and tokenizer come from that model.
     """
-    given = {"family": options.family, "instruct": options.instruct, "tokenizer": options.tokenizer}
-    useless = [f"`{key}=`" for key, value in given.items() if value]
+    given = {"`family=`": options.family, "`instruct=`": options.instruct, "`tokenizer=`": options.tokenizer}
+    useless = [key for key, value in given.items() if value]
     if useless:
         raise UsageError(
             f"{options.source}: {files.form}: {' and '.join(useless)} would change nothing; config and tokenizer are those of "

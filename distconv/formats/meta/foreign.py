@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 
 _DEEPSPEED = (
-    "a checkpoint of DeepSpeed's ({}), in which ZeRO has cut flat parameters among ranks; the zero_to_fp32.py beside it, with "
-    "--safe_serialization, makes whole tensors of it, and `like=` a model of these"
+    "a checkpoint of DeepSpeed's ({}), in which ZeRO has cut flat parameters among ranks; the zero_to_fp32.py beside it makes "
+    "whole tensors of it, and `like=` a model of these"
 )
 _MEGATRON = "a checkpoint of Megatron's ({}); bring it into Transformers' format by Megatron-Bridge"
 _FOREIGN = (
