@@ -154,6 +154,7 @@ CASES: list[tuple[str, Damage, str]] = [
     ("no shards", remove(*(f"consolidated.{n:02d}.pth" for n in range(4))), "no consolidated.*.pth here"),
     ("a shard is missing", remove(SECOND), "shards 00, 02, 03 found, 01 missing"),
     ("the first shard is missing", remove(FIRST), "shards 01, 02, 03 found, 00 missing"),
+    ("the last shard is missing", remove("consolidated.03.pth"), "3 of 4 shards, by their heads: layers.0.attention.wq.weight has"),
     ("a shard number twice", lambda f: shutil.copy(f / SECOND, f / "consolidated.1.pth"), "consolidated.1.pth"),
     ("no tokenizer", remove("tokenizer.model"), "no tokenizer.model"),
     ("empty shard", write(FIRST, b""), "an empty file"),

@@ -11,7 +11,7 @@ from distconv.layout.dtypes import DTYPES
 from distconv.layout.files import OutputTensor
 from distconv.output.identity import Subject
 from distconv.output.targets import TRANSFORMERS
-from distconv.planning.plan import Plan, describe_large_tensors, make_plan
+from distconv.planning.plan import Plan, describe_plan, make_plan
 from distconv.storage.base import Storage
 from distconv.verbs.collector import held_collector
 from distconv.verbs.compare_trained import compare_trained
@@ -72,7 +72,7 @@ def prepare_trained(
         sources=format_count(len(model.files.weights), "file"),
         target=TRANSFORMERS,
         shards=None,
-        notes=(*model.notes, *twins, *describe_large_tensors(plan)),
+        notes=(*model.notes, *twins, *describe_plan(plan)),
         compare=lambda storage, headers, progress: compare_trained(storage, model, headers, progress),
     )
 

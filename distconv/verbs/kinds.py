@@ -39,7 +39,7 @@ def reading_kind(storage: Storage, options: Options) -> Iterator[Kind]:
     with telling_unfinished(storage, options):
         kind = tell_kind(storage, options)
         if kind is not Kind.TRAINED:
-            refuse_like(options)
+            refuse_like(storage, options)
         yield kind
 
 

@@ -88,6 +88,8 @@ def _make_rope(checkpoint: Checkpoint) -> Rope:
     theta = family.theta if params.rope_theta is None else params.rope_theta
     if params.llama_4 is not None:
         return make_llama_4_rope(theta, params.rope_scaling if params.use_scaled_rope else None)
+    if params.vision is not None and not params.use_scaled_rope:
+        return Rope(theta)
     said = params.rope_scaling if params.use_scaled_rope else RopeScaling()
     plain = Rope(theta, family.factor if said.factor is None else said.factor)
     return replace(

@@ -11,7 +11,7 @@ from distconv.humanize import format_count
 from distconv.output.identity import InputFiles, Source
 from distconv.output.state import find_decisions
 from distconv.output.targets import TARGETS, TRANSFORMERS
-from distconv.planning.plan import describe_large_tensors
+from distconv.planning.plan import describe_plan
 from distconv.storage.base import Storage
 from distconv.verbs.assembly import make_files, take_vocabulary
 from distconv.verbs.checkpoint import (
@@ -153,6 +153,6 @@ def _prepare_transformers(
         sources=format_count(len(checkpoint.files.shards), "shard"),
         target=TRANSFORMERS,
         shards=None,
-        notes=(*checkpoint.notes, *decided, *describe_large_tensors(plan)),
+        notes=(*checkpoint.notes, *decided, *describe_plan(plan)),
         compare=lambda storage, headers, progress: compare_chunks(storage, checkpoint, headers, progress),
     )

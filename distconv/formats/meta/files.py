@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distconv.errors import InputError
+from distconv.formats.meta.foreign import describe_foreign_trainer
 from distconv.formats.meta.layouts import (
     SINGLE,
     Candidate,
@@ -268,6 +269,9 @@ def describe_folder(storage: Storage, folder: str) -> str:
     names = [entry.name for entry in storage.list_folder(folder)]
     if not names:
         return "the folder is empty"
+    foreign = describe_foreign_trainer(names)
+    if foreign is not None:
+        return f"it holds {foreign}"
     adapters = [name for name in names if _ADAPTER.fullmatch(name)]
     weights = [name for name in names if _WEIGHTS.fullmatch(name)]
     if adapters and not set(weights) - set(adapters):
