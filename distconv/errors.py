@@ -86,6 +86,11 @@ class Terminated(Stopped):
     exit_code = 143
 
 
+def name_option(name: str, value: str | int | None) -> str:
+    """Name an option, with a value, as messages do: ``dtype='float16'``, ``instruct=True``, ``shards=``, in backquotes."""
+    return "".join(("`", name, "=", "" if value is None else repr(value), "`"))
+
+
 def escape(text: str) -> str:
     r"""Write as escapes what a terminal would obey instead of showing, line ends included.
 

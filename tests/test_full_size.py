@@ -35,7 +35,7 @@ def plan(folder: Path, *options: object) -> dict[str, Any]:
 
 
 def test_70b_in_8_shards_is_planned_to_the_byte(tmp_path: Path, sentencepiece_file: Path) -> None:
-    found = plan(write_sparse(tmp_path / "70b", LLAMA_2_70B), sentencepiece_file)
+    found = plan(write_sparse(tmp_path / "70b", LLAMA_2_70B), "--tokenizer", sentencepiece_file)
     assert found["family"] == "llama-2"
     assert found["read_bytes"] == 68_976_648_192 * 2  # the published number of parameters, in bf16
     assert found["kv_replication"] == 1
@@ -44,6 +44,7 @@ def test_70b_in_8_shards_is_planned_to_the_byte(tmp_path: Path, sentencepiece_fi
 def test_405b_in_16_shards_is_planned_with_8_key_heads(tmp_path: Path) -> None:
     found = plan(
         write_sparse(tmp_path / "405b", LLAMA_31_405B_MP16),
+        "--tokenizer",
         packaged_file("llama_models", "llama3/tokenizer.model"),
     )
     assert found["family"] == "llama-3.1"
@@ -104,7 +105,7 @@ def test_models_that_see_are_planned_with_all_their_tensors(tmp_path: Path, name
     spec = IMAGE_SPECS[name]
     generation = "llama3" if isinstance(spec, VisionSpec) else "llama4"
     tokenizer = packaged_file("llama_models", f"{generation}/tokenizer.model")
-    found = plan(write_sparse_images(tmp_path / "in", spec), tokenizer)
+    found = plan(write_sparse_images(tmp_path / "in", spec), "--tokenizer", tokenizer)
     tensors, parameters = SIZES[name]
     assert sum(file["tensors"] for file in found["files"]) == tensors
     # Experts of Maverick are tensors of 21 GB.

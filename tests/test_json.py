@@ -13,6 +13,7 @@ import pytest
 from distconv.cli import main
 from distconv.cli.commands import cli
 from tests.checkpoints import Spec, write_checklist, write_checkpoint
+from tests.dcp_folders import make_model
 from tests.downloads import Files, serving
 from tests.hub import Hub
 from tests.hub import serving as serving_hub
@@ -136,6 +137,8 @@ def test_inspections(
     printed._capsys.readouterr()
     printed.run("inspect", tmp_path / "hf")
     printed.run("inspect", tmp_path / "vision-hf")
+    make_model("qwen3").save_pretrained(tmp_path / "qwen")
+    printed.run("inspect", tmp_path / "qwen")
     printed.run("inspect", folders / "fsdp2")
     printed.run("inspect", folders / "fsdp2", "--like", folders / "llama-hf")
     printed.check_keys("inspect")

@@ -191,6 +191,31 @@ def test_commands_write_a_manifest_and_a_card(
     assert f"distconv verify {model} --against" in text
 
 
+def test_a_card_of_metas_shards_gives_what_one_of_the_same_model_for_transformers_gives(
+    checkpoint: Callable[[Spec], Path], tmp_path: Path
+) -> None:
+    distconv.convert(checkpoint(SPEC), tmp_path / "hf")
+    cards = {}
+    for shards in (1, 4):
+        distconv.convert(tmp_path / "hf", tmp_path / "meta", to="meta", shards=shards, overwrite=True)
+        for folder in ("hf", "meta"):
+            for name in ("card.json", "card.md"):
+                report = distconv.verify(tmp_path / folder, card=tmp_path / name)
+            assert report.manifest is not None
+            cards[folder] = json.loads((tmp_path / "card.json").read_text())
+            jsonschema.validate(cards[folder], schema("card.json"))
+            text = (tmp_path / "card.md").read_text()
+            assert f"| values | {report.manifest.elements:,} |" in text
+            assert f"`{report.manifest.digest}`" in text
+        assert cards["hf"]["manifest"] == cards["meta"]["manifest"] is not None
+    damaged = bytearray((tmp_path / "meta/consolidated.02.pth").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (tmp_path / "meta/consolidated.02.pth").write_bytes(damaged)
+    report = distconv.verify(tmp_path / "meta", card=tmp_path / "card.json")
+    assert not report.ok
+    assert json.loads((tmp_path / "card.json").read_text())["manifest"] is None
+
+
 def test_a_card_says_what_is_wrong_and_no_name_in_it_is_markdown(tmp_path: Path) -> None:
     dense = save_dense(tmp_path / "dense")
     tensors = {"a|<b>`": torch.ones(2), **read_tensors(dense)}

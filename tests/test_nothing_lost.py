@@ -195,7 +195,7 @@ def test_a_changed_source_or_option_is_told_and_not_mixed_in(
         convert(source, tmp_path / "out")
     monkeypatch.setattr(places, "LocalStorage", LocalStorage)
     before = digest_folder(tmp_path / "out")
-    with pytest.raises(OutputError, match="dtype was bfloat16, is float32"):
+    with pytest.raises(OutputError, match="`dtype='bfloat16'` before, `dtype='float32'` now"):
         convert(source, tmp_path / "out", dtype="float32")
     os.utime(source / "consolidated.01.pth")
     with pytest.raises(OutputError, match=r"changed since: consolidated\.01\.pth"):

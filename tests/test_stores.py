@@ -264,7 +264,7 @@ def test_another_model_is_replaced_only_where_that_is_asked_for_and_what_is_fore
     whole = digest_folder(output)
     refused = run(*command(source, output))
     assert refused.returncode == 2
-    assert "dtype was float16, is bfloat16" in refused.stderr
+    assert "--dtype float16 before, --dtype bfloat16 now" in refused.stderr
     assert digest_folder(output) == whole
     convert(source, output, "--overwrite")
     assert [path.read_bytes() for path in foreign] == [str(path).encode() for path in foreign]

@@ -198,7 +198,7 @@ def test_a_folder_with_one_number_of_shards_is_not_gone_on_with_for_another(
     sources: dict[tuple[str, int], Path], tmp_path: Path
 ) -> None:
     distconv.convert(sources["llama-2", 1], tmp_path / "out", to="meta", shards=2)
-    with pytest.raises(OutputError, match="shards was 2, is 4"):
+    with pytest.raises(OutputError, match="`shards=2` before, `shards=4` now"):
         distconv.convert(sources["llama-2", 1], tmp_path / "out", to="meta", shards=4)
     report = distconv.convert(sources["llama-2", 1], tmp_path / "out", to="meta", shards=2)
     assert report.already_done

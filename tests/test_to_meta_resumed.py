@@ -187,5 +187,5 @@ def test_another_format_in_output_is_named_as_it_is_asked_for(
 ) -> None:
     targets = ("meta", "transformers") if back else ("transformers", "meta")
     distconv.convert(source, tmp_path / "out", to=targets[0])
-    with pytest.raises(OutputError, match=f"to was {targets[0]}, is {targets[1]}"):
+    with pytest.raises(OutputError, match=f"`to='{targets[0]}'` before, `to='{targets[1]}'` now"):
         distconv.convert(source, tmp_path / "out", to=targets[1])

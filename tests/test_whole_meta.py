@@ -319,11 +319,13 @@ def test_what_metas_model_does_not_take_is_found_though_nothing_is_damaged(
 
 
 def test_who_verifies_a_download_of_metas_is_told_of_check(checkpoint: Write) -> None:
-    """It has frequencies, and an archive in another form, so that findings say nothing of whether it is whole."""
-    report = distconv.verify(checkpoint(Spec("llama-2", shards=2)))
+    """Its tensors may be parts of records, so that findings say nothing of whether it is whole."""
+    source = checkpoint(Spec("llama-2", shards=2))
+    report = distconv.verify(source)
     assert not report.ok
     assert any(
-        "whether a download of Meta's is whole `distconv check` tells" in note for note in report.notes
+        f"whether a download of Meta's is whole `distconv check {source}` tells" in note
+        for note in report.notes
     )
 
 

@@ -110,6 +110,8 @@ def inspect(
 ) -> None:
     """Tell what the model in INPUT is, how that is known, and how Meta's code could have it.
 
+    Of a Transformers folder of another family it tells what is true of any.
+
     \b
     Examples:
       distconv inspect Llama-2-7b
@@ -123,10 +125,10 @@ def inspect(
         fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     show(found, as_json=as_json)
-    if found.found["format"] == "transformers":
-        hint("plan", source, "--to", "meta")
-    elif "family" in found.found:
-        hint("plan", source)
+    if "family" in found.found:
+        hint("plan", source, *(("--to", "meta") if found.found["format"] == "transformers" else ()))
+    elif found.found["format"] == "transformers":
+        hint("verify", source)
 
 
 @command(short_help="Check that OUTPUT is a whole model.")
@@ -166,8 +168,8 @@ def verify(
 
     OUTPUT is a folder for Transformers, whoever wrote it and whatever its architecture, or for Meta's
     code. A model made of its config must take every tensor, each must be there once, index and headers
-    must say what the files hold, no value may be NaN or infinite and no layer zero, and nothing else may
-    stand there that would be loaded. Files that distconv.json records must also have their one form and
+    must say what the files hold, no value may be NaN or infinite and no layer zero, each token of the
+    tokenizer must have a row, and nothing else may stand there that would be loaded. Files that distconv.json records must also have their one form and
     their digests. With --against, every tensor is compared with INPUT's: those of a checkpoint are made
     again, of other folders and manifests digests are compared. --generate loads a Transformers folder
     over the GPUs there are, else the CPU, and prints 64 tokens, decoded greedily.

@@ -97,7 +97,7 @@ def defused() -> Iterator[None]:
         warnings.showwarning = show_warning
 
 
-_OPTION = re.compile(r"`([a-z_]+)=(True|'[^'`]*'|[A-Z]*)`")
+_OPTION = re.compile(r"`([a-z_]+)=(True|'[^'`]*'|[A-Z]*|[0-9]+)`")
 
 
 def name_options(text: str) -> str:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from enum import IntEnum
 
+MOST_SHOWN = 20
+"""Findings that people are shown of one model; programs are given all."""
+
 
 class Depth(IntEnum):
     """How much is looked at; each includes the ones before."""

@@ -4,14 +4,17 @@ Nothing of INPUT is needed, and nobody need have made it with distconv: what a r
 own index, headers and config.json do.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from distconv.errors import InputError, OutputError
 from distconv.formats.written import Headers
+from distconv.humanize import list_some
 from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
 from distconv.output.contents import Data, read_data
+from distconv.output.descriptions import describe_unfinished
 from distconv.output.findings import Depth, Finding
 from distconv.output.loading import find_detours
 from distconv.output.manifest import Listed
@@ -20,17 +23,19 @@ from distconv.output.receipt import ModelReceipt, read_receipt
 from distconv.output.structure import check_forms, check_recorded, find_foreign, list_names, read_headers
 from distconv.output.targets import (
     CHECKLIST_NAME,
-    JOURNAL_NAME,
     RECEIPT_NAME,
     TRANSFORMERS,
     Target,
     tell_target,
 )
 from distconv.output.ties import find_broken_tie, find_stored_tie
+from distconv.output.tokenizers import find_tokenizer_faults
 from distconv.sidecars.config import CONFIG_NAME
 from distconv.sidecars.settings import read_declared_dtype
 from distconv.storage.base import Storage, join
 from distconv.storage.parallel import submit
+
+_MOST_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +79,20 @@ def prove(
     cluster: Cluster | None = None,
     *,
     digests: bool = False,
+    against: str = "",
 ) -> Proof:
     """Look at a model folder, and list what is wrong in it.
 
     What it should be its receipt says, and where there is no good one the folder itself. ``progress`` is told of
     the bytes of the files of weights as they are read, by lanes or by a cluster's workers; ``digests`` asks for
-    those of all tensors. OutputError where it is no model folder.
+    those of all tensors; ``against`` is what the caller compares them with. OutputError where it is no model folder.
     """
-    entry = storage.find(output)
-    if entry is None or not entry.is_folder:
-        raise OutputError(f"{output}: {'no such folder' if entry is None else 'a file, expected a folder'}")
+    _refuse_no_folder(storage, output)
     receipt, damage = _find_receipt(storage, output)
     target = tell_target(storage, output) if receipt is None else receipt.conversion.target
-    names, misled = list_names(storage, output, target, receipt)
+    names, misled = _list_names(storage, output, target, receipt)
     headers, findings, notes = _look_at_files(storage, output, target, receipt, names)
-    findings = [*map(Finding, (*damage, *misled)), *findings]
+    findings = [*map(Finding, (*misled, *damage)), *findings]
     data = Data()
     # Of some of the tensors only it would be said that the others are missing or are of other shapes.
     if is_asked := depth >= Depth.MODEL and headers.keys() == set(names):
@@ -104,8 +108,30 @@ def prove(
         findings += odd
         notes += more
     if receipt is None and not damage:
-        notes.append(f"{output}: no {RECEIPT_NAME}, so {_describe_unrecorded(target, depth)}")
+        notes.append(
+            f"{output}: no {RECEIPT_NAME}, so {_describe_unrecorded(target, depth, output, against)}"
+        )
     return Proof(target, depth, headers, receipt, data, tuple(dict.fromkeys(findings)), tuple(notes))
+
+
+def _refuse_no_folder(storage: Storage, output: str) -> None:
+    entry = storage.find(output)
+    if entry is None or not entry.is_folder:
+        raise OutputError(f"{output}: {'no such folder' if entry is None else 'a file, expected a folder'}")
+
+
+def _list_names(
+    storage: Storage, output: str, target: Target, receipt: ModelReceipt | None
+) -> tuple[Sequence[str], tuple[str, ...]]:
+    """Give the names of the files of weights, and what misleads about them: first a conversion that is not finished."""
+    unfinished = describe_unfinished(storage, output)
+    try:
+        names, misled = list_names(storage, output, target, receipt)
+    except OutputError as error:
+        if unfinished is None:
+            raise
+        raise OutputError(unfinished) from error
+    return names, misled if unfinished is None else (unfinished, *misled)
 
 
 def _look_at_files(
@@ -113,8 +139,6 @@ def _look_at_files(
 ) -> tuple[Headers, list[Finding], list[str]]:
     """Look at headers, sizes and small files; gives also findings, and notes."""
     headers, findings = read_headers(storage, output, target, names)
-    if storage.find(join(output, JOURNAL_NAME)) is not None:
-        findings.append(Finding(f"{output}: a conversion into it is not finished; run it again"))
     recorded = receipt is not None
     findings += check_forms(storage, output, target, names, headers, recorded=recorded)
     foreign, notes = find_foreign(storage, output, target, names, receipt)
@@ -122,23 +146,38 @@ def _look_at_files(
     findings += map(Finding, (*foreign, *detours))
     if receipt is not None:
         findings += check_recorded(storage, output, receipt, headers)
-    return headers, findings, [*notes, *more]
+        return headers, findings, [*notes, *more]
+    used, unused = _leave_unused(output, target, headers)
+    return used, findings, [*unused, *notes, *more]
+
+
+def _leave_unused(output: str, target: Target, headers: Headers) -> tuple[Headers, list[str]]:
+    """Leave tensors aside of which the target's code takes no notice; tells of them in a note."""
+    used = {
+        file: {name: written for name, written in tensors.items() if not re.fullmatch(target.unused, name)}
+        for file, tensors in headers.items()
+    }
+    left = sorted({name for file, tensors in headers.items() for name in tensors.keys() - used[file].keys()})
+    return used, [
+        f"{output}: {list_some(left, _MOST_SHOWN)}: not looked at, as no code uses it"
+    ] if left else []
 
 
 def _find_oddities(
     storage: Storage, output: str, target: Target, headers: Headers, data: Data, *, recorded: bool
 ) -> tuple[list[Finding], list[str]]:
-    """Find odd values, and odd types where no receipt says that they were INPUT's."""
+    """Find odd values, and where no receipt says that they were INPUT's odd types and a tokenizer that does not fit."""
     findings, notes = find_odd_values(data.tensors or {})
     config = join(output, CONFIG_NAME)
     if recorded or target is not TRANSFORMERS or storage.find(config) is None:
         return findings, notes
     try:
         declared = read_declared_dtype(storage, config)
+        unfit, said = find_tokenizer_faults(storage, output, headers)
     except InputError:  # which has been told
-        declared = None
+        declared, unfit, said = None, [], []
     odd, more = find_odd_dtypes(headers, declared, config)
-    return [*findings, *map(Finding, odd)], [*notes, *more]
+    return [*findings, *map(Finding, (*odd, *unfit))], [*notes, *more, *said]
 
 
 def _find_receipt(storage: Storage, output: str) -> tuple[ModelReceipt | None, list[str]]:
@@ -152,11 +191,14 @@ def _find_receipt(storage: Storage, output: str) -> tuple[ModelReceipt | None, l
         return None, [f"{error}; `against=INPUT` compares without it"]
 
 
-def _describe_unrecorded(target: Target, depth: Depth) -> str:
-    """Say what the data was compared with where there is no receipt."""
+def _describe_unrecorded(target: Target, depth: Depth, output: str, against: str) -> str:
+    """Say what proves the data where there is no receipt."""
+    if against:
+        published = f", and only `distconv check {output}` whether its files are those that Meta published"
+        return f"only the comparison with {against} tells what its tensors should be{published if target.has_checksums else ''}"
     if depth < Depth.DATA or not target.has_checksums:
         return "nothing tells what the data should be"
     return (
         f"the data was compared only with the CRC32s of its own records, and with {CHECKLIST_NAME} where it is; "
-        "whether a download of Meta's is whole `distconv check` tells"
+        f"whether a download of Meta's is whole `distconv check {output}` tells"
     )

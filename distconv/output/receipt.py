@@ -14,13 +14,12 @@ from distconv.errors import InputError, OutputError
 from distconv.formats.plain_json import LIMIT_BYTES
 from distconv.moving.digests import ALGORITHM
 from distconv.output.targets import TARGETS, TRANSFORMERS, Target
-from distconv.output.values import WrongValueError, check, check_digest, show, take
+from distconv.output.values import WORD, WrongValueError, check, check_digest, show, take
 from distconv.sidecars.config import to_json
 from distconv.storage.base import Storage, read_small
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 XXH3 = _MD5 = re.compile(r"[0-9a-f]{32}")
-_WORD = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +177,7 @@ def _make_conversion(identity: Mapping[str, object], target: Target, count: int)
     sources = take(identity, "source", dict, where)
     words = {key: take(identity, key, str, where) for key in ("distconv", "family", "dtype")}
     for key, word in words.items():
-        check(_WORD.fullmatch(word) is not None, f"{key} of {where} is {show(word)}")
+        check(WORD.fullmatch(word) is not None, f"{key} of {where} is {show(word)}")
     shards = limit = None
     if target is TRANSFORMERS or identity.get("max_shard_size") is not None:
         limit = take(identity, "max_shard_size", int, where)

@@ -10,6 +10,7 @@ from distconv.moving.digests import ChunkDigests
 from distconv.moving.existing import find_finished
 from distconv.moving.progress import Progress
 from distconv.output.acquisition import owned
+from distconv.output.descriptions import describe_difference
 from distconv.output.finalise import clear_folder, clear_marks
 from distconv.output.folder import Folder
 from distconv.output.identity import Source
@@ -17,12 +18,10 @@ from distconv.output.loading import find_legal, find_replaced
 from distconv.output.ownership import Ownership
 from distconv.output.room import refuse_full
 from distconv.output.state import Found, RecordedDigests, find_attempts, look_at_output
-from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TRANSFORMERS, Target, is_partial
+from distconv.output.targets import Target, is_partial
 from distconv.planning.plan import Plan
 from distconv.storage.base import Storage
 
-_UNSAID = {"to": TRANSFORMERS.name}
-"""What a conversion's identity means where it does not say it."""
 _SMALL_FILES_BYTES = 32 << 20
 """Room for what stands beside the chunks: the largest tokenizer takes half of it."""
 
@@ -126,7 +125,7 @@ def _check(
             if lasting
             else "`overwrite=True` to replace the model in it"
         )
-        words = f"{output}: holds {_difference(found, identity)}; give an empty folder, or {way_out}"
+        words = f"{output}: holds {describe_difference(found, identity)}; give an empty folder, or {way_out}"
         raise OutputError("\n".join((words, *lasting)))
     obstacles = tuple(find_obstacles(overwrite=overwrite))
     if obstacles:
@@ -156,27 +155,3 @@ def _look_for_room(
         size for name, size in found.entries.items() if any(old.is_model_file(name) for old in replaced)
     ]
     refuse_full(output, needed_bytes, free_bytes + found.left_bytes + sum(removed))
-
-
-def _difference(found: Found, identity: dict[str, object]) -> str:
-    if JOURNAL_NAME not in found.entries and RECEIPT_NAME not in found.entries:
-        names = sorted(found.entries)
-        return f"other files ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
-    if not isinstance(found.conversion, dict):
-        return f"an unreadable {JOURNAL_NAME if JOURNAL_NAME in found.entries else RECEIPT_NAME}"
-    before = _UNSAID | found.conversion
-    changes = [
-        change
-        for key, now in (_UNSAID | identity).items()
-        if before.get(key) != now and key != "plan_sha256"
-        for change in _describe(key, before.get(key), now)
-    ]
-    return f"another conversion ({'; '.join(changes) or 'another plan'})"
-
-
-def _describe(key: str, before: object, now: object) -> Iterator[str]:
-    if not isinstance(before, dict) or not isinstance(now, dict):
-        yield f"{key} {'was not given' if before is None else f'was {before}'}, is {now}"
-        return
-    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    yield f"changed since: {', '.join(changed[:4])}{', …' if len(changed) > 4 else ''}"

@@ -7,17 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError, OutputError
-from distconv.families.known import ALL_FAMILIES
 from distconv.families.translate import Decisions
 from distconv.formats.plain_json import LIMIT_BYTES
-from distconv.humanize import format_count
 from distconv.moving.digests import ALGORITHM, ChunkDigests
 from distconv.moving.shared import UnfinishedFile
 from distconv.output.ownership import is_owned, is_owner_file
 from distconv.output.receipt import read_receipt
-from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TARGETS, TRANSFORMERS, Target, is_partial
+from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TRANSFORMERS, Target, is_partial
 from distconv.output.unfinished import read_unfinished
-from distconv.storage.base import Storage, is_file, is_folder, join, read_small
+from distconv.storage.base import Storage, is_file, join, read_small
 from distconv.version import VERSION
 
 
@@ -80,7 +78,7 @@ def look_at_output(storage: Storage, output: str) -> Found:
     for name in (JOURNAL_NAME, RECEIPT_NAME):
         if name in entries:
             try:
-                return Found(entries, left_bytes, *_read_record(storage, join(output, name)))
+                return Found(entries, left_bytes, *read_record(storage, join(output, name)))
             except FileNotFoundError:
                 # Who had the folder has just made it whole.
                 if name in storage.list_names(output):
@@ -89,7 +87,7 @@ def look_at_output(storage: Storage, output: str) -> Found:
     return Found(entries, left_bytes, None, {}, {})
 
 
-def _read_record(
+def read_record(
     storage: Storage, path: str
 ) -> tuple[object, dict[str, RecordedDigests], dict[str, UnfinishedFile]]:
     """Read a journal or a receipt; a damaged one tells nothing."""
@@ -117,25 +115,6 @@ def _read_md5(found: object) -> str | None:
     return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{32}", found) else None
 
 
-def describe_unfinished(storage: Storage, folder: str) -> str | None:
-    """Say what a folder is that has the journal of a conversion, and how that goes on; None of any other."""
-    names = storage.list_names(folder) if is_folder(storage, folder) else ()
-    if JOURNAL_NAME not in names:
-        return None
-    try:
-        conversion, _digests, _unfinished = _read_record(storage, join(folder, JOURNAL_NAME))
-    except FileNotFoundError:
-        return None
-    told = conversion if isinstance(conversion, dict) else {}
-    target = TARGETS.get(str(told.get("to")), TRANSFORMERS)
-    family = ALL_FAMILIES.get(str(told.get("family")))
-    count = format_count(sum(target.is_weights(name) for name in names), target.noun)
-    return (
-        f"{folder}: no model yet, but a conversion{'' if family is None else f' of {family.title}'} that is not "
-        f"finished (`to='{target.name}'`, {count} so far); run the same conversion again, and it goes on"
-    )
-
-
 def find_decisions(
     storage: Storage, output: str, target: Target, family: str, source: Mapping[str, object]
 ) -> Decisions | None:
@@ -148,7 +127,7 @@ def find_decisions(
         if name not in there:
             continue
         try:
-            found, _digests, _unfinished = _read_record(storage, join(output, name))
+            found, _digests, _unfinished = read_record(storage, join(output, name))
         except FileNotFoundError:
             continue
         if isinstance(found, dict) and _is_of(found, target, family, source):
@@ -184,7 +163,7 @@ def find_attempts(storage: Storage, output: str, identity: dict[str, object]) ->
     if JOURNAL_NAME not in storage.list_names(output):
         return frozenset()
     try:
-        conversion, _digests, unfinished = _read_record(storage, join(output, JOURNAL_NAME))
+        conversion, _digests, unfinished = read_record(storage, join(output, JOURNAL_NAME))
     except FileNotFoundError:
         return frozenset()
     if conversion != identity:

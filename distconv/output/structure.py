@@ -71,7 +71,7 @@ def check_forms(
     if expected != set(names):
         odd = ", ".join(sorted(set(names) ^ expected))
         yield Finding(f"{output}: {target.noun}s {odd} are missing or odd")
-    for name, tensors in headers.items():
+    for name, tensors in headers.items() if recorded else ():
         words = target.find_odd_form(storage, join(output, name), tensors)
         if words is not None:
             yield Finding(words, name)

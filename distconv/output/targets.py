@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from distconv.families.llama import FREQUENCIES
 from distconv.formats.meta import written as meta
 from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.legal import LEGAL_NAMES
@@ -70,6 +71,8 @@ class Target:
     """Make the index again from all headers, and tell where it differs."""
     find_index_differences: Callable[[Storage, str, Headers], Iterator[str]] | None = field(compare=False)
     """Tell where an index that anybody wrote is wrong; None where nobody else's form is as good as ours."""
+    unused: str
+    """Pattern of the names of tensors that files of its makers hold, and of which its code takes no notice."""
     rivals: str
     """Pattern of the names of weights that a loader takes with the model's or in their place, whoever wrote them."""
     find_misfits: Callable[[Storage, str, Headers], Iterator[str]] = field(compare=False)
@@ -132,6 +135,7 @@ TRANSFORMERS = Target(
     find_odd_form=safetensors.find_odd_form,
     find_wrong_index=safetensors.find_wrong_index,
     find_index_differences=safetensors.find_index_differences,
+    unused=_NONE,
     rivals=r"(?!consolidated).*\.safetensors|consolidated\.\d+\.pth|adapter_(config\.json|model\..*)",
     find_misfits=find_misfits_of_config,
 )
@@ -159,6 +163,7 @@ META = Target(
     find_odd_form=meta.find_odd_form,
     find_wrong_index=lambda _storage, _output, _headers: iter(()),
     find_index_differences=None,
+    unused="|".join(FREQUENCIES),
     rivals=r".*",
     find_misfits=find_misfits_of_params,
 )

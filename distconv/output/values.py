@@ -4,6 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
+WORD = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
+"""What names of families, types and versions are written in."""
+
 
 class WrongValueError(ValueError):
     """A value is not what a conversion writes there."""

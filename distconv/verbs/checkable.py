@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
 from distconv.formats.boxes import list_views
+from distconv.formats.headers import FindNames
 from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.checklist import Listed, read_checklists
 from distconv.formats.meta.files import CONFIG_NAME, SourceFiles, describe_missing_tokenizer, find_files
 from distconv.formats.meta.layouts import ShardFiles
 from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
+from distconv.formats.safetensors.names import find_transformers_names, keep_names
 from distconv.humanize import list_some
 from distconv.layout.regions import Region
 from distconv.output.targets import RECEIPT_NAME
@@ -18,6 +20,7 @@ from distconv.storage.base import Storage, join
 from distconv.verbs.options import Options
 from distconv.verbs.sources import open_meta, open_transformers
 from distconv.verbs.trained_input import find_trained_files, take_like
+from distconv.verbs.transformers_model import tell_foreign
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,35 +90,48 @@ def look_at_model(storage: Storage, options: Options) -> Work:
     """
     files = find_transformers_files(storage, options.source)
     findings: list[str] = []
+    find_names: FindNames = find_transformers_names
     try:
-        open_transformers(storage, options)
+        if tell_foreign(storage, files) is None:
+            open_transformers(storage, options)
+        else:
+            find_names = keep_names
+            read_transformers_catalog(storage, files, find_names)
     except InputError as error:
         findings += str(error).splitlines()
     tasks, bare = [], []
     for path in files.weights:
-        records = _find_records(storage, replace(files, weights=(path,), index=None))
+        records = _find_records(storage, replace(files, weights=(path,), index=None), find_names)
         if records is None:
             continue
         if records:
             tasks.append(Task(path, sum(record.size_bytes for record in records), None, records))
         else:
             bare.append(path)
-    notes = [_note_bare(storage, files.folder, bare)] if bare else []
+    compared = "headers and index" if find_names is keep_names else f"headers, index and {CONFIG_NAME}"
+    notes = [_note_bare(storage, files.folder, bare, compared)] if bare else []
+    if find_names is keep_names:
+        notes.append(
+            f"{files.folder}: of a model that Meta's layout has no place for, tensors are not compared with {CONFIG_NAME} "
+            f"here; `distconv verify {files.folder}` does"
+        )
     return Work(tasks, findings, notes, len(bare))
 
 
-def _find_records(storage: Storage, files: TransformersFiles) -> tuple[Region, ...] | None:
+def _find_records(
+    storage: Storage, files: TransformersFiles, find_names: FindNames
+) -> tuple[Region, ...] | None:
     """Give the records of one file that have checksums; None where it cannot be read, which has been told."""
     try:
-        tensors = read_transformers_catalog(storage, files).tensors
+        tensors = read_transformers_catalog(storage, files, find_names).tensors
     except InputError:
         return None
     records = dict.fromkeys(view.region for view in tensors.values())
     return tuple(record for record in records if record.crc32)
 
 
-def _note_bare(storage: Storage, folder: str, paths: Sequence[str]) -> str:
-    words = f"{list_some(paths, 1)}: no checksums are in it, so that only headers, index and {CONFIG_NAME} were compared"
+def _note_bare(storage: Storage, folder: str, paths: Sequence[str], compared: str) -> str:
+    words = f"{list_some(paths, 1)}: no checksums are in it, so that only {compared} were compared"
     if storage.find(join(folder, RECEIPT_NAME)) is None:
         return words
     return f"{words}; distconv verify {folder} compares its data with the digests in {RECEIPT_NAME}"

@@ -1,6 +1,5 @@
 """What a checkpoint of Meta's is and what its conversion would be: read and decided without moving data."""
 
-import math
 from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
@@ -18,7 +17,7 @@ from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.files import SourceFiles, find_files
 from distconv.formats.meta.layouts import ShardFiles
 from distconv.formats.meta.params import Params, read_params
-from distconv.formats.views import TensorView
+from distconv.formats.views import TensorView, is_disproved
 from distconv.layout.dtypes import DTYPES, DType
 from distconv.output.identity import Subject
 from distconv.planning.plan import Plan, make_plan
@@ -26,7 +25,14 @@ from distconv.sidecars.special_tokens import TOKEN_SETS
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
 from distconv.storage.base import Storage
 from distconv.verbs.questions import Answers
-from distconv.verbs.remarks import note_buffers, note_copies, note_differences, note_params, note_scales
+from distconv.verbs.remarks import (
+    note_buffers,
+    note_copies,
+    note_differences,
+    note_params,
+    note_scales,
+    note_unlike_copies,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,7 @@ def read_found(
         *catalog.notes,
         *note_buffers(catalog),
         *note_copies(catalog),
+        *note_unlike_copies(matches),
         *note_scales(catalog),
         *choice.assumptions,
         *note_differences(params, dimensions, vocabulary),
@@ -140,17 +147,6 @@ def is_same_storage(left: TensorView, right: TensorView) -> bool:
     """Whether two names stand for one view of one storage: proof that they are equal."""
     keys = ((view.region, view.dtype, view.offset, view.shape, view.strides) for view in (left, right))
     return next(keys) == next(keys)
-
-
-def is_disproved(left: TensorView, right: TensorView) -> bool:
-    """Whether checksums of two whole records show that the tensors differ, with no data read."""
-    whole = all(
-        view.region.crc32
-        and view.offset == 0
-        and math.prod(view.shape) * view.dtype.size_bytes == view.region.size_bytes
-        for view in (left, right)
-    )
-    return whole and left.strides == right.strides and left.region.crc32 != right.region.crc32
 
 
 def kv_pairs(checkpoint: Checkpoint, apart: int, copies: int) -> tuple[tuple[TensorView, TensorView], ...]:

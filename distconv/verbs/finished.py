@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Callable, Iterable
 
 from distconv.errors import ConversionError, OutputError
+from distconv.humanize import shorten
 from distconv.moving.existing import find_finished
 from distconv.moving.progress import Progress
-from distconv.output.findings import Depth, Finding
+from distconv.output.findings import MOST_SHOWN, Depth, Finding
 from distconv.output.proof import prove
 from distconv.output.structure import read_headers
 from distconv.storage.base import Storage
@@ -63,7 +64,9 @@ def compare_all(
     if findings:
         remove({finding.chunk for finding in findings if finding.chunk})
         told = f"{output}: verification found differences; it is not made whole, run the same command again"
-        raise ConversionError("\n".join((told, *(finding.words for finding in findings))))
+        raise ConversionError(
+            "\n".join((told, *shorten([finding.words for finding in findings], MOST_SHOWN)))
+        )
 
 
 def _compare(storage: Storage, output: str, prepared: Prepared, progress: Progress) -> list[Finding]:

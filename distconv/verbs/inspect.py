@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from distconv.families.dimensions import Dimensions, MixtralDimensions, MllamaDimensions, ModelDimensions
 from distconv.families.llama import Family
 from distconv.families.translate import Decisions, join_ranks, list_shard_counts, make_targets
+from distconv.formats.safetensors.folder import find_transformers_files
 from distconv.humanize import format_choice, format_count, format_size
 from distconv.layout.dtypes import BFLOAT16, STORABLE, DType
 from distconv.layout.files import OutputTensor
@@ -16,6 +17,7 @@ from distconv.storage.base import PathLike, Storage
 from distconv.storage.places import read_place
 from distconv.verbs.checkpoint import Checkpoint, decide
 from distconv.verbs.from_trained import note_twins
+from distconv.verbs.inspect_foreign import describe_foreign
 from distconv.verbs.inspect_trained import describe_files, describe_model
 from distconv.verbs.kinds import Kind, reading_kind
 from distconv.verbs.model_config import choose_longest
@@ -24,7 +26,7 @@ from distconv.verbs.reports import Report
 from distconv.verbs.sources import open_meta, open_transformers
 from distconv.verbs.tables import Table
 from distconv.verbs.trained_input import find_beside, find_trained_files, take_like
-from distconv.verbs.transformers_model import TransformersModel
+from distconv.verbs.transformers_model import TransformersModel, tell_foreign
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -61,6 +63,7 @@ def inspect(
 ) -> Inspection:
     """Tell what the model in ``source`` is: a checkpoint of Meta's or of a trainer, or a Transformers folder.
 
+    Of a Transformers folder of another family than Llama's it tells what is true of any.
     Reads headers only. Takes what is said of ``source`` as ``convert`` does. Raises InputError where no model is
     found or its parts contradict each other, UsageError for what was asked.
     """
@@ -75,8 +78,18 @@ def inspect(
         if kind is Kind.TRAINED:
             return _inspect_trained(storage, options)
         if kind is Kind.TRANSFORMERS:
-            return _inspect_model(storage, open_transformers(storage, options))
+            return _inspect_transformers(storage, options)
         return _inspect_checkpoint(open_meta(storage, options))
+
+
+def _inspect_transformers(storage: Storage, options: Options) -> Inspection:
+    files = find_transformers_files(storage, options.source)
+    foreign = tell_foreign(storage, files)
+    if foreign is None:
+        return _inspect_model(storage, open_transformers(storage, options))
+    found, rows = describe_foreign(storage, files)
+    note = f"{files.folder}: `to='meta'` is refused of this model; `distconv verify {files.folder}` proves whether it is whole"
+    return Inspection(found, rows, (*files.notes, foreign, note))
 
 
 def _inspect_trained(storage: Storage, options: Options) -> Inspection:

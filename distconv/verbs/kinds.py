@@ -6,7 +6,7 @@ from enum import Enum
 
 from distconv.errors import InputError
 from distconv.formats.safetensors.folder import is_transformers
-from distconv.output.state import describe_unfinished
+from distconv.output.descriptions import describe_unfinished
 from distconv.storage.base import Storage
 from distconv.verbs.options import Options
 from distconv.verbs.trained_input import is_trained, refuse_like

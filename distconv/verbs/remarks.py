@@ -1,13 +1,16 @@
 """What a person should know of a checkpoint that was read: what was left out, and what looks odd."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from distconv.families.choose import Choice
 from distconv.families.dimensions import ModelDimensions
 from distconv.families.llama import BUFFERS, FREQUENCIES
+from distconv.families.rules import Match
 from distconv.formats.meta.catalog import Catalog
+from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.params import Params
+from distconv.formats.views import is_disproved
 from distconv.sidecars.tokenizer import Vocabulary
 
 _MOST_SHOWN = 4
@@ -32,15 +35,38 @@ def note_differences(
 
 def note_buffers(catalog: Catalog) -> Iterator[str]:
     """Name the buffers that a trainer saved along; Meta's own frequencies are no news."""
+    found = [name for name in _find_names(catalog, BUFFERS) if name not in _find_names(catalog, FREQUENCIES)]
+    if found:
+        yield f"{len(found):,} buffers that follow from the configuration are left out ({_show(found)})"
+
+
+def note_frequencies(catalog: Catalog) -> Iterator[str]:
+    """Say where Meta's own frequencies are left out of Meta's own layout."""
+    found = _find_names(catalog, FREQUENCIES)
+    if found:
+        yield f"{_show(found)}: left out; Meta's code computes what follows from {PARAMS_NAME}"
+
+
+def note_unlike_copies(matches: Sequence[Match]) -> Iterator[str]:
+    """Name the tensors that each shard has whole and that differ there, by the checksums of their records."""
     found = [
-        name
-        for name in catalog.names()
-        if any(re.fullmatch(pattern, name) for pattern in BUFFERS)
-        and not any(re.fullmatch(pattern, name) for pattern in FREQUENCIES)
+        match
+        for match in matches
+        if match.cut.axis is None and any(is_disproved(match.views[0], view) for view in match.views[1:])
     ]
     if found:
-        shown = ", ".join(found[:_MOST_SHOWN]) + (", …" if len(found) > _MOST_SHOWN else "")
-        yield f"{len(found):,} buffers that follow from the configuration are left out ({shown})"
+        yield (
+            f"{_show([match.source for match in found])}: each shard has the whole, and they differ; taken from "
+            f"{found[0].views[0].region.path}"
+        )
+
+
+def _find_names(catalog: Catalog, patterns: Sequence[str]) -> list[str]:
+    return [name for name in catalog.names() if any(re.fullmatch(pattern, name) for pattern in patterns)]
+
+
+def _show(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_SHOWN]) + (", …" if len(names) > _MOST_SHOWN else "")
 
 
 def note_copies(catalog: Catalog) -> Iterator[str]:

@@ -31,6 +31,7 @@ from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
 from distconv.verbs.options import Options
 from distconv.verbs.prepared import Prepared
 from distconv.verbs.questions import Answers, Asked
+from distconv.verbs.remarks import note_frequencies
 from distconv.verbs.transformers_model import TransformersModel
 
 
@@ -152,8 +153,9 @@ def _plan_back(model: TransformersModel, options: Options) -> Plan:
 
 
 def _notes_for_meta(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Give the notes on a checkpoint that matter to Meta's code, which has no settings for chat."""
-    return tuple(note for note in checkpoint.notes if note not in checkpoint.choice.variant)
+    """Give the notes on a checkpoint that matter to Meta's code, which has no settings for chat, and had frequencies."""
+    kept = (note for note in checkpoint.notes if note not in checkpoint.choice.variant)
+    return (*kept, *note_frequencies(checkpoint.catalog))
 
 
 def _plan_shards(

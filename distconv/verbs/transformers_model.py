@@ -93,6 +93,21 @@ class TransformersModel:
         return self.config.family.architecture == "llama" and _OUTPUT_NAME not in self.catalog.tensors
 
 
+def tell_foreign(storage: Storage, files: TransformersFiles) -> str | None:
+    """Say by config.json alone why Meta's layout has no place for a model; None of those that it may have one for.
+
+    InputError where that is no JSON object.
+    """
+    content = read_small(storage, files.config, SMALL_FILE_BYTES)
+    if is_image_config(files.config, content):
+        return None
+    try:
+        refuse_foreign(files.config, content)
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def read_model(storage: Storage, files: TransformersFiles, *, family: str | None = None) -> TransformersModel:
     """Read config, tokenizer and all headers, and hold them against each other.
 

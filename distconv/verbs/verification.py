@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from distconv.humanize import shorten
+from distconv.output.findings import MOST_SHOWN
 from distconv.output.manifest import Manifest
 from distconv.output.targets import RECEIPT_NAME
 from distconv.verbs.reports import Report
@@ -58,4 +60,5 @@ class Verification(Report):
             equal = "whole" if self.source is None else f"whole and equal to {self.source}"
             return (f"{self.output}: all {self._tensors} are {equal} ({self.examined})",)
         count = len(self.differences)
-        return (f"{self.output}: {count} finding{'s' if count > 1 else ''}", *self.differences)
+        shown = shorten(self.differences, MOST_SHOWN)
+        return (f"{self.output}: {count:,} finding{'s' if count > 1 else ''}", *shown)

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from distconv.errors import MismatchError, OutputError, UsageError
+from distconv.errors import InputError, MismatchError, OutputError, UsageError
 from distconv.families.known import ALL_FAMILIES
 from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
@@ -30,6 +30,7 @@ from distconv.verbs.sources import open_meta, open_transformers
 from distconv.verbs.trained_input import find_trained
 from distconv.verbs.verification import Verification
 from distconv.verbs.verification_card import make_verification_card
+from distconv.verbs.whole_tensors import digest_tensors, open_tensors
 
 
 def verify(
@@ -79,11 +80,25 @@ def _verify(
 ) -> Verification:
     compare = _read_source(storage, asked, cluster) if asked.source else None
     proof = prove(
-        storage, asked.output, Depth.MODEL, progress, cluster, digests=carded or compare is not None
+        storage,
+        asked.output,
+        Depth.MODEL,
+        progress,
+        cluster,
+        digests=carded or compare is not None,
+        against=asked.source,
     )
     findings = list(proof.findings)
     if compare is not None:
         findings += compare(proof, progress)
+    manifest, notes = None, proof.notes
+    try:
+        manifest = _list_tensors(storage, asked, proof, cluster, progress if carded else None)
+    except InputError as error:
+        notes = (
+            *notes,
+            f"{asked.output}: no digests of whole tensors, as it is no whole model by itself ({error})",
+        )
     return Verification(
         output=asked.output,
         source=asked.source or None,
@@ -91,16 +106,28 @@ def _verify(
         shards=len(proof.headers) if proof.target is META else None,
         data_proved=proof.data_proved or compare is not None,
         examined=proof.examined if compare is None else f"{proof.examined}, and every tensor compared",
-        manifest=_list_tensors(proof),
+        manifest=manifest,
         differences=tuple(finding.words for finding in findings),
-        notes=proof.notes,
+        notes=notes,
     )
 
 
-def _list_tensors(proof: Proof) -> Manifest | None:
-    """Give the manifest of a Transformers folder, where digests were made."""
-    tensors = tuple(proof.list_tensors())
-    return make_manifest(tensors) if tensors and proof.target is TRANSFORMERS else None
+def _list_tensors(
+    storage: Storage, asked: Options, proof: Proof, cluster: Cluster | None, progress: Progress | None
+) -> Manifest | None:
+    """Give the manifest of OUTPUT: of a Transformers folder where digests were made, of Meta's shards for ``progress``.
+
+    Those hold parts, so that whole tensors are read again, as ``distconv manifest`` reads them.
+    """
+    if proof.target is TRANSFORMERS:
+        tensors = tuple(proof.list_tensors())
+        return make_manifest(tensors) if tensors else None
+    if progress is None or proof.findings:
+        return None
+    own = replace(
+        asked, source=asked.output, tokenizer=None, params=None, like=None, dialect=None, fill_from_like=False
+    )
+    return digest_tensors(storage, open_tensors(storage, own, cluster).tensors, progress, cluster)
 
 
 def _read_source(storage: Storage, options: Options, cluster: Cluster | None) -> Compare | None:
@@ -123,8 +150,13 @@ def _read_source(storage: Storage, options: Options, cluster: Cluster | None) ->
         if target is TRANSFORMERS:
             return _against_checkpoint(storage, taken)
         expected = _expect(storage, taken, kind)
-    ranks = len(target.list_files(storage, options.output)) if recorded is None else recorded.shards or 1
-    return lambda proof, progress: compare_shards(storage, expected, ranks, proof.headers, progress)
+
+    def compare(proof: Proof, progress: Progress) -> list[Finding]:
+        # A folder whose files nobody knows is refused by then.
+        ranks = len(target.list_files(storage, options.output)) if recorded is None else recorded.shards or 1
+        return compare_shards(storage, expected, ranks, proof.headers, progress)
+
+    return compare
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
 """A model's whole tensors by Transformers' names, whichever format has them, and what their data is."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from distconv.formats.meta.names import Names
 from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import find_transformers_files
+from distconv.formats.safetensors.names import keep_names
 from distconv.layout.files import OutputTensor
 from distconv.layout.units import Examination, Unit, split_examination
 from distconv.moving.compare import target_of_view
@@ -52,18 +52,13 @@ def _open_tensors(storage: Storage, options: Options, cluster: Cluster | None) -
         )
     if kind is Kind.TRANSFORMERS:
         files = find_transformers_files(storage, options.source)
-        catalog = read_transformers_catalog(storage, files, _take_names)
+        catalog = read_transformers_catalog(storage, files, keep_names)
         tensors = tuple(target_of_view(view) for view in catalog.tensors.values())
         return WholeTensors(options.source, tensors, (*files.notes, *catalog.notes))
     checkpoint = open_meta(storage, options)
     decisions, decided = decide(checkpoint, Asked(partial(_ask, storage, cluster)))
     plan = plan_conversion(checkpoint, decisions)
     return WholeTensors(options.source, plan.tensors, (*checkpoint.notes, *decided))
-
-
-def _take_names(_path: str, names: Iterable[str]) -> Names:
-    """Take all names as they are: of other models nothing is known that could be taken off."""
-    return Names({name: name for name in names}, {}, {})
 
 
 def _ask(storage: Storage, cluster: Cluster | None, units: Sequence[Unit]) -> Sequence[Receipt]:

@@ -300,7 +300,7 @@ SHARDS: dict[str, list[str]] = {
         "out/distconv.json: damaged or changed, its own digest differs; `against=INPUT` compares without it",
     ],
     "a conversion that is not finished": [
-        "out: a conversion into it is not finished; run it again",
+        "out: a conversion into it is not finished (0 chunks so far); run the same conversion again, and it goes on: `distconv convert INPUT out`, with the options that it had",
     ],
     "a shard that was zipped again": [
         "out/consolidated.01.pth: its archive is not in the one form that its tensors have: 171,890 bytes, expected 173,884 [consolidated.01.pth]",
@@ -354,19 +354,19 @@ SHARDS: dict[str, list[str]] = {
         "out/params.json: dim is 'wide', expected a whole number from 1 to 16,777,216",
     ],
     "no receipt": [
-        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check` tells",
+        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check out` tells",
     ],
     "a flipped bit without a receipt": [
         "out/consolidated.01.pth: the data of tok_embeddings.weight differs from its CRC32 in the archive's directory [consolidated.01.pth]",
-        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check` tells",
+        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check out` tells",
     ],
     "a damaged checklist without a receipt": [
         "out/checklist.chk: line 1 is no `md5  name`; the file is unknown content (first bytes 6e 6f 6e 73 65 6e 73 65)",
-        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check` tells",
+        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check out` tells",
     ],
     "a missing file without a receipt": [
         "out/tokenizer.model: missing, though checklist.chk lists it",
-        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check` tells",
+        "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check out` tells",
     ],
     "no shards": [
         "refused: out: neither model.safetensors.index.json nor model.safetensors; no model for Transformers, or its conversion is not finished",

@@ -9,15 +9,17 @@ from types import SimpleNamespace
 import pytest
 
 from distconv.errors import OutputError
+from distconv.output.descriptions import describe_difference
 from distconv.output.identity import InputFiles, refuse_overlap
 from distconv.output.loading import find_detours, find_legal, find_obstacles, read_recorded
-from distconv.output.resuming import _check, _difference
+from distconv.output.resuming import _check
 from distconv.output.state import (
     Found,
 )
 from distconv.output.targets import META, TRANSFORMERS
 from distconv.storage.fencing import make_attempt
 from distconv.storage.local import LocalStorage
+from distconv.version import VERSION
 from tests.output.records import IDENTITY, JOURNAL, RECEIPT, SHA256, SOURCE, STORAGE, write_receipt
 
 
@@ -34,18 +36,20 @@ def found_with(*names: str, conversion: object = None) -> Found:
         (found_with(JOURNAL, RECEIPT), f"an unreadable {JOURNAL}"),
         (found_with("a", RECEIPT, conversion=[]), f"an unreadable {RECEIPT}"),
         (found_with(JOURNAL, conversion=IDENTITY | {"plan_sha256": ""}), "another conversion (another plan)"),
-        (found_with(JOURNAL, conversion=IDENTITY | {"dtype": "float16", "family": "x"}), "another conversion (family was x, is llama-2; dtype was float16, is bfloat16)"),
-        (found_with(JOURNAL, conversion=IDENTITY | {"to": "meta"}), "another conversion (to was meta, is transformers)"),
-        (found_with(JOURNAL, conversion={key: value for key, value in IDENTITY.items() if key != "dtype"}), "another conversion (dtype was not given, is bfloat16)"),
-        (found_with(JOURNAL, conversion=IDENTITY | {"source": None}), f"another conversion (source was not given, is {SOURCE})"),
-        (found_with(JOURNAL, conversion=IDENTITY | {"source": {"params.json": 1}}), "another conversion (changed since: params.json)"),
-        (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("dcb", 1)}), "another conversion (changed since: b, c, d)"),
-        (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("edcb", 1)}), "another conversion (changed since: b, c, d, e)"),
-        (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("fedcb", 1)}), "another conversion (changed since: b, c, d, e, …)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"dtype": "float16", "family": "x"}), "another conversion (`family='x'` before, `family='llama-2'` now; `dtype='float16'` before, `dtype='bfloat16'` now)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"to": "meta"}), "another conversion (`to='meta'` before, `to='transformers'` now)"),
+        (found_with(JOURNAL, conversion={key: value for key, value in IDENTITY.items() if key != "dtype"}), "another conversion (no `dtype=` before, `dtype='bfloat16'` now)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"instruct": True, "distconv": "0.1", "tied": False, "kv_replication": None}), f"another conversion (version 0.1 before, {VERSION} now; `instruct=True` before, no `instruct=True` now; output layer tied no before, yes now; copies of each key head unknown before, 2 now)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"dtype": "`\n", "max_shard_size": [], "family": 1}), "another conversion (`family=1` before, `family='llama-2'` now; `dtype=` '`\\n' before, `dtype='bfloat16'` now; `max_shard_size=` a list before, `max_shard_size='5B'` now)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"source": None}), "another conversion (INPUT changed since: params.json)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"source": {"params.json": 1}}), "another conversion (INPUT changed since: params.json)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("dcb", 1)}), "another conversion (INPUT changed since: b, c, d)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("edcb", 1)}), "another conversion (INPUT changed since: b, c, d, e)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("fedcb", 1)}), "another conversion (INPUT changed since: b, c, d, e, …)"),
     ],
 )  # fmt: skip
 def test_what_stands_in_the_way_is_told_by_its_difference(found: Found, words: str) -> None:
-    assert _difference(found, IDENTITY) == words
+    assert describe_difference(found, IDENTITY) == words
 
 
 @dataclass(frozen=True, slots=True)

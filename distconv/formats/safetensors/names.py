@@ -31,6 +31,11 @@ _REFUSED = (
 """By names alone, as auto-gptq, awq, bitsandbytes, compressed-tensors, fbgemm, hqq and peft write them."""
 
 
+def keep_names(_path: str, names: Iterable[str]) -> Names:
+    """Take all names as they are: of other models nothing is known that could be taken off."""
+    return Names({name: name for name in names}, {}, {})
+
+
 def find_transformers_names(path: str, names: Iterable[str]) -> Names:
     """Find the name in ``LlamaForCausalLM`` of each tensor of a file.
 

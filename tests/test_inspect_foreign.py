@@ -1,0 +1,100 @@
+"""What inspect and check tell of a Transformers folder of a family that is none of ours: what is true of any."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import distconv
+from distconv.cli import main
+from tests.dcp_folders import make_model
+from tests.foreign_folders import INDEX, read_index, write_folder
+from tests.reference import read_tensors
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a Qwen3 as Transformers saves it, in several files."""
+    saved = tmp_path_factory.mktemp("qwen") / "saved"
+    make_model("qwen3").save_pretrained(saved)
+    return write_folder(saved.with_name("model"), saved / "config.json", read_tensors(saved), 3)
+
+
+@pytest.fixture
+def folder(qwen: Path, tmp_path: Path) -> Path:
+    """Give a copy of it, to be damaged."""
+    return shutil.copytree(qwen, tmp_path / "model")
+
+
+def test_a_folder_of_another_family_is_described_as_far_as_is_true_of_any(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = read_tensors(folder)
+    found = distconv.inspect(folder).to_json()
+    files = sorted(folder.glob("*.safetensors"))
+    assert (found["format"], found["model_type"], found["architectures"]) == (
+        "transformers",
+        "qwen3",
+        ["Qwen3ForCausalLM"],
+    )
+    assert (found["tensors"], found["elements"]) == (len(tensors), sum(map(torch.numel, tensors.values())))
+    assert found["size_bytes"] == sum(path.stat().st_size for path in files)
+    assert found["files"] == list(map(str, files))
+    assert set(found["dtypes"]) == {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
+    main(["inspect", str(folder)])
+    shown = capsys.readouterr()
+    assert "Qwen3ForCausalLM" in shown.out
+    assert (
+        f"--to meta is refused of this model; `distconv verify {folder}` proves whether it is whole"
+        in shown.err
+    )
+    assert shown.err.endswith(f"next: distconv verify {folder}\n")
+
+
+def test_check_compares_headers_and_index_of_any_folder(folder: Path) -> None:
+    report = distconv.check(folder)
+    assert report.ok, report.findings
+    assert report.by_headers == 3
+    assert any("so that only headers and index were compared" in note for note in report.notes)
+    assert any(f"`distconv verify {folder}` does" in note for note in report.notes)
+
+
+def exchange(folder: Path) -> None:
+    weight_map = read_index(folder)
+    name, home = next(iter(weight_map.items()))
+    weight_map[name] = next(other for other in weight_map.values() if other != home)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def cut(folder: Path) -> None:
+    path = max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(("damage", "words"), [(exchange, INDEX), (cut, ".safetensors")])
+def test_what_is_wrong_with_any_folder_is_found_in_one_of_another_family(
+    folder: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    damage(folder)
+    report = distconv.check(folder)
+    assert not report.ok
+    assert all(words in finding and "model_type" not in finding for finding in report.findings)
+    with pytest.raises(distconv.DistconvError, match=words):
+        distconv.inspect(folder)
+
+
+def test_what_torch_saved_of_another_family_is_compared_by_its_own_checksums(folder: Path) -> None:
+    tensors = read_tensors(folder)
+    for path in (*folder.glob("*.safetensors"), folder / INDEX):
+        path.unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    report = distconv.check(folder)
+    assert (report.ok, report.by_crc32, report.by_headers) == (True, 1, 0)
+    content = bytearray((folder / "pytorch_model.bin").read_bytes())
+    largest = max(tensors.values(), key=torch.numel).contiguous().view(torch.uint8).numpy().tobytes()
+    content[content.index(largest) + 9] ^= 1
+    (folder / "pytorch_model.bin").write_bytes(content)
+    assert "CRC32" in "".join(distconv.check(folder).findings)
