@@ -9,12 +9,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MARKS := not slow and not peer and not gpu and not netns
-# Files of tests are run beside each other, each by one process, as its tests share what they make once; a process
-# that was killed is not started again, and the test in which it was is named at the end.
-BESIDE := -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
+# Files of tests are run beside each other, each by one process, as its tests share what they make once, in the order
+# of tests/extent.py; a process that was killed is not started again, and the test in which it was is named at the end.
+BESIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# Each computes with one thread: more of them would wait for each other, and take a fifth more processor time for it.
+THREADS := OMP_NUM_THREADS=1
 ifeq ($(CI),true)
 MARKS := not gpu
 BESIDE :=
+THREADS :=
 PEERS := peers
 endif
 
@@ -37,7 +40,7 @@ demo: $(if $(wildcard .venv/installed),.venv/installed,.venv/demo)
 	$(BIN)/python examples/demo.py $(STORIES)
 
 test: lint $(PEERS)
-	$(BIN)/python -m pytest -q $(BESIDE) -m "$(MARKS)"
+	$(THREADS) $(BIN)/python -m pytest -q $(BESIDE) -m "$(MARKS)"
 
 lint: .venv/installed
 	$(BIN)/ruff check distconv tests examples

@@ -1,6 +1,8 @@
 """Fixtures that are made once a session: tokenizers, checkpoints, the pythons of peers."""
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import hypothesis
 import pytest
 
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
-from tests.extent import share
+from tests.extent import LONGEST, one_of_each, share
 from tests.last_words import LastWords
 from tests.meta_model import MetaCode, start_meta_code
 from tests.mounts import NoDiskError, disk_in_a_file
@@ -55,6 +57,32 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_configure(config: pytest.Config) -> None:
     """Let a suite that is killed say where."""
     config.pluginmanager.register(LastWords())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make slow what the default suite leaves out of a product, of which each parametrization is a factor.
+
+    Files that take longest come first.
+    """
+    products: dict[tuple[Path, str], list[pytest.Function]] = {}
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        left_out = marks & {"slow", "peer", "gpu", "netns"}
+        if isinstance(item, pytest.Function) and "product" in marks and not left_out:
+            products.setdefault((item.path, item.originalname), []).append(item)
+    for cases in products.values():
+        chosen = one_of_each(case.callspec._idlist for case in cases)
+        for place in set(range(len(cases))) - chosen:
+            cases[place].add_marker(pytest.mark.slow)
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Give one process more than there are processors, as tests wait as well."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session")
@@ -111,9 +139,18 @@ def transformers_model(
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder with distributed checkpoints of small models, see ``tests.dcp_folders``, to be read only."""
-    out = tmp_path_factory.mktemp("dcp") / "folders"
-    # What it says when it fails is shown by pytest.
-    subprocess.run([sys.executable, "-m", "tests.dcp_folders", out], check=True, cwd=ROOT)
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Of those who run files beside each other the first one makes it, in the folder of them all.
+        place = place.parent
+    out, made = place / "dcp", place / "dcp.made"
+    with (place / "dcp.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(out, ignore_errors=True)
+            # What it says when it fails is shown by pytest.
+            subprocess.run([sys.executable, "-m", "tests.dcp_folders", out], check=True, cwd=ROOT)
+            made.touch()
     return out
 
 

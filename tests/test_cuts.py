@@ -129,6 +129,7 @@ def test_logits_of_cut_heads_are_those_of_metas_forward(
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("layout", ["separate", "transposed", "apart"])
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 def test_one_wrong_element_of_a_cut_head_is_found_against_the_source(

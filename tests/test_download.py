@@ -462,6 +462,7 @@ BODIES = {
 }
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
 @pytest.mark.parametrize("base", ["consolidated.00.pth", "params.json", "tokenizer.model"])
 @pytest.mark.parametrize("listed", [True, False], ids=["listed", "unlisted"])
@@ -586,6 +587,7 @@ LIES = {
 }
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
 @pytest.mark.parametrize("base", ["consolidated.01.pth", "params.json"])
 def test_a_server_that_lies_about_sizes_and_ranges_gives_no_file(
@@ -872,6 +874,7 @@ LINKED = [
 ]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nowhere"])
 @pytest.mark.parametrize("name", LINKED)
 def test_nothing_is_written_through_links(files: Files, tmp_path: Path, name: str, there: bool) -> None:

@@ -92,6 +92,7 @@ def assert_equal(found: Tensors, expected: Tensors) -> None:
         assert torch.equal(found[name].view(kind), quiet.contiguous().view(kind)), name
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("shards", [1, 2, 4, 8])
 @on_both
 def test_every_value_is_its_float8_number_times_its_scale(
@@ -133,6 +134,7 @@ def strange(write: Write, tmp_path: Path) -> Callable[[AnySpec], Path]:
     return run
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @on_both
 def test_every_pattern_and_any_scale_is_multiplied_as_torch_does_it_and_nan_is_the_quiet_one(
@@ -168,6 +170,7 @@ def test_workers_of_a_cluster_give_the_same_bytes(write: Write, tmp_path: Path) 
     assert read_data(tmp_path / "workers") == read_data(tmp_path / "host")
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("shards", [1, 2, 4])
 @on_both
 def test_metas_layout_is_given_dequantized_shards_in_any_number(

@@ -78,6 +78,7 @@ def write(tmp_path_factory: pytest.TempPathFactory, tiktoken_file: Path) -> Call
     return run
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("shards", [1, 2, 4])
 @pytest.mark.parametrize("spec", SPECS, ids=name_spec)
 def test_every_tensor_is_what_plain_torch_makes_of_the_shards(
@@ -89,6 +90,7 @@ def test_every_tensor_is_what_plain_torch_makes_of_the_shards(
     assert distconv.verify(tmp_path / "hf", against=source).ok
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 4), (4, 2)])
 @pytest.mark.parametrize("spec", [VISION, SCOUT, MAVERICK], ids=name_spec)
 def test_shards_are_brought_into_any_other_number_of_them(
@@ -103,6 +105,7 @@ def test_shards_are_brought_into_any_other_number_of_them(
     assert distconv.verify(tmp_path / "meta", against=source).ok
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("shards", [1, 2, 4])
 @pytest.mark.parametrize("spec", [VISION, SCOUT, MAVERICK, GUARD], ids=name_spec)
 def test_the_way_back_gives_metas_shards_but_for_places_that_no_image_has(

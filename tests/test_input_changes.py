@@ -114,6 +114,7 @@ def convert(source: Path, output: Path, **options: bool) -> distconv.ConversionR
     return distconv.convert(source, output, max_shard_size=LIMIT, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("name", [A_CHUNK, "tokenizer.json", "distconv.json"])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("verify", [False, True])

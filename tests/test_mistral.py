@@ -152,6 +152,7 @@ def test_the_config_says_what_mistrals_code_takes(
         assert (config.num_local_experts, config.num_experts_per_tok) == (spec.experts, 2)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     "spec", [SPECS["mixtral"], SPECS["mixtral's first files"]], ids=["one by one", "stacked"]
 )

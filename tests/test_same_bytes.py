@@ -83,8 +83,9 @@ def _three_slots() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.mark.product
 @pytest.mark.usefixtures("_three_slots")
-@pytest.mark.parametrize("workers", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 3])
+@pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_ray_workers_gives_the_same_bytes(
     source: Path, tmp_path: Path, inline: dict[str, bytes], dtype: str, workers: int
 ) -> None:
@@ -92,6 +93,7 @@ def test_any_number_of_ray_workers_gives_the_same_bytes(
     assert read_bytes(tmp_path / "out") == inline
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("block_bytes", [1, 1000, 4096, 30_001, 1 << 30])
 def test_any_block_size_gives_the_same_bytes(
     source: Path,
@@ -106,6 +108,7 @@ def test_any_block_size_gives_the_same_bytes(
     assert read_bytes(tmp_path / "out") == inline
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("block_bytes", [1000, 30_001, None])
 @pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_several_blocks_on_their_way_at_once_give_the_same_bytes(

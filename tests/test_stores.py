@@ -21,6 +21,7 @@ pytest.importorskip("botocore", reason="needs the extra s3")
 import distconv
 from distconv.cli import main
 from distconv.errors import OutputError
+from tests.called import call
 from tests.checkpoints import Spec
 from tests.faults import digest_folder, looks_whole, read_recorded
 from tests.object_store import Fault, ObjectStore
@@ -79,8 +80,8 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
 
 
 def convert(source: AnyPath, output: AnyPath, *options: str) -> None:
-    """Convert in a process of its own, to the end."""
-    ended = run(*command(source, output, *options))
+    """Convert from the command line, to the end."""
+    ended = call(command(source, output, *options)[3:])
     assert ended.returncode == 0, ended.stderr
 
 
@@ -256,13 +257,13 @@ def test_another_model_is_replaced_only_where_that_is_asked_for_and_what_is_fore
     ]
     for path in foreign:
         path.write_bytes(str(path).encode())
-    refused = run(*command(source, output))
+    refused = call(command(source, output)[3:])
     assert refused.returncode == 2
     assert "notes.txt" in refused.stderr
     assert sorted(output.etags()) == ["notes.txt"]
     convert(source, output, "--overwrite", "--dtype", "float16")
     whole = digest_folder(output)
-    refused = run(*command(source, output))
+    refused = call(command(source, output)[3:])
     assert refused.returncode == 2
     assert "--dtype float16 before, --dtype bfloat16 now" in refused.stderr
     assert digest_folder(output) == whole

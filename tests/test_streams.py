@@ -57,6 +57,7 @@ def needs(command: str) -> object:
     return pytest.param(*COMMANDS[command], id=command, marks=() if command in QUICK else pytest.mark.slow)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("redirection", STATES.values(), ids=STATES.keys())
 @pytest.mark.parametrize(("command", "code"), [needs(command) for command in COMMANDS])
 def test_closed_and_full_streams_change_no_exit_code(
@@ -74,6 +75,7 @@ def test_closed_and_full_streams_change_no_exit_code(
         assert digest_folder(tmp_path / "out") == digest_folder(folders["good"])
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("broken", ["stdout", "stderr"])
 @pytest.mark.parametrize(("command", "code"), [needs(command) for command in COMMANDS])
 def test_a_reader_that_has_gone_changes_no_exit_code(

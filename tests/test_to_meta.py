@@ -89,6 +89,7 @@ def sources(
     return found
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("spec", [LLAMA_2, LLAMA_31], ids=lambda spec: spec.family)
 @pytest.mark.parametrize("before", [1, 2, 4])
 @pytest.mark.parametrize("after", [1, 2, 4, 8])
@@ -118,6 +119,7 @@ def test_shards_are_byte_for_byte_what_torch_saves_of_each_ranks_part(
     assert (output / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("spec", [LLAMA_2, LLAMA_31], ids=lambda spec: spec.family)
 @pytest.mark.parametrize("between", [1, 2, 4, 8])
 def test_any_other_number_of_shards_and_back_gives_the_same_files(

@@ -191,6 +191,7 @@ def exchange_folders(source: Path, other: Path) -> None:
     shutil.copytree(other, source)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("name", ["tokenizer.model", "checklist.chk", "distconv.json"])
 @pytest.mark.parametrize("change", [replace_weights, replace_config, replace_tokenizer, exchange_folders])
 def test_an_input_that_changes_under_way_is_named_and_makes_nothing_that_loads(

@@ -36,6 +36,7 @@ def convert(source: Path, output: Path, **options: object) -> distconv.Conversio
     return distconv.convert(source, output, to="meta", shards=2, max_shard_size=PART_BYTES, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("spec", SINGLES, ids=name_of)
 def test_another_type_is_the_one_that_torch_makes(

@@ -60,6 +60,7 @@ def values_of(folder: Path) -> Iterator[tuple[str, object]]:
             yield key, value
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("shards", [1, 2, 4, 8])
 @pytest.mark.parametrize("spec", MODELS, ids=name_of)
 def test_there_and_back_gives_the_files_that_transformers_writes(
@@ -88,6 +89,7 @@ def test_key_heads_are_as_many_as_they_were_however_often_the_shards_have_each(
     assert json.loads((tmp_path / "back/config.json").read_text())["num_key_value_heads"] == kv_heads
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("shards", [1, 2, 4, 8])
 @pytest.mark.parametrize("family", ["llama-1", "llama-2", "code-llama", "llama-3", "llama-3.1", "llama-3.2"])
 def test_meta_s_layout_there_and_back_gives_every_tensor_and_every_value_of_params(

@@ -109,6 +109,7 @@ def flip(tensor: torch.Tensor, place: int) -> None:
     tensor.view(torch.int16).view(-1)[place] ^= 1
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("spec", PLAIN, ids=lambda spec: spec.family)
 @pytest.mark.parametrize("before", [1, 2, 4])
 @pytest.mark.parametrize("after", [1, 2, 4, 8])
@@ -131,6 +132,7 @@ def assert_equal_with_a_receipt_and_without(output: Path, source: Path) -> None:
     assert report.source == str(source)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("spec", [*PLAIN, TIED], ids=lambda spec: spec.family)
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_metas_shards_are_found_equal_to_the_transformers_folder_that_they_were_made_from(
@@ -149,6 +151,7 @@ def test_a_transformers_folder_is_found_equal_to_the_checkpoint(
     assert_equal_with_a_receipt_and_without(output, checkpoint(spec))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("spec", [*PLAIN, TIED], ids=lambda spec: spec.family)
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_was_made_of_a_way_back_is_found_equal_to_it_and_to_the_origin(
@@ -242,6 +245,7 @@ def test_shards_that_were_swapped_are_found_by_every_tensor_that_is_cut(
             assert named is ("norm" not in name), name
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way[0].family}-{way[1]}-{way[2]}")
 @pytest.mark.parametrize("kind", ["attention.wo.weight", "feed_forward.w2.weight", "attention.wk.weight"])
 def test_columns_and_rows_that_moved_by_one_are_found(

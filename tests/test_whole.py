@@ -287,6 +287,7 @@ def digest_all(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("damage", [put("diary.txt"), *STRANGERS.values()], ids=["nothing", *STRANGERS])
 @pytest.mark.parametrize("receipt", [True, False], ids=["with a receipt", "without"])
 def test_what_is_called_whole_is_what_transformers_loads(

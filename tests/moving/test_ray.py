@@ -135,7 +135,7 @@ def test_sigterm_ends_a_run_on_a_ray_of_its_own_which_is_shut_down(
 
 
 @without_ray
-@pytest.mark.parametrize("name", ["killed once", "eio once"])
+@pytest.mark.parametrize("name", ["killed once", pytest.param("eio once", marks=pytest.mark.slow)])
 def test_nothing_of_ray_is_left_to_be_collected_when_it_is_shut_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -430,6 +430,7 @@ def test_workers_that_are_silent_together_wait_for_their_storage_and_are_not_dea
     assert progress.moved_bytes == progress.total_bytes
 
 
+@pytest.mark.slow
 @with_slots
 def test_what_workers_said_while_the_driver_was_held_up_is_heard(tmp_path: Path) -> None:
     chunks = make_chunks(["chunk", "slow one", "slow other"])
@@ -447,6 +448,7 @@ def test_what_workers_said_while_the_driver_was_held_up_is_heard(tmp_path: Path)
     assert progress.notes == []
 
 
+@pytest.mark.slow
 @with_slots
 def test_more_lost_workers_than_two_for_each_and_four_end_the_run(tmp_path: Path) -> None:
     chunks = make_chunks([f"killed once {number}" for number in range(8)])

@@ -53,6 +53,7 @@ WAYS: dict[str, dict[str, object]] = {
 }
 
 
+@pytest.mark.product
 @pytest.mark.usefixtures("_cuda")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.family} {spec.layout}")

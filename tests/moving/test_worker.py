@@ -85,6 +85,7 @@ def run_plan(output: Path, plan: Plan, block_bytes: int) -> tuple[list[Receipt],
     return receipts, {path.name: path.read_bytes() for path in sorted(output.iterdir())}
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("dtype", ["auto", "float16", "float32"])
 @pytest.mark.parametrize("layout", ["separate", "packed", "transposed"])
 def test_blocks_from_1_kb_to_64_mb_give_the_tensors_of_the_reference(

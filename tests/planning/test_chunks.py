@@ -61,6 +61,7 @@ def lay_out(name: str, shape: tuple[int, ...]) -> OutputTensor:
     return OutputTensor(name, name, shape, dtype, dtype, copies)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("layers", [1, 13])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("limit", [2_047, 2_048, 2_049, 6_000, 40_000, 10**9])

@@ -53,7 +53,7 @@ def write_config(folder: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("llama", marks=pytest.mark.slow), "qwen3_moe"])
 def test_the_answer_is_that_of_this_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
 ) -> None:
@@ -71,6 +71,7 @@ def test_the_answer_is_that_of_this_process(
     assert "transformers" not in sys.modules
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alone")
 def test_what_is_wrong_with_a_config_is_said_as_in_this_process(tmp_path: Path) -> None:
     path = write_config(tmp_path, model_type="nobody's")

@@ -57,6 +57,7 @@ TEXTS: dict[str, Callable[[], list[str]]] = {
 }
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("kind", ["tiktoken", "sentencepiece"])
 def test_tokens_of_any_size_and_number_take_little_time_or_are_refused(

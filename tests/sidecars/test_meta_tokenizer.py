@@ -49,10 +49,12 @@ def test_llama_3s_own_comes_back_from_what_distconv_wrote(llama_3_file: Path) ->
     assert made.size == 128256
 
 
-def test_llama_3s_own_comes_back_from_what_transformers_wrote(llama_3_file: Path) -> None:
+@pytest.mark.parametrize("name", ["tiktoken_file", pytest.param("llama_3_file", marks=pytest.mark.slow)])
+def test_one_comes_back_from_what_transformers_wrote(name: str, request: pytest.FixtureRequest) -> None:
+    file: Path = request.getfixturevalue(name)
     special = list(TOKEN_SETS["llama-3"].texts)
-    own = TikTokenConverter(vocab_file=str(llama_3_file), extra_special_tokens=special).converted()
-    assert regenerate(own.to_str().encode()).content == llama_3_file.read_bytes()
+    own = TikTokenConverter(vocab_file=str(file), extra_special_tokens=special).converted()
+    assert regenerate(own.to_str().encode()).content == file.read_bytes()
 
 
 @given(extra=st.sets(st.binary(min_size=2, max_size=6), max_size=40), seed=st.randoms())

@@ -18,8 +18,9 @@ from distconv.sidecars.ranks import RankVocabulary
 from distconv.sidecars.special_tokens import TOKEN_SETS
 from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files, read_vocabulary
 from distconv.storage.local import LocalStorage
+from tests.extent import share
 from tests.sidecars.strings import make_strings
-from tests.sidecars.written_tokenizers import ask_peer, write_tokenizer
+from tests.sidecars.written_tokenizers import ask_peer, load, write_tokenizer
 
 CONTROL, USER_DEFINED = 3, 4
 
@@ -56,63 +57,63 @@ def llama_3_oracle(llama_3_file: Path) -> tiktoken.Encoding:
 
 
 def test_ids_equal_those_of_sentencepiece_after_the_beginning_of_text(pieces_folder, pieces_oracle):
-    tokenizer = AutoTokenizer.from_pretrained(pieces_folder)
-    strings = make_strings(8000)
+    tokenizer = load(pieces_folder)
+    strings = make_strings(share(8000))
     expected = [[1, *ids] for ids in pieces_oracle.encode(strings)]
     found = tokenizer(strings)["input_ids"]
     assert [s for s, a, b in zip(strings, found, expected, strict=True) if a != b] == []
 
 
 def test_ids_equal_those_of_tiktoken_after_the_beginning_of_text(llama_3_folder, llama_3_oracle):
-    tokenizer = AutoTokenizer.from_pretrained(llama_3_folder)
-    strings = make_strings(8000)
+    tokenizer = load(llama_3_folder)
+    strings = make_strings(share(8000))
     expected = [[128000, *llama_3_oracle.encode_ordinary(string)] for string in strings]
     found = tokenizer(strings)["input_ids"]
     assert [s for s, a, b in zip(strings, found, expected, strict=True) if a != b] == []
 
 
 def test_decoded_text_equals_that_of_sentencepiece(pieces_folder, pieces_oracle):
-    tokenizer = AutoTokenizer.from_pretrained(pieces_folder)
-    encoded = pieces_oracle.encode(make_strings(5000, seed=1))
+    tokenizer = load(pieces_folder)
+    encoded = pieces_oracle.encode(make_strings(share(5000), seed=1))
     expected = pieces_oracle.decode(encoded)
     assert [tokenizer.decode(ids) for ids in encoded] == expected
 
 
 def test_sentencepiece_text_survives_encoding_and_decoding(pieces_folder):
-    tokenizer = AutoTokenizer.from_pretrained(pieces_folder)
-    strings = [string for string in make_strings(5000, seed=2) if "▁" not in string]
+    tokenizer = load(pieces_folder)
+    strings = [string for string in make_strings(share(5000), seed=2) if "▁" not in string]
     found = [tokenizer.decode(ids, skip_special_tokens=True) for ids in tokenizer(strings)["input_ids"]]
     assert found == strings
 
 
 def test_tiktoken_text_survives_encoding_and_decoding(llama_3_folder):
-    tokenizer = AutoTokenizer.from_pretrained(llama_3_folder)
-    strings = make_strings(5000, seed=2)
+    tokenizer = load(llama_3_folder)
+    strings = make_strings(share(5000), seed=2)
     found = [tokenizer.decode(ids, skip_special_tokens=True) for ids in tokenizer(strings)["input_ids"]]
     assert found == strings
 
 
 @pytest.mark.parametrize("folder_name", ["pieces_folder", "llama_3_folder"])
 def test_a_tokenizer_saved_and_loaded_again_gives_the_same_ids(folder_name, request, tmp_path):
-    first = AutoTokenizer.from_pretrained(request.getfixturevalue(folder_name))
+    first = load(request.getfixturevalue(folder_name))
     first.save_pretrained(tmp_path)
     second = AutoTokenizer.from_pretrained(tmp_path)
-    strings = make_strings(5000, seed=3)
+    strings = make_strings(share(5000), seed=3)
     assert second(strings)["input_ids"] == first(strings)["input_ids"]
     assert second.chat_template == first.chat_template
 
 
 def test_a_pair_of_texts_begins_twice(pieces_folder, llama_3_folder):
-    assert AutoTokenizer.from_pretrained(pieces_folder)("a", "b")["input_ids"].count(1) == 2
-    assert AutoTokenizer.from_pretrained(llama_3_folder)("a", "b")["input_ids"].count(128000) == 2
+    assert load(pieces_folder)("a", "b")["input_ids"].count(1) == 2
+    assert load(llama_3_folder)("a", "b")["input_ids"].count(128000) == 2
 
 
 def test_settings_are_those_of_the_model(pieces_folder, llama_3_folder, llama_3_vocabulary, tmp_path):
-    pieces = AutoTokenizer.from_pretrained(pieces_folder)
+    pieces = load(pieces_folder)
     assert (pieces.bos_token_id, pieces.eos_token_id, pieces.unk_token_id) == (1, 2, 0)
     assert pieces.model_max_length == 4096
     assert list(pieces("a")) == ["input_ids", "attention_mask"]
-    instruct = AutoTokenizer.from_pretrained(llama_3_folder)
+    instruct = load(llama_3_folder)
     assert (instruct.bos_token_id, instruct.eos_token_id) == (128000, 128009)
     base = AutoTokenizer.from_pretrained(write_tokenizer(tmp_path, llama_3_vocabulary))
     assert (base.bos_token_id, base.eos_token_id) == (128000, 128001)
@@ -122,8 +123,8 @@ def test_settings_are_those_of_the_model(pieces_folder, llama_3_folder, llama_3_
 def test_the_size_is_that_of_the_embedding(
     pieces_folder, llama_3_folder, pieces_vocabulary, llama_3_vocabulary
 ):
-    assert pieces_vocabulary.size == len(AutoTokenizer.from_pretrained(pieces_folder)) == 32000
-    assert llama_3_vocabulary.size == len(AutoTokenizer.from_pretrained(llama_3_folder)) == 128256
+    assert pieces_vocabulary.size == len(load(pieces_folder)) == 32000
+    assert llama_3_vocabulary.size == len(load(llama_3_folder)) == 128256
 
 
 def test_pieces_scores_and_kinds_are_those_that_sentencepiece_reads(pieces_vocabulary, pieces_oracle):
@@ -141,6 +142,7 @@ def test_the_published_file_has_its_published_number_of_merges(pieces_vocabulary
     assert len(make_piece_merges("tokenizer.model", pieces_vocabulary.pieces)) == 58980
 
 
+@pytest.mark.slow
 def test_tiktoken_merges_are_those_of_the_converter_in_transformers(llama_3_vocabulary, llama_3_file):
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
@@ -160,7 +162,7 @@ def test_a_small_trained_model_gives_sentencepieces_ids(sentencepiece_file, tmp_
     vocabulary = read_vocabulary(LocalStorage(), str(sentencepiece_file))
     tokenizer = AutoTokenizer.from_pretrained(write_tokenizer(tmp_path, vocabulary))
     oracle = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_file))
-    strings = make_strings(2000, seed=4)
+    strings = make_strings(share(2000), seed=4)
     assert tokenizer(strings, add_special_tokens=False)["input_ids"] == oracle.encode(strings)
 
 
@@ -375,7 +377,7 @@ def test_other_versions_give_the_same_ids_texts_and_prompts(
     request: pytest.FixtureRequest,
 ):
     folder = request.getfixturevalue(folder_name)
-    strings = make_strings(5000, seed=5)
+    strings = make_strings(share(5000), seed=5)
     messages = [
         {"role": "system", "content": " Be brief. "},
         {"role": "user", "content": "Why?\n"},
@@ -383,7 +385,7 @@ def test_other_versions_give_the_same_ids_texts_and_prompts(
         {"role": "user", "content": "So?"},
     ]
     found = ask_peer(run_peer, version, folder, strings, messages)
-    ours = AutoTokenizer.from_pretrained(folder)
+    ours = load(folder)
     ids = ours(strings)["input_ids"]
     assert found["version"] == version
     assert found["ids"] == ids

@@ -1,9 +1,12 @@
-"""Writes tokenizers into folders, and asks other versions of Transformers what they read there."""
+"""Writes tokenizers into folders, and asks Transformers, other versions too, what they read there."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from distconv.sidecars.chat import CHAT_TEMPLATES
 from distconv.sidecars.special_tokens import SpecialTokens
@@ -32,6 +35,12 @@ def write_tokenizer(
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+@functools.cache
+def load(folder: Path) -> PreTrainedTokenizerFast:
+    """Load what is in a folder once, which takes seconds for a whole vocabulary; neither is to be changed."""
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def ask_peer(

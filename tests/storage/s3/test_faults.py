@@ -39,6 +39,7 @@ def struck(stand: ObjectStore, fault: Fault, operation: str) -> None:
     stand.fault(Fault(**changed))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     "fault", TRANSIENT, ids=lambda fault: f"{fault.code} {fault.action} {fault.after_effect}"
 )

@@ -21,6 +21,7 @@ def sweep(storage: S3Storage, folder: str) -> None:
             storage.drop_attempt(join(folder, name))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("replace", [False, True])
 @pytest.mark.parametrize("is_taken", [False, True], ids=["no file there", "a file there"])
 def test_a_write_that_was_dropped_fails_for_good(

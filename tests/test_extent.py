@@ -1,0 +1,82 @@
+"""Few cases of a product stand for all of its factors' values."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.extent import LONGEST, one_of_each
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_each_value_of_each_factor_is_in_a_case_and_few_cases_are_taken(
+    sizes: list[int], random: object
+) -> None:
+    cases = [tuple(map(str, case)) for case in product(*map(range, sizes))]
+    random.shuffle(cases)  # type: ignore[attr-defined]
+    chosen = [cases[place] for place in one_of_each(cases)]
+    for factor, size in enumerate(sizes):
+        assert {case[factor] for case in chosen} == set(map(str, range(size)))
+    assert len(chosen) <= sum(sizes)
+
+
+@given(st.lists(st.tuples(st.text("ab", max_size=1), st.text("ab", max_size=1)), max_size=6))
+def test_cases_that_are_there_suffice_for_what_is_missing_of_a_product(cases: list[tuple[str, str]]) -> None:
+    chosen = [cases[place] for place in one_of_each(cases)]
+    for factor in range(2):
+        assert {case[factor] for case in chosen} == {case[factor] for case in cases}
+
+
+SUITE = """
+import pytest
+
+@pytest.mark.product
+@pytest.mark.parametrize("fast", [1, 2, 3])
+@pytest.mark.parametrize(("one", "other"), [(1, 2), (2, 1), pytest.param(0, 0, marks=pytest.mark.slow)])
+def test_some(one, other, fast):
+    assert one != other
+"""
+
+
+def test_the_default_suite_takes_few_of_a_product_and_all_are_there(tmp_path: Path) -> None:
+    counts = []
+    for marks in ("not slow", ""):
+        collected = collect(tmp_path, marks)
+        counts.append(len(collected))
+    assert counts == [3, 9]
+
+
+def collect(folder: Path, marks: str) -> list[str]:
+    """Give the tests of a file that are collected with the hooks of this suite."""
+    from tests import conftest
+
+    found: list[str] = []
+
+    class Take:
+        """Takes what is left when all hooks have chosen."""
+
+        pytest_collection_modifyitems = staticmethod(conftest.pytest_collection_modifyitems)
+
+        def pytest_collection_finish(self, session: pytest.Session) -> None:
+            found.extend(item.nodeid for item in session.items)
+
+    (folder / "test_some.py").write_text(SUITE)
+    options = [
+        "--collect-only",
+        "-q",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        f"--rootdir={folder}",
+    ]
+    pytest.main([*options, "-W", "ignore", "-m", marks, str(folder)], plugins=[Take()])
+    return found
+
+
+def test_the_longest_files_are_there() -> None:
+    here = Path(__file__).parent
+    assert [name for name in LONGEST if not (here / name).is_file()] == []
