@@ -108,9 +108,8 @@ def prove(
         findings += odd
         notes += more
     if receipt is None and not damage:
-        notes.append(
-            f"{output}: no {RECEIPT_NAME}, so {_describe_unrecorded(target, depth, output, against)}"
-        )
+        unrecorded = _describe_unrecorded(target, depth, output, against)
+        notes.append(f"{output}: no {RECEIPT_NAME}, so {unrecorded}")
     return Proof(target, depth, headers, receipt, data, tuple(dict.fromkeys(findings)), tuple(notes))
 
 
