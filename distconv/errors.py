@@ -117,6 +117,12 @@ def _escape_sign(sign: str) -> str:
 
 _SHORT = {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
 
+
+def describe_missing_package(package: str, extra: str) -> str:
+    """Say how to get a package that only an extra brings: out of a clone, as no package index has distconv."""
+    return f"{package} is not installed: in a clone of distconv, `pip install --constraint constraints.txt '.[{extra}]'`"
+
+
 _ADVICE = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "your quota is used up: free some space and run the same command again",

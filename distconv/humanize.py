@@ -19,11 +19,19 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, int) and size > 0:
         return size
     match = _SIZE.fullmatch(str(size).strip().lower())
-    if match is None or match[2] not in _UNITS or float(match[1]) * _UNITS[match[2]] < 1:
+    count = 0 if match is None else _multiply(match[1], _UNITS.get(match[2], 0))
+    if match is None or count < 1:
         raise UsageError(f"{size!r} is not a size; write 5GB, 500MB, 2GiB or a number of bytes")
-    if not match[2] and float(match[1]) < _LEAST_WITHOUT_UNIT:
+    if not match[2] and count < _LEAST_WITHOUT_UNIT:
         raise UsageError(f"{size!r} has no unit; write {match[1]}GB, or {match[1]}B for so many bytes")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return count
+
+
+def _multiply(decimal: str, unit: int) -> int:
+    """Multiply a decimal as it is written, of which a float would have another, and leave off a fraction of a byte."""
+    whole, _, fraction = decimal.partition(".")
+    scale: int = 10 ** len(fraction)
+    return int(whole + fraction) * unit // scale
 
 
 def write_size(size_bytes: int) -> str:
@@ -43,7 +51,12 @@ def format_size(size_bytes: float) -> str:
 
 def format_count(count: int, unit: str) -> str:
     """Give a number with its noun: ``1 file``, ``2,000 files``."""
-    return f"{count:,} {unit}{'' if count == 1 else 's'}"
+    return f"{count:,} {pluralise(count, unit)}"
+
+
+def pluralise(count: int, unit: str) -> str:
+    """Give a noun as its number wants it: ``file``, ``files``."""
+    return unit if count == 1 else f"{unit}s"
 
 
 def format_choice(counts: Sequence[int], unit: str) -> str:

@@ -74,7 +74,7 @@ def head(place: Path, *options: str, **more: str) -> Iterator[Head]:
         )
     found = Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", metrics, variables)
     try:
-        wait_until_up(found, process)
+        wait_until_up(found.job_server, process, found.environment.get("RAY_AUTH_TOKEN"))
         yield found
     finally:
         process.terminate()
@@ -86,13 +86,13 @@ def head(place: Path, *options: str, **more: str) -> Iterator[Head]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def wait_until_up(found: Head, process: "subprocess.Popen[bytes]") -> None:
+def wait_until_up(job_server: str, process: "subprocess.Popen[bytes]", token: str | None = None) -> None:
     """Wait until a job can be submitted: the agent that runs jobs comes up after the job server."""
     headers = {"Content-Type": "application/json"}
-    if token := found.environment.get("RAY_AUTH_TOKEN"):
+    if token:
         headers["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(
-        f"{found.job_server}/api/jobs/", b'{"entrypoint": "true"}', headers=headers, method="POST"
+        f"{job_server}/api/jobs/", b'{"entrypoint": "true"}', headers=headers, method="POST"
     )
     deadline = time.monotonic() + HANG_SECONDS
     while time.monotonic() < deadline:

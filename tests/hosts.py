@@ -14,6 +14,7 @@ from tests.clusters import RAY, environment
 from tests.patience import HANG_SECONDS
 
 PORT = 6379
+JOB_PORT = 8265
 DETECTION = {
     # A host is lost after three probes, a second apart, that get no answer in two seconds.
     "RAY_health_check_period_ms": "1000",
@@ -119,14 +120,15 @@ def hosts(place: Path, count: int) -> Iterator[list[Host]]:
             started.wait(30)
 
 
-def start_ray(members: list[Host], logs: Path, slots: Sequence[int]) -> None:
+def start_ray(members: list[Host], logs: Path, slots: Sequence[int], *, takes_jobs: bool = False) -> None:
     """Join hosts into one cluster whose head is the first, with so many CPU slots each."""
     for number, host in enumerate(members):
         role = (
-            ["--head", f"--port={PORT}", "--include-dashboard=false"]
+            ["--head", f"--port={PORT}", f"--include-dashboard={str(takes_jobs).lower()}",
+             "--dashboard-host=0.0.0.0", f"--dashboard-port={JOB_PORT}"]
             if number == 0
             else [f"--address={members[0].address}:{PORT}"]
-        )
+        )  # fmt: skip
         host.popen(
             [RAY, "start", "--block", "--disable-usage-stats", f"--node-ip-address={host.address}",
              "--object-store-memory=78643200", f"--num-cpus={slots[number]}", *role],

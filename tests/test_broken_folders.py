@@ -314,6 +314,18 @@ def test_a_broken_mixture_of_experts_is_found_and_named(
     assert re.search(words, find(folder)), find(folder)
 
 
+def test_a_head_that_differs_from_the_embedding_to_which_it_is_tied_is_named(folder: Path) -> None:
+    configured(tie_word_embeddings=True)(folder)
+    words = "lm_head.weight: differs from model.embed_tokens.weight, and .*config.json says that they are one"
+    assert re.search(words, find(folder)), find(folder)
+    tensors(lambda found: found.update({"lm_head.weight": found["model.embed_tokens.weight"].clone()}))(
+        folder
+    )
+    assert find(folder) == ""
+    configured(tie_word_embeddings=False)(folder)
+    assert find(folder) == ""
+
+
 ONLY_COMPARED: dict[str, Damage] = {
     "a file of another step": replaced("layers.3.", lambda found: found * 2),
     "two layers in each other's place": swap(QUERY, QUERY.replace("2", "3")),

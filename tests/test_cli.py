@@ -20,12 +20,14 @@ import psutil
 import pytest
 import torch
 
+import distconv
 from distconv.cli import main
 from distconv.cli.commands import cli
 from distconv.cli.sections import COMMANDS, OPTIONS
+from distconv.output.folder import Folder
 from tests.checkpoints import Spec, write_checkpoint, write_sparse
 from tests.extent import share
-from tests.faults import read_recorded
+from tests.faults import interrupted_at, read_recorded
 from tests.patience import HANG_SECONDS
 
 Write = Callable[[Spec], Path]
@@ -72,6 +74,7 @@ def test_help_shows_every_option_once_and_many_under_headings(run: Run) -> None:
     for name, command in cli.commands.items():
         out = run(name, "--help")[1]
         options = [option for option in command.params if isinstance(option, click.Option)]
+        assert all(option.help for option in options), name
         for option in options:
             # A line of the text above may begin with an option, too.
             assert (
@@ -194,7 +197,7 @@ def test_convert_tells_what_it_did_and_how_to_load_it(run: Run, checkpoint: Writ
     assert "Llama 2, bfloat16, 1 chunk\n" in out
     assert f"from_pretrained('{tmp_path / 'out'}')" in out
     assert "note: taken as a base model" in err
-    assert "1 of 1 chunks" in err
+    assert "1 of 1 chunk\n" in err or "1 of 1 chunk," in err
 
 
 def test_json_is_all_that_standard_output_holds(run: Run, checkpoint: Write, tmp_path: Path) -> None:
@@ -404,6 +407,17 @@ def test_a_conversion_run_again_is_already_done(run: Run, checkpoint: Write, tmp
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
 
 
+def test_a_run_that_finds_all_chunks_made_tells_of_no_bytes_and_no_speed(
+    run: Run, checkpoint: Write, tmp_path: Path
+) -> None:
+    with interrupted_at(Folder, "finish"):
+        distconv.convert(checkpoint(SPEC), tmp_path / "out")
+    code, out, _err = run("convert", checkpoint(SPEC), tmp_path / "out")
+    assert code == 0
+    assert "1 chunk of an earlier run kept" in out
+    assert "wrote" not in out
+
+
 def test_the_tokenizer_is_converted_alone(run: Run, checkpoint: Write, tmp_path: Path) -> None:
     code, out, _err = run("tokenizer", checkpoint(SPEC), tmp_path / "out", "--instruct")
     assert code == 0
@@ -419,7 +433,7 @@ def test_the_tokenizer_is_converted_alone(run: Run, checkpoint: Write, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["convert", "{in}"], "Missing argument 'OUTPUT'"),
+        (["convert", "{in}"], "error: missing argument 'OUTPUT'; see `distconv convert --help`\n"),
         (["convert", "{in}", "{out}", "--max-shard-size", "5XB"], "is not a size"),
         (["convert", "{in}", "{out}", "--max-shard-size", "0"], "is not a size"),
         (["convert", "{in}", "{out}", "--workers", "0"], "not in the range"),
@@ -434,7 +448,10 @@ def test_the_tokenizer_is_converted_alone(run: Run, checkpoint: Write, tmp_path:
         (["convert", "{in}", "{out}", "--address", "ray://somewhere:10001"], "Ray Client is not supported"),
         (["verify", "{out}", "--against", "{in}"], "no such folder"),
         (["verify", "{out}"], "no such folder"),
-        (["plan", "{in}", "--nonsense"], "No such option"),
+        (["plan", "{in}", "--nonsense"], "error: no such option"),
+        (["plan", "{in}", "--shard", "2"], "error: no such option '--shard' (Did you mean one of: '--max-shard-size', '--shards'?); see"),
+        (["plan", "{in}", "{out}"], "error: got unexpected extra argument"),
+        (["nonsense"], "error: no such command 'nonsense'; see `distconv --help`\n"),
     ],
 )  # fmt: skip
 def test_wrong_usage_and_bad_input_exit_with_2_and_leave_nothing(
@@ -444,8 +461,8 @@ def test_wrong_usage_and_bad_input_exit_with_2_and_leave_nothing(
     code, out, err = run(*(argument.format_map(names) for argument in arguments))
     assert code == 2
     assert words in err
+    assert all(line.startswith(("error: ", "note: ")) for line in err.splitlines())
     assert out == ""
-    assert "Traceback" not in err
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
@@ -458,11 +475,20 @@ def test_links_are_resolved_before_input_and_output_are_compared(
     assert "equal to, inside or above" in err
 
 
-def test_a_missing_tokenizer_is_said(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_said_by_all_that_look_at_input(
+    run: Run, checkpoint: Write, tmp_path: Path
+) -> None:
     source = checkpoint(Spec(tokenizer="none"))
-    code, _out, err = run("convert", source, tmp_path / "out")
-    assert code == 2
-    assert "give it by --tokenizer PATH" in err
+    words = (
+        f"{source}: no tokenizer.model (Mistral's: tekken.json) here, in original/ or in the parent folder; "
+        "give it by --tokenizer PATH\n"
+    )
+    assert run("convert", source, tmp_path / "out") == (2, "", f"error: {words}")
+    assert run("plan", source) == (2, "", f"error: {words}")
+    # What is there may be as its checksums say, and Meta's layout without a tokenizer is one.
+    code, _out, err = run("check", source)
+    assert (code, f"note: {words}" in err) == (0, True)
+    assert run("plan", source, "--to", "meta")[0] == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -78,8 +78,9 @@ def test_every_verb_refuses_the_tokenizer_of_another_model(
         lambda: distconv.convert(source, tmp_path / "out"),
         lambda: convert_tokenizer(source, tmp_path / "out"),
     ):
-        with pytest.raises(InputError, match="give the right file by `tokenizer=`"):
+        with pytest.raises(InputError, match="give the right file by `tokenizer=`") as raised:
             verb()
+        assert f"the tokenizer, {source / 'tokenizer.model'}, " in str(raised.value)
     assert not (tmp_path / "out").exists()
     right = checkpoint(Spec(weights)) / "tokenizer.model"
     assert distconv.convert(source, tmp_path / "out", tokenizer=right).chunks

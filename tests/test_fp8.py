@@ -33,6 +33,7 @@ from tests.image_reference import convert as convert_plainly
 from tests.moving.stand_ins import Late, pretended_gpu
 from tests.reference import convert as convert_llama
 from tests.reference import read_tensors
+from tests.sidecars.conftest import packaged_file
 from tests.test_input_changes import A_CHUNK, act_before
 
 AnySpec = Spec | Llama4Spec
@@ -322,7 +323,9 @@ def test_shards_of_the_published_sizes_are_planned_whole(
         (folder / "params.json").write_text(json.dumps(spec.params()))
     # But for the zip and the pickle they are byte for byte as large.
     assert (folder / "consolidated.00.pth").stat().st_size == pytest.approx(published_bytes, rel=1e-5)
-    found = distconv.plan(folder, dtype="bfloat16")
+    generation = "llama3" if isinstance(spec, Spec) else "llama4"
+    tokenizer = packaged_file("llama_models", f"{generation}/tokenizer.model")
+    found = distconv.plan(folder, dtype="bfloat16", tokenizer=tokenizer)
     assert any(note.startswith(f"{scaled} tensors are stored in FP8") for note in found.notes)
     assert found.plan.size_bytes == pytest.approx(2 * parameters, rel=1e-6)
     assert sum(tensor.elements for tensor in found.plan.tensors) == parameters

@@ -1,7 +1,8 @@
 """Plans of full-size models, from sparse files whose headers are real and whose data is not there."""
 
 import json
-import resource
+import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,35 +10,64 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import LlamaConfig
 
 from tests.checkpoints import LLAMA_2_70B, LLAMA_31_405B_MP16, write_sparse
+from tests.dcp_sparse import list_shapes, write_sparse_dcp
 from tests.image_checkpoints import Llama4Spec, VisionSpec, write_sparse_images
+from tests.sidecars.conftest import packaged_file
 
 
-def plan(folder: Path) -> dict[str, Any]:
-    """Plan by the command line, within the ten seconds that a person may wait, of the processor's time."""
-    command = [sys.executable, "-m", "distconv", "plan", str(folder), "--json"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
-    found = json.loads(ended.stdout)
+def plan(folder: Path, *options: object) -> dict[str, Any]:
+    """Plan by the command line: ten seconds of the processor's time, which a person may wait, and a GB."""
+    command = [sys.executable, "-m", "distconv", "plan", str(folder), "--json", *map(str, options)]
+    with (folder.parent / "plan.json").open("w+b") as out:
+        process = subprocess.Popen(command, stdout=out)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        out.seek(0)
+        found = json.load(out)
+    assert usage.ru_utime + usage.ru_stime < 10
+    assert usage.ru_maxrss < 1 << 20
     assert isinstance(found, dict)
     return found
 
 
-def test_70b_in_8_shards_is_planned_to_the_byte(tmp_path: Path) -> None:
-    found = plan(write_sparse(tmp_path / "70b", LLAMA_2_70B))
+def test_70b_in_8_shards_is_planned_to_the_byte(tmp_path: Path, sentencepiece_file: Path) -> None:
+    found = plan(write_sparse(tmp_path / "70b", LLAMA_2_70B), "--tokenizer", sentencepiece_file)
     assert found["family"] == "llama-2"
     assert found["read_bytes"] == 68_976_648_192 * 2  # the published number of parameters, in bf16
     assert found["kv_replication"] == 1
 
 
 def test_405b_in_16_shards_is_planned_with_8_key_heads(tmp_path: Path) -> None:
-    found = plan(write_sparse(tmp_path / "405b", LLAMA_31_405B_MP16))
+    found = plan(
+        write_sparse(tmp_path / "405b", LLAMA_31_405B_MP16),
+        "--tokenizer",
+        packaged_file("llama_models", "llama3/tokenizer.model"),
+    )
     assert found["family"] == "llama-3.1"
     assert found["kv_replication"] == 2
     assert found["read_bytes"] == 405_853_388_800 * 2  # the published number of parameters, in bf16
+
+
+@pytest.mark.slow
+def test_what_512_ranks_saved_of_a_405b_is_planned(tmp_path: Path) -> None:
+    # A tenth of its layers: 58,000 items, of which the whole model's 512 ranks save 582,000.
+    spec = replace(LLAMA_31_405B_MP16, kv_heads=8, layers=12)
+    source = write_sparse_dcp(tmp_path / "in", spec, 512)
+    (tmp_path / "like").mkdir()
+    config = LlamaConfig(
+        hidden_size=spec.dim, num_hidden_layers=spec.layers, num_attention_heads=spec.heads, num_key_value_heads=8,
+        intermediate_size=spec.ffn_dim, vocab_size=spec.vocab_size, architectures=["LlamaForCausalLM"],
+    )  # fmt: skip
+    config.save_pretrained(tmp_path / "like")
+    found = plan(source, "--like", tmp_path / "like", "--dtype", "bfloat16")
+    parameters = sum(math.prod(shape) for shape in list_shapes(spec).values())
+    assert found["read_bytes"] == 4 * parameters
+    assert sum(file["tensors"] for file in found["files"]) == 9 * spec.layers + 3
+    assert 2 * parameters < found["write_bytes"] < 2 * parameters + (1 << 20)
 
 
 SIZES = {
@@ -72,7 +102,10 @@ IMAGE_SPECS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_models_that_see_are_planned_with_all_their_tensors(tmp_path: Path, name: str) -> None:
-    found = plan(write_sparse_images(tmp_path / "in", IMAGE_SPECS[name]))
+    spec = IMAGE_SPECS[name]
+    generation = "llama3" if isinstance(spec, VisionSpec) else "llama4"
+    tokenizer = packaged_file("llama_models", f"{generation}/tokenizer.model")
+    found = plan(write_sparse_images(tmp_path / "in", spec), "--tokenizer", tokenizer)
     tensors, parameters = SIZES[name]
     assert sum(file["tensors"] for file in found["files"]) == tensors
     # Experts of Maverick are tensors of 21 GB.

@@ -1,7 +1,9 @@
 """Sizes as people write and read them."""
 
+from decimal import Decimal, localcontext
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distconv.errors import UsageError
@@ -19,6 +21,23 @@ def test_a_written_size_is_read_as_itself(size_bytes: int) -> None:
 )
 def test_a_size_has_the_unit_that_is_written(written: int | str, size_bytes: int) -> None:
     assert parse_size(written) == size_bytes
+
+
+@given(
+    number=st.decimals(0, 10**15 - 1, places=15).map(lambda number: f"{number:f}".rstrip("0").rstrip(".")),
+    unit=st.sampled_from(["kB", "MB", "GB", "KiB", "MiB", "GiB", "B"]),
+)
+@example("1.005", "GB")
+@example("4.35", "kB")
+def test_a_decimal_size_loses_no_byte(number: str, unit: str) -> None:
+    power = {"k": 1, "m": 2, "g": 3, "b": 0}[unit[0].lower()]
+    with localcontext(prec=60):
+        expected = int(Decimal(number) * Decimal(1024 if "i" in unit else 1000) ** power)
+    if expected:
+        assert parse_size(number + unit) == expected
+    else:
+        with pytest.raises(UsageError, match="is not a size"):
+            parse_size(number + unit)
 
 
 @pytest.mark.parametrize("written", ["1", "5", "999", "1.5", " 20 "])

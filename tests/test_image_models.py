@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -201,6 +202,125 @@ def test_a_number_of_ranks_that_cuts_a_head_or_an_expert_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         distconv.convert(write(spec), tmp_path / "meta", to="meta", shards=8)
+
+
+def change_params(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Let params.json say something else."""
+    found = json.loads((folder / "params.json").read_text())
+    change(found)
+    (folder / "params.json").write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_layers": 3}, "n_layers is 3, the tensors have 2"),
+        ({"dim": 64}, "dim is 64, the tensors have 32"),
+        ({"output_dim": 64}, "output_dim is 64, the tensors have 128"),
+        ({"patch_size": {"height": 7, "width": 7}}, "patch_size is 7, the tensors have 14"),
+        ({"image_size": {"height": 336, "width": 336}}, "image_size is 336, the tensors have 56"),
+        ({"pixel_shuffle_ratio": 0.25}, "pixel_shuffle_ratio is 0.25: 32 wide patches become 512 wide, the adapter takes 128"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_encoder_of_other_sizes_than_params_json_says_is_refused(
+    write: Callable[[Spec], Path], tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    source = shutil.copytree(write(SCOUT), tmp_path / "in")
+    change_params(source, lambda found: found["vision_args"].update(changes))
+    with pytest.raises(InputError) as raised:
+        distconv.plan(source)
+    assert f"{source}/params.json: vision_args.{words}" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "change", "words"),
+    [
+        (SCOUT, {"interleave_moe_layer_step": 2}, r"layers \[1, 3\] have experts, in the shards layer 0 has some"),
+        (MAVERICK, {"interleave_moe_layer_step": 1}, r"layers \[0, 1, 2, 3\] have experts, in the shards layer 0 has none"),
+        (SCOUT, {"num_experts": 0}, "no layers have experts, in the shards layer 0 has some"),
+    ],
+    ids=["scout", "maverick", "no experts"],
+)  # fmt: skip
+def test_layers_that_have_experts_otherwise_than_params_json_says_are_named(
+    write: Callable[[Spec], Path], tmp_path: Path, spec: Spec, change: dict[str, object], words: str
+) -> None:
+    source = shutil.copytree(write(spec), tmp_path / "in")
+    change_params(source, lambda found: found["moe_args"].update(change))
+    with pytest.raises(InputError, match=words):
+        distconv.plan(source)
+
+
+def test_an_encoder_without_its_last_layer_is_refused(write: Callable[[Spec], Path], tmp_path: Path) -> None:
+    source = shutil.copytree(write(SCOUT), tmp_path / "in")
+    state = torch.load(source / "consolidated.00.pth", weights_only=False)
+    left = {name: tensor for name, tensor in state.items() if ".transformer.resblocks.1." not in name}
+    torch.save(left, source / "consolidated.00.pth")
+    with pytest.raises(InputError, match=r"vision_args\.n_layers is 2, the tensors have 1"):
+        distconv.plan(source)
+
+
+FUSED = "layers.1.attention.wqkv.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda state: state.update({"layers.1.attention.wk.weight": torch.ones(32, 64).bfloat16()}),
+            r"layers\.1\.attention\.wk\.weight is there by itself, and in layers\.1\.attention\.wqkv\.weight",
+        ),
+        (
+            lambda state: state.update({FUSED: state[FUSED][:-1].clone()}),
+            r"wqkv\.weight in consolidated\.00\.pth: shape \(127, 64\), expected the rows of .*which are as 64 to 32 to 32",
+        ),
+    ],
+    ids=["twice", "odd rows"],
+)
+def test_what_is_stored_together_is_neither_there_twice_nor_of_other_rows(
+    write: Callable[[Spec], Path], tmp_path: Path, change: Callable[[Tensors], object], words: str
+) -> None:
+    source = shutil.copytree(write(SCOUT), tmp_path / "in")
+    state = torch.load(source / "consolidated.00.pth", weights_only=False)
+    change(state)
+    torch.save(state, source / "consolidated.00.pth")
+    with pytest.raises(InputError, match=words):
+        distconv.plan(source)
+
+
+def test_a_rope_that_params_json_does_not_scale_is_not_scaled(
+    write: Callable[[Spec], Path], tmp_path: Path
+) -> None:
+    source = shutil.copytree(write(VISION), tmp_path / "in")
+    change_params(source, lambda found: found.update(use_scaled_rope=False))
+    report = distconv.convert(source, tmp_path / "out")
+    assert any("rope is not scaled, as it says" in note for note in report.notes)
+    config = json.loads((tmp_path / "out/config.json").read_text())["text_config"]
+    assert config["rope_parameters"] == {"rope_theta": 500000.0, "rope_type": "default"}
+    distconv.convert(tmp_path / "out", tmp_path / "back", to="meta")
+    assert json.loads((tmp_path / "back/params.json").read_text())["use_scaled_rope"] is False
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (VISION, r"3 of 4 shards, by their heads: .*8 a head, and params\.json says 8 heads"),
+        (SCOUT, r"vision_args\.dim is 32, the tensors have 24; .*download the missing shards"),
+    ],
+    ids=["vision", "scout"],
+)
+def test_a_last_shard_that_is_missing_is_told_by_the_heads(
+    write: Callable[[Spec], Path], tmp_path: Path, spec: Spec, words: str
+) -> None:
+    source = shutil.copytree(write(replace(spec, shards=4)), tmp_path / "in")
+    (source / "consolidated.03.pth").unlink()
+    with pytest.raises(InputError, match=words):
+        distconv.plan(source)
+
+
+def test_a_family_that_does_not_fit_is_not_advised(write: Callable[[Spec], Path]) -> None:
+    with pytest.raises(InputError, match=r"give one that fits \(llama-guard-4\)"):
+        distconv.plan(write(GUARD), family="llama-4")
 
 
 @pytest.mark.slow

@@ -139,7 +139,10 @@ def test_programs_and_numbers_without_bounds_are_no_images(tmp_path: Path) -> No
 
 def test_a_missing_pillow_is_told(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(UsageError, match="an image needs Pillow, which is not installed"):
+    with pytest.raises(
+        UsageError,
+        match=r"`image=`: Pillow is not installed: in a clone of distconv, `pip install .*'\.\[image\]'`; or leave it out",
+    ):
         distconv.generate(tmp_path, TEXT, image=image)
 
 

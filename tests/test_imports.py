@@ -24,7 +24,7 @@ COMMANDS = {
     "completion bash": {"click"},
     "inspect META": HEADERS,
     "check META": HEADERS,
-    "plan META": HEADERS,
+    "plan META": {*HEADERS, "tokenizers"},
     "convert META new": {*MOVING, "tokenizers"},
     "convert META new --to meta --shards 4": MOVING,
     "tokenizer META new": {"click", "tokenizers", "xxhash"},

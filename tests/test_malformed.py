@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+import distconv
 from distconv.cli import main
+from distconv.cli.screen import name_options
 from tests.checkpoints import Spec
 from tests.programs import PLACES, VALUES
 
@@ -152,6 +154,7 @@ CASES: list[tuple[str, Damage, str]] = [
     ("no shards", remove(*(f"consolidated.{n:02d}.pth" for n in range(4))), "no consolidated.*.pth here"),
     ("a shard is missing", remove(SECOND), "shards 00, 02, 03 found, 01 missing"),
     ("the first shard is missing", remove(FIRST), "shards 01, 02, 03 found, 00 missing"),
+    ("the last shard is missing", remove("consolidated.03.pth"), "3 of 4 shards, by their heads: layers.0.attention.wq.weight has"),
     ("a shard number twice", lambda f: shutil.copy(f / SECOND, f / "consolidated.1.pth"), "consolidated.1.pth"),
     ("no tokenizer", remove("tokenizer.model"), "no tokenizer.model"),
     ("empty shard", write(FIRST, b""), "an empty file"),
@@ -273,6 +276,9 @@ def test_bad_input_is_told_and_output_is_left_alone(
     assert words in printed.err
     errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
     assert errors
+    with pytest.raises(distconv.DistconvError) as planned:
+        distconv.plan(source)
+    assert [f"error: {line}" for line in name_options(str(planned.value)).splitlines()] == errors
     assert "Traceback" not in printed.err
     assert printed.out == ""
     assert [path.name for path in output.iterdir()] == ["notes.txt"] if existing else not output.exists()

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import distconv
 from distconv.cli import main
 from distconv.cli.commands import cli
 from distconv.cli.screen import name_options
+from distconv.errors import describe_missing_package
 from tests.checkpoints import Spec
 
 PACKAGE = Path(distconv.__file__).parent
@@ -41,7 +43,7 @@ def find_messages() -> Iterator[tuple[str, str]]:
 
 def test_no_message_names_an_option_in_the_words_of_the_command_line() -> None:
     """But in a whole command, in backquotes."""
-    told = ((place, re.sub(r"`distconv [^`]*`", "", text)) for place, text in find_messages())
+    told = ((place, re.sub(r"`(distconv|pip) [^`]*`", "", text)) for place, text in find_messages())
     assert [place for place, text in told if re.search(r"(?<![\w-])--[a-z]", text)] == []
 
 
@@ -93,3 +95,40 @@ def test_the_same_error_and_note_are_told_to_each_in_their_own_words(
     shown = capsys.readouterr()
     assert "add --instruct" in shown.err
     assert "add --instruct" in shown.out
+
+
+def test_what_is_missing_is_had_from_a_clone_and_by_an_extra_that_there_is() -> None:
+    """No package index has distconv."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    assert [name for name, text in texts.items() if "distconv[" in text] == []
+    extras = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    used = re.findall(
+        r"(?:describe_missing_package\([^,]+, |\bneed\([^,]+, )\"(\w+)\"", "\n".join(texts.values())
+    )
+    assert len(used) >= 5
+    assert set(used) <= set(extras)
+    assert describe_missing_package("Pillow", "image").endswith(
+        "`pip install --constraint constraints.txt '.[image]'`"
+    )
+
+
+def find_errors() -> Iterator[tuple[str, str]]:
+    """Give what each error begins with that is raised in words of its own, with its place."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                first = node.exc.args[0]
+                if isinstance(first, ast.JoinedStr) and first.values:
+                    first = first.values[0]
+                if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                    yield f"{path.relative_to(PACKAGE)}:{node.lineno}", first.value
+
+
+def test_no_error_begins_with_a_capital_but_that_of_a_name() -> None:
+    found = list(find_errors())
+    assert len(found) > 100
+    assert [
+        place for place, text in found if re.match(r"[A-Z][a-z]", text) and not text.startswith("Ray ")
+    ] == []

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distconv.humanize import format_duration, format_size
-from distconv.moving.progress import Stopwatch
+from distconv.moving.progress import OutputProgress, Stopwatch
 from distconv.moving.progress_bar import LINES, BarProgress
 from distconv.moving.progress_lines import LineProgress
 from tests.moving.fakes import RecordingProgress
@@ -304,3 +306,25 @@ def test_a_stopwatch_passes_all_on_and_takes_the_time_of_the_first_byte_and_the_
     assert told.notes == ["note 101.0", "note 102.0"]
     watch.begin(1, 1)
     assert watch.first is None
+
+
+@given(
+    written=st.integers(1, 10**12),
+    read=st.integers(0, 10**12),
+    steps=st.lists(st.integers(-(10**6), 10**12), max_size=20),
+)
+def test_bytes_that_are_written_and_read_again_are_counted_once(
+    written: int, read: int, steps: list[int]
+) -> None:
+    told = RecordingProgress()
+    progress = OutputProgress(told, written)
+    progress.begin(written + read, 2)
+    assert told.total_bytes == written
+    for step in [*steps, written + read - sum(steps)]:
+        progress.take("lane 0", "unit", step)
+        progress.advance(step, "lane 0")
+    assert told.moved_bytes == written
+    assert all(
+        abs(size - step * written / (written + read)) <= 1
+        for (*_, size), step in zip(told.taken, steps, strict=False)
+    )

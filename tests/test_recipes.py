@@ -29,12 +29,15 @@ from tests.checkpoints import Spec, write_checkpoint
 from tests.clusters import head
 from tests.documents import ROOT, Block, find_missing_line, read_sections
 from tests.faults import interrupted_at, read_recorded
+from tests.mistral_checkpoints import MistralSpec, write_mistral
 from tests.object_store import start
 from tests.patience import HANG_SECONDS
 
 RECIPES = read_sections(ROOT / "examples" / "README.md")
 LLAMA_2_7B = Spec("llama-2", dim=128, heads=8, layers=6)
 LLAMA_2_70B = Spec("llama-2", dim=128, heads=16, kv_heads=8, layers=6, shards=8)
+MISTRAL_7B = MistralSpec(files="safetensors", layers=4)
+MIXTRAL = MistralSpec(experts=8, theta=None, stacked=True)
 LLAMA_3_8B = Spec("llama-3", dim=128, heads=8, kv_heads=4, layers=6)
 
 
@@ -109,8 +112,15 @@ def write_both(place: Place) -> Mapping[str, str]:
     return {**write_8b(place), **write_70b(place)}
 
 
+def write_mistrals(place: Place) -> Mapping[str, str]:
+    for name, spec in (("Mistral-7B-v0.3", MISTRAL_7B), ("Mixtral-8x7B-v0.1", MIXTRAL)):
+        write_mistral(place.folder / name, spec, place.sentencepiece)
+    return {}
+
+
 def write_qwen(place: Place) -> Mapping[str, str]:
-    dcp_folders.make_model("qwen3").save_pretrained(place.folder / "Qwen3-0.6B")
+    # It is so small that distconv writes it in one chunk.
+    dcp_folders.make_model("qwen3").save_pretrained(place.folder / "Qwen3-0.6B", max_shard_size="50kB")
     return {}
 
 
@@ -138,6 +148,7 @@ PREPARED: dict[str, Prepare] = {
     "From the hub or a bucket": serve_hub_and_bucket,
     "What FSDP or torchtitan saved": write_8b_to_train,
     "Back to Meta's layout, in any number of shards": write_both,
+    "Mistral and Mixtral": write_mistrals,
     "Somebody else's folder": write_qwen,
     "Sharing a model": serve_uploads,
     "It was killed, what now": interrupt,

@@ -139,3 +139,11 @@ def test_what_is_not_whole_is_not_signed_and_what_is_no_key_is_said_so(output: P
     with pytest.raises(OutputError, match="not whole, and so not signed"):
         distconv.sign(output, private)
     assert not (output / "model.sig").exists()
+
+
+def test_a_key_that_is_not_there_is_named_once(tmp_path: Path) -> None:
+    key = tmp_path / "none.pem"
+    with pytest.raises(UsageError) as raised:
+        distconv.sign(tmp_path, key)
+    assert str(raised.value).startswith(f"{key}: no such file; expected an elliptic-curve key")
+    assert str(raised.value).count(str(key)) == 1

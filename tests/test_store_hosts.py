@@ -1,6 +1,7 @@
 """Conversions from store to store on a Ray cluster of three hosts, one of which is cut off."""
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,9 @@ pytest.importorskip("botocore", reason="needs the extra s3")
 
 import distconv
 from tests.checkpoints import write_checkpoint
-from tests.clusters import RAY
+from tests.clusters import RAY, wait_until_up
 from tests.faults import digest_folder
-from tests.hosts import PORT, Host, can_make_hosts, hosts, joined, start_ray
+from tests.hosts import JOB_PORT, PORT, Host, can_make_hosts, hosts, joined, start_ray
 from tests.object_store import Fault, ObjectStore, start
 from tests.patience import HANG_SECONDS
 from tests.stored import StoredPath, use_store
@@ -48,23 +49,39 @@ def store(three: list[Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         yield found
 
 
-@pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload"])
+def begin(three: list[Host], place: Path, summary: Path, *, as_job: bool) -> "subprocess.Popen[bytes]":
+    """Begin a conversion from store to store on a cluster, whose head has no slots: its driver would be cut off with it."""
+    start_ray(three, place, (0, 1, 1), takes_jobs=as_job)
+    command = [DISTCONV, "convert", "s3://models/in", "s3://models/out", "--max-shard-size=1MB", "--json"]
+    if not as_job:
+        return three[0].popen([*command, f"--address={three[0].address}:{PORT}"], summary)
+    job_server = f"http://{three[0].address}:{JOB_PORT}"
+    wait_until_up(job_server, three[0].started[0])
+    # As a person would who may reach nothing but the head; credentials are the nodes' own.
+    return three[0].popen([RAY, "job", "submit", f"--address={job_server}", "--", *command], summary)
+
+
+@pytest.mark.parametrize(
+    ("operation", "as_job"),
+    [("UploadPart", False), ("CompleteMultipartUpload", False), ("CompleteMultipartUpload", True)],
+    ids=["part", "completion", "completion, by ray job submit"],
+)
 def test_nothing_of_a_host_that_was_cut_off_lands_in_the_model_that_others_finish(
-    three: list[Host], store: ObjectStore, sentencepiece_file: Path, tmp_path: Path, operation: str
+    three: list[Host],
+    store: ObjectStore,
+    sentencepiece_file: Path,
+    tmp_path: Path,
+    operation: str,
+    *,
+    as_job: bool,
 ) -> None:
     source = write_checkpoint(tmp_path / "in", LARGE, sentencepiece_file)
     distconv.convert(source, tmp_path / "inline", max_shard_size=1_000_000)
     store.share(source, "models", "in/")
     output = StoredPath(store, "models", "out")
-    # The head has no slots: its driver would be cut off with it.
-    start_ray(three, tmp_path, (0, 1, 1))
     store.fault(Fault("hold", operation, "models/out/model-*", gate=GATE))
     summary = tmp_path / "summary"
-    process = three[0].popen(
-        [DISTCONV, "convert", "s3://models/in", str(output), f"--address=10.77.0.1:{PORT}",
-         "--max-shard-size=1MB", "--json"],
-        summary,
-    )  # fmt: skip
+    process = begin(three, tmp_path, summary, as_job=as_job)
     deadline = time.monotonic() + HANG_SECONDS
     while not (held := [record for record in store.requests(operation) if record.faults]):
         assert time.monotonic() < deadline, summary.read_text()
@@ -77,9 +94,9 @@ def test_nothing_of_a_host_that_was_cut_off_lands_in_the_model_that_others_finis
     text = summary.read_text()
     assert process.returncode == 0, text
     assert f" on {lost.name} was lost (" in text, text
-    assert json.loads(text[text.index("\n{") :])["retries"] == 1, (
-        "one worker on the host that was lost: one unit"
-    )
+    # What a job printed stands between words of Ray's.
+    report, _end = json.JSONDecoder().raw_decode(text[text.index("\n{") + 1 :])
+    assert report["retries"] == 1, "one worker on the host that was lost: one unit"
     expected, etags = digest_folder(output), output.etags()
     assert {name: expected[name] for name in expected if name.startswith("model-")} == {
         name: digest

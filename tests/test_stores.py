@@ -458,7 +458,8 @@ def test_without_botocore_it_is_said_how_to_get_it(checkpoint: Write, tmp_path: 
         ended = run(sys.executable, "-c", WITHOUT_BOTOCORE, "convert", *ends)
         assert ended.returncode == 2
         assert ended.stderr.splitlines()[-1] == (
-            "error: s3:// needs botocore, which is not installed: pip install 'distconv[s3]'"
+            "error: s3://: botocore is not installed: in a clone of distconv, "
+            "`pip install --constraint constraints.txt '.[s3]'`"
         )
 
 

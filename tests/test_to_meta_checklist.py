@@ -45,7 +45,7 @@ def digested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_lanes_read_the_shards_that_md5sum_finds_as_listed_and_the_progress_counts_it(
+def test_lanes_read_the_shards_that_md5sum_finds_as_listed_and_the_progress_counts_a_byte_once(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, read_bytes = tmp_path / "out", Counter[str]()
@@ -62,7 +62,7 @@ def test_lanes_read_the_shards_that_md5sum_finds_as_listed_and_the_progress_coun
     size = sum(path.stat().st_size for path in output.glob("*.pth"))
     assert read_bytes.pop("lane") >= size
     assert sum(read_bytes.values()) < size / 2
-    assert progress.moved_bytes == progress.total_bytes > 1.9 * size
+    assert 0.9 * size < progress.moved_bytes == progress.total_bytes <= size
     assert "MD5 of consolidated.01.pth" in progress.units
     ended = subprocess.run(
         ["md5sum", "--strict", "-c", "checklist.chk"], cwd=output, capture_output=True, text=True, check=True

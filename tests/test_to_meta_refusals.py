@@ -15,6 +15,7 @@ import distconv
 from distconv.cli import main
 from distconv.cli.screen import name_options
 from distconv.errors import DistconvError, UsageError
+from tests.refusals import refuse
 from tests.transformers_models import ModelSpec, write_model
 
 Write = Callable[[ModelSpec], Path]
@@ -189,12 +190,11 @@ def test_what_cannot_be_written_for_meta_s_code_is_one_line_and_nothing_else(
     source, words = refused
     (tmp_path / "output").mkdir()
     before = sorted(source.iterdir())
-    with pytest.raises(DistconvError) as raised:
-        distconv.convert(source, tmp_path / "output/out", to="meta", shards=2)
-    (line,) = str(raised.value).splitlines()
+    error = refuse(source, tmp_path / "output/out", to="meta", shards=2)
+    (line,) = str(error).splitlines()
     assert re.search(words, line), line
     assert str(source) in line
-    assert raised.value.exit_code == 2
+    assert error.exit_code == 2
     assert list((tmp_path / "output").iterdir()) == []
     with pytest.raises(SystemExit) as ended:
         main(["convert", str(source), str(tmp_path / "output/out"), "--to", "meta", "--shards", "2"])
@@ -204,6 +204,18 @@ def test_what_cannot_be_written_for_meta_s_code_is_one_line_and_nothing_else(
     assert name_options(line) in printed.err
     assert list((tmp_path / "output").iterdir()) == []
     assert sorted(source.iterdir()) == before
+
+
+def test_a_given_tokenizer_is_named_where_it_is_wrong_and_where_it_is_not(
+    transformers_model: Write, tmp_path: Path
+) -> None:
+    source, other = transformers_model(LLAMA_2), tmp_path / "other/tokenizer.model"
+    error = refuse(source, tmp_path / "out", to="meta", tokenizer=other)
+    assert str(error) == f"{other}: no such file (given as the tokenizer)"
+    other.parent.mkdir()
+    other.write_bytes(b"<html>403</html>")
+    for given in (other, other.parent):
+        assert str(refuse(source, tmp_path / "out", to="meta", tokenizer=given)).startswith(f"{other}: ")
 
 
 def can_be_cut(source: Path, shards: int) -> bool:

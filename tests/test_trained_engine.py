@@ -9,9 +9,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import distconv
-from distconv.cli import main
 from distconv.errors import InputError, OutputError
-from distconv.verbs.convert_each import convert_each
 from tests.faults import digest_folder
 
 LIMIT = 20_000
@@ -71,45 +69,6 @@ def test_a_checkpoint_in_a_store_is_read_where_it_is(
     assert (tmp_path / "far/model.safetensors").read_bytes() == (
         tmp_path / "near/model.safetensors"
     ).read_bytes()
-
-
-def test_all_steps_of_a_run_are_converted_and_only_what_is_new_is_done_again(
-    folders: Path, tmp_path: Path
-) -> None:
-    for step, name in (("step-900", "rows"), ("step-1000", "grid")):
-        shutil.copytree(folders / name, tmp_path / "run" / step)
-    command = [
-        "convert",
-        str(tmp_path / "run"),
-        str(tmp_path / "out"),
-        "--each",
-        "--like",
-        str(folders / "llama-hf"),
-    ]
-    main([*command, "--json"])
-    before = digest_folder(tmp_path / "out/step-900")
-    shutil.copytree(folders / "hybrid", tmp_path / "run/step-1100")
-    report = convert_each(
-        tmp_path / "run",
-        tmp_path / "out",
-        lambda step, out: distconv.convert(step, out, like=folders / "llama-hf"),
-    )
-    assert [Path(one.output).name for one in report.reports] == ["step-900", "step-1000", "step-1100"]
-    assert [one.already_done for one in report.reports] == [True, True, False]
-    assert digest_folder(tmp_path / "out/step-900") == before
-
-
-def test_a_step_that_cannot_be_converted_is_named(folders: Path, tmp_path: Path) -> None:
-    shutil.copytree(folders / "rows", tmp_path / "run/step-1")
-    (tmp_path / "run/step-1/__0_0.distcp").unlink()
-    with pytest.raises(InputError, match="step-1"):
-        convert_each(
-            tmp_path / "run",
-            tmp_path / "out",
-            lambda step, out: distconv.convert(step, out, like=folders / "llama-hf"),
-        )
-    with pytest.raises(InputError, match="no trainer's checkpoint directly below it"):
-        convert_each(folders / "rows", tmp_path / "out", lambda *_: pytest.fail("nothing is there"))
 
 
 def test_what_lies_beside_the_model_that_it_is_like_is_copied(folders: Path, tmp_path: Path) -> None:

@@ -65,8 +65,11 @@ def test_files_are_put_together_whatever_the_index_says(
 
 
 def test_a_file_too_few_and_a_tensor_twice_are_named(folders: Path, tmp_path: Path, split: Path) -> None:
-    (split / "model-00002-of-00003.safetensors").rename(tmp_path / "away")
-    with pytest.raises(InputError, match="is missing, LlamaForCausalLM"):
+    lost = "model-00002-of-00003.safetensors"
+    (split / lost).rename(tmp_path / "away")
+    with pytest.raises(
+        InputError, match=rf"is missing, LlamaForCausalLM(.|\n)*2 files of 3 by their names, no {lost}"
+    ):
         distconv.plan(split, like=folders / "llama-hf")
     (tmp_path / "away").rename(split / "model-00002-of-00003.safetensors")
     shutil.copy(split / "model-00001-of-00003.safetensors", split / "model-copy.safetensors")
@@ -103,6 +106,35 @@ def test_ranks_of_two_sizes_are_not_one_checkpoint(folders: Path, tmp_path: Path
     source = copy(folders / "ranks-rows", tmp_path / "in")
     shutil.copy(folders / "ranks/model_world_size_2_rank_0.pt", source)
     with pytest.raises(InputError, match="files of 2 and of 4 ranks"):
+        distconv.plan(source, like=folders / "llama-hf")
+
+
+@pytest.mark.parametrize("name", ["ranks-hybrid", "plain"])
+def test_ranks_that_hold_the_same_part_and_other_data_are_named(
+    folders: Path, tmp_path: Path, name: str
+) -> None:
+    if name == "plain":
+        source = tmp_path / "in"
+        source.mkdir()
+        for rank in range(2):
+            found = load_file(folders / "llama-hf/model.safetensors")
+            torch.save(found, source / f"model_world_size_2_rank_{rank}.pt")
+    else:
+        source = copy(folders / name, tmp_path / "in")
+    distconv.plan(source, like=folders / "llama-hf")
+    path = max(source.glob("*.pt"))
+    found = torch.load(path, weights_only=False)
+    with torch.no_grad():
+        next(
+            one
+            for own, one in found.items()
+            if own.endswith(("1.attention.wq.weight", "1.self_attn.q_proj.weight"))
+        ).mul_(2)
+    torch.save(found, path)
+    with pytest.raises(
+        InputError,
+        match=rf"{path.name}: .*1\..*(wq|q_proj)\.weight is not what .* holds, and both are the same part",
+    ):
         distconv.plan(source, like=folders / "llama-hf")
 
 

@@ -13,14 +13,15 @@ import torch.distributed.checkpoint as dcp
 
 import distconv
 from distconv.errors import InputError, UsageError
+from tests.refusals import refuse
 from tests.test_trained_checkpoints import change
 
 
 def refused(source: Path, like: Path, **options: Any) -> str:
-    """Plan what must be refused, and give the message, which names the folder."""
-    with pytest.raises((InputError, UsageError)) as raised:
-        distconv.plan(source, like=like, **options)
-    message = str(raised.value)
+    """Convert and plan what must be refused, and give the message, which names the folder."""
+    error = refuse(source, source.with_name("refused"), like=like, **options)
+    assert isinstance(error, InputError | UsageError)
+    message = str(error)
     assert str(source) in message
     return message
 
@@ -46,6 +47,30 @@ def test_a_missing_rank_is_named(folders: Folders, tmp_path: Path) -> None:
     assert "copy the files of all ranks into one folder" in words
     with pytest.raises(InputError, match=r"__2_0\.distcp: missing"):
         distconv.convert(source, tmp_path / "out", like=folders / "llama-hf")
+
+
+def test_a_checkpoint_without_its_hidden_file_is_named(folders: Folders, tmp_path: Path) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    (source / ".metadata").rename(source / ".metadata.tmp")
+    words = "no .metadata, which is written last: the checkpoint was not saved to its end, or its hidden file was not copied"
+    assert words in refused(source, folders / "llama-hf")
+    for path in (source, shutil.copytree(source, tmp_path / "step/pytorch_model_fsdp_0").parent):
+        with pytest.raises(InputError, match=words):
+            distconv.inspect(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("asked", ["auto", "bfloat16"])
+def test_weights_of_whole_numbers_are_named(
+    folders: Folders, tmp_path: Path, dtype: torch.dtype, asked: str
+) -> None:
+    from tests.dcp_folders import make_model
+
+    tensors = {name: one.detach() for name, one in make_model("llama").state_dict().items()}
+    name = "model.layers.1.mlp.up_proj.weight"
+    _save(tmp_path / "in", tensors | {name: tensors[name].to(dtype)})
+    words = refused(tmp_path / "in", folders / "llama-hf", dtype=asked)
+    assert f"{name} is stored as {str(dtype).removeprefix('torch.')}, expected a floating-point type" in words
 
 
 def test_a_truncated_rank_is_named(folders: Folders, tmp_path: Path) -> None:
@@ -113,6 +138,60 @@ def test_boxes_that_overlap_are_named(damaged: Callable[..., str]) -> None:
         chunks.append(chunks[0])
 
     assert "filled 2 times" in damaged(work)
+
+
+def test_boxes_of_two_tensors_in_one_place_are_named(damaged: Callable[..., str]) -> None:
+    def work(metadata: Any) -> None:
+        stored = metadata.storage_data
+        first = {
+            index.offset: place
+            for index, place in stored.items()
+            if index.fqn == "layers.0.attention.wq.weight"
+        }
+        for index in [index for index in stored if index.fqn == "layers.1.attention.wq.weight"]:
+            stored[index] = first[index.offset]
+
+    words = damaged(work)
+    assert "layers.1.attention.wq.weight at byte" in words
+    assert "within layers.0.attention.wq.weight" in words
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "x" * 1025])
+def test_a_tensor_of_no_plain_name_is_not_passed_over(folders: Folders, tmp_path: Path, name: str) -> None:
+    from tests.dcp_folders import make_model
+
+    tensors = {own: one.detach() for own, one in make_model("llama").state_dict().items()}
+    _save(tmp_path / "in", tensors | {name: torch.ones(3)})
+    assert "which is no plain name; refused as unsafe" in refused(tmp_path / "in", folders / "llama-hf")
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1", b"<html>", b"{}"])
+def test_a_metadata_that_is_something_else_is_named(folders: Folders, tmp_path: Path, content: bytes) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    (source / ".metadata").write_bytes(content)
+    words = refused(source, folders / "llama-hf")
+    assert any(kind in words for kind in ("a git-LFS pointer", "an HTML", "JSON text"))
+    assert "expected the pickle that torch writes" in words
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"family": "llama-3"}, "`family=`"),
+        ({"instruct": True}, "`instruct=`"),
+        ({"tokenizer": "tokenizer.model"}, "`tokenizer=`"),
+    ],
+)
+def test_what_only_metas_checkpoints_are_told_is_not_ignored(
+    folders: Folders, options: dict[str, Any], named: str
+) -> None:
+    words = refused(folders / "rows", folders / "llama-hf", **options)
+    assert f"{named} would change nothing" in words
+
+
+def test_an_input_that_is_not_there_is_told_as_that(folders: Folders, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        distconv.convert(tmp_path / "gone", tmp_path / "out", like=folders / "llama-hf")
 
 
 @pytest.mark.parametrize("path", ["../rows/__0_0.distcp", "/etc/passwd", "", 3])

@@ -4,9 +4,11 @@ import dataclasses
 import json
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +22,7 @@ from distconv.layout.tensors import Tensor
 from distconv.moving.progress import SilentProgress
 from distconv.output.structure import read_headers
 from distconv.output.targets import META
+from distconv.storage.base import Access
 from distconv.storage.local import LocalStorage
 from distconv.verbs import rows
 from distconv.verbs.checkpoint import read_checkpoint
@@ -28,7 +31,9 @@ from distconv.verbs.expected import expect_checkpoint
 from distconv.verbs.plan import read_bytes
 from tests.checkpoints import Layout, Spec, Tensors, write_checkpoint
 from tests.formats.shards import fresh
+from tests.moving.test_ahead import Far, FarReader
 from tests.moving.test_strided import CountedStorage
+from tests.patience import HANG_SECONDS
 from tests.test_cuts import specs
 
 Write = Callable[[Spec], Path]
@@ -451,6 +456,21 @@ def test_shards_are_compared_in_bands_and_input_is_read_once(
     read_twice = read_bytes(distconv.plan(source, to="meta", shards=2).plan) * 2
     assert sum(storage.sizes_bytes) <= 1.1 * read_twice  # of INPUT and of OUTPUT
     assert max(storage.sizes_bytes) <= 1 << 13
+    # Where opening is a request, each band would take one.
+    assert max(storage.opened.values()) <= len(headers[names[0]])
+
+
+@pytest.mark.parametrize("ahead_bytes", [1 << 20, 0])
+def test_bands_of_a_file_whose_answers_take_time_are_read_together(ahead_bytes: int) -> None:
+    together = threading.Barrier(4 if ahead_bytes else 1)
+
+    def read(first: int, count: int) -> "rows.Rows":
+        together.wait(HANG_SECONDS)
+        return np.full((count, 1), first, np.uint8)
+
+    far = FarReader(Far({}, Access(0, 1, ahead_bytes)), "file", 0, Access(0, 1, ahead_bytes))
+    found = [(first, band.tolist()) for first, band in rows.read_ahead(read, 16, 2, far)]
+    assert found == [(first, [[first]] * 2) for first in range(0, 16, 2)]
 
 
 def test_a_comparison_tells_how_far_it_is(shards: Shards) -> None:

@@ -66,7 +66,7 @@ def _report(error: Exception | KeyboardInterrupt, signals: Signals, *, debug: bo
     import click
 
     from distconv.cli.screen import show_error, show_usage_error
-    from distconv.errors import DistconvError, Interrupted, Stopped, describe_os_error
+    from distconv.errors import DistconvError, Interrupted, Stopped, UsageError, describe_os_error
 
     if signals.asked is not None:
         # Whatever became of it on its way here.
@@ -76,7 +76,7 @@ def _report(error: Exception | KeyboardInterrupt, signals: Signals, *, debug: bo
     match error:
         case click.ClickException():
             show_usage_error(error)
-            return error.exit_code
+            return UsageError.exit_code
         case click.exceptions.Abort() | KeyboardInterrupt():
             message, code = signals.tell(Interrupted("interrupted")), Interrupted.exit_code
         case Stopped():

@@ -86,7 +86,13 @@ def cli(context: click.Context, *, debug: bool) -> None:
 @shards_option
 @dtype_option
 @size_option
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="What tensors go through; auto is the CPU.",
+)
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Convert on Ray with so many workers.")
 @click.option("--address", metavar="HOST:PORT", help="Ray cluster to use; also auto or local.")
 @click.option(
@@ -102,7 +108,7 @@ def cli(context: click.Context, *, debug: bool) -> None:
     "worker_resources",
     type=Resource(),
     multiple=True,
-    help="What else a worker takes on its node, as NAME=AMOUNT; may be repeated.",
+    help="What else a worker takes on its node, as ssd=0.5; may be repeated.",
 )
 @family_options
 @tokenizer_option
@@ -159,10 +165,10 @@ def convert(
             address=chosen, family=family, instruct=instruct, tokenizer=tokenizer, params=params,
             like=like, dialect=dialect, fill_from_like=fill_from_like, check=check, verify=verify, overwrite=overwrite,
             ignore_free_space=ignore_free_space, gpus_per_worker=gpus_per_worker, worker_resources=dict(worker_resources),
-            trace=trace, report=report, endpoint_url=endpoint_url, progress=choose_progress(quiet=quiet),
+            trace=trace, report=report, endpoint_url=endpoint_url, progress=(shown := choose_progress(quiet=quiet)),
         )  # fmt: skip
-        work = partial(convert_each, convert=one, like=like, endpoint_url=endpoint_url) if each else one
-        done = work(source, output)
+        every = partial(convert_each, like=like, endpoint_url=endpoint_url, progress=shown)
+        done = every(source, output, one) if each else one(source, output)
     show(done, as_json=as_json, notes_shown=True)
     if not as_json and not quiet and not isinstance(done, EachReport):
         _show_how_to_go_on(source, output, to, done)

@@ -37,7 +37,7 @@ def check(
 
     Files that checklist.chk names are compared by MD5, other shards by the CRC32 of their
     records where these have one. Headers, shapes and params.json are checked as well. Of a
-    Transformers folder index, headers and config.json are held against each other; safetensors
+    Transformers folder, index, headers and config.json are held against each other; safetensors
     have no checksums.
 
     \b
@@ -70,7 +70,7 @@ def plan(
     instruct: bool, tokenizer: str | None, params: str | None, like: str | None, dialect: str | None,
     fill_from_like: bool, endpoint_url: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Show what a conversion of INPUT would do, from its headers alone.
+    """Show what a conversion of INPUT would do, from its headers and small files, or why it would be refused.
 
     Each row is a file. What is written in parts has their number: a worker writes one at a time, with --to meta
     the same part of all shards (of one, where OUTPUT is a store).
@@ -242,8 +242,8 @@ def manifest(
 ) -> None:  # fmt: skip
     """Write the digests of all tensors of INPUT to FILE, whatever files they lie in.
 
-    INPUT is a Transformers folder, whoever wrote it, or a trainer's checkpoint or one of Meta's, of which
-    the tensors are told that a conversion would write. Two models that hold the same have the same manifest, byte
+    INPUT is a Transformers folder, whoever wrote it, or a trainer's checkpoint or one of Meta's, whose
+    tensors are taken as a conversion would write them. Two models that hold the same have the same manifest, byte
     for byte, however they are cut; `distconv verify OUTPUT --against FILE` compares a folder with one.
 
     \b
@@ -277,7 +277,7 @@ def sign(*, output: str, key: str, signature: str | None, quiet: bool, as_json: 
     """Sign the SHA-256 of every file of OUTPUT, with what distconv.json says of the conversion.
 
     OUTPUT must be whole. The signature is an in-toto statement in a bundle of sigstore's, made and checked
-    by model-signing (pip install 'distconv[sign]'); `model_signing verify key` checks it too. As the
+    by model-signing (in a clone, pip install '.[sign]'); `model_signing verify key` checks it too. As the
     same conversion gives the same bytes, anybody who has the source can make what was signed again.
 
     \b

@@ -54,14 +54,17 @@ def show_error(error: BaseException, message: str, *, debug: bool) -> None:
 
 
 def show_usage_error(error: click.ClickException) -> None:
-    """Print what click has to say about a command line."""
+    """Print what click has to say about a command line as errors are, with where its help is."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         # All of it is our own help, which is no error's text.
         error.show()
         return
-    message = escape_lines(error.format_message())
-    shown = click.UsageError(message, error.ctx) if isinstance(error, click.UsageError) else None
-    (shown or click.ClickException(message)).show()
+    # What it suggests stands behind the end of its sentence.
+    message = error.format_message().replace(". (", " (")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = "distconv" if context is None else context.command_path
+    told = f"{message[:1].lower()}{message[1:].removesuffix('.')}; see `{command} --help`"
+    click.echo(f"{paint('error:', 'red')} {escape_lines(told)}", err=True)
 
 
 @contextlib.contextmanager

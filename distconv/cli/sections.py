@@ -15,7 +15,7 @@ OPTIONS = {
     "What is made": ("to", "shards", "dtype", "max_shard_size", "overwrite", "ignore_free_space"),
     "What INPUT is": ("family", "instruct", "tokenizer", "params", "endpoint_url"),
     "What a trainer saved": ("like", "dialect", "fill_from_like", "each"),
-    "Proof": ("check", "verify", "against", "text", "card", "signature", "public_key"),
+    "Proof": ("check", "verify", "against", "text", "image", "card", "signature", "public_key"),
     "Where it runs": ("device", "workers", "address", "gpus_per_worker", "worker_resources"),
 }
 """By parameters' names; all others are under ``_OTHERS``."""

@@ -80,7 +80,7 @@ def download(
 @click.option(
     "--verify/--no-verify",
     default=True,
-    help="Whether the chunks' data is read and compared with its digests first.",
+    help="Read the chunks' data first and compare it with its digests (the default), or do not.",
 )
 @click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option

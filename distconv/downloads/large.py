@@ -14,6 +14,7 @@ from distconv.downloads.server import PassingError, Remote, Server
 from distconv.downloads.threads import Task, run_tasks
 from distconv.errors import InputError, Interrupted
 from distconv.formats.meta.checklist import Listed
+from distconv.humanize import pluralise
 from distconv.moving.progress import Progress
 from distconv.storage.base import Storage
 
@@ -63,7 +64,7 @@ class Fetching:
         """Fetch and prove all files; the first error stops all of it."""
         # What has the name already is read and compared, which takes its time too.
         total = sum(file.remote.size_bytes if file.partial.stands else file.missing_bytes for file in files)
-        self._progress.begin(total, len(files), "files")
+        self._progress.begin(total, len(files), pluralise(len(files), "file"))
         try:
             run_tasks([task for file in files for task in self._make_tasks(file)], connections, self._stop)
         finally:

@@ -96,7 +96,7 @@ def _choose_image_family(
     chosen, size = told.family, facts.tokenizer_size
     if facts.tokenizer == "sentencepiece" or (size is not None and size > dimensions.vocab):
         raise MismatchError(
-            f"{facts.folder}: the tokenizer is a {facts.tokenizer} file of {size or 0:,} tokens, expected a tiktoken one "
+            f"{facts.folder}: the tokenizer, {facts.tokenizer_path}, is a {facts.tokenizer} file of {size or 0:,} tokens, expected a tiktoken one "
             f"of {dimensions.vocab:,}, as the output has rows; give the right file by `tokenizer=`"
         )
     variant = assume_variant(chosen, facts.folder, instruct=instruct)
@@ -115,8 +115,8 @@ def _choose_mistral_family(
     kind = told.family.tokenizer
     if facts.tokenizer not in {None, kind} or (size is not None and size > rows):
         raise MismatchError(
-            f"{facts.folder}: the tokenizer in it, or beside it, is a {facts.tokenizer} file of {size or 0:,} tokens, expected "
-            f"a {kind} one of {rows:,} at most, as the embedding has rows; give the right file by `tokenizer=`"
+            f"{facts.folder}: the tokenizer, {facts.tokenizer_path}, is a {facts.tokenizer} file of {size or 0:,} tokens, "
+            f"expected a {kind} one of {rows:,} at most, as the embedding has rows; give the right file by `tokenizer=`"
         )
     variant = (_WITHOUT_CHAT,) if instruct else ()
     assumptions = (*told.assumptions, *variant)

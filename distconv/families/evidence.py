@@ -45,6 +45,8 @@ class Facts:
     """Embedding and output are one storage: proof of tying without reading data."""
     tokenizer_size: int | None = None
     """Tokens of the tokenizer, special ones included; None where they are not known."""
+    tokenizer_path: str | None = None
+    """Its file, for messages."""
     has_statistics: bool = False
     """Whether the shards hold how often Llama 4's experts were chosen."""
 
@@ -133,7 +135,7 @@ def check_family(facts: Facts, family: Family, *, asked: bool) -> None:
         fitting = [name for name in fitting if FAMILIES[name].tokenizer == facts.tokenizer]
     if not asked:
         raise MismatchError(
-            f"{facts.folder}: {family.title} by its {facts.tokenizer} tokenizer, but {', '.join(against)}; "
+            f"{facts.folder}: {family.title} by its {facts.tokenizer} tokenizer, {facts.tokenizer_path}, but {', '.join(against)}; "
             "no family has both; if the tokenizer is another model's, give the right file by `tokenizer=`"
         )
     also = f" or give one that fits ({', '.join(fitting)})" if fitting else ""
@@ -147,9 +149,9 @@ def check_tokenizer(facts: Facts, family: Family | None) -> None:
     rows, size = facts.dimensions.vocab, facts.tokenizer_size
     reason = None
     if family is not None and facts.tokenizer not in {None, family.tokenizer}:
-        reason = f"{family.title} has a {family.tokenizer} tokenizer, found a {facts.tokenizer} one"
+        reason = f"{family.title} has a {family.tokenizer} tokenizer, found a {facts.tokenizer} one, {facts.tokenizer_path}"
     elif size is not None and size > rows:
-        reason = f"the tokenizer has {size:,} tokens, the embedding {rows:,} rows"
+        reason = f"the tokenizer, {facts.tokenizer_path}, has {size:,} tokens, the embedding {rows:,} rows"
     elif size is not None and size < rows:
         reason = _find_foreign(facts, size, asked=family is not None)
     if reason is not None:
@@ -169,7 +171,7 @@ def _find_foreign(facts: Facts, size: int, *, asked: bool) -> str | None:
     """Say why a tokenizer that is smaller than the embedding is not just that of a padded one."""
     rows = facts.dimensions.vocab
     told = tell_tokenizer(facts)
-    found = f"the tokenizer is a {facts.tokenizer} file of {size:,} tokens"
+    found = f"the tokenizer, {facts.tokenizer_path}, is a {facts.tokenizer} file of {size:,} tokens"
     if rows == TIKTOKEN_SIZE:
         return f"{found}, and the embedding has {rows:,} rows, as many as Llama 3's tokenizer tokens"
     if told is not None and told[0] != facts.tokenizer and not asked:

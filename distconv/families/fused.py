@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from distconv.errors import InputError
 from distconv.families.dimensions import Sizes
 from distconv.families.rules import Named, Rule, expand_rules
 from distconv.formats.meta.catalog import Catalog, Shard
@@ -12,7 +13,8 @@ from distconv.formats.views import TensorView
 def take_apart(catalog: Catalog, rules: Sequence[Rule], sizes: Sizes) -> Catalog:
     """Give a catalog by the rules' own names: what several rules store as one is cut into rows in their ratio.
 
-    Names that no rule stores under another name, and what does not divide in that ratio, stay as they are.
+    Names that no rule stores under another name stay as they are. InputError for what does not divide in that ratio, and
+    for what is there by itself too.
     """
     groups: dict[str, list[Named]] = {}
     for one in expand_rules(rules, sizes):
@@ -27,20 +29,27 @@ def _take_shard_apart(shard: Shard, groups: dict[str, list[Named]], sizes: Sizes
     tensors: dict[str, TensorView] = {}
     stored = dict(shard.stored)
     for name, view in shard.tensors.items():
-        parts = _cut_rows(view, groups.get(name, []), sizes)
-        for part in parts:
-            tensors[part.name] = part
+        own = shard.stored.get(name, name)
+        for part in _cut_rows(view, f"{own} in {shard.name}", groups.get(name, []), sizes):
             if part.name != name:
-                stored[part.name] = shard.stored.get(name, name)
+                if part.name in shard.tensors:
+                    raise InputError(
+                        f"{shard.name}: {part.name} is there by itself, and in {own}; save a model that has one of them"
+                    )
+                stored[part.name] = own
+            tensors[part.name] = part
     return replace(shard, tensors=tensors, stored=stored)
 
 
-def _cut_rows(view: TensorView, parts: Sequence[Named], sizes: Sizes) -> list[TensorView]:
+def _cut_rows(view: TensorView, where: str, parts: Sequence[Named], sizes: Sizes) -> list[TensorView]:
+    if not parts:
+        return [view]
     whole = [part.shape(sizes)[0] for part in parts]
-    if not parts or not view.shape or len(view.shape) != len(parts[0].rule.shape):
-        return [view]
-    if view.shape[0] * min(whole) % sum(whole):
-        return [view]
+    if len(view.shape) != len(parts[0].rule.shape) or view.shape[0] * min(whole) % sum(whole):
+        names = " and ".join(part.source for part in parts)
+        raise InputError(
+            f"{where}: shape {view.shape}, expected the rows of {names}, which are as {' to '.join(map(str, whole))}"
+        )
     found, first = [], 0
     for part, rows in zip(parts, whole, strict=True):
         count = view.shape[0] * rows // sum(whole)

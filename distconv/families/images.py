@@ -67,6 +67,7 @@ def tell_image_family(
             family.name
             for family in IMAGE_FAMILIES.values()
             if family.architecture == told.family.architecture
+            and (family.architecture != "llama4" or family.guard == told.family.guard)
         )
         raise MismatchError(
             f"{folder}: `family='{asked.name}'` ({asked.title}), but {', '.join(told.evidence)}; leave `family=` out "

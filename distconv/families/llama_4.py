@@ -13,6 +13,7 @@ from distconv.families.llama_vision import list_encoder_layer, read_encoder
 from distconv.families.operations import SAME, TRANSPOSED, Split
 from distconv.families.rules import Rule
 from distconv.families.shapes import Shapes
+from distconv.formats.meta.multimodal import TowerParams
 from distconv.formats.meta.params import Params
 
 EMBEDDING = "tok_embeddings.weight"
@@ -28,6 +29,7 @@ IGNORED = (
 
 _BLOCK, _THEIRS = "layers.{i}.", "language_model.model.layers.{i}."
 _ENCODER = "vision_embeddings.vision_encoder."
+_ADAPTER = "vision_embeddings.vision_adapter.mlp.c_fc.weight"
 
 
 def read_dimensions(shapes: Shapes, params: Params) -> Llama4Dimensions:
@@ -40,6 +42,7 @@ def read_dimensions(shapes: Shapes, params: Params) -> Llama4Dimensions:
         raise InputError.of(findings)
     step = 0 if found.experts is None else found.experts.step
     moe = tuple(range(step - 1, params.n_layers, step)) if step else ()
+    _check_kinds(shapes, params, moe)
     dense = next((layer for layer in range(params.n_layers) if layer not in moe), None)
     text = Dimensions.of(params, ffn_dim=_read_dense(shapes, dense), vocab=shapes.sum_rows(EMBEDDING))
     shared = f"layers.{moe[0]}.feed_forward.w_in_shared_FD.weight" if moe else None
@@ -48,9 +51,22 @@ def read_dimensions(shapes: Shapes, params: Params) -> Llama4Dimensions:
         experts=found.experts.experts if found.experts and moe else 0,
         expert_ffn_dim=0 if shared is None else shapes.sum_rows(shared),
         moe_layers=moe,
-        vision=_read_encoder(shapes, params.path, found.tower.heads),
-        adapter_dim=shapes.columns("vision_embeddings.vision_adapter.mlp.c_fc.weight"),
+        vision=_read_encoder(shapes, params.path, found.tower),
+        adapter_dim=shapes.columns(_ADAPTER),
     )
+
+
+def _check_kinds(shapes: Shapes, params: Params, moe: tuple[int, ...]) -> None:
+    """Raise InputError for the first layer that has experts, or none, otherwise than params.json says."""
+    for layer in range(params.n_layers):
+        block = f"layers.{layer}.feed_forward."
+        routed = shapes.has(f"{block}router_DE")
+        dense = shapes.has(f"{block}mlp.fc1_weight") or shapes.has(f"{block}w1.weight")
+        if routed not in {dense, layer in moe}:
+            raise InputError(
+                f"{params.path}: by moe_args {f'layers {list(moe)}' if moe else 'no layers'} have experts, in the shards layer "
+                f"{layer} has {'some' if routed else 'none'}; take the params.json of this model"
+            )
 
 
 def _read_dense(shapes: Shapes, layer: int | None) -> int:
@@ -63,14 +79,40 @@ def _read_dense(shapes: Shapes, layer: int | None) -> int:
     return shapes.sum_rows(f"layers.{layer}.feed_forward.w1.weight")
 
 
-def _read_encoder(shapes: Shapes, path: str, heads: int) -> VisionEncoder:
+def _read_encoder(shapes: Shapes, path: str, tower: TowerParams) -> VisionEncoder:
+    """Take the encoder's sizes from the tensors; InputError with all that ``vision_args`` have otherwise."""
     positions, projection = f"{_ENCODER}positional_embedding_vlm", "vision_projection.weight"
-    vision = read_encoder(shapes, _ENCODER, positions, projection, heads=heads)
-    if vision.width % heads:
-        raise InputError(
-            f"{path}: vision_args.n_heads {heads} does not divide the encoder's width {vision.width}"
+    vision = read_encoder(shapes, _ENCODER, positions, projection, heads=tower.heads)
+    findings = list(_find_other_sizes(vision, tower, shapes.columns(_ADAPTER)))
+    if findings:
+        raise InputError.of(
+            f"{path}: vision_args.{finding}; take the params.json of this model, or download the missing shards"
+            for finding in findings
         )
     return vision
+
+
+def _find_other_sizes(vision: VisionEncoder, tower: TowerParams, adapter_dim: int) -> Iterator[str]:
+    if vision.width % tower.heads:
+        yield f"n_heads {tower.heads} does not divide the encoder's width {vision.width}"
+    if vision.width != tower.width:
+        # Whatever else follows from it says no more.
+        yield f"dim is {tower.width}, the tensors have {vision.width}"
+        return
+    for key, said, held in (
+        ("n_layers", tower.layers, vision.layers),
+        ("output_dim", tower.output_dim, vision.output_dim),
+        ("patch_size", tower.patch, vision.patch),
+        ("image_size", tower.image_size, vision.image_size),
+    ):
+        if said != held:
+            yield f"{key} is {said}, the tensors have {held}"
+    # The shuffle lays a square of neighbours side by side.
+    if adapter_dim != round(vision.width / tower.pixel_shuffle_ratio**2):
+        yield (
+            f"pixel_shuffle_ratio is {tower.pixel_shuffle_ratio:g}: {vision.width} wide patches become "
+            f"{vision.width / tower.pixel_shuffle_ratio**2:g} wide, the adapter takes {adapter_dim}"
+        )
 
 
 def make_rules(sizes: Llama4Dimensions) -> tuple[Rule, ...]:

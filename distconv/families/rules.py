@@ -264,6 +264,10 @@ def describe_foreign_tensors(catalog: Catalog) -> str | None:
             r"(layers\.\d+\.(self_attn|mlp|input_layernorm|post_attention_layernorm)|embed_tokens)\..*",
             "a checkpoint with Transformers' names, which needs no conversion; for Meta's code give its folder and `to='meta'`",
         ),
+        (
+            r".*\.qscale_(weight|act)",
+            "an FP8 checkpoint of Mistral's, with one scale for each matrix; take the repository's files in Transformers' format",
+        ),
         (_SCALES, QUANTIZED),
         (_ADAPTORS, LORA),
         (

@@ -1,8 +1,9 @@
 """What one worker does at a time, and which of it waits for other work."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
+from distconv.humanize import pluralise
 from distconv.layout.files import File, OutputTensor, Section
 from distconv.layout.stripes import Stripe, group_runs
 
@@ -150,20 +151,20 @@ def find_chains(units: Iterable[Unit]) -> dict[str, str]:
     return found
 
 
-def name_units(units: Iterable[Unit]) -> str:
-    """Name units of work for people, in the plural."""
-    kinds = {_name_kind(unit): None for unit in units}
+def name_units(units: Collection[Unit]) -> str:
+    """Name units of work for people: one in the singular, others in the plural."""
+    kinds = {pluralise(len(units), _name_kind(unit)): None for unit in units}
     return " and ".join(kinds) or "chunks"
 
 
 def _name_kind(unit: Unit) -> str:
     if isinstance(unit, Checksum):
-        return "digests" if unit.is_open else "MD5s"
+        return "digest" if unit.is_open else "MD5"
     if isinstance(unit, Question):
-        return "comparisons within INPUT"
+        return "comparison"
     if isinstance(unit, Examination):
-        return "parts" if unit.is_part else "files"
-    return "parts" if isinstance(unit, Stripe) or unit.is_sealed else "chunks"
+        return "part" if unit.is_part else "file"
+    return "part" if isinstance(unit, Stripe) or unit.is_sealed else "chunk"
 
 
 def file_of(unit: Section) -> str:

@@ -1,54 +1,23 @@
 """Blocks that are read before they are needed: where an answer takes time, many requests are on their way.
 
-What ``ranges`` puts together is asked for as long as there is room in memory that is used in a ring.
+What ``ranges`` puts together is asked for as long as there is room, which is given back as blocks are used up.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from distconv.formats.meta.archive import LOCAL_HEADER_BYTES, find_data
 from distconv.layout.regions import Region
+from distconv.moving.arrivals import Arrival, Arrivals
+from distconv.moving.cells import ALIGNMENT_BYTES, Cells, cut
 from distconv.moving.ranges import Range, Ranges, Run, Wanted, split_range
 from distconv.moving.sources import Sources
 from distconv.storage.base import Access, Reader
-from distconv.storage.blocks import wait_for
-from distconv.storage.memory import give_back, make_buffer, take_buffer
-from distconv.storage.parallel import submit
+from distconv.storage.memory import make_buffer
 
 _SLACK_BYTES = 512
 """More than a zip record's local header takes, with the name and the padding that torch gives it."""
-_ALIGNMENT_BYTES = 64
-
-
-class Ring:
-    """Memory of which pieces are taken, and given back in the same order."""
-
-    def __init__(self, size_bytes: int) -> None:
-        """Take so much."""
-        self._memory = take_buffer(size_bytes)
-        self._taken: deque[tuple[int, int]] = deque()
-
-    def take(self, size_bytes: int) -> memoryview | None:
-        """Take the next piece; None where there is no room, until more is given back."""
-        end = self._taken[-1][1] if self._taken else 0
-        oldest = self._taken[0][0] if self._taken else 0
-        wrapped = bool(self._taken) and end <= oldest
-        start = end if wrapped or end + size_bytes <= len(self._memory) else 0
-        limit = oldest if self._taken and start <= oldest and (wrapped or start == 0) else len(self._memory)
-        if start + size_bytes > limit:
-            return None
-        self._taken.append((start, start + size_bytes))
-        return self._memory[start : start + size_bytes]
-
-    def give_back(self) -> None:
-        """Give the piece back that was taken first."""
-        self._taken.popleft()
-
-    def close(self) -> None:
-        """Let others of this thread use the memory; nobody may be reading into it."""
-        give_back(self._memory)
 
 
 @dataclass(slots=True)
@@ -57,28 +26,34 @@ class _Reading:
 
     range: Range
     reader: Reader
-    memory: memoryview
-    header: memoryview | None
+    runs: list[memoryview]
+    """The memory, one behind the other."""
+    skipped: int | None
+    """How many bytes come before the range; None until that is known."""
+    header: list[memoryview] | None
     """Where the region's local header comes to lie; None where somebody else reads it, or there is none."""
-    is_located: bool
-    """Whether the memory begins with the range itself."""
-    in_ring: bool
-    futures: tuple[Future[None], ...] = ()
+    arrivals: list[Arrival]
+    held: list[tuple[int, int, int]]
+    """The cells of the memory, the first to go last: number of the last block that wants it, where it ends, which one."""
 
-    def locate(self, sources: Sources) -> None:
-        """Let the memory begin with the range, once that is there."""
-        if self.is_located:
-            return
-        region = self.range.region
-        if self.header is not None and region not in sources.data_offsets:
-            sources.data_offsets[region] = find_data(self.header, region, self.reader.size_bytes)
-        start, size = sources.locate(region), self.range.size_bytes
-        skipped = start - region.offset_bytes
-        if skipped + size > len(self.memory):
-            self.memory = make_buffer(skipped + size)
-            self.reader.read_into(start + self.range.first, self.memory[skipped:])
-        self.memory = self.memory[skipped : skipped + size]
-        self.is_located = True
+    def has_come(self, end: int) -> bool:
+        """Whether all is there before this place in the memory."""
+        return all(arrival.has_come(end) for arrival in self.arrivals)
+
+    def locate(self, sources: Sources) -> int:
+        """Give how many bytes come before the range, once they are there."""
+        if self.skipped is None:
+            region = self.range.region
+            if self.header is not None and region not in sources.data_offsets:
+                header = b"".join(self.header)
+                sources.data_offsets[region] = find_data(header, region, self.reader.size_bytes)
+            start, size = sources.locate(region), self.range.size_bytes
+            self.skipped = start - region.offset_bytes
+            if self.skipped + size > sum(map(len, self.runs)):
+                memory = make_buffer(size)
+                self.reader.read_into(start + self.range.first, memory)
+                self.runs, self.skipped = [memory], 0
+        return self.skipped
 
 
 class Ahead:
@@ -86,8 +61,9 @@ class Ahead:
 
     def __init__(self, sources: Sources, access: Access, stopped: Callable[[], bool]) -> None:
         """Begin with nothing; ``stopped`` is asked while an answer is waited for, and Interrupted raised."""
-        self._sources, self._access, self._stopped = sources, access, stopped
-        self._ring = Ring(access.ahead_bytes)
+        self._sources, self._access = sources, access
+        self._arrivals = Arrivals(stopped)
+        self._cells = Cells(access.ahead_bytes)
         self._ranges = Ranges(access)
         self._headers: set[Region] = set()
         self._planned: deque[tuple[Wanted, list[Run]]] = deque()
@@ -97,22 +73,27 @@ class Ahead:
         """In the same order."""
 
     def read(self, blocks: Iterable[Wanted]) -> Iterator[tuple[Wanted, list[memoryview]]]:
-        """Give each block with the runs of bytes that its pieces read, good until the next is asked for."""
+        """Give each block with the runs of bytes that its pieces read, good until the next is asked for.
+
+        They come one behind the other, each in one or several.
+        """
         left = iter(blocks)
         number = 0
         try:
             self._ask_ahead(left)
             while self._planned:
                 wanted, runs = self._planned.popleft()
-                yield wanted, [self._await(one)[first : first + size] for one, first, size in runs]
+                yield wanted, [part for one, first, size in runs for part in self._await(one, first, size)]
                 self._give_back(number)
                 number += 1
                 self._ask_ahead(left)
-            self._ring.close()
+            for reading in self._started.values():
+                self._wait(reading, reading.range.size_bytes + _SLACK_BYTES)
+            self._cells.close()
         finally:
             for reading in self._started.values():
-                for future in reading.futures:
-                    future.cancel()
+                for arrival in reading.arrivals:
+                    arrival.future.cancel()
 
     def _ask_ahead(self, left: Iterator[Wanted]) -> None:
         """Ask for what there is room for."""
@@ -127,67 +108,83 @@ class Ahead:
                 self._upcoming += begun
             if not self._upcoming:
                 return
-            memory = self._ring.take(_need(self._upcoming[0]))
-            if memory is None:
+            cells = self._cells.take(_need(self._upcoming[0]))
+            if cells is None:
                 return
-            self._start(self._upcoming.popleft(), memory, in_ring=True)
+            self._start(self._upcoming.popleft(), self._cells.list_runs(cells), cells)
 
-    def _await(self, one: Range) -> memoryview:
-        """Give a range's bytes."""
+    def _await(self, one: Range, first: int, size_bytes: int) -> list[memoryview]:
+        """Give some of a range's bytes."""
         while one not in self._started:
             # One block wants more than there is room for, or what it wants lies behind what stays.
             upcoming = self._upcoming.popleft()
             self._ranges.close(upcoming)
-            self._start(upcoming, make_buffer(_need(upcoming)), in_ring=False)
+            self._start(upcoming, [make_buffer(_need(upcoming))], ())
         reading = self._started[one]
-        if reading.futures:
-            wait_for(reading.futures, self._stopped)
-            reading.futures = ()
-        reading.locate(self._sources)
-        return reading.memory
+        # A header tells where the range begins, and comes before it.
+        if reading.skipped is None:
+            self._wait(reading, LOCAL_HEADER_BYTES)
+        skipped = reading.locate(self._sources)
+        self._wait(reading, skipped + first + size_bytes)
+        return cut(reading.runs, skipped + first, size_bytes)
+
+    def _wait(self, reading: _Reading, end: int) -> None:
+        """Wait until all has come before this place in a range's memory."""
+        for arrival in reading.arrivals:
+            self._arrivals.wait(arrival, end)
 
     def _give_back(self, number: int) -> None:
-        """Give back what no block after this one wants, as far as it was taken first."""
+        """Give back what no block after this one wants."""
         for one, reading in list(self._started.items()):
-            if one.last_block > number:
-                return
-            del self._started[one]
-            if reading.in_ring:
-                self._ring.give_back()
+            while reading.held and reading.held[-1][0] <= number and reading.has_come(reading.held[-1][1]):
+                self._cells.give_back(reading.held.pop()[2])
+            if one.wants[-1].block <= number and not reading.held:
+                del self._started[one]
 
-    def _start(self, one: Range, memory: memoryview, *, in_ring: bool) -> None:
-        reading, start = self._place(one, memory, in_ring=in_ring)
-        self._sources.count(one.region, len(reading.memory))
-        futures = list(self._ask(reading.reader, start, reading.memory))
-        if reading.header is not None and one.first:
-            futures += self._ask(reading.reader, one.region.offset_bytes, reading.header)
-        reading.futures = tuple(futures)
-        self._started[one] = reading
-
-    def _place(self, one: Range, memory: memoryview, *, in_ring: bool) -> tuple[_Reading, int]:
-        """Give what is read, and from where in the file."""
-        region, size = one.region, one.size_bytes
+    def _start(self, one: Range, memory: list[memoryview], cells: Sequence[int]) -> None:
+        """Ask for a range, and for the header of its record where that has not been asked for."""
+        region = one.region
         reader = self._sources.open(region.path)
         known = region.offset_bytes if not region.zipped else self._sources.data_offsets.get(region)
         start = (region.offset_bytes if known is None else known) + one.first
-        if known is None:
-            size = min(size + _SLACK_BYTES, max(0, reader.size_bytes - start))
+        slack = 0 if known is not None else min(_SLACK_BYTES, reader.size_bytes - start - one.size_bytes)
         # As it lies in the file, so do elements lie at multiples of their size.
-        phase = start % _ALIGNMENT_BYTES
-        memory = memory[phase : phase + size]
+        phase = start % ALIGNMENT_BYTES
+        runs = cut(memory, phase, one.size_bytes + slack)
+        arrivals = list(self._ask(reader, start, runs))
         header = None
         if known is None and region not in self._headers:
             self._headers.add(region)
-            header = memory[:LOCAL_HEADER_BYTES] if not one.first else make_buffer(LOCAL_HEADER_BYTES)
-        return _Reading(one, reader, memory, header, known is not None, in_ring), start
+            header = cut(runs, 0, LOCAL_HEADER_BYTES)
+            if one.first:
+                header = [make_buffer(LOCAL_HEADER_BYTES)]
+                arrivals += self._ask(reader, region.offset_bytes, header)
+        self._sources.count(region, one.size_bytes + slack)
+        held = _list_held(one, phase, slack, cells, self._cells.cell_bytes)
+        skipped = None if known is None else 0
+        self._started[one] = _Reading(one, reader, runs, skipped, header, arrivals, held)
 
-    def _ask(self, reader: Reader, start: int, memory: memoryview) -> Iterator[Future[None]]:
+    def _ask(self, reader: Reader, start: int, runs: Sequence[memoryview]) -> Iterator[Arrival]:
         """Ask for a run of bytes, in several requests where it is long."""
-        count = split_range(len(memory), self._access)
-        step = -(-len(memory) // count)
-        for first in range(0, len(memory), max(1, step)):
-            yield submit(reader.read_into, start + first, memory[first : first + step])
+        size = sum(map(len, runs))
+        step = -(-size // split_range(size, self._access))
+        for first in range(0, size, max(1, step)):
+            yield self._arrivals.ask(reader, start + first, cut(runs, first, step), first)
+
+
+def _list_held(
+    one: Range, phase: int, slack: int, cells: Sequence[int], cell_bytes: int
+) -> list[tuple[int, int, int]]:
+    """Give cells as a reading holds them: those that go first come last."""
+    last = [-1] * len(cells)
+    if cells:
+        for want in one.wants:
+            low, high = phase + want.first - one.first, phase + want.end - one.first + slack
+            for place in range(low // cell_bytes, -(-high // cell_bytes)):
+                last[place] = want.block
+    ends = [number * cell_bytes - phase for number in range(1, len(cells) + 1)]
+    return sorted(zip(last, ends, cells, strict=True), reverse=True)
 
 
 def _need(one: Range) -> int:
-    return one.size_bytes + _SLACK_BYTES + _ALIGNMENT_BYTES
+    return one.size_bytes + _SLACK_BYTES + ALIGNMENT_BYTES

@@ -5,6 +5,7 @@ Memory is bounded by a few blocks, whatever the model's size.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from distconv.layout.files import OutputTensor
@@ -94,12 +95,12 @@ class Contents:
             if one is None:
                 return
             wanted, runs = one
-            # The ring's memory is used again while blocks wait in a device that takes several.
-            if self._device.depth == len(runs) == 1 and _is_straight(
-                self._tensors[wanted.place], wanted.block
-            ):
-                yield wanted, runs[0]
-                continue
+            # What was read is overwritten while blocks wait in a device that takes several.
+            if self._device.depth == 1 and _is_straight(self._tensors[wanted.place], wanted.block):
+                parts = _split(wanted, [len(run) for run in runs])
+                if parts is not None:
+                    yield from zip(parts, runs, strict=True)
+                    continue
             content, start = self._begin(wanted), 0
             for run in runs:
                 content[start : start + len(run)] = run
@@ -175,6 +176,25 @@ def make_contents(
 def _is_straight(tensor: OutputTensor, block: Block) -> bool:
     """Whether a block is what is read, as it is."""
     return tensor.dtype == tensor.stored and is_what_was_read(block.pieces, block.elements)
+
+
+def _split(wanted: Wanted, sizes_bytes: Sequence[int]) -> list[Wanted] | None:
+    """Cut a block that is what is read, in one run or several of these sizes; None where that cuts elements."""
+    if len(sizes_bytes) == 1:
+        return [wanted]
+    (piece,) = wanted.block.pieces
+    if any(size % wanted.unit_bytes for size in sizes_bytes):
+        return None
+    found, offset = [], wanted.block.target_offset
+    for size in sizes_bytes:
+        elements = size // wanted.unit_bytes
+        part = replace(
+            piece, source_offset=piece.source_offset + offset - wanted.block.target_offset, span=elements,
+            extents=(elements,), source_strides=(1,), target_strides=(1,),
+        )  # fmt: skip
+        found.append(replace(wanted, block=Block(offset, elements, (part,))))
+        offset += elements
+    return found
 
 
 def _give(content: memoryview) -> tuple[memoryview, int]:

@@ -1,7 +1,7 @@
 """Which bytes of INPUT are read together: few requests of several megabytes, whatever files a tensor is cut into."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distconv.layout.regions import Region
 from distconv.moving.bands import Block
@@ -20,6 +20,16 @@ class Wanted:
     unit_bytes: int
 
 
+@dataclass(slots=True)
+class Want:
+    """What a block wants of a range: bytes between these two of its region."""
+
+    block: int
+    """Its number."""
+    first: int
+    end: int
+
+
 @dataclass(slots=True, eq=False)
 class Range:
     """Bytes of a region that are read together; offsets count from the first byte of its data."""
@@ -29,10 +39,10 @@ class Range:
     end: int
     good_bytes: int
     """At about this size it is read."""
-    opened: int
-    """How many bytes the blocks before it read."""
-    last_block: int = 0
-    """The number of the last block that wants some of it."""
+    used: int
+    """How many bytes blocks had read when one wanted some of it the last time."""
+    wants: list[Want] = field(default_factory=list)
+    """In the order of the blocks."""
     is_open: bool = True
     """Whether further blocks may want some of it."""
 
@@ -40,6 +50,15 @@ class Range:
     def size_bytes(self) -> int:
         """What is read of the region."""
         return self.end - self.first
+
+    def want(self, block: int, first: int, end: int) -> None:
+        """Let a block want some bytes of the region."""
+        self.end = max(self.end, end)
+        if self.wants and self.wants[-1].block == block:
+            last = self.wants[-1]
+            last.first, last.end = min(last.first, first), max(last.end, end)
+        else:
+            self.wants.append(Want(block, first, end))
 
 
 Run = tuple[Range, int, int]
@@ -50,8 +69,9 @@ class Ranges:
     """Cuts what blocks read, one after the other, into ranges of a good size.
 
     Of a tensor whose columns lie in many files each block reads a little of all. While the range of one file is used up,
-    those of the others must stay: with S bytes each, S of every file are held at once. So the more files, the smaller
-    ranges are; and the first ones are of different sizes, so that afterwards one ends where another is in its middle.
+    what is left of those of the others must stay: with S bytes each, about half of S of every file at once. So the more
+    files, the smaller ranges are; and the first ones are of different sizes, so that afterwards one ends where another
+    is in its middle.
     """
 
     def __init__(self, access: Access) -> None:
@@ -78,14 +98,14 @@ class Ranges:
                 if found is None:
                     found = self._begin(piece.region, first, streams, len(begun))
                     begun.append(found)
-                found.end = max(found.end, first + size)
-                found.last_block = self._blocks
+                found.want(self._blocks, first, first + size)
+                found.used = self._bytes
                 runs.append((found, first - found.first, size))
                 self._bytes += size
         self._blocks += 1
         for one in list(self._open.values()):
             # No other block wants of it what is near.
-            if one.opened + self._access.ahead_bytes < self._bytes:
+            if one.used + self._access.ahead_bytes < self._bytes:
                 self.close(one)
         return runs, begun
 
@@ -116,7 +136,8 @@ class Ranges:
         return None
 
     def _begin(self, region: Region, first: int, streams: int, number: int) -> Range:
-        size = min(self._access.request_bytes, self._access.ahead_bytes // (streams + _ON_THEIR_WAY))
+        share = 2 * self._access.ahead_bytes // (streams + 2 * _ON_THEIR_WAY)
+        size = min(self._access.request_bytes, share)
         left = max(0, region.size_bytes - first)
         good = -(-left // max(1, round(left / max(1, size))))
         if streams > 1 and left > size and region not in self._known:

@@ -9,7 +9,7 @@ from distconv.formats.meta.archive import locate_data
 from distconv.layout.regions import ZEROS, Region
 from distconv.moving.pieces import Piece
 from distconv.moving.spans import Spans
-from distconv.storage.base import LOCAL_ACCESS, Reader, Storage, opened
+from distconv.storage.base import LOCAL_ACCESS, Reader, Storage, Told, ignore, opened, read_each
 from distconv.storage.memory import make_buffer
 from distconv.storage.window import read_by_windows
 
@@ -27,6 +27,15 @@ class ZeroReader:
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:  # noqa: ARG002
         """Fill the buffer with zeros."""
         buffer[:] = bytes(len(buffer))
+
+    def read_vector(
+        self,
+        offset_bytes: int,
+        buffers: Sequence[memoryview],
+        told: Told = ignore,  # noqa: ARG002
+    ) -> None:
+        """Fill all buffers with zeros."""
+        read_each(self, offset_bytes, buffers)
 
     def close(self) -> None:
         """There is nothing to let go of."""

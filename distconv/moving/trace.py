@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from distconv.errors import ConversionError, UsageError
+from distconv.errors import ConversionError, UsageError, describe_missing_package
 from distconv.humanize import GIGABYTE
 from distconv.moving.job import Receipt
 from distconv.moving.spans import STAGES
@@ -76,7 +76,8 @@ class RunCharts:
             try:
                 import matplotlib as mpl
             except ImportError as error:
-                raise UsageError("a report needs matplotlib: pip install 'distconv[report]'") from error
+                missing = describe_missing_package("matplotlib", "report")
+                raise UsageError(f"`report=`: {missing}") from error
             mpl.use("agg")
 
     @property

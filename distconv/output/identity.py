@@ -20,7 +20,7 @@ from distconv.output.loading import digest_file
 from distconv.output.targets import TRANSFORMERS, Target
 from distconv.planning.plan import Plan
 from distconv.storage.base import Entry, Storage
-from distconv.storage.looks import ask_each, find_each
+from distconv.storage.looks import ask_each, find_each, is_versioned
 from distconv.storage.pinning import describe_change
 
 _LIBRARIES = ("tokenizers",)
@@ -87,7 +87,7 @@ class Source:
     """INPUT as it was before anything of it was read."""
 
     def __init__(self, storage: Storage, files: InputFiles) -> None:
-        """Look at all files, and keep them open.
+        """Look at all files, and keep local ones open.
 
         No other file can then be known by their numbers, and a file system that makes numbers
         up keeps theirs.
@@ -99,7 +99,7 @@ class Source:
             def hold(path: str) -> None:
                 held.callback(storage.open(path).close)
 
-            ask_each(hold, paths)
+            ask_each(hold, (path for path in paths if not is_versioned(path)))
             self._entries = _look(storage, paths)
             self.pinned = storage.pinned({path: entry.stamp for path, entry in self._entries.items()})
             """Where INPUT is read: there nothing can be read of what has its names meanwhile."""
@@ -152,15 +152,18 @@ class Source:
         """Raise InputError where any file is not the one of which ``identity`` was made.
 
         Beside names and times headers are read again, with the checksums in them: what a host
-        knows of files on a share may be old.
+        knows of files on a share may be old. Where a stamp stands for one content that tells nothing more.
         """
-        small = ask_each(partial(digest_file, self._storage), self._files.small)
-        _refuse(path for path, digest in self._small.items() if small[path] != digest)
+        local = [path for path in self._files.small if not is_versioned(path)]
+        small = ask_each(partial(digest_file, self._storage), local)
+        _refuse(path for path, digest in small.items() if self._small[path] != digest)
         before = identity["source"]
-        now = self.describe(self._files.read_views(self.pinned))
-        if isinstance(before, dict) and now != before:
+        if isinstance(before, dict) and not all(map(is_versioned, self._files.weights)):
+            now = self.describe(self._files.read_views(self.pinned))
             changed = (name for name in now | before if now.get(name) != before.get(name))
             _refuse(posixpath.join(self._files.folder, name) for name in changed)
+        now_small = _look(self._storage, (path for path in self._files.small if is_versioned(path)))
+        _refuse(path for path, entry in now_small.items() if entry.stamp != self._entries[path].stamp)
         # After their headers: those were of these very files.
         self.check()
 

@@ -28,6 +28,7 @@ from distconv.output.targets import (
     Target,
     tell_target,
 )
+from distconv.output.ties import find_broken_tie, find_stored_tie
 from distconv.output.tokenizers import find_tokenizer_faults
 from distconv.sidecars.config import CONFIG_NAME
 from distconv.sidecars.settings import read_declared_dtype
@@ -97,8 +98,9 @@ def prove(
     if is_asked := depth >= Depth.MODEL and headers.keys() == set(names):
         misfits = submit(lambda: tuple(target.find_misfits(storage, output, headers)))
     if depth >= (Depth.DATA if receipt is not None or target.has_checksums else Depth.MODEL):
+        digests |= (tie := find_stored_tie(storage, output, headers)) is not None
         data = read_data(storage, output, target, receipt, headers, progress, cluster, digests=digests)
-        findings += data.findings
+        findings += (*data.findings, *map(Finding, find_broken_tie(tie, data.tensors or {})))
     if depth >= Depth.MODEL:
         if is_asked:
             findings += map(Finding, misfits.result())
@@ -106,9 +108,8 @@ def prove(
         findings += odd
         notes += more
     if receipt is None and not damage:
-        notes.append(
-            f"{output}: no {RECEIPT_NAME}, so {_describe_unrecorded(target, depth, output, against)}"
-        )
+        unrecorded = _describe_unrecorded(target, depth, output, against)
+        notes.append(f"{output}: no {RECEIPT_NAME}, so {unrecorded}")
     return Proof(target, depth, headers, receipt, data, tuple(dict.fromkeys(findings)), tuple(notes))
 
 

@@ -1,5 +1,6 @@
 """The whole conversion, decided before a byte moves: files, tensors, copies, offsets."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,9 +115,31 @@ def _list_cut(file: File, parts: Sequence[Part]) -> Iterator[tuple[int, int]]:
             yield file.offsets_bytes[place], file.offsets_bytes[place] + file.tensors[place].size_bytes
 
 
+_NUMBER = re.compile(r"\d+")
 _NAMED = 3
 _LEAST_PART = 16
 """A part is at least so much of the limit: each costs a request or more, and stores take no tiny ones."""
+
+
+def describe_plan(plan: Plan) -> tuple[str, ...]:
+    """Say what is odd in what will be written."""
+    return (*describe_large_tensors(plan), *describe_mixed_types(plan))
+
+
+def describe_mixed_types(plan: Plan) -> tuple[str, ...]:
+    """Say which weights are of another type than the same ones of other layers, which no trainer saves, in one note."""
+    kinds: dict[str, list[OutputTensor]] = {}
+    for tensor in plan.tensors:
+        if tensor.dtype.is_float:
+            kinds.setdefault(_NUMBER.sub("*", tensor.name), []).append(tensor)
+    strays: list[str] = []
+    for members in kinds.values():
+        types = Counter(tensor.dtype for tensor in members)
+        usual = max(types, key=lambda dtype: types[dtype])
+        strays += [f"{one.name} ({one.dtype}, of others {usual})" for one in members if one.dtype != usual]
+    if not strays:
+        return ()
+    return (f"types differ between layers: {list_some(strays, _NAMED)}; `dtype=` makes them one",)
 
 
 def describe_large_tensors(plan: Plan) -> tuple[str, ...]:

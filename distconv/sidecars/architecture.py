@@ -48,6 +48,8 @@ class Architecture:
     """The class that is built."""
     memory: Mapping[str, Shape]
     """Names and shapes of the tensors in memory, as ``state_dict`` gives them."""
+    integers: frozenset[str]
+    """In memory: names of those that are of whole numbers, as counts are; weights never are."""
     saved: Mapping[str, Saved]
     """By the names under which they are saved."""
     tied: Mapping[str, str]
@@ -72,7 +74,8 @@ def _read(path: str, question: str) -> Architecture:
         for name, (shape, memory, first, axes) in found["saved"].items()
     }
     memory = {name: tuple(shape) for name, shape in found["memory"].items()}
-    return Architecture(found["kind"], found["title"], memory, saved, found["tied"])
+    integers = frozenset(found["integers"])
+    return Architecture(found["kind"], found["title"], memory, integers, saved, found["tied"])
 
 
 def _refuse_foreign(path: str, config: Mapping[str, object]) -> None:

@@ -53,11 +53,20 @@ def look(kind: str, config: Mapping[str, object], shapes: Mapping[str, Shape], l
 
 
 def _look_at_saved(model: "PreTrainedModel") -> Answer:
-    memory = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
+    memory = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    integers = [name for name, tensor in state.items() if not tensor.dtype.is_floating_point]
     tied = {name: kept for name, kept in dict(model.all_tied_weights_keys).items() if name in memory}
     saved = _trace_saving(model, {name: shape for name, shape in memory.items() if name not in tied})
     title = type(model).__name__
-    return {"kind": model.config.model_type, "title": title, "memory": memory, "saved": saved, "tied": tied}
+    return {
+        "kind": model.config.model_type,
+        "title": title,
+        "memory": memory,
+        "integers": integers,
+        "saved": saved,
+        "tied": tied,
+    }
 
 
 def _look_at_taken(model: "PreTrainedModel", shapes: Mapping[str, Shape]) -> Answer:

@@ -15,11 +15,11 @@ _MOST_MERGES = 1_000_000
 """Llama 3 has 280,147."""
 
 
-def find_merges(numbers: Mapping[AnyStr, int]) -> list[tuple[int, int, int]]:
+def find_merges(path: str, numbers: Mapping[AnyStr, int]) -> list[tuple[int, int, int]]:
     """Give every way to cut a token in two tokens: the numbers of the whole, the left and the right.
 
-    They come in the order of the wholes; those of one whole by left, then right. InputError
-    where they are more than any tokenizer has.
+    They come in the order of the wholes; those of one whole by left, then right. InputError, which
+    names the file at ``path``, where they are more than any tokenizer has.
     """
     find = numbers.get
     merges = []
@@ -31,14 +31,14 @@ def find_merges(numbers: Mapping[AnyStr, int]) -> list[tuple[int, int, int]]:
                 found.append((number, left, right))
         found.sort()
         merges += found
-        bound_merges(len(merges))
+        bound_merges(path, len(merges))
     return merges
 
 
-def bound_merges(count: int) -> None:
+def bound_merges(path: str, count: int) -> None:
     """Refuse so many merges where no tokenizer has as many, before more are looked for."""
     if count > _MOST_MERGES:
-        raise InputError(f"a tokenizer with more than {_MOST_MERGES:,} merges; no Llama has as many")
+        raise InputError(f"{path}: more than {_MOST_MERGES:,} merges; no Llama has as many")
 
 
 def write_tokenizer(tokenizer: "Tokenizer", merges: Sequence[tuple[str, str]]) -> bytes:

@@ -20,6 +20,7 @@ from distconv.sidecars.meta_family import PLAIN_THETA, find_contradictions, tell
 
 META_FACTOR = 8.0
 """By which Meta's code scales the rope of every model that is scaled (``llama3/model.py``, ``apply_scaling``)."""
+_OF_MISTRAL = ("mistral", "mixtral", "ministral", "ministral3", "mistral3")
 _ROPES = ("rope_parameters", "rope_scaling")
 WITHOUT_MEANING = frozenset(
     {
@@ -86,6 +87,12 @@ def refuse_foreign(path: str, content: bytes) -> None:
 def _refuse_other_than_llama(fields: Fields) -> None:
     """What is none is better named by what it is than by the keys that it lacks."""
     kind = fields.get("model_type")
+    if kind in _OF_MISTRAL:
+        raise InputError(
+            f"{fields.path}: model_type is {kind!r}, expected 'llama'; Meta's code runs no Mistral, and Mistral's own layout is not "
+            "written: take the one that Mistral publishes, or, of a model that was trained further, this folder, which vLLM and "
+            "llama.cpp read as it is"
+        )
     if kind != "llama":
         raise InputError(
             f"{fields.path}: model_type is {kind!r:.40}, expected 'llama'; Meta's layout is written for Llama only, "

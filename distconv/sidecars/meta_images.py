@@ -36,7 +36,7 @@ def read_image_config(path: str, content: bytes, *, family: str | None = None) -
     notes = tuple(f"{path}: {note}" for note in (*found.notes, *note_left(fields)))
     if asked is not None and asked.architecture != found.family.architecture:
         raise MismatchError(
-            f"{path}: `family='{asked.name}'` ({asked.title}), but it is a {found.family.title} model"
+            f"{path}: `family='{asked.name}'` ({asked.title}), but it is a {found.family.title} model; leave `family=` out"
         )
     if asked is None:
         return replace(found, notes=notes)

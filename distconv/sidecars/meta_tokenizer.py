@@ -36,16 +36,18 @@ class MetaTokenizer:
     notes: tuple[str, ...] = ()
 
 
-def make_meta_tokenizer(folder: str, files: Mapping[str, bytes]) -> MetaTokenizer:
+def make_meta_tokenizer(
+    folder: str, files: Mapping[str, bytes], tokenizer: str | None = None
+) -> MetaTokenizer:
     """Make tokenizer.model out of the ``files`` of a folder: one of that name, tokenizer.json, added_tokens.json.
 
-    InputError, with the reason, where they do not hold what Meta's code reads.
+    ``tokenizer`` is where the one of that name lies, if not in the folder. InputError, with the reason, where they do not hold what Meta's code reads.
     """
     path = join(folder, _TABLE_NAME)
     parsed = parse_object(path, files[_TABLE_NAME]) if _TABLE_NAME in files else {}
     added = {**_read_legacy(folder, files), **_read_added(parsed)}
     if TOKENIZER_NAME in files:
-        path, content = join(folder, TOKENIZER_NAME), files[TOKENIZER_NAME]
+        path, content = tokenizer or join(folder, TOKENIZER_NAME), files[TOKENIZER_NAME]
     elif parsed:
         content = make_rank_file(path, parsed)
     else:
@@ -99,7 +101,10 @@ def decide_rows(path: str, rows: int, tokenizer: MetaTokenizer) -> tuple[int, st
     if rows == size:
         return rows, None
     if rows < size:
-        raise MismatchError(f"{path}: the embedding has {rows:,} rows, {TOKENIZER_NAME} {size:,} tokens")
+        raise MismatchError(
+            f"{path}: the embedding has {rows:,} rows, {TOKENIZER_NAME} {size:,} tokens; give the model's own by "
+            "`tokenizer=`"
+        )
     used = {
         number: text
         for number, text in tokenizer.beyond.items()
@@ -149,7 +154,7 @@ def _read_tokens(path: str, found: Mapping[str, object]) -> list[bytes]:
             tokens.append(bytes(values[sign] for sign in texts[rank]))
         except KeyError:
             raise InputError(
-                f"{path}: token {rank:,} ({texts[rank]!r:.40}) is not written in bytes; no byte-level BPE of Llama 3"
+                f"{path}: token {rank:,} ({texts[rank]!r:.40}) is not written in bytes, as a BPE of Llama 3 is; {_ADVICE}"
             ) from None
     return tokens
 
@@ -159,7 +164,7 @@ def _check_merges(path: str, found: Mapping[str, object], merges: object, tokens
     pairs = merges if isinstance(merges, list) else []
     parts = (pair if isinstance(pair, list) else str(pair).split(" ") for pair in pairs)
     numbers = [tuple(found.get(str(part)) for part in pair) for pair in parts]
-    expected = make_rank_merges(tokens)
+    expected = make_rank_merges(path, tokens)
     if numbers != expected:
         wrong = len(set(expected) ^ {*numbers})
         how = f"{wrong:,} of them too many or too few" if wrong else "they are in another order"

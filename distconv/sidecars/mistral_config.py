@@ -56,7 +56,8 @@ def _spread(path: str, layers: int, params: MistralParams) -> tuple[list[int | N
     pattern = params.windows
     if layers % len(pattern):
         raise InputError(
-            f"{path}: sliding_window has {len(pattern)} entries, which repeat over the layers; {layers} is no multiple of that"
+            f"{path}: sliding_window has {len(pattern)} entries, which repeat over the layers; {layers} is no multiple of that: "
+            "take the params.json of this model"
         )
     windows = {window for window in pattern if window is not None}
     if len(windows) > 1:

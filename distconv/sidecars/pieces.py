@@ -113,7 +113,7 @@ def make_piece_tokenizer(vocabulary: PieceVocabulary) -> bytes:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[(_FIRST[1], 1)]
     )
-    return write_tokenizer(tokenizer, make_piece_merges(pieces))
+    return write_tokenizer(tokenizer, make_piece_merges(vocabulary.path, pieces))
 
 
 def _make_normalizer(symbols: Sequence[str]) -> "Normalizer":
@@ -132,12 +132,12 @@ def _make_normalizer(symbols: Sequence[str]) -> "Normalizer":
     )
 
 
-def make_piece_merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
+def make_piece_merges(path: str, pieces: Sequence[Piece]) -> list[tuple[str, str]]:
     """Make the merges, best first: sentencepiece always merges to the piece of highest score."""
     numbers = {piece.text: number for number, piece in enumerate(pieces) if piece.kind == _NORMAL}
     texts, ranks = [piece.text for piece in pieces], [-piece.score for piece in pieces]
     # Those of one score stay in the order of their ids.
-    found = sorted(find_merges(numbers), key=lambda merge: ranks[merge[0]])
+    found = sorted(find_merges(path, numbers), key=lambda merge: ranks[merge[0]])
     return [(texts[left], texts[right]) for _, left, right in found]
 
 
@@ -172,7 +172,7 @@ def _make_notes(path: str, pieces: Sequence[Piece]) -> Iterator[str]:
             f"tokenizer.json cannot: some texts get other ids; {exact}"
         )
     normal = ((number, piece) for number, piece in enumerate(pieces) if piece.kind == _NORMAL)
-    ties = find_ties({piece.text: (-piece.score, number) for number, piece in normal})
+    ties = find_ties(path, {piece.text: (-piece.score, number) for number, piece in normal})
     if ties:
         yield (
             f"{path}: {_count([piece.text for piece in pieces if piece.text in ties], 'equally scored')}, of which "

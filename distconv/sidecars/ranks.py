@@ -79,16 +79,28 @@ def make_rank_tokenizer(vocabulary: RankVocabulary, special: TokenSet) -> bytes:
     """
     _check_count(vocabulary, special)
     return write_byte_tokenizer(
-        vocabulary.tokens, special.texts, special.pattern, special.begin, special_first=False
+        vocabulary.path,
+        vocabulary.tokens,
+        special.texts,
+        special.pattern,
+        special.begin,
+        special_first=False,
     )
 
 
 def write_byte_tokenizer(
-    tokens: Sequence[bytes], special: Sequence[str], pattern: str, begin: str, *, special_first: bool
+    path: str,
+    tokens: Sequence[bytes],
+    special: Sequence[str],
+    pattern: str,
+    begin: str,
+    *,
+    special_first: bool,
 ) -> bytes:
     """Write tokenizer.json of byte strings in the order of their ranks, and of special tokens before or behind them.
 
-    ``pattern`` cuts text into words, ``begin`` is the special token that begins each text.
+    ``path`` is where the ranks were read, for errors, ``pattern`` cuts text into words, ``begin`` is the special token
+    that begins each text.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
     from tokenizers.models import BPE
@@ -104,12 +116,9 @@ def write_byte_tokenizer(
             ignore_merges=True,  # tiktoken, too, takes a word that is a token whole
         )
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    words = pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)
+    into_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, into_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
     number = special.index(begin) + (0 if special_first else len(tokens))
@@ -117,7 +126,7 @@ def write_byte_tokenizer(
         single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, number)]
     )
     tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), once])
-    merges = [(texts[left], texts[right]) for left, right in make_rank_merges(tokens)]
+    merges = [(texts[left], texts[right]) for left, right in make_rank_merges(path, tokens)]
     return write_tokenizer(tokenizer, merges)
 
 
@@ -129,13 +138,13 @@ def _check_count(vocabulary: RankVocabulary, special: TokenSet) -> None:
         )
 
 
-def make_rank_merges(tokens: Sequence[bytes]) -> list[tuple[int, int]]:
+def make_rank_merges(path: str, tokens: Sequence[bytes]) -> list[tuple[int, int]]:
     """Make the merges as pairs of ranks: by the rank they give, then left, then right.
 
     Every way to cut a token in two is a merge, for tiktoken knows ranks only.
     """
     ranks = {token: rank for rank, token in enumerate(tokens)}
-    return [(left, right) for _, left, right in find_merges(ranks)]
+    return [(left, right) for _, left, right in find_merges(path, ranks)]
 
 
 def make_byte_table() -> str:

@@ -5,7 +5,7 @@ Source of the format, and of the special tokens that files before version 7 do n
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,6 +27,8 @@ _FILLED = "<SPECIAL_{}>"
 _BEGIN, _END = "<s>", "</s>"
 _MOST_SPECIAL = 100_000
 _LONGEST_PATTERN = 4096
+_VERSIONS = ("v1", "v2", "v3", "v7", "v11", "v13", "v15")
+"""Of mistral-common 1.13 (``tokens/tokenizers/base.py``), which reads no file of another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,28 @@ def make_tekken_vocabulary(path: str, content: bytes) -> TekkenVocabulary:
         )
     tokens = tuple(_read_token(path, rank, ranks[rank]) for rank in range(size - len(special)))
     check_tokens(path, tokens)
-    return TekkenVocabulary(path, tokens, special, pattern, content)
+    return TekkenVocabulary(path, tokens, special, pattern, content, tuple(_note_version(path, config)))
+
+
+def _note_version(path: str, config: Mapping[str, object]) -> Iterator[str]:
+    """Say that a file's version is not known: its tokens are taken as those of known ones are."""
+    version = config.get("version")
+    if version not in _VERSIONS:
+        yield (
+            f"{path}: config.version is {version!r:.40}, expected one of {', '.join(_VERSIONS)}; ids are made as with these, and "
+            "mistral-common, as far as distconv knows it, does not read the copy; compare the ids of some text"
+        )
 
 
 def make_tekken_tokenizer(vocabulary: TekkenVocabulary) -> bytes:
     """Make tokenizer.json of the tokenizer that gives the ids which mistral-common gives, after ``<s>``."""
     return write_byte_tokenizer(
-        vocabulary.tokens, vocabulary.special, vocabulary.pattern, _BEGIN, special_first=True
+        vocabulary.path,
+        vocabulary.tokens,
+        vocabulary.special,
+        vocabulary.pattern,
+        _BEGIN,
+        special_first=True,
     )
 
 

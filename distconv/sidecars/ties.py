@@ -20,11 +20,11 @@ _SPACE = "▁"
 _LONGEST_RUN = 24
 
 
-def find_ties(ranks: Ranks) -> frozenset[str]:
+def find_ties(path: str, ranks: Ranks) -> frozenset[str]:
     """Give the pieces that sentencepiece merges in an order which ranks cannot express.
 
     Empty means that merges ranked by score, id, left id and right id give the same pieces for
-    every text. InputError where there are more merges than any tokenizer has.
+    every text. InputError, which names the file at ``path``, where there are more merges than any tokenizer has.
     """
     merges_found = 0
     count = Counter(score for score, _ in ranks.values())
@@ -33,7 +33,7 @@ def find_ties(ranks: Ranks) -> frozenset[str]:
         if count[score] > 1 and (pairs := _find_cuts(ranks, text)):
             groups[score][text] = pairs
             merges_found += len(pairs)
-            bound_merges(merges_found)
+            bound_merges(path, merges_found)
     tied = [merges for merges in groups.values() if len(merges) > 1]
     builders = _find_builders(ranks, frozenset().union(*tied))
     found: set[str] = set()

@@ -59,6 +59,8 @@ def make_vocabulary(path: str, content: bytes, special_count: int | None = None)
         raise InputError(f"{path}: {_describe(content)}, expected {_EXPECTED}") from None
 
 
+_GIVE = "give the right file by `tokenizer=`"
+
 _COMMON: Mapping[str, object] = {
     # What other readers than Transformers go by.
     "add_bos_token": True,
@@ -106,13 +108,13 @@ def _make_tokenizer(
     """Make tokenizer.json, and tell which tokens begin and end a text, stand for unknown ones, and fill up."""
     if isinstance(vocabulary, RankVocabulary):
         if special_tokens is None:
-            raise InputError(f"{vocabulary.path}: a tiktoken file, expected a sentencepiece model")
+            raise InputError(f"{vocabulary.path}: a tiktoken file, expected a sentencepiece model; {_GIVE}")
         special = TOKEN_SETS[special_tokens]
         tokens = {"bos_token": special.begin, "eos_token": special.end_of_turn if instruct else special.end}
         tokens |= {} if special.pad is None else {"pad_token": special.pad}
         return make_rank_tokenizer(vocabulary, special), tokens
     if special_tokens is not None:
-        raise InputError(f"{vocabulary.path}: a {vocabulary.kind} file, expected a tiktoken one")
+        raise InputError(f"{vocabulary.path}: a {vocabulary.kind} file, expected a tiktoken one; {_GIVE}")
     tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     if isinstance(vocabulary, PieceVocabulary):
         return make_piece_tokenizer(vocabulary), tokens

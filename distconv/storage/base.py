@@ -8,7 +8,7 @@ final name is whole: its bytes are written under a name that no other attempt us
 import contextlib
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,13 @@ PathLike = str | os.PathLike[str]
 """A path as callers give it."""
 
 Buffer = bytes | bytearray | memoryview
+
+Told = Callable[[int], object]
+"""Hears how many bytes of a read have come by now."""
+
+
+def ignore(_size_bytes: int) -> None:
+    """Need not hear it."""
 
 
 class ConflictError(BlockingIOError):
@@ -62,6 +69,12 @@ class Reader(Protocol):
 
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
         """Fill the whole buffer from this offset; a file that ends before is an InputError."""
+
+    def read_vector(self, offset_bytes: int, buffers: Sequence[memoryview], told: Told = ignore) -> None:
+        """Fill buffers one behind the other from this offset; where reads are requests, by one.
+
+        ``told`` may hear, now and then, how many bytes are there.
+        """
 
     def close(self) -> None:
         """Let go of the file."""
@@ -221,6 +234,13 @@ def read_range(reader: Reader, offset_bytes: int, size_bytes: int) -> bytearray:
     found = bytearray(size_bytes)
     reader.read_into(offset_bytes, memoryview(found))
     return found
+
+
+def read_each(reader: Reader, offset_bytes: int, buffers: Sequence[memoryview]) -> None:
+    """Fill buffers one behind the other, each by itself."""
+    for buffer in buffers:
+        reader.read_into(offset_bytes, buffer)
+        offset_bytes += len(buffer)
 
 
 @contextlib.contextmanager

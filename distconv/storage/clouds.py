@@ -12,15 +12,15 @@ import errno
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 
 from distconv.errors import InputError, UsageError
-from distconv.storage.base import Entry
+from distconv.storage.base import Entry, Told, ignore
 from distconv.storage.extras import need
-from distconv.storage.http.ranges import ACCESS
+from distconv.storage.http.ranges import ACCESS, Range
 from distconv.storage.pinning import describe_change
 from distconv.storage.requests import count_request
 from distconv.storage.web.read_only import ReadOnly, expect_file
@@ -100,29 +100,29 @@ class CloudReader:
         self._condition = {"version" if kind == "generation" else "if_match": version}
 
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
-        """Fill the whole buffer from this offset, by one request.
+        """Fill the whole buffer from this offset, by one request."""
+        self.read_vector(offset_bytes, (buffer,))
+
+    def read_vector(self, offset_bytes: int, buffers: Sequence[memoryview], told: Told = ignore) -> None:
+        """Fill buffers one behind the other from this offset, by one request.
 
         InputError where the object is another one by now, or ends before.
         """
-        end = offset_bytes + len(buffer)
-        if end > self.size_bytes:
-            raise InputError(
-                f"{self.path}: ends at byte {self.size_bytes:,}, expected data up to byte {end:,}; "
-                "the file is truncated"
-            )
-        if not buffer:
+        wanted = Range(self.path, self.size_bytes, offset_bytes, buffers, told)
+        if wanted.next == wanted.end:
             return
         store, key = _open(self.path)
-        filled = 0
         with _explaining(self.path, is_pinned="version" in self._condition):
             count_request("get")
-            options = {"range": (offset_bytes, end), **self._condition}
+            options = {"range": (offset_bytes, wanted.end), **self._condition}
             # By pieces: obstore keeps no whole answer besides.
             for piece in _obstore().get(store, key, options=options).stream():
-                buffer[filled : filled + len(piece)] = memoryview(piece)
-                filled += len(piece)
-        if filled != len(buffer):
-            raise OSError(errno.EIO, f"{filled:,} bytes came, expected {len(buffer):,}", self.path)
+                wanted.add(memoryview(piece))
+        if wanted.next != wanted.end:
+            came = wanted.next - offset_bytes
+            raise OSError(
+                errno.EIO, f"{came:,} bytes came, expected {wanted.end - offset_bytes:,}", self.path
+            )
 
     def close(self) -> None:
         """Let go of it; nothing is held."""

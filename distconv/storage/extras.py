@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-from distconv.errors import UsageError
+from distconv.errors import UsageError, describe_missing_package
 
 
 def need(module: str, extra: str) -> ModuleType:
@@ -12,6 +12,4 @@ def need(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         name = module.partition(".")[0]
-        raise UsageError(
-            f"{extra}:// needs {name}, which is not installed: pip install 'distconv[{extra}]'"
-        ) from error
+        raise UsageError(f"{extra}://: {describe_missing_package(name, extra)}") from error

@@ -3,10 +3,10 @@
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from distconv.errors import ConversionError, InputError
-from distconv.storage.base import LOCAL_ACCESS, Buffer
+from distconv.storage.base import LOCAL_ACCESS, Buffer, Told, ignore, read_each
 from distconv.storage.fencing import add_name, make_attempt, publish_file
 from distconv.storage.pinning import make_stamp
 from distconv.storage.space import reserve
@@ -50,6 +50,15 @@ class LocalReader:
                     f"expected data up to byte {offset_bytes + len(buffer):,}; the file is truncated"
                 )
             done += count
+
+    def read_vector(
+        self,
+        offset_bytes: int,
+        buffers: Sequence[memoryview],
+        told: Told = ignore,  # noqa: ARG002
+    ) -> None:
+        """Fill buffers one behind the other from this offset."""
+        read_each(self, offset_bytes, buffers)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -10,6 +10,11 @@ from distconv.storage.places import find_scheme
 Result = TypeVar("Result")
 
 
+def is_versioned(path: str) -> bool:
+    """Whether a file's stamp stands for one content, as ETags, generations and commits do: times of local files do not."""
+    return find_scheme(path) is not None
+
+
 def ask_each(ask: Callable[[str], Result], paths: Iterable[str]) -> dict[str, Result]:
     """Give what ``ask`` gives of each path, in their order; not for what itself asks many at once.
 

@@ -2,8 +2,9 @@
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 
-from distconv.storage.base import Access, Reader
+from distconv.storage.base import Access, Reader, Told, ignore
 
 WINDOW_BYTES = 64 << 10
 """A request that takes 20 ms brings as much for nothing."""
@@ -37,6 +38,10 @@ class WindowReader:
         with self._lock:
             first, window = self._find(offset_bytes, end)
             buffer[:] = window[offset_bytes - first : end - first]
+
+    def read_vector(self, offset_bytes: int, buffers: Sequence[memoryview], told: Told = ignore) -> None:
+        """Fill buffers one behind the other from this offset, which no window answers."""
+        self._reader.read_vector(offset_bytes, buffers, told)
 
     def _find(self, offset: int, end: int) -> tuple[int, memoryview]:
         for first, window in self._windows:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from distconv.errors import DistconvError, InputError
 from distconv.families.llama import Family
+from distconv.formats.meta.files import describe_missing_tokenizer
 from distconv.formats.safetensors.chunks import make_index_file
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.planning.plan import Plan
@@ -17,11 +18,18 @@ from distconv.verbs.model_config import choose_longest, make_model_config, make_
 
 
 def make_tokenizer(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Make the tokenizer's files for a checkpoint that has one."""
-    if checkpoint.vocabulary is None:
-        raise InputError(f"{checkpoint.files.folder}: no tokenizer.model")
+    """Make the tokenizer's files for a checkpoint; InputError where it has none."""
     choice, context = checkpoint.choice, choose_longest(checkpoint)
-    return make_family_tokenizer(checkpoint.vocabulary, choice.family, context, instruct=choice.instruct)
+    return make_family_tokenizer(
+        take_vocabulary(checkpoint), choice.family, context, instruct=choice.instruct
+    )
+
+
+def take_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
+    """Give what the tokenizer's file holds; InputError where there is none."""
+    if checkpoint.vocabulary is None:
+        raise InputError(describe_missing_tokenizer(checkpoint.files.folder))
+    return checkpoint.vocabulary
 
 
 def make_family_tokenizer(

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.formats.meta.checklist import compare_crc32, compare_md5
-from distconv.humanize import format_count
+from distconv.humanize import format_count, pluralise
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import choose_default_progress
 from distconv.storage.base import PathLike, Storage
 from distconv.storage.parallel import map_at_once
 from distconv.storage.places import read_place
 from distconv.verbs.checkable import Task, Work, look_at_checkpoint, look_at_model, look_at_trained
+from distconv.verbs.kinds import Kind, reading_kind
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.reports import Report
-from distconv.verbs.sources import is_transformers_model, telling_unfinished
-from distconv.verbs.trained_input import is_trained, refuse_like
 
 _FILES_AT_ONCE = 16
 
@@ -93,7 +92,8 @@ def check_input(options: Options, progress: Progress) -> CheckReport:
     work = _look(storage, options)
     tasks, findings = work.tasks, list(work.findings)
     if tasks:
-        progress.begin(sum(task.size_bytes for task in tasks), len(tasks), "files")
+        kind = pluralise(len(tasks), "file")
+        progress.begin(sum(task.size_bytes for task in tasks), len(tasks), kind)
         try:
             findings += _run(storage, tasks, progress)
         finally:
@@ -110,13 +110,15 @@ def check_input(options: Options, progress: Progress) -> CheckReport:
 
 
 def _look(storage: Storage, options: Options) -> Work:
-    with telling_unfinished(storage, options):
-        if is_trained(storage, options):
-            return look_at_trained(storage, options)
-        refuse_like(options)
-        if is_transformers_model(storage, options):
-            return look_at_model(storage, options)
-        return look_at_checkpoint(storage, options)
+    with reading_kind(storage, options) as kind:
+        return _LOOK[kind](storage, options)
+
+
+_LOOK = {
+    Kind.TRAINED: look_at_trained,
+    Kind.TRANSFORMERS: look_at_model,
+    Kind.META: look_at_checkpoint,
+}
 
 
 def _run(storage: Storage, tasks: Sequence[Task], progress: Progress) -> list[str]:

@@ -8,7 +8,7 @@ from distconv.formats.boxes import list_views
 from distconv.formats.headers import FindNames
 from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.checklist import Listed, read_checklists
-from distconv.formats.meta.files import CONFIG_NAME, SourceFiles, find_files
+from distconv.formats.meta.files import CONFIG_NAME, SourceFiles, describe_missing_tokenizer, find_files
 from distconv.formats.meta.layouts import ShardFiles
 from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
@@ -52,6 +52,8 @@ def look_at_checkpoint(storage: Storage, options: Options) -> Work:
     except InputError as error:
         findings += str(error).splitlines()
     tasks, notes, wrong = _make_tasks(storage, files)
+    if files.tokenizer is None:
+        notes.append(describe_missing_tokenizer(files.folder))
     return Work(tasks, [*findings, *wrong], notes)
 
 

@@ -9,6 +9,7 @@ from distconv.families.dimensions import ModelDimensions
 from distconv.families.evidence import Facts
 from distconv.families.fused import take_apart
 from distconv.families.llama import EMBEDDING, OUTPUT
+from distconv.families.missing import refuse_missing_shards
 from distconv.families.rules import Match, describe_foreign_tensors, match_rules
 from distconv.families.scales import attach_scales
 from distconv.families.translate import Decisions, make_targets
@@ -85,12 +86,13 @@ def read_found(
     catalog = attach_scales(catalog, params.experts)
     dimensions = architecture.read_dimensions(catalog, params)
     rules = architecture.make_rules(dimensions)
+    apart = take_apart(catalog, rules, dimensions)
+    refuse_missing_shards(files.folder, apart, rules, dimensions)
     special = None if params.llama_4 is None else TOKEN_SETS["llama-4"].counted
     vocabulary = None if files.tokenizer is None else read_vocabulary(storage, files.tokenizer, special)
     facts = _make_facts(files.folder, params, dimensions, catalog, vocabulary, architecture)
     choice = choose_family(facts, family, instruct=instruct)
     optional = frozenset({architecture.output}) if choice.may_tie else frozenset()
-    apart = take_apart(catalog, rules, dimensions)
     matches = match_rules(rules, architecture.ignored, apart, dimensions, optional, _ABSENCE)
     notes = (
         *files.notes,
@@ -127,6 +129,7 @@ def _make_facts(
         folder=folder,
         tied_storage=share_storage(catalog),
         tokenizer_size=None if vocabulary is None else vocabulary.size,
+        tokenizer_path=None if vocabulary is None else vocabulary.path,
         has_statistics=any(name.endswith("expert_activation_DE") for name in catalog.names()),
     )
 

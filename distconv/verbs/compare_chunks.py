@@ -18,7 +18,7 @@ from distconv.layout.tensors import Tensor
 from distconv.moving.progress import Progress
 from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
-from distconv.storage.base import Storage, opened
+from distconv.storage.base import Storage
 from distconv.verbs.checkpoint import Checkpoint
 from distconv.verbs.rows import (
     cast_rows,
@@ -125,19 +125,19 @@ def _compare_match(
     import numpy as np
 
     stored, unit, reading = match.views[0].value, target.dtype.size_bytes, comparison.reading
-    with opened(reading.storage, target.path) as reader:
-        for first, rows in _bands(match, copies, comparison.checkpoint, reading.sources):
-            count, columns = rows.shape
-            width = place.width or columns
-            behind, before = divmod(place.first, width)
-            begin = target.offset_bytes + (behind + first) * width * unit
-            lines = read_bytes(reader, begin, count * width * unit).reshape(count, -1)
-            found = np.ascontiguousarray(lines[:, before * unit : (before + columns) * unit])
-            reading.advance(found.nbytes)
-            expected = cast_rows(np.ascontiguousarray(rows), stored, target.dtype)
-            at = find_difference(expected, found, columns * unit, target.dtype)
-            if at is not None:
-                return f"row {behind + first + at[0]}, column {before + at[1]} differs from {match.source}"
+    reader = reading.open(target)
+    for first, rows in _bands(match, copies, comparison.checkpoint, reading.sources):
+        count, columns = rows.shape
+        width = place.width or columns
+        behind, before = divmod(place.first, width)
+        begin = target.offset_bytes + (behind + first) * width * unit
+        lines = read_bytes(reader, begin, count * width * unit).reshape(count, -1)
+        found = np.ascontiguousarray(lines[:, before * unit : (before + columns) * unit])
+        reading.advance(found.nbytes)
+        expected = cast_rows(np.ascontiguousarray(rows), stored, target.dtype)
+        at = find_difference(expected, found, columns * unit, target.dtype)
+        if at is not None:
+            return f"row {behind + first + at[0]}, column {before + at[1]} differs from {match.source}"
     return None
 
 

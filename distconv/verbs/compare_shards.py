@@ -16,7 +16,7 @@ from distconv.layout.dtypes import DType
 from distconv.layout.units import Examination
 from distconv.moving.progress import Progress
 from distconv.output.findings import Finding
-from distconv.storage.base import Storage, opened
+from distconv.storage.base import Storage
 from distconv.verbs.expected import Expected
 from distconv.verbs.rows import cast_rows, choose_dtype, find_difference, read_bytes
 from distconv.verbs.side_by_side import Compare, Reading, ask_for, compare_side_by_side
@@ -166,7 +166,7 @@ def _compare(shared: _Shared, targets: Targets, wrong: Mapping[int, str], readin
             if rank in found or low >= high:
                 continue
             wanted = rows[low - first : high - first, part.first_column : part.end_column]
-            words = _differ(reading.storage, shared.whole, targets[rank], part, low, wanted)
+            words = _differ(reading, shared.whole, targets[rank], part, low, wanted)
             reading.advance(wanted.size * shared.dtype.size_bytes)
             if words is not None:
                 found[rank] = words
@@ -174,7 +174,7 @@ def _compare(shared: _Shared, targets: Targets, wrong: Mapping[int, str], readin
 
 
 def _differ(
-    storage: Storage, whole: Expected, target: Written, part: _Slice, row: int, wanted: "Rows"
+    reading: Reading, whole: Expected, target: Written, part: _Slice, row: int, wanted: "Rows"
 ) -> str | None:
     """Compare rows from ``row`` on of the whole with a rank's; tell where they differ."""
     import numpy as np
@@ -182,8 +182,7 @@ def _differ(
     row_bytes = wanted.shape[1] * target.dtype.size_bytes
     skipped = part.at + row - part.first_row
     expected = cast_rows(np.ascontiguousarray(wanted), whole.dtype, target.dtype)
-    with opened(storage, target.path) as reader:
-        found = read_bytes(reader, target.offset_bytes + skipped * row_bytes, expected.nbytes)
+    found = read_bytes(reading.open(target), target.offset_bytes + skipped * row_bytes, expected.nbytes)
     at = find_difference(expected, found, row_bytes, target.dtype)
     if at is None:
         return None

@@ -8,6 +8,7 @@ own headers say is where.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from distconv.errors import InputError
@@ -15,11 +16,20 @@ from distconv.families.trained import HeadCounts, Recipe
 from distconv.formats.boxes import BoxedTensor, Extents
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import DType
+from distconv.layout.regions import ZEROS
 from distconv.moving.progress import Progress
 from distconv.moving.sources import Sources
 from distconv.output.findings import Finding
-from distconv.storage.base import Storage, opened
-from distconv.verbs.rows import band_rows, cast_rows, choose_dtype, find_difference, read_bytes, read_rows
+from distconv.storage.base import Storage
+from distconv.verbs.rows import (
+    band_rows,
+    cast_rows,
+    choose_dtype,
+    find_difference,
+    read_ahead,
+    read_bytes,
+    read_rows,
+)
 from distconv.verbs.side_by_side import Reading, compare_files
 from distconv.verbs.trained import Made, TrainedModel
 from distconv.verbs.turning import halve_heads
@@ -70,14 +80,14 @@ def _compare(comparison: _Comparison, made: Made | None, name: str, written: Wri
     if written.dtype != expected:
         return f"{name} in {written.path}: stored as {written.dtype}, expected {expected}"
     row_bytes = math.prod(shape[1:]) * written.dtype.size_bytes
-    with opened(comparison.reading.storage, written.path) as reader:
-        for first, rows in _bands(comparison, made):
-            content = cast_rows(rows, stored, written.dtype)
-            found = read_bytes(reader, written.offset_bytes + first * row_bytes, content.nbytes)
-            comparison.reading.advance(content.nbytes)
-            at = find_difference(content, found, row_bytes, written.dtype)
-            if at is not None:
-                return f"{name} in {written.path}: row {first + at[0]}, column {at[1]} differs from {made.source.name}"
+    reader = comparison.reading.open(written)
+    for first, rows in _bands(comparison, made):
+        content = cast_rows(rows, stored, written.dtype)
+        found = read_bytes(reader, written.offset_bytes + first * row_bytes, content.nbytes)
+        comparison.reading.advance(content.nbytes)
+        at = find_difference(content, found, row_bytes, written.dtype)
+        if at is not None:
+            return f"{name} in {written.path}: row {first + at[0]}, column {at[1]} differs from {made.source.name}"
     return None
 
 
@@ -88,8 +98,10 @@ def _bands(comparison: _Comparison, made: Made) -> Iterator[tuple[int, "Rows"]]:
     band = band_rows(math.prod(shape[1:]), made.source.dtype, unit)
     if made.recipe.fused is not None:
         band = unit
-    for first in range(0, shape[0], band):
-        yield first, _read_band(comparison, made, first, min(band, shape[0] - first))
+    # What a tensor has no box for is told of when it is read.
+    paths = [box.view.region.path for box in made.source.boxes] or [ZEROS.path]
+    reader = comparison.reading.sources.open(paths[0])
+    yield from read_ahead(partial(_read_band, comparison, made), shape[0], band, reader)
 
 
 def _unit_rows(recipe: Recipe, counts: HeadCounts) -> int:

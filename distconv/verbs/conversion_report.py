@@ -82,14 +82,11 @@ class ConversionReport(Report):
             hint = "" if self.verified else ", `verify=True` reads it"
             chunks = format_count(self.chunks, self.noun)
             return (f"{self.output}: already done, {chunks} as planned; looked at: {self.examined}{hint}",)
-        rate = self.bytes_written / max(self.seconds_moving, 1e-9)
         is_long = self.seconds_checksums >= _WORTH_TELLING
         digests = f"digests {self.seconds_checksums:.1f} s, " if is_long else ""
         found = [
             f"{self.output}: {self.family}, {self.dtype}, {format_count(self.chunks, self.noun)}",
-            (
-                f"wrote {format_size(self.bytes_written)} in {self.seconds_moving:.1f} s ({format_size(rate)}/s)"
-            ),
+            *self._tell_written(),
             (
                 f"planning {self.seconds_planning:.1f} s, starting {self.seconds_starting:.1f} s, {digests}finishing {self.seconds_finishing:.1f} s"
             ),
@@ -107,3 +104,12 @@ class ConversionReport(Report):
         if self.verified:
             found.append("every tensor verified against the source")
         return tuple(found)
+
+    def _tell_written(self) -> tuple[str, ...]:
+        """Tell how much was written, and how fast; what an earlier run had written is told as kept."""
+        if not self.bytes_written:
+            return ()
+        rate = self.bytes_written / max(self.seconds_moving, 1e-9)
+        return (
+            f"wrote {format_size(self.bytes_written)} in {self.seconds_moving:.1f} s ({format_size(rate)}/s)",
+        )

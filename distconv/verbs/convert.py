@@ -75,7 +75,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
     charts = RunCharts(options.output, options.trace, options.report)
     storage = open_storage(options)
     found = find_input(storage, options)
-    files = list_input(storage, found, options)
+    files = list_input(found)
     with Source(storage, files) as source:
         storage = source.pinned
         if options.check:
@@ -83,7 +83,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
             _check(options, watch)
         started = time.monotonic()
         refuse_overlap(storage, files, options.output)
-        prepared = prepare(storage, source, found, options, partial(_ask, source, options, watch))
+        prepared = prepare(storage, found, options, source, partial(_ask, source, options, watch))
         for note in prepared.notes:
             watch.note(f"note: {note}")
         report, receipts = _convert(source, options, prepared, watch, started)

@@ -185,7 +185,7 @@ class _Download:
                 refusal = refusal or error
             else:
                 return remote
-        raise refusal or InputError(f"{release.name}: not there")
+        raise refusal or InputError(f"{release.name}: not there; is it a model that Meta's e-mail names?")
 
     def _look_at_large(
         self, wanted: Sequence[tuple[str, str]], listed: Mapping[str, Listed]

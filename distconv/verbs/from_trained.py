@@ -6,11 +6,12 @@ from distconv.errors import InputError
 from distconv.families.translate import Decisions
 from distconv.formats.boxes import BoxedTensor
 from distconv.formats.safetensors.chunks import make_index_file
+from distconv.humanize import format_count
 from distconv.layout.dtypes import DTYPES
 from distconv.layout.files import OutputTensor
 from distconv.output.identity import Subject
 from distconv.output.targets import TRANSFORMERS
-from distconv.planning.plan import Plan, describe_large_tensors, make_plan
+from distconv.planning.plan import Plan, describe_plan, make_plan
 from distconv.storage.base import Storage
 from distconv.verbs.collector import held_collector
 from distconv.verbs.compare_trained import compare_trained
@@ -21,7 +22,7 @@ from distconv.verbs.questions import Answers
 from distconv.verbs.trained import TrainedModel
 
 
-def plan_trained(model: TrainedModel, options: Options) -> Plan:
+def _plan(model: TrainedModel, options: Options) -> Plan:
     """Plan the chunks of a trainer's checkpoint."""
     dtype = None if options.dtype == "auto" else DTYPES[options.dtype]
     decisions = Decisions(tied=bool(model.architecture.tied), kv_replication=1)
@@ -29,7 +30,7 @@ def plan_trained(model: TrainedModel, options: Options) -> Plan:
         return make_plan(model.make_targets(dtype), decisions, options.max_shard_size)
 
 
-def subject_of_trained(model: TrainedModel) -> Subject:
+def _subject_of(model: TrainedModel) -> Subject:
     """Say what the model is, and by which of the ways of reading it that is known."""
     architecture = model.architecture
     return Subject(architecture.kind, architecture.title, read_as={"dialect": model.dialect_name})
@@ -44,25 +45,34 @@ def note_twins(model: TrainedModel) -> tuple[str, ...]:
 
 
 def prepare_trained(
-    storage: Storage, source: Mapping[str, object], model: TrainedModel, options: Options, answers: Answers
+    storage: Storage,
+    source: Mapping[str, object],
+    model: TrainedModel,
+    options: Options,
+    answers: Answers | None,
 ) -> Prepared:
-    """Plan the chunks, and make what stands beside them; ``source`` describes INPUT's files."""
+    """Plan the chunks, and make what stands beside them; ``source`` describes INPUT's files.
+
+    Without ``answers`` what the config says of twins is taken as true.
+    """
     for twin, kept in model.twins:
-        if not answers.are_tied(_target(kept), _target(twin)):
+        if answers is not None and not answers.are_tied(_target(kept), _target(twin)):
             raise InputError(
                 f"{twin.name} differs from {kept.name}, and {model.like.config_path} says that they are one: let it say "
                 '"tie_word_embeddings": false in a copy of that folder, and give that by `like=`'
             )
-    plan = plan_trained(model, options)
+    twins = note_twins(model) if answers is None else _say_twins(model)
+    plan = _plan(model, options)
     files = make_sidecars(storage, model.like, plan)
     return Prepared(
-        subject=subject_of_trained(model),
+        subject=_subject_of(model),
         plan=plan,
         files=files | make_index_file(plan.files),
         source=source,
+        sources=format_count(len(model.files.weights), "file"),
         target=TRANSFORMERS,
         shards=None,
-        notes=(*model.notes, *_say_twins(model), *describe_large_tensors(plan)),
+        notes=(*model.notes, *twins, *describe_plan(plan)),
         compare=lambda storage, headers, progress: compare_trained(storage, model, headers, progress),
     )
 

@@ -34,7 +34,7 @@ def refuse_wordless(output: PathLike) -> None:
     ):
         raise UsageError(
             f"{path}: no tokenizer here (tokenizer.json, tokenizer.model or vocab.json), without which a model cannot "
-            "continue a text"
+            "continue a text; copy the model's own there"
         )
 
 

@@ -6,7 +6,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from distconv.errors import InputError, UsageError
+from distconv.errors import InputError, UsageError, describe_missing_package
 from distconv.sidecars.config import CONFIG_NAME
 from distconv.sidecars.settings import read_config
 from distconv.storage.base import PathLike, join, read_small
@@ -34,9 +34,8 @@ def open_image(path: PathLike) -> "Image":
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
-        raise UsageError(
-            "an image needs Pillow, which is not installed: pip install 'distconv[image]'; or leave out `image=`"
-        ) from error
+        missing = describe_missing_package("Pillow", "image")
+        raise UsageError(f"`image=`: {missing}; or leave it out") from error
     storage, local = LocalStorage(), read_local(path)
     if storage.find(local) is None:
         raise InputError(f"{local}: no such file, expected an image")

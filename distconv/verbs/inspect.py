@@ -19,23 +19,13 @@ from distconv.verbs.checkpoint import Checkpoint, decide
 from distconv.verbs.from_trained import note_twins
 from distconv.verbs.inspect_foreign import describe_foreign
 from distconv.verbs.inspect_trained import describe_files, describe_model
+from distconv.verbs.kinds import Kind, reading_kind
 from distconv.verbs.model_config import choose_longest
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.reports import Report
-from distconv.verbs.sources import (
-    is_transformers_model,
-    open_meta,
-    open_transformers,
-    telling_unfinished,
-)
+from distconv.verbs.sources import open_meta, open_transformers
 from distconv.verbs.tables import Table
-from distconv.verbs.trained_input import (
-    find_beside,
-    find_trained_files,
-    is_trained,
-    refuse_like,
-    take_like,
-)
+from distconv.verbs.trained_input import find_beside, find_trained_files, take_like
 from distconv.verbs.transformers_model import TransformersModel, tell_foreign
 
 
@@ -84,11 +74,10 @@ def inspect(
         fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     storage = open_storage(options)
-    with telling_unfinished(storage, options):
-        if is_trained(storage, options):
+    with reading_kind(storage, options) as kind:
+        if kind is Kind.TRAINED:
             return _inspect_trained(storage, options)
-        refuse_like(options)
-        if is_transformers_model(storage, options):
+        if kind is Kind.TRANSFORMERS:
             return _inspect_transformers(storage, options)
         return _inspect_checkpoint(open_meta(storage, options))
 

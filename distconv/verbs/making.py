@@ -8,7 +8,7 @@ from functools import partial
 from distconv.errors import ConversionError
 from distconv.moving.existing import find_finished
 from distconv.moving.job import Job, Preconditions, Receipt
-from distconv.moving.progress import Stopwatch
+from distconv.moving.progress import OutputProgress, Stopwatch
 from distconv.moving.running import run_units
 from distconv.moving.shared import SharedFiles
 from distconv.output.checklist import make_output_checklist
@@ -103,6 +103,7 @@ def _move_all(
     )
     checksums = plan.list_checksums(units, folder.md5s, md5s=prepared.target.checklist is not None)
     digesting = {unit.name: unit for unit in checksums}
+    progress = OutputProgress(watch, sum(unit.size_bytes for unit in units)) if checksums else watch
     with SharedFiles(storage, options.output, plan.files, units, folder.unfinished, checksums) as shared:
         folder.go_on(shared.unfinished)
         job = Job(
@@ -121,10 +122,12 @@ def _move_all(
             elif receipt.md5 is not None:
                 folder.keep_md5(unit.file, receipt.md5)
 
-        return run_units(job, (*units, *checksums), choose_cluster(options), watch, hear)
+        return run_units(job, (*units, *checksums), choose_cluster(options), progress, hear)
 
 
 def _check_chunks(storage: Storage, output: str, plan: Plan, versions: Mapping[str, str]) -> None:
     there = find_finished(storage, output, plan.files, versions)
     if wrong := [join(output, file.name) for file in plan.files if file.name not in there]:
-        raise ConversionError(f"{', '.join(wrong)}: not of the planned header and size after moving")
+        raise ConversionError(
+            f"{', '.join(wrong)}: not of the planned header and size after moving; run the same command again"
+        )

@@ -45,7 +45,9 @@ def _llama_4(checkpoint: Checkpoint) -> Llama4Params:
     """Give what params.json says of a Llama 4, by which its sizes were read."""
     found = checkpoint.params.llama_4
     if found is None:
-        raise InputError(f"{checkpoint.params.path}: no 'vision_args', though the tensors are of Llama 4")
+        raise InputError(
+            f"{checkpoint.params.path}: no 'vision_args', though the tensors are of Llama 4; take the params.json of this model"
+        )
     return found
 
 
@@ -86,6 +88,8 @@ def _make_rope(checkpoint: Checkpoint) -> Rope:
     theta = family.theta if params.rope_theta is None else params.rope_theta
     if params.llama_4 is not None:
         return make_llama_4_rope(theta, params.rope_scaling if params.use_scaled_rope else None)
+    if params.vision is not None and not params.use_scaled_rope:
+        return Rope(theta)
     said = params.rope_scaling if params.use_scaled_rope else RopeScaling()
     plain = Rope(theta, family.factor if said.factor is None else said.factor)
     return replace(

@@ -1,4 +1,4 @@
-"""Plan a conversion from headers alone."""
+"""Plan a conversion from headers and small files alone."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,18 +11,14 @@ from distconv.layout.units import file_of
 from distconv.moving.contents import expect_requests, find_stored
 from distconv.moving.devices import GPU_BLOCK_BYTES, GPU_BLOCKS, GPU_MEMORY_BYTES
 from distconv.output.identity import Subject
-from distconv.output.targets import META, TRANSFORMERS, Target
-from distconv.planning.plan import Plan, describe_large_tensors
+from distconv.output.targets import META, Target
+from distconv.planning.plan import Plan
 from distconv.storage.base import LOCAL_ACCESS, Access, PathLike, Storage, opened
 from distconv.storage.places import read_place
-from distconv.verbs.checkpoint import decide, decide_replication, plan_conversion, subject_of
-from distconv.verbs.from_trained import note_twins, plan_trained, subject_of_trained
 from distconv.verbs.options import Options, open_storage, parse_size_or_none, read_place_or_none
 from distconv.verbs.reports import Report
-from distconv.verbs.sources import is_back, open_meta, open_transformers, telling_unfinished
+from distconv.verbs.sources import find_input, prepare
 from distconv.verbs.tables import Table
-from distconv.verbs.to_meta import notes_for_meta, plan_back, plan_reshard
-from distconv.verbs.trained_input import find_trained, is_trained, refuse_like
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -193,7 +189,7 @@ def plan(
     fill_from_like: bool = False,
     endpoint_url: str | None = None,
 ) -> PlanReport:
-    """Plan a conversion of ``source`` from headers alone; what only data can tell is assumed as published.
+    """Plan a conversion of ``source`` from headers and small files; what only data can tell is assumed as published.
 
     Takes ``to``, ``shards``, ``dtype``, ``max_shard_size`` (bytes, or as "5GB"), and what is said of ``source``, as
     ``convert`` does. Raises the same UsageError and InputError.
@@ -205,48 +201,10 @@ def plan(
         fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
     storage = open_storage(options)
-    with telling_unfinished(storage, options):
-        if is_trained(storage, options):
-            return _plan_trained(storage, options)
-        refuse_like(options)
-        if is_back(storage, options):
-            return _plan_back(storage, options)
-        return _plan_checkpoint(storage, options)
-
-
-def _plan_trained(storage: Storage, options: Options) -> PlanReport:
-    model = find_trained(storage, options).read(storage)
-    made = plan_trained(model, options)
-    notes = (*model.notes, *note_twins(model), *describe_large_tensors(made))
-    sources = format_count(len(model.files.weights), "file")
-    return PlanReport(
-        made, TRANSFORMERS, subject_of_trained(model), sources, _find_access(storage, made), notes
-    )
-
-
-def _plan_back(storage: Storage, options: Options) -> PlanReport:
-    model = open_transformers(storage, options)
-    sources = format_count(len(model.files.weights), "file")
-    made = plan_back(model, options)
-    return PlanReport(made, META, subject_of(model.choice), sources, _find_access(storage, made), model.notes)
-
-
-def _plan_checkpoint(storage: Storage, options: Options) -> PlanReport:
-    checkpoint = open_meta(storage, options)
-    sources = format_count(len(checkpoint.files.shards), "shard")
-    if options.to == "meta":
-        replication, decided = decide_replication(checkpoint, None)
-        made = plan_reshard(checkpoint, replication, options)
-        notes = (*notes_for_meta(checkpoint), *decided)
-        return PlanReport(
-            made, META, subject_of(checkpoint.choice), sources, _find_access(storage, made), notes
-        )
-    decisions, decided = decide(checkpoint)
-    made = plan_conversion(checkpoint, decisions, options.dtype, options.max_shard_size)
-    notes = (*checkpoint.notes, *decided, *describe_large_tensors(made))
-    return PlanReport(
-        made, TRANSFORMERS, subject_of(checkpoint.choice), sources, _find_access(storage, made), notes
-    )
+    # The way that a conversion goes as far as it moves nothing, so that both refuse the same.
+    made = prepare(storage, find_input(storage, options), options)
+    access = _find_access(storage, made.plan)
+    return PlanReport(made.plan, made.target, made.subject, made.sources, access, made.notes)
 
 
 def _find_access(storage: Storage, made: Plan) -> Access:

@@ -22,6 +22,8 @@ class Prepared:
     """What stands beside the weights, in the order of writing: the mark is the last one."""
     source: Mapping[str, object]
     """What describes INPUT's files."""
+    sources: str
+    """What is read, counted, for people."""
     target: Target
     """The format of OUTPUT."""
     shards: int | None

@@ -131,7 +131,9 @@ def _read_files(output: str, receipt: ModelReceipt) -> dict[str, bytes]:
     files = {name: _read_own(join(output, name)) for name in receipt.files}
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != receipt.files[name]:
-            raise OutputError(f"{join(output, name)}: changed while it was read; not uploaded")
+            raise OutputError(
+                f"{join(output, name)}: changed while it was read; not uploaded, run the same command again"
+            )
     if os.path.lexists(join(output, CARD_NAME)):
         files[CARD_NAME] = _read_own(join(output, CARD_NAME))
     return files | {RECEIPT_NAME: receipt.content}
@@ -217,7 +219,7 @@ def _check_unchanged(model: _Model) -> None:
     for name, before in model.chunks.items():
         if _look(join(model.output, name)) != before:
             raise OutputError(
-                f"{join(model.output, name)}: changed since it was looked at; nothing was committed"
+                f"{join(model.output, name)}: changed since it was looked at; nothing was committed, run the same command again"
             )
 
 

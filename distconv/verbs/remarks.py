@@ -98,6 +98,8 @@ def note_params(params: Params, choice: Choice) -> Iterator[str]:
     if params.mistral is not None:
         yield from params.notes
         return
+    if params.vision is not None and not params.use_scaled_rope:
+        yield f"{params.path}: rope is not scaled, as it says; that of published models ({family.title}) is"
     if scaling.factor is not None and not params.use_scaled_rope:
         yield f"{params.path}: a rope scaling factor of {scaling.factor:g}, which is not used without use_scaled_rope"
     elif scaling.factor is not None and scaling.factor != family.factor:

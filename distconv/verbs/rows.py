@@ -6,7 +6,7 @@ bounded: a band of rows at a time.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from distconv.families.cuts import Cut
@@ -65,19 +65,30 @@ def group_copies(views: Sequence[TensorView], cut: Cut, copies: int) -> list[tup
 def read_bands(
     cut: Cut, parts: Sequence[tuple[TensorView, ...]], shape: tuple[int, ...], sources: Sources, head: int = 1
 ) -> Iterator[tuple[int, "Rows"]]:
-    """Give a whole tensor as (first row, rows), each row one run of all its elements; whole heads at a time.
-
-    Where answers take time, the next ones are read meanwhile.
-    """
+    """Give a whole tensor as (first row, rows), each row one run of all its elements; whole heads at a time."""
     columns = math.prod(shape[1:])
+
+    def read(first: int, count: int) -> "Rows":
+        found = read_whole_rows(cut, parts, first, count, sources)
+        return found.reshape(len(found), columns)
+
     band = band_rows(columns, parts[0][0].value, head)
+    yield from read_ahead(read, shape[0], band, sources.open(parts[0][0].region.path))
 
-    def read(first: int) -> tuple[int, "Rows"]:
-        found = read_whole_rows(cut, parts, first, min(band, shape[0] - first), sources)
-        return first, found.reshape(len(found), columns)
 
-    access = sources.open(parts[0][0].region.path).access
-    yield from map_ahead(read, range(0, shape[0], band), _BANDS_AHEAD if access.ahead_bytes else 0)
+def read_ahead(
+    read: Callable[[int, int], "Rows"], rows: int, band: int, reader: Reader
+) -> Iterator[tuple[int, "Rows"]]:
+    """Give each band of rows as (first row, rows); ``read`` gives so many from a first one on.
+
+    Where answers take time, as those of ``reader`` may, the next ones are read meanwhile.
+    """
+
+    def read_from(first: int) -> tuple[int, "Rows"]:
+        return first, read(first, min(band, rows - first))
+
+    ahead = _BANDS_AHEAD if reader.access.ahead_bytes else 0
+    yield from map_ahead(read_from, range(0, rows, band), ahead)
 
 
 def read_whole_rows(

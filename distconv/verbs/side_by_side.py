@@ -15,17 +15,20 @@ from distconv.moving.running import run_here
 from distconv.moving.sources import Sources
 from distconv.output.contents import take_written
 from distconv.output.findings import Finding
-from distconv.storage.base import Storage
+from distconv.storage.base import Reader, Storage
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What one comparison reads INPUT and OUTPUT through, and whom it tells of the bytes that it has compared."""
 
-    storage: Storage
     sources: Sources
     told: Callable[[int], None]
     stopped: Callable[[], bool]
+
+    def open(self, written: Written) -> Reader:
+        """Open the file that holds a tensor of OUTPUT, once."""
+        return self.sources.open(written.path)
 
     def advance(self, size_bytes: int) -> None:
         """Tell of bytes that are compared; Interrupted where no more are wanted."""
@@ -79,7 +82,7 @@ def compare_side_by_side(
 
     def convert(job: Job, unit: Unit, advance: Callable[[int], None], stopped: Callable[[], bool]) -> Receipt:
         with Sources(job.storage) as sources:
-            found[unit.name] = compares[unit.name](Reading(job.storage, sources, advance, stopped))
+            found[unit.name] = compares[unit.name](Reading(sources, advance, stopped))
         return Receipt(unit.name, NO_DIGESTS, sources.bytes_read, 0)
 
     run_here(Job(storage, "", "cpu"), [unit for unit, _compare in asked], progress, convert=convert)

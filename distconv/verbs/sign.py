@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from distconv.errors import OutputError, UsageError
+from distconv.errors import OutputError, UsageError, describe_missing_package
 from distconv.humanize import format_count
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import choose_default_progress
@@ -22,7 +22,8 @@ from distconv.storage.places import find_scheme, open_places, read_local, read_p
 from distconv.verbs.reports import Report
 
 SIGNATURE_NAME = "model.sig"
-_MISSING = "model-signing is not installed: pip install 'distconv[sign]'"
+_MISSING = describe_missing_package("model-signing", "sign")
+_PUBLIC = "the public key as PEM"
 _KEYS = "an elliptic-curve key as PEM, without a password: openssl ecparam -genkey -name prime256v1 -noout"
 
 
@@ -69,8 +70,9 @@ def sign(
         raise UsageError(_MISSING) from None
     folder = read_place(output)
     if find_scheme(folder) is not None:
-        raise UsageError(f"{folder}: only a folder of this host can be signed")
+        raise UsageError(f"{folder}: only a folder of this host can be signed; copy it here")
     path = Path(read_small_output(read_local(signature or os.path.join(folder, SIGNATURE_NAME))))
+    _refuse_missing(key, _KEYS)
     try:
         signer = sign_ec_key.Signer(Path(key))
     except (OSError, TypeError, ValueError) as error:
@@ -90,6 +92,12 @@ def sign(
     return SignReport(folder, str(path), files, proof.notes)
 
 
+def _refuse_missing(path: PathLike, expected: str) -> None:
+    """Raise UsageError where there is no such file."""
+    if not Path(path).is_file():
+        raise UsageError(f"{os.fspath(path)}: no such file; expected {expected}")
+
+
 def read_signature(signature: PathLike, public_key: PathLike) -> Callable[[str], str | None]:
     """Give what tells why a signature is not that of a folder by this key, None where it is.
 
@@ -99,14 +107,14 @@ def read_signature(signature: PathLike, public_key: PathLike) -> Callable[[str],
         from model_signing.verifying import Config
     except ImportError:
         raise UsageError(_MISSING) from None
+    _refuse_missing(public_key, _PUBLIC)
     try:
         config = Config()  # type: ignore[no-untyped-call]
         verifier = config.use_elliptic_key_verifier(public_key=Path(public_key))
     except (OSError, TypeError, ValueError) as error:
-        raise UsageError(f"{os.fspath(public_key)}: {error}; expected the public key as PEM") from None
+        raise UsageError(f"{os.fspath(public_key)}: {error}; expected {_PUBLIC}") from None
     path = Path(signature)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; expected a signature that distconv sign made")
+    _refuse_missing(path, "a signature that distconv sign made")
 
     def find_false(output: str) -> str | None:
         try:

@@ -12,8 +12,8 @@ from distconv.families.translate import Decisions, MetaTensor, cut_for_ranks, jo
 from distconv.formats.meta.files import PARAMS_NAME, TOKENIZER_NAME
 from distconv.formats.meta.params import Params
 from distconv.formats.plain_json import parse_object
+from distconv.humanize import format_count
 from distconv.layout.dtypes import DTYPES, DType
-from distconv.output.identity import Source
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.targets import META
 from distconv.planning.plan import Plan, make_shard_plan
@@ -36,9 +36,16 @@ from distconv.verbs.transformers_model import TransformersModel
 
 
 def prepare_reshard(
-    storage: Storage, source: Mapping[str, object], checkpoint: Checkpoint, options: Options, answers: Answers
+    storage: Storage,
+    source: Mapping[str, object],
+    checkpoint: Checkpoint,
+    options: Options,
+    answers: Answers | None,
 ) -> Prepared:
-    """Plan a checkpoint of Meta's in another number of shards; ``source`` describes INPUT's files."""
+    """Plan a checkpoint of Meta's in another number of shards; ``source`` describes INPUT's files.
+
+    Without ``answers`` what only data can tell is assumed.
+    """
     replication, decided = decide_replication(checkpoint, answers)
     heads = checkpoint.dimensions.kv_heads // replication
     files = read_legal(storage, checkpoint.files.legal)
@@ -48,21 +55,31 @@ def prepare_reshard(
     return _prepare(
         options,
         checkpoint.choice,
-        plan_reshard(checkpoint, replication, options),
+        _plan_reshard(checkpoint, replication, options),
         files,
         source,
-        (*notes_for_meta(checkpoint), *decided),
+        format_count(len(checkpoint.files.shards), "shard"),
+        (*_notes_for_meta(checkpoint), *decided),
         expect_checkpoint(checkpoint),
     )
 
 
 def prepare_back(
-    storage: Storage, source: Source, model: TransformersModel, options: Options, answers: Asked
+    storage: Storage,
+    source: Mapping[str, object],
+    model: TransformersModel,
+    options: Options,
+    answers: Asked | None,
 ) -> Prepared:
-    """Plan Meta's shards of a model in Transformers' format."""
-    plan = plan_back(model, options)
+    """Plan Meta's shards of a model in Transformers' format; ``source`` describes INPUT's files.
+
+    Without ``answers`` its tables of tiles are taken as ones that Meta's code can have.
+    """
+    plan = _plan_back(model, options)
     lost = [
-        held.name for held, again in model.list_tables() if not answers.are_equal(held.name, [(held, again)])
+        held.name
+        for held, again in model.list_tables()
+        if answers is not None and not answers.are_equal(held.name, [(held, again)])
     ]
     if lost:
         raise InputError(
@@ -77,7 +94,8 @@ def prepare_back(
         model.choice,
         plan,
         files,
-        source.describe(model.catalog.tensors.values()),
+        source,
+        format_count(len(model.files.weights), "file"),
         model.notes,
         expect_model(model),
     )
@@ -93,6 +111,7 @@ def _prepare(
     plan: Plan,
     files: Mapping[str, bytes],
     source: Mapping[str, object],
+    sources: str,
     notes: tuple[str, ...],
     expected: Sequence[Expected],
 ) -> Prepared:
@@ -102,6 +121,7 @@ def _prepare(
         plan=plan,
         files=files,
         source=source,
+        sources=sources,
         target=META,
         shards=ranks,
         notes=notes,
@@ -111,7 +131,7 @@ def _prepare(
     )
 
 
-def plan_reshard(checkpoint: Checkpoint, replication: int, options: Options) -> Plan:
+def _plan_reshard(checkpoint: Checkpoint, replication: int, options: Options) -> Plan:
     """Plan the shards of a checkpoint that has each key head so often."""
     if checkpoint.params.mistral is not None:
         raise InputError(
@@ -125,14 +145,14 @@ def plan_reshard(checkpoint: Checkpoint, replication: int, options: Options) -> 
     return _plan_shards(wholes, checkpoint.dimensions.head_dim, replication, options, dtype, tied=tied)
 
 
-def plan_back(model: TransformersModel, options: Options) -> Plan:
+def _plan_back(model: TransformersModel, options: Options) -> Plan:
     """Plan the shards of a model in Transformers' format."""
     wholes = list(model.whole_tensors())
     dtype = None if options.dtype == "auto" else DTYPES[options.dtype]
     return _plan_shards(wholes, model.dimensions.head_dim, 1, options, dtype, tied=model.tied)
 
 
-def notes_for_meta(checkpoint: Checkpoint) -> tuple[str, ...]:
+def _notes_for_meta(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Give the notes on a checkpoint that matter to Meta's code, which has no settings for chat, and had frequencies."""
     kept = (note for note in checkpoint.notes if note not in checkpoint.choice.variant)
     return (*kept, *note_frequencies(checkpoint.catalog))

@@ -91,19 +91,20 @@ def _choose(
         raise
     except InputError:
         # No whole checkpoint beside it: a tokenizer is all that was asked for.
-        chosen, notes = _choose_alone(source, vocabulary, family)
+        chosen, notes = _choose_alone(vocabulary, family)
         return chosen, chosen.context, notes
     choice = checkpoint.choice
     return choice.family, choose_longest(checkpoint), choice.assumptions
 
 
-def _choose_alone(source: str, vocabulary: Vocabulary, family: str | None) -> tuple[Family, tuple[str, ...]]:
+def _choose_alone(vocabulary: Vocabulary, family: str | None) -> tuple[Family, tuple[str, ...]]:
     large = vocabulary.kind == "tiktoken" and vocabulary.size >= LLAMA_4_TOKENS
     assumed = "llama-4" if large else _ASSUMED[vocabulary.kind]
     chosen = find_family(assumed if family is None else family)
     if chosen.tokenizer != vocabulary.kind:
         raise InputError(
-            f"{source}: a {vocabulary.kind} tokenizer, {chosen.title} has a {chosen.tokenizer} one"
+            f"{vocabulary.path}: a {vocabulary.kind} tokenizer, {chosen.title} has a {chosen.tokenizer} one; give the "
+            "right file, or leave `family=` out"
         )
     if family is not None:
         return chosen, ()

@@ -20,6 +20,9 @@ from distconv.verbs.like import Like
 
 _MOST_FINDINGS = 20
 _MOST_SHOWN = 8
+_OTHER_NAMES = "give by `like=` the model that was trained, by `dialect=` how its tensors are named, or save that model alone"
+_EXPECTED_TYPE = "expected a floating-point type of 16 bits or more"
+_TRAINED_ONE = "give by `like=` the model that was trained, or a copy whose config.json says what it became"
 _BUFFERS = (*IGNORED, r"(.*\.)?rotary_emb\.\w+", r"(.*\.)?_extra_state")
 
 
@@ -72,7 +75,8 @@ class TrainedModel:
             except InputError as error:
                 findings.append(f"{self.files.folder}: {error}")
         if findings:
-            raise InputError.of(shorten(findings, _MOST_FINDINGS))
+            way_out = f"{self.files.folder}: copy the files of all ranks, and of one step only; each rank saves its part once"
+            raise InputError.of([*shorten(findings, _MOST_FINDINGS), way_out])
         return tuple(targets)
 
 
@@ -125,12 +129,11 @@ def read_trained(
     absent = [name for name in form.saved if name not in {one.name for one in made}]
     filled = tuple(_fill(like, absent, form))
     left = set(absent) - {one.name for one in filled}
-    findings = [
-        *_find_foreign(found, files, architecture),
-        *_find_missing([name for name in absent if name in left], files, architecture, like),
-    ]
-    if findings:
-        raise InputError.of(shorten(findings, _MOST_FINDINGS))
+    foreign = list(_find_foreign(found, files, architecture))
+    missing = list(_find_missing([name for name in absent if name in left], files, architecture, like))
+    if foreign or missing:
+        way_out = [*files.notes, *([f"{files.folder}: {_OTHER_NAMES}"] if foreign else [])]
+        raise InputError.of([*shorten([*foreign, *missing], _MOST_FINDINGS), *way_out])
     twins = tuple(_find_twins(form, {name: boxed[own] for name, own in held.items()}))
     notes = (*files.notes, *like.notes, *_describe(found, files, chosen), *_describe_filled(filled, like))
     return TrainedModel(files, like, architecture, chosen, counts, (*made, *filled), twins, notes)
@@ -168,6 +171,12 @@ class _Form:
     saved: Mapping[str, Saved]
     """By the names under which OUTPUT has them; ``memory`` is a recipe's target."""
     tied: Mapping[str, str]
+    integers: frozenset[str]
+    """Targets of whole numbers."""
+
+    def takes(self, target: str, dtype: DType) -> bool:
+        """Whether a target may be of a type: whole numbers only those that count, all others no quantised ones."""
+        return dtype in STORABLE or (not dtype.is_float and target in self.integers)
 
 
 def _find_form(files: TrainedFiles, dialect: Dialect | None, like: Like, architecture: Architecture) -> _Form:
@@ -175,13 +184,16 @@ def _find_form(files: TrainedFiles, dialect: Dialect | None, like: Like, archite
     ends, memory, tied = list_ends(files.tensors), architecture.memory, architecture.tied
     if dialect is not None:
         layers = _take_count(like, "num_hidden_layers")
-        return _Form(tuple(dialect.list_recipes(layers, ends)), memory, architecture.saved, tied)
+        recipes = tuple(dialect.list_recipes(layers, ends))
+        return _Form(recipes, memory, architecture.saved, tied, architecture.integers)
     saved = {name: one.shape for name, one in architecture.saved.items()}
     saved |= {name: memory[name] for name in tied}
     if len(ends & saved.keys()) <= len(ends & memory.keys()):
-        return _Form(tuple(Recipe(name, name) for name in memory), memory, architecture.saved, tied)
+        recipes = tuple(Recipe(name, name) for name in memory)
+        return _Form(recipes, memory, architecture.saved, tied, architecture.integers)
     whole = {name: Saved.whole(name, one.shape) for name, one in architecture.saved.items()}
-    return _Form(tuple(Recipe(name, name) for name in saved), saved, whole, tied)
+    integers = {name for name, one in architecture.saved.items() if one.memory in architecture.integers}
+    return _Form(tuple(Recipe(name, name) for name in saved), saved, whole, tied, frozenset(integers))
 
 
 def _list_made(form: _Form, boxed: Mapping[str, BoxedTensor]) -> Iterator[Made]:
@@ -215,9 +227,9 @@ def _find_misfits(
         if recipe.fused is not None and counts is not None:
             shape = (counts.kv_heads * (counts.group + 2) * counts.head_dim, *shape[1:])
         if found.shape != shape:
-            yield f"{files.folder}: {own} has shape {found.shape}, {like.config_path} gives {shape}"
-        if found.dtype.is_float and found.dtype not in STORABLE:
-            yield f"{files.folder}: {own} is stored as {found.dtype}, expected a floating-point type of 16 bits or more"
+            yield f"{files.folder}: {own} has shape {found.shape}, {like.config_path} gives {shape}; {_TRAINED_ONE}"
+        if not form.takes(recipe.target, found.dtype):
+            yield f"{files.folder}: {own} is stored as {found.dtype}, {_EXPECTED_TYPE}"
 
 
 def _describe_nothing(files: TrainedFiles, architecture: Architecture) -> str:
@@ -252,6 +264,8 @@ def _fill(like: Like, absent: Iterable[str], form: _Form) -> Iterator[Made]:
             raise InputError(
                 f"{name} in {view.region.path}: shape {view.shape}, {like.config_path} gives {form.saved[name].shape}"
             )
+        if not form.takes(form.saved[name].memory, view.dtype):
+            raise InputError(f"{name} in {view.region.path}: stored as {view.dtype}, {_EXPECTED_TYPE}")
         boxes = () if 0 in view.shape else (Box((0,) * len(view.shape), view),)
         boxed = BoxedTensor(name, view.dtype, view.shape, boxes)
         yield Made(name, boxed, Recipe(name, name), Saved.whole(name, view.shape))

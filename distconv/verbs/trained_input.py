@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 from distconv.errors import InputError, UsageError
 from distconv.formats.boxes import TrainedFiles, list_views
-from distconv.formats.dcp.folder import find_dcp_folders, read_dcp_folder
+from distconv.formats.dcp.folder import find_dcp_folders, is_unfinished, read_dcp_folder
 from distconv.formats.dcp.rank_files import find_rank_file_folders, read_rank_files
-from distconv.formats.meta.files import CONFIG_NAME
+from distconv.formats.meta.files import CONFIG_NAME, describe_folder
 from distconv.formats.safetensors.ranks import find_rank_folders, find_weight_folders, read_weight_folder
 from distconv.formats.views import TensorView
 from distconv.output.identity import InputFiles
-from distconv.storage.base import Storage, join
+from distconv.storage.base import Storage, is_folder, join
 from distconv.verbs.collector import held_collector
 from distconv.verbs.like import Like, read_like
 from distconv.verbs.options import Options
@@ -76,6 +76,11 @@ def is_trained(storage: Storage, options: Options) -> bool:
     return options.params is None and any(find(storage, options.source) for find, _read in forms)
 
 
+def is_being_saved(storage: Storage, options: Options) -> bool:
+    """Whether INPUT is a distributed checkpoint that no rank has said to be whole yet."""
+    return any(is_unfinished(storage, folder) for folder in find_dcp_folders(storage, options.source))
+
+
 def find_trained_files(storage: Storage, options: Options) -> TrainedFiles:
     """Read what INPUT holds; InputError where that is not one whole checkpoint."""
     if options.to != "transformers":
@@ -100,7 +105,17 @@ def find_trained(storage: Storage, options: Options) -> TrainedInput:
 
 
 def take_like(storage: Storage, options: Options, files: TrainedFiles) -> TrainedInput:
-    """Find the model that INPUT is like, which lies beside it where --like does not say otherwise."""
+    """Find the model that INPUT is like, which lies beside it where --like does not say otherwise.
+
+    UsageError for what only Meta's checkpoints have to be told, as config and tokenizer come from that model.
+    """
+    given = {"`family=`": options.family, "`instruct=`": options.instruct, "`tokenizer=`": options.tokenizer}
+    useless = [key for key, value in given.items() if value]
+    if useless:
+        raise UsageError(
+            f"{options.source}: {files.form}: {' and '.join(useless)} would change nothing; config and tokenizer are those of "
+            "the model that `like=` gives: leave it out"
+        )
     folder = options.like or find_beside(storage, options.source, files.folder)
     if folder is None:
         raise UsageError(
@@ -119,10 +134,11 @@ def find_beside(storage: Storage, source: str, folder: str) -> str | None:
     return None
 
 
-def refuse_like(options: Options) -> None:
+def refuse_like(storage: Storage, options: Options) -> None:
     """Raise UsageError for options that mean nothing for INPUT, which is no trainer's checkpoint."""
-    if options.like is not None or options.dialect is not None:
+    if (options.like is not None or options.dialect is not None) and storage.find(options.source) is not None:
+        held = f"; {describe_folder(storage, options.source)}" if is_folder(storage, options.source) else ""
         raise UsageError(
             f"{options.source}: no checkpoint of a trainer's (no .metadata here or below), for which `like=` and `dialect=` are; "
-            "leave them out, or give its folder"
+            f"leave them out, or give its folder{held}"
         )

@@ -12,6 +12,7 @@ from distconv.families.llama import OUTPUT, RULES
 from distconv.families.operations import TileTable
 from distconv.families.rules import Rule, expand_rules
 from distconv.families.translate import MetaTensor, invert_rules, keep_rows, list_target_shapes
+from distconv.formats.meta.files import TOKENIZER_NAME
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles
 from distconv.formats.views import TensorView
@@ -25,7 +26,7 @@ from distconv.sidecars.meta_images import is_image_config, read_image_config, to
 from distconv.sidecars.meta_params import make_params
 from distconv.sidecars.meta_parts import ImageConfig
 from distconv.sidecars.meta_tokenizer import MetaTokenizer, decide_rows, make_meta_tokenizer
-from distconv.storage.base import Storage, is_folder, join, read_small
+from distconv.storage.base import Storage, read_small
 
 _MOST_FINDINGS = 20
 _OUTPUT_NAME = next(rule.target for rule in RULES if rule.source == OUTPUT)
@@ -107,23 +108,19 @@ def tell_foreign(storage: Storage, files: TransformersFiles) -> str | None:
     return None
 
 
-def read_model(
-    storage: Storage, files: TransformersFiles, *, family: str | None = None, tokenizer: str | None = None
-) -> TransformersModel:
+def read_model(storage: Storage, files: TransformersFiles, *, family: str | None = None) -> TransformersModel:
     """Read config, tokenizer and all headers, and hold them against each other.
 
-    ``tokenizer`` is a tokenizer.model that lies elsewhere. Raises InputError with all that is wrong of one kind.
+    Raises InputError with all that is wrong of one kind.
     """
     catalog = read_transformers_catalog(storage, files)
     small = {name: read_small(storage, path, SMALL_FILE_BYTES) for name, path in files.small.items()}
-    if tokenizer is not None:
-        small["tokenizer.model"] = read_small(storage, _given(storage, tokenizer), SMALL_FILE_BYTES)
     content = read_small(storage, files.config, SMALL_FILE_BYTES)
     sees = is_image_config(files.config, content)
     if not sees:
         # Its tokenizer may be of a kind that no Llama has.
         refuse_foreign(files.config, content)
-    made = make_meta_tokenizer(files.folder, small)
+    made = make_meta_tokenizer(files.folder, small, files.small.get(TOKENIZER_NAME))
     config: MetaConfig | ImageConfig
     if sees:
         config, catalog = read_image_config(files.config, content, family=family), catalog.with_images()
@@ -143,10 +140,6 @@ def read_model(
             f"{files.config}: ties the output to the embedding, and {_OUTPUT_NAME} is stored, which counts"
         )
     return TransformersModel(files, catalog, config, made, rows, tuple(notes))
-
-
-def _given(storage: Storage, path: str) -> str:
-    return join(path, "tokenizer.model") if is_folder(storage, path) else path
 
 
 def _check_tensors(

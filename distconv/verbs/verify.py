@@ -22,11 +22,12 @@ from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.compare_shards import compare_shards
 from distconv.verbs.compare_trained import compare_trained
 from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
+from distconv.verbs.kinds import Kind, tell_kind
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.running import choose_cluster, name_for_workers
 from distconv.verbs.sign import read_signature
-from distconv.verbs.sources import is_transformers_model, open_meta, open_transformers
-from distconv.verbs.trained_input import find_trained, is_trained
+from distconv.verbs.sources import open_meta, open_transformers
+from distconv.verbs.trained_input import find_trained
 from distconv.verbs.verification import Verification
 from distconv.verbs.verification_card import make_verification_card
 from distconv.verbs.whole_tensors import digest_tensors, open_tensors
@@ -133,7 +134,8 @@ def _read_source(storage: Storage, options: Options, cluster: Cluster | None) ->
     """Read INPUT's headers before OUTPUT's data; None where there is no OUTPUT, which is told later."""
     if not is_folder(storage, options.output):
         return None
-    if is_trained(storage, options):
+    kind = tell_kind(storage, options)
+    if kind is Kind.TRAINED:
         # What OUTPUT's config says of heads was that of the model that INPUT is like.
         asked = replace(options, like=options.like or options.output)
         model = find_trained(storage, asked).read(storage)
@@ -142,12 +144,12 @@ def _read_source(storage: Storage, options: Options, cluster: Cluster | None) ->
     target = tell_target(storage, options.output) if recorded is None else recorded.target
     if is_manifest_file(storage, options.source):
         return against_manifest(storage, options, target, cluster)
-    if target is TRANSFORMERS and is_transformers_model(storage, options):
+    if target is TRANSFORMERS and kind is Kind.TRANSFORMERS:
         return against_tensors(storage, options, cluster)
     with _as_recorded(storage, options, recorded) as taken:
         if target is TRANSFORMERS:
             return _against_checkpoint(storage, taken)
-        expected = _expect(storage, taken)
+        expected = _expect(storage, taken, kind)
 
     def compare(proof: Proof, progress: Progress) -> list[Finding]:
         # A folder whose files nobody knows is refused by then.
@@ -184,8 +186,8 @@ def _against_checkpoint(storage: Storage, options: Options) -> Compare:
     return compare
 
 
-def _expect(storage: Storage, options: Options) -> list[Expected]:
-    if is_transformers_model(storage, options):
+def _expect(storage: Storage, options: Options, kind: Kind) -> list[Expected]:
+    if kind is Kind.TRANSFORMERS:
         return expect_model(open_transformers(storage, options))
     return expect_checkpoint(open_meta(storage, options))
 

@@ -18,10 +18,11 @@ from distconv.output.manifest import Listed, Manifest, make_manifest
 from distconv.storage.base import Storage
 from distconv.verbs.checkpoint import decide, plan_conversion
 from distconv.verbs.from_trained import note_twins
+from distconv.verbs.kinds import Kind, tell_kind, telling_unfinished
 from distconv.verbs.options import Options
 from distconv.verbs.questions import Asked
-from distconv.verbs.sources import is_transformers_model, open_meta, telling_unfinished
-from distconv.verbs.trained_input import find_trained, is_trained
+from distconv.verbs.sources import open_meta
+from distconv.verbs.trained_input import find_trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,13 @@ def open_tensors(storage: Storage, options: Options, cluster: Cluster | None = N
 
 
 def _open_tensors(storage: Storage, options: Options, cluster: Cluster | None) -> WholeTensors:
-    if is_trained(storage, options):
+    kind = tell_kind(storage, options)
+    if kind is Kind.TRAINED:
         trained = find_trained(storage, options).read(storage)
         return WholeTensors(
             options.source, trained.make_targets(None), (*trained.notes, *note_twins(trained))
         )
-    if is_transformers_model(storage, options):
+    if kind is Kind.TRANSFORMERS:
         files = find_transformers_files(storage, options.source)
         catalog = read_transformers_catalog(storage, files, keep_names)
         tensors = tuple(target_of_view(view) for view in catalog.tensors.values())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distconv.errors import MismatchError
+from distconv.errors import InputError, MismatchError
 from distconv.families.architectures import LLAMA_4, MLLAMA
 from distconv.families.choose import find_family
 from distconv.families.cuts import Cut
@@ -134,10 +134,12 @@ def test_what_is_stored_together_is_taken_apart_by_rows(ranks: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(127, 64), (128,), (), (128, 64, 1)])
-def test_what_does_not_divide_stays_one_and_is_told_by_its_own_name(shape: tuple[int, ...]) -> None:
+def test_what_does_not_divide_is_told_by_its_own_name_and_shape(shape: tuple[int, ...]) -> None:
     catalog, _contents = make_catalog("layers.0.attention.wqkv.weight", shape)
-    apart = take_apart(catalog, LLAMA_4.make_rules(LLAMA4_SIZES), LLAMA4_SIZES)
-    assert apart.names() == catalog.names()
+    with pytest.raises(
+        InputError, match=r"^layers\.0\.attention\.wqkv\.weight in .*: shape .*expected the rows of"
+    ):
+        take_apart(catalog, LLAMA_4.make_rules(LLAMA4_SIZES), LLAMA4_SIZES)
 
 
 def test_families_are_told_by_their_tensors() -> None:

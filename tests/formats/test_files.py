@@ -1,6 +1,7 @@
 """Which files of a folder are what, in every layout that is found."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,27 @@ def test_a_file_of_any_name_is_a_model_also_where_one_is(
 def test_a_whole_model_in_a_folder_that_is_called_like_a_ranks_is_whole(tmp_path: Path) -> None:
     make(tmp_path, "consolidated.00/checkpoint.pt", "consolidated.00/params.json")
     assert names(find(tmp_path / "consolidated.00/checkpoint.pt")) == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        (("latest", "zero_to_fp32.py", "global_step10/x.pt"), "DeepSpeed's (global_step10)"),
+        (("zero_pp_rank_0_mp_rank_00_model_states.pt",), "DeepSpeed's (zero_pp"),
+        (("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"), "zero_to_fp32.py"),
+        (("mp_rank_00/model_optim_rng.pt",), "Megatron-Bridge"),
+        (("latest_checkpointed_iteration.txt", "iter_0000010/mp_rank_00/x.pt"), "Megatron-Bridge"),
+        (("_CHECKPOINT_METADATA", "manifest.ocdbt"), "JAX's (Orbax, _CHECKPOINT_METADATA)"),
+        (("step.nemo",), "NeMo's (step.nemo)"),
+    ],
+)
+def test_what_other_trainers_leave_is_named_with_the_way_out(
+    tmp_path: Path, held: tuple[str, ...], words: str
+) -> None:
+    make(tmp_path / "in", *held)
+    assert words in describe_folder(LocalStorage(), str(tmp_path / "in"))
+    with pytest.raises(InputError, match=re.escape(words)):
+        find(tmp_path / "in")
 
 
 def test_of_what_a_folder_holds_a_few_names_are_shown(tmp_path: Path) -> None:

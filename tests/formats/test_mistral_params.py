@@ -123,3 +123,22 @@ def test_any_pattern_of_windows_is_taken_as_it_is(tmp_path: Path, windows: list[
     found = read(tmp_path, V3 | {"sliding_window": windows}).mistral
     assert found is not None
     assert found.windows == (tuple(windows) if any(windows) else (None,))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (MIXTRAL | {"moe": {"num_experts_per_tok": 9, "num_experts": 8}}, "moe.num_experts_per_tok is 9, expected at most the 8"),
+        (V3 | {"use_scaled_rope": True}, "rope is scaled, as that of no Mistral is"),
+        (V3 | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope is scaled, as that of no Mistral is"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_no_mistral_can_have_is_named(tmp_path: Path, fields: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError) as raised:
+        read(tmp_path, fields)
+    assert words in str(raised.value)
+
+
+def test_a_rope_that_is_said_not_to_be_scaled_is_none(tmp_path: Path) -> None:
+    assert read(tmp_path, V3 | {"rope_scaling": {"rope_type": "default"}}).mistral is not None

@@ -69,7 +69,7 @@ def test_tiles_are_those_of_metas_code_where_none_are_told(tmp_path: Path) -> No
 def test_llama_4_is_read_whole(tmp_path: Path) -> None:
     params = read(tmp_path, SCOUT)
     assert params.llama_4 == Llama4Params(
-        tower=TowerParams(heads=16, pixel_shuffle_ratio=0.5),
+        tower=TowerParams(16, 0.5, width=1408, layers=34, output_dim=4096, image_size=336, patch=14),
         experts=ExpertParams(16, top_k=1, step=1),
         attention_chunk_size=8192,
         nope_interval=4,
@@ -124,6 +124,7 @@ def without(fields: dict[str, object], *keys: str) -> dict[str, object]:
             "vision_args.image_size is '336 x 224', expected a square",
         ),
         (SCOUT | {"moe_args": EXPERTS | {"num_experts": "16x"}}, "moe_args.num_experts is '16x'"),
+        (SCOUT | {"moe_args": EXPERTS | {"top_k": 17}}, "moe_args.top_k is 17, expected at most the 16 experts"),
         (SCOUT | {"moe_args": [16]}, "moe_args is [16], expected an object"),
         (SCOUT | {"moe_args": EXPERTS | {"auto_scale_F": 2}}, "moe_args.auto_scale_F is 2, expected true or false"),
         (SCOUT | {"floor_scale": 8192.5}, "floor_scale is 8192.5, expected a whole number"),

@@ -3,6 +3,7 @@
 import itertools
 import struct
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,14 +17,15 @@ from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import BFLOAT16, FLOAT32, FLOAT64
 from distconv.layout.files import OutputTensor
 from distconv.layout.regions import Region
-from distconv.moving.ahead import Ring
+from distconv.moving.cells import Cells, cut
 from distconv.moving.contents import Contents, expect_requests
 from distconv.moving.devices import HostDevice
 from distconv.moving.sources import Sources
-from distconv.storage.base import Access
+from distconv.storage.base import Access, ignore
 from distconv.storage.http import ranges
 from distconv.storage.local import LocalStorage
 from tests.moving.stand_ins import StandIn
+from tests.patience import HANG_SECONDS
 from tests.views import Case, cases
 
 
@@ -52,12 +54,22 @@ class FarReader:
 
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
         """Give what is there, and never more."""
+        self.read_vector(offset_bytes, (buffer,))
+
+    def read_vector(
+        self, offset_bytes: int, buffers: Sequence[memoryview], told: Callable[[int], object] = ignore
+    ) -> None:
+        """Give what is there, and never more."""
         if self.far.gate is not None:
             self.far.gate.wait()
-        self.far.asked.append((self.path, offset_bytes, len(buffer)))
-        found = self.far.files[self.path][offset_bytes : offset_bytes + len(buffer)]
-        assert len(found) == len(buffer), "beyond the end of the file"
-        buffer[:] = found
+        self.far.asked.append((self.path, offset_bytes, sum(map(len, buffers))))
+        first = offset_bytes
+        for buffer in buffers:
+            found = self.far.files[self.path][offset_bytes : offset_bytes + len(buffer)]
+            assert len(found) == len(buffer), "beyond the end of the file"
+            buffer[:] = found
+            offset_bytes += len(buffer)
+            told(offset_bytes - first)
 
     def close(self) -> None:
         """Do nothing."""
@@ -170,6 +182,38 @@ def test_no_more_is_asked_for_than_is_to_be_read_ahead() -> None:
     assert len(far.asked) == expect_requests(tensors, ACCESS)
 
 
+def test_what_has_come_of_an_answer_is_used_while_the_rest_comes() -> None:
+    files, tensors = matrices(1, 3000, 1024)
+    used = threading.Event()
+
+    class Slow(FarReader):
+        """A file of which each answer ends once some of what it began with was used."""
+
+        def read_vector(
+            self, offset_bytes: int, buffers: Sequence[memoryview], told: Callable[[int], object] = ignore
+        ) -> None:
+            """Give the first half, wait, and give all."""
+            half = sum(map(len, buffers)) // 2
+            super().read_vector(offset_bytes, cut(buffers, 0, half))
+            told(half)
+            assert used.wait(HANG_SECONDS)
+            super().read_vector(offset_bytes, buffers, told)
+
+    class Place(Far):
+        """Where it lies."""
+
+        def open(self, path: str) -> Slow:
+            """Open it."""
+            return Slow(self, path, len(self.files[path]), self.access)
+
+    with Sources(Place(files, ACCESS)) as sources:  # type: ignore[arg-type]  # it is only read from
+        contents = Contents(tensors, [0], sources, HostDevice(), 128 << 10)
+        blocks = contents.of(0)
+        found = len(next(blocks)[1])
+        used.set()
+        assert found + sum(len(content) for _block, content, _infinite in blocks) == tensors[0].size_bytes
+
+
 def test_who_is_told_to_stop_does_not_wait_for_an_answer() -> None:
     files, tensors = matrices(1, 3000, 1024)
     gate, stop = threading.Event(), threading.Event()
@@ -192,31 +236,43 @@ def test_an_answer_that_is_an_error_is_raised_where_its_block_is_needed() -> Non
             list(itertools.chain(contents.of(0), contents.of(1)))
 
 
-@given(st.integers(1, 50), st.lists(st.integers(1, 60) | st.none(), max_size=60))
-def test_pieces_of_a_ring_never_overlap_and_are_given_while_there_is_room(
-    size: int, steps: list[int | None]
-) -> None:
-    ring = Ring(size)
-    held: list[tuple[int, np.ndarray]] = []
+@given(st.integers(1, 200 << 10), st.lists(st.integers(1, 60 << 10) | st.none(), max_size=60))
+def test_cells_never_overlap_and_are_given_while_there_is_room(size: int, steps: list[int | None]) -> None:
+    memory = Cells(size)
+    count = size // memory.cell_bytes
+    held: list[tuple[int, list[int], list[memoryview]]] = []
     for number, step in enumerate(steps):
         if step is None:
             if held:
-                value, piece = held.pop(0)
-                assert (piece == value).all()
-                ring.give_back()
+                value, cells, runs = held.pop(number % len(held))
+                assert all((np.frombuffer(run, np.uint8) == value).all() for run in runs)
+                for cell in cells:
+                    memory.give_back(cell)
             continue
-        taken = ring.take(step)
+        taken = memory.take(step)
         if taken is None:
-            assert held or step > size
+            used = sum(len(cells) for _value, cells, _runs in held)
+            assert (count - used) * memory.cell_bytes < step
             continue
-        piece = np.frombuffer(taken, np.uint8)
-        assert len(piece) == step
-        piece[:] = number % 256
-        held.append((number % 256, piece))
-    for value, piece in held:
-        assert (piece == value).all()
-        ring.give_back()
-    assert ring.take(size) is not None
+        runs = cut(memory.list_runs(taken), 0, step)
+        assert sum(map(len, runs)) == step
+        for run in runs:
+            run[:] = bytes([number % 256]) * len(run)
+        held.append((number % 256, taken, runs))
+    for value, cells, runs in held:
+        assert all((np.frombuffer(run, np.uint8) == value).all() for run in runs)
+        for cell in cells:
+            memory.give_back(cell)
+    whole = memory.take(count * memory.cell_bytes)
+    assert whole is not None
+    assert len(memory.list_runs(whole)) <= 1, "neighbours are one run"
+
+
+@given(st.lists(st.binary(max_size=9), max_size=9), st.integers(0, 40), st.integers(0, 40))
+def test_what_is_cut_out_of_runs_is_what_lies_there(runs: list[bytes], first: int, size: int) -> None:
+    found = cut([memoryview(run) for run in runs], first, size)
+    assert b"".join(found) == b"".join(runs)[first : first + size]
+    assert all(found)
 
 
 def test_a_local_file_is_read_when_it_is_needed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,9 +95,11 @@ class CountedStorage(LocalStorage):
     """Counts the requests to all files."""
 
     sizes_bytes: list[int] = field(default_factory=list)
+    opened: Counter[str] = field(default_factory=Counter)
 
     def open(self, path: str) -> CountedReader:  # type: ignore[override]
         """Open a file that counts."""
+        self.opened[path] += 1
         return CountedReader(LocalReader(path), self.sizes_bytes)
 
 

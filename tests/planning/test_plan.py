@@ -22,7 +22,7 @@ from distconv.layout.files import File, OutputTensor, list_around
 from distconv.layout.regions import Region
 from distconv.layout.stripes import list_sections
 from distconv.layout.units import file_of
-from distconv.planning.plan import Plan, describe_large_tensors, make_plan, make_shard_plan
+from distconv.planning.plan import Plan, describe_large_tensors, describe_plan, make_plan, make_shard_plan
 
 DECISIONS = Decisions(tied=True, kv_replication=2)
 KILOBYTE, MEGABYTE = 10**3, 10**6
@@ -225,6 +225,18 @@ def test_large_tensors_are_counted_and_the_largest_named_with_their_sizes_and_th
     (words,) = say(sizes)
     assert words.startswith(f"{count} larger than 4.0 kB, ")
     assert words.endswith(f": {named}" + (f" and {more} more" if more else ""))
+
+
+def test_types_that_differ_between_layers_are_named_and_others_are_not() -> None:
+    names = [f"layers.{layer}.{kind}" for layer in range(3) for kind in ("weight", "norm")]
+    tensors = [replace(target(name, 1), name=name) for name in names]
+    widened = [replace(one, dtype=FLOAT32) if one.name.endswith("norm") else one for one in tensors]
+    assert describe_plan(make_plan(widened, DECISIONS)) == ()
+    assert tensors[0].dtype != FLOAT32
+    odd = [replace(one, dtype=FLOAT32) if one.name == "layers.1.weight" else one for one in tensors]
+    assert describe_plan(make_plan(odd, DECISIONS)) == (
+        f"types differ between layers: layers.1.weight (float32, of others {tensors[0].dtype}); `dtype=` makes them one",
+    )
 
 
 def test_nothing_is_said_where_no_tensor_is_above_the_limit() -> None:

@@ -14,7 +14,7 @@ VISION_BASE, VISION_CHAT = (
     TokenIds(128000, 128001, pad=128004), TokenIds(128000, (128001, 128008, 128009), pad=128004),
 )  # fmt: skip
 LLAMA_4_TOKENS = TokenIds(200000, (200001, 200007, 200008), pad=200018)
-TOWER = TowerParams(heads=16, pixel_shuffle_ratio=0.5)
+TOWER = TowerParams(16, 0.5, width=1408, layers=34, output_dim=4096, image_size=336, patch=14)
 
 
 def make_vision_sizes(

@@ -77,6 +77,7 @@ def test_tokens_of_any_size_and_number_take_little_time_or_are_refused(
         )  # fmt: skip
     except InputError as error:
         assert len(str(error)) < 1000  # noqa: PT017  either way is right
+        assert str(error).startswith(f"{path}: ")  # noqa: PT017
     assert time.process_time() - started < 15
 
 
@@ -96,11 +97,11 @@ def test_merges_beyond_those_of_any_tokenizer_are_refused(tmp_path: Path, senten
     path = tmp_path / "tokenizer.model"
     # All of one score, so that which one is taken first is looked at when the file is read.
     path.write_bytes(make_pieces(sentencepiece_file.read_bytes(), list(words(160))))
-    with pytest.raises(InputError, match="more than 1,000,000 merges"):
+    with pytest.raises(InputError, match=rf"^{path}: more than 1,000,000 merges"):
         read_vocabulary(STORAGE, str(path))
     path.write_bytes(make_ranks([word.encode() for word in words(160)]))
     vocabulary = read_vocabulary(STORAGE, str(path))
-    with pytest.raises(InputError, match="more than 1,000,000 merges"):
+    with pytest.raises(InputError, match=rf"^{path}: more than 1,000,000 merges"):
         make_tokenizer_files(
             vocabulary, context=2048, instruct=False, chat_template=None, special_tokens="llama-3"
         )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mistral_common.tokens.tokenizers.base import TokenizerVersion
 from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from tokenizers import Tokenizer
@@ -115,6 +116,28 @@ def test_a_damaged_file_is_refused_with_what_is_wrong(
     with pytest.raises(InputError, match=words) as raised:
         read(path)
     assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("version", ["v99", None, 7, ["v7"]])
+def test_a_version_that_mistral_common_does_not_read_is_said(tmp_path: Path, version: object) -> None:
+    path = write_tekken(tmp_path / "tekken.json")
+    found = json.loads(path.read_text())
+    assert read(path).notes == ()
+    found["config"]["version"] = version
+    path.write_text(json.dumps(found))
+    with pytest.raises((ValueError, TypeError)):
+        Tekkenizer.from_file(path)
+    (note,) = read(path).notes
+    assert f"config.version is {version!r}, expected one of v1, v2, v3, v7, v11, v13, v15" in note
+
+
+def test_every_version_of_mistral_common_is_known(tmp_path: Path) -> None:
+    path = write_tekken(tmp_path / "tekken.json")
+    found = json.loads(path.read_text())
+    for version in TokenizerVersion:
+        found["config"]["version"] = version.value
+        path.write_text(json.dumps(found))
+        assert read(path).notes == ()
 
 
 def test_json_of_another_kind_is_no_tokenizer(tmp_path: Path) -> None:

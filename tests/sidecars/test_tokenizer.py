@@ -139,7 +139,7 @@ def test_pieces_scores_and_kinds_are_those_that_sentencepiece_reads(pieces_vocab
 
 
 def test_the_published_file_has_its_published_number_of_merges(pieces_vocabulary):
-    assert len(make_piece_merges(pieces_vocabulary.pieces)) == 58980
+    assert len(make_piece_merges("tokenizer.model", pieces_vocabulary.pieces)) == 58980
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Where the boxes of a distributed checkpoint's tensors lie: the heads of their items, read at once."""
 
+import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -86,9 +87,10 @@ def _make_batches(
         for chunk in tensor.chunks:
             files[chunk.file].append((name, tensor.dtype, chunk))
     sizes = {entry.name: entry.size_bytes for entry in storage.list_folder(folder) if not entry.is_folder}
-    findings = []
+    findings: list[str] = []
     for file, wanted in files.items():
         wanted.sort(key=lambda one: one[2].offset_bytes)
+        findings += _find_shared(join(folder, file), wanted)
         end, name = max((chunk.offset_bytes + chunk.size_bytes, name) for name, _dtype, chunk in wanted)
         if file not in sizes:
             findings.append(
@@ -97,13 +99,24 @@ def _make_batches(
             )
         elif sizes[file] < end:
             findings.append(
-                f"{join(folder, file)}: {sizes[file]:,} bytes, {name} ends at byte {end:,}; the file is truncated"
+                f"{join(folder, file)}: {sizes[file]:,} bytes, {name} ends at byte {end:,}; the file is truncated: copy it again"
             )
     if findings:
         raise InputError.of(shorten(findings, _MOST_FINDINGS))
     for file, wanted in sorted(files.items()):
         for first in range(0, len(wanted), _BATCH):
             yield _Batch(join(folder, file), wanted[first : first + _BATCH])
+
+
+def _find_shared(path: str, wanted: Sequence[_Wanted]) -> Iterator[str]:
+    """Tell of boxes, in the order of a file, that lie in the bytes of others: torch writes each by itself."""
+    for (before, _, one), (name, _, next_one) in itertools.pairwise(wanted):
+        is_same = (name, next_one) == (before, one)  # fills its place twice, which is told later
+        if not is_same and next_one.offset_bytes < one.offset_bytes + one.size_bytes:
+            yield (
+                f"{path}: {METADATA_NAME} has {name} at byte {next_one.offset_bytes:,}, within {before}, which ends at "
+                f"{one.offset_bytes + one.size_bytes:,}: the description is damaged, copy it again"
+            )
 
 
 def _read_batch(

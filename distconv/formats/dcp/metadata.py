@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from distconv.errors import InputError, escape
 from distconv.formats.boxes import Extents
+from distconv.formats.content import HEAD_BYTES, describe_content
 from distconv.formats.marks import NAMES, OPAQUE, Class, Kind, Record, describe
 from distconv.formats.meta.machine import Language
 from distconv.formats.meta.pickles import load_pickle
@@ -98,6 +99,10 @@ class Metadata:
 def read_metadata(storage: Storage, path: str) -> Metadata:
     """Read a checkpoint's ``.metadata``; InputError with what is wrong, or with what torch does not write."""
     content = read_small(storage, path, LIMIT_BYTES)
+    if content[:1] not in {b"", b"\x80"}:
+        raise InputError(
+            f"{path}: {describe_content(content[:HEAD_BYTES])}, expected the pickle that torch writes; copy it again"
+        )
     try:
         found, end = load_pickle(content, 0, LANGUAGE)
         if end != len(content):

@@ -1,7 +1,8 @@
 """A file a rank, each with a state dict of ``DTensor`` parts, as verl and SkyRL save them."""
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -11,6 +12,7 @@ from distconv.formats.dcp.dtensors import LANGUAGE, PartMark, Runs
 from distconv.formats.marks import TensorMark
 from distconv.formats.meta.archive import read_archive
 from distconv.formats.views import make_view
+from distconv.humanize import shorten
 from distconv.layout.regions import Region
 from distconv.storage.base import Storage, join, opened
 from distconv.storage.parallel import read_at_once
@@ -20,6 +22,7 @@ _NAME = re.compile(r"model_world_size_(?P<total>\d{1,6})_rank_(?P<rank>\d{1,6})\
 _BELOW = "actor"
 """Where verl puts the model that is trained, below a folder a step."""
 _OPENERS = 16
+_MOST_FINDINGS = 8
 
 _Marks = Mapping[str, tuple[TensorMark, Region]]
 
@@ -45,19 +48,49 @@ def read_rank_files(storage: Storage, folder: str) -> TrainedFiles:
         with opened(storage, path) as reader:
             return read_archive(read_by_windows(reader), LANGUAGE)
 
-    tensors = _put_together(read_at_once(read, paths, _OPENERS))
+    files = read_at_once(read, paths, _OPENERS)
+    tensors = _put_together(files)
     return TrainedFiles(
         folder=folder,
         form="a file a rank, of DTensor parts",
         weights=paths,
         tensors={name: Described(tensor.dtype, tensor.shape) for name, tensor in tensors.items()},
         others=(),
-        read=lambda _storage, names: {name: tensors[name] for name in names},
+        read=lambda _storage, names: _take(files, tensors, names),
         read_checksums=lambda _storage, regions: [
             region for region in dict.fromkeys(regions) if region.crc32
         ],
         read_again=lambda storage: read_rank_files(storage, folder),
     )
+
+
+def _take(
+    files: Sequence[_Marks], tensors: Mapping[str, BoxedTensor], names: Collection[str]
+) -> Mapping[str, BoxedTensor]:
+    """Give some tensors; InputError where ranks that have the same part of one have other data by its checksum."""
+    findings = [words for name in names if (words := _find_other_copy(files, name)) is not None]
+    if findings:
+        raise InputError.of(shorten(findings, _MOST_FINDINGS))
+    return {name: tensors[name] for name in names}
+
+
+def _find_other_copy(files: Sequence[_Marks], name: str) -> str | None:
+    first: dict[object, Region] = {}
+    for file in files:
+        if name not in file:
+            continue
+        mark, region = file[name]
+        # Other tensors of the same record may differ.
+        if not region.crc32 or mark.storage.size_bytes() != math.prod(mark.shape) * mark.dtype.size_bytes:
+            continue
+        part = (mark.runs if isinstance(mark, PartMark) else None, mark.shape, mark.strides)
+        known = first.setdefault(part, region)
+        if known.crc32 != region.crc32:
+            return (
+                f"{region.path}: {name:.80} is not what {known.path} holds, and both are the same part of it; "
+                "the files are of several steps or runs"
+            )
+    return None
 
 
 def _order(folder: str, found: Sequence[re.Match[str]]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distconv.errors import InputError
+from distconv.formats.meta.foreign import describe_foreign_trainer
 from distconv.formats.meta.layouts import (
     SINGLE,
     Candidate,
@@ -85,13 +86,13 @@ def find_files(
     if tokenizer is None:
         tokenizer = _first_tokenizer(storage, near)
     else:
-        tokenizer = _take_given(storage, tokenizer, TOKENIZER_NAME, "the tokenizer")
+        tokenizer = take_given(storage, tokenizer, TOKENIZER_NAME, "the tokenizer")
     notes += note_adapters(storage, folder)
     legal, legal_notes = find_legal(storage, *near[:2])
     return SourceFiles(folder, shards, found_params, tokenizer, legal, (*notes, *legal_notes), scales)
 
 
-def _take_given(storage: Storage, path: str, name: str, what: str) -> str:
+def take_given(storage: Storage, path: str, name: str, what: str) -> str:
     """Take a file that was given by its path or by its folder's."""
     if is_folder(storage, path):
         path = join(path, name)
@@ -105,7 +106,7 @@ def _find_params(
 ) -> tuple[str, tuple[str, ...]]:
     """Find params.json beside the shards; elsewhere only where all that are there say the same."""
     if given is not None:
-        return _take_given(storage, given, PARAMS_NAME, PARAMS_NAME), ()
+        return take_given(storage, given, PARAMS_NAME, PARAMS_NAME), ()
     beside = _first(storage, near[:1], PARAMS_NAME)
     if beside is not None:
         return beside, ()
@@ -147,6 +148,14 @@ def find_tokenizer(storage: Storage, source: str) -> str:
     if found is None:
         raise InputError(f"{source}: no {TOKENIZER_NAME} here, in original/ or in the parent folder")
     return found
+
+
+def describe_missing_tokenizer(folder: str) -> str:
+    """Say of a checkpoint's folder that a Transformers model of it would have no tokenizer."""
+    return (
+        f"{folder}: no {TOKENIZER_NAME} (Mistral's: tekken.json) here, in original/ or in the parent folder; "
+        "give it by `tokenizer=PATH`"
+    )
 
 
 def find_parent(storage: Storage, folder: str) -> str:
@@ -260,6 +269,9 @@ def describe_folder(storage: Storage, folder: str) -> str:
     names = [entry.name for entry in storage.list_folder(folder)]
     if not names:
         return "the folder is empty"
+    foreign = describe_foreign_trainer(names)
+    if foreign is not None:
+        return f"it holds {foreign}"
     adapters = [name for name in names if _ADAPTER.fullmatch(name)]
     weights = [name for name in names if _WEIGHTS.fullmatch(name)]
     if adapters and not set(weights) - set(adapters):

@@ -94,13 +94,22 @@ def take_mistral(fields: Fields) -> MistralParams | None:
             fields.findings.append(
                 f"{fields.path}: no {key!r}, which every Mistral model has (it has {reason!r}); distconv converts Llama and Mistral"
             )
-    experts = fields.open("moe") if _has_experts(fields) else None
+    count, chosen = _take_experts(fields) if _has_experts(fields) else (0, 0)
     return MistralParams(
         head_dim=fields.take_optional_count("head_dim") or 1,
         windows=_take_windows(fields),
-        experts=0 if experts is None else experts.take_count("num_experts"),
-        experts_per_token=0 if experts is None else experts.take_count("num_experts_per_tok"),
+        experts=count,
+        experts_per_token=chosen,
     )
+
+
+def _take_experts(fields: Fields) -> tuple[int, int]:
+    """Take how many experts there are, and how many a token goes through."""
+    inner = fields.open("moe")
+    count, chosen = inner.take_count("num_experts"), inner.take_count("num_experts_per_tok")
+    if chosen > count:
+        inner.report("num_experts_per_tok", chosen, f"at most the {count} experts that there are")
+    return count, chosen
 
 
 def _find_reason(fields: Fields) -> str | None:

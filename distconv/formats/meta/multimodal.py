@@ -30,10 +30,17 @@ class VisionParams:
 
 @dataclass(frozen=True, slots=True)
 class TowerParams:
-    """What no tensor tells of the vision tower of Llama 4 (``vision_args``)."""
+    """The vision tower of Llama 4 (``vision_args``); all but the first two is told by its tensors too."""
 
     heads: int
     pixel_shuffle_ratio: float
+    width: int
+    layers: int
+    output_dim: int
+    image_size: int
+    """Side of a tile, in pixels."""
+    patch: int
+    """Side of a patch, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,7 @@ def take_llama_4(fields: Fields) -> Llama4Params | None:
         fields.findings.append(
             f"{fields.path}: no 'vision_args', which every Llama 4 model has (it has {used!r})"
         )
-        tower = TowerParams(heads=1, pixel_shuffle_ratio=1)
+        tower = TowerParams(1, 1, 1, 1, 1, 1, 1)
     else:
         tower = _take_tower(fields.open("vision_args"))
     # Whether it is on is decided where the model runs: no weight depends on it.
@@ -125,21 +132,27 @@ def take_llama_4(fields: Fields) -> Llama4Params | None:
 
 def _take_tower(inner: Fields) -> TowerParams:
     """Take it, and the fields that Meta's code requires though the tensors tell the same."""
-    for key in ("image_size", "patch_size"):
-        _check_square(inner, key)
-    for key in ("dim", "n_layers", "output_dim"):
-        inner.take_count(key)
     _take_ratio(inner, "mlp_ratio")
-    return TowerParams(inner.take_count("n_heads"), _take_ratio(inner, "pixel_shuffle_ratio"))
+    return TowerParams(
+        heads=inner.take_count("n_heads"),
+        pixel_shuffle_ratio=_take_ratio(inner, "pixel_shuffle_ratio"),
+        width=inner.take_count("dim"),
+        layers=inner.take_count("n_layers"),
+        output_dim=inner.take_count("output_dim"),
+        image_size=_take_side(inner, "image_size"),
+        patch=_take_side(inner, "patch_size"),
+    )
 
 
-def _check_square(inner: Fields, key: str) -> None:
+def _take_side(inner: Fields, key: str) -> int:
+    """Take the side of a square; 1 where it is none."""
     if not inner.require(key):
-        return
+        return 1
     size = inner.open(key)
     height, width = size.take_count("height"), size.take_count("width")
     if height != width:
         inner.report(key, f"{height} x {width}", "a square")
+    return height
 
 
 def _take_ratio(inner: Fields, key: str) -> float:
@@ -151,8 +164,11 @@ def _take_experts(inner: Fields) -> ExpertParams:
     # By these Meta's code computes the experts' size, which the tensors tell.
     inner.take_number("capacity_factor", at_most=1e6)
     inner.take_flag("auto_scale_F")
+    experts, top_k = inner.take_count("num_experts"), inner.take_optional_count("top_k") or 1
+    if top_k > experts:
+        inner.report("top_k", top_k, f"at most the {experts} experts that there are")
     return ExpertParams(
-        experts=inner.take_count("num_experts"),
-        top_k=inner.take_optional_count("top_k") or 1,
+        experts=experts,
+        top_k=top_k,
         step=inner.take_optional_count("interleave_moe_layer_step") or 1,
     )

@@ -147,7 +147,7 @@ def _set(target: object, key: object, value: object) -> None:
         plain = type(key) is str and len(key) <= LIMIT_NAME_CHARACTERS and key.isprintable()
         if plain or type(key) is Record or (type(key) is int and 0 <= key < 1 << 32):
             target[key] = value
-        elif type(value) is TensorMark:
+        elif isinstance(value, TensorMark) or (type(key) is str and type(value) is Record):
             raise InputError(f"a tensor is named {describe(key)}, which is no plain name; refused as unsafe")
     elif type(target) is not Opaque:
         raise InputError(f"the pickle sets an item of {describe(target)}; refused as unsafe")

@@ -230,6 +230,8 @@ def _contradictions(params: Params, head_dim: int | None) -> list[str]:
     found = []
     if params.vision is not None and params.llama_4 is not None:
         found.append("fields of Llama 3.2 Vision and of Llama 4 in one file, expected those of one")
+    if params.mistral is not None and params.use_scaled_rope:
+        found.append("rope is scaled, as that of no Mistral is; leave rope_scaling and use_scaled_rope out")
     if params.mistral is None and params.dim % params.n_heads:
         found.append(f"dim {params.dim} is not a multiple of n_heads {params.n_heads}")
     elif head_dim is not None and head_dim != params.head_dim:

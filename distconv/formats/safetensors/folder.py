@@ -11,6 +11,7 @@ from distconv.formats.meta.files import (
     TOKENIZER_NAME,
     find_parent,
     note_adapters,
+    take_given,
 )
 from distconv.formats.meta.legal import find_legal
 from distconv.formats.safetensors.index import Index
@@ -64,10 +65,10 @@ def is_transformers(storage: Storage, path: str) -> bool:
     return any(map(is_weights_name, names)) and not meta
 
 
-def find_transformers_files(storage: Storage, source: str) -> TransformersFiles:
+def find_transformers_files(storage: Storage, source: str, tokenizer: str | None = None) -> TransformersFiles:
     """Find a model's files in a folder, or those that belong to one of its files of weights or its index.
 
-    Raises InputError with all that is missing, or where there are several whole models.
+    ``tokenizer`` is a tokenizer.model that lies elsewhere, or its folder, in place of the one beside the weights. Raises InputError with all that is missing, or where there are several whole models.
     """
     entry = storage.find(source)
     if entry is None:
@@ -86,13 +87,16 @@ def find_transformers_files(storage: Storage, source: str) -> TransformersFiles:
         )
     if findings:
         raise InputError.of(findings)
+    small = {name: join(folder, name) for name in SMALL_NAMES if name in names}
+    if tokenizer is not None:
+        small[TOKENIZER_NAME] = take_given(storage, tokenizer, TOKENIZER_NAME, "the tokenizer")
     legal, notes = find_legal(storage, folder, find_parent(storage, folder))
     return TransformersFiles(
         folder,
         weights.paths,
         weights.index,
         join(folder, CONFIG_NAME),
-        {small: join(folder, small) for small in SMALL_NAMES if small in names},
+        small,
         legal,
         (*weights.notes, *note_adapters(storage, folder), *notes),
     )

@@ -24,6 +24,7 @@ from distconv.storage.window import read_by_windows
 
 _RANKS = re.compile(r"shard-\d+-model-(?P<number>\d+)-of-(?P<total>\d+)\.safetensors")
 _WEIGHTS = re.compile(r"(?!adapter_|optimizer|scheduler|training_args).*\.(safetensors|bin)")
+_NUMBERED = re.compile(r"(?P<stem>.*)-(?P<number>\d{1,6})-of-(?P<total>\d{1,6})\.(?P<kind>\w+)")
 _INFO, _OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
 _BELOW = "sharded"
 """Where torchtitan puts them, beside what it made of them."""
@@ -66,9 +67,8 @@ def read_weight_folder(storage: Storage, folder: str) -> TrainedFiles:
         raise InputError(f"{folder}: {len(chosen):,} files of weights, expected at most {_MOST_FILES:,}")
     paths = tuple(join(folder, name) for name in sorted(chosen))
 
-    files = read_at_once(
-        lambda path, _stopped: _read_file(storage, path), paths, _OPENERS, list(_find_missing(folder, ranks))
-    )
+    missing = list(_find_missing(folder, ranks))
+    files = read_at_once(lambda path, _stopped: _read_file(storage, path), paths, _OPENERS, missing)
     tensors = _put_together(files)
     form = "safetensors of a trainer's ranks" if ranks else "files of weights, by whatever index"
     return TrainedFiles(
@@ -80,6 +80,7 @@ def read_weight_folder(storage: Storage, folder: str) -> TrainedFiles:
         read=lambda _storage, names: _take(tensors, names),
         read_checksums=lambda _storage, regions: [region for region in regions if region.crc32],
         read_again=lambda storage: read_weight_folder(storage, folder),
+        notes=() if ranks else tuple(_find_lost(folder, chosen)),
     )
 
 
@@ -98,6 +99,21 @@ def _find_missing(folder: str, names: Iterable[str]) -> Iterator[str]:
         lost = sorted(set(range(1, total + 1)) - held)
         if lost:
             yield f"{folder}: no shard-*-model-{lost[0]:05d}-of-{total:05d}.safetensors; copy the files of all ranks"
+
+
+def _find_lost(folder: str, names: Iterable[str]) -> Iterator[str]:
+    """Tell of files that are missing of those that are numbered, from 0 or from 1 on; they may have another name."""
+    sets: dict[tuple[str, str, str], set[int]] = {}
+    for name in names:
+        if match := _NUMBERED.fullmatch(name):
+            sets.setdefault((match["stem"], match["total"], match["kind"]), set()).add(int(match["number"]))
+    for (stem, total, kind), held in sets.items():
+        first = min(1, *held)
+        lost = next((number for number in range(first, first + int(total)) if number not in held), None)
+        if lost is not None:
+            yield (
+                f"{folder}: {len(held):,} files of {int(total):,} by their names, no {stem}-{lost:0{len(total)}}-of-{total}.{kind}"
+            )
 
 
 def _read_file(storage: Storage, path: str) -> Mapping[str, _Part]:

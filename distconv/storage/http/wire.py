@@ -214,15 +214,12 @@ def _take_body(response: http.client.HTTPResponse, receive: Receive | None) -> b
         raise
 
 
-def receive_into(response: http.client.HTTPResponse, buffers: Sequence[memoryview]) -> int:
-    """Fill buffers one behind the other; gives how many bytes came before the body's end."""
-    done = 0
-    for buffer in buffers:
-        filled = 0
-        while filled < len(buffer):
-            count = response.readinto(buffer[filled:])
-            if count == 0:
-                return done + filled
-            filled += count
-        done += filled
-    return done
+def receive_into(response: http.client.HTTPResponse, buffer: memoryview) -> int:
+    """Fill a buffer; gives how many bytes came before the body's end."""
+    filled = 0
+    while filled < len(buffer):
+        count = response.readinto(buffer[filled:])
+        if count == 0:
+            break
+        filled += count
+    return filled

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 
 from distconv.errors import InputError
+from distconv.storage.base import Told, ignore
 from distconv.storage.http.ranges import ACCESS, Range
 from distconv.storage.pinning import describe_change
 from distconv.storage.s3.client import Call, connect
@@ -32,12 +33,12 @@ class S3Reader:
             return
         self.read_vector(offset_bytes, (buffer,))
 
-    def read_vector(self, offset_bytes: int, buffers: Sequence[memoryview]) -> None:
+    def read_vector(self, offset_bytes: int, buffers: Sequence[memoryview], told: Told = ignore) -> None:
         """Fill buffers one behind the other from this offset, by one request.
 
         InputError where the object is another one by now, or ends before.
         """
-        wanted = Range(self.path, self.size_bytes, offset_bytes, buffers)
+        wanted = Range(self.path, self.size_bytes, offset_bytes, buffers, told)
         if wanted.next == wanted.end:
             return
 

@@ -9,11 +9,12 @@ import http.client
 import os
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from distconv.errors import ConversionError, InputError
+from distconv.storage.base import Told, ignore
 from distconv.storage.http.ranges import Range
 from distconv.storage.http.retry import TransientError, Window, persist
 from distconv.storage.http.wire import Answer, BrokenError, Connections, Receive
@@ -70,12 +71,19 @@ class Client:
         self._lock = threading.Lock()
         self._answered: set[str] = set()
 
-    def read(self, finder: Finder, remote: Remote, offset_bytes: int, buffer: memoryview) -> None:
+    def read(
+        self,
+        finder: Finder,
+        remote: Remote,
+        offset_bytes: int,
+        buffers: Sequence[memoryview],
+        told: Told = ignore,
+    ) -> None:
         """Fill memory from an offset of a file, by one request.
 
         InputError where the file is another one by now, or ends before; ConversionError where it is refused.
         """
-        wanted = Range(remote.path, remote.size_bytes, offset_bytes, (buffer,))
+        wanted = Range(remote.path, remote.size_bytes, offset_bytes, buffers, told)
         if wanted.next == wanted.end:
             return
         persist(

@@ -1,10 +1,10 @@
 """Files that servers give by ranges: what is known of one, and how it is read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from distconv.storage.base import Access
+from distconv.storage.base import Access, Told, ignore
 from distconv.storage.http.ranges import ACCESS
 
 
@@ -42,8 +42,10 @@ class Finder(Protocol):
 class Read(Protocol):
     """Fills memory from an offset of a file."""
 
-    def __call__(self, finder: Finder, remote: Remote, offset_bytes: int, buffer: memoryview) -> None:
-        """Do so, by one request."""
+    def __call__(
+        self, finder: Finder, remote: Remote, offset_bytes: int, buffers: Sequence[memoryview], told: Told
+    ) -> None:
+        """Do so, by one request, one behind the other."""
 
 
 class RemoteReader:
@@ -58,7 +60,11 @@ class RemoteReader:
 
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
         """Fill the whole buffer from this offset, by one request."""
-        self._read(self._finder, self._remote, offset_bytes, buffer)
+        self.read_vector(offset_bytes, (buffer,))
+
+    def read_vector(self, offset_bytes: int, buffers: Sequence[memoryview], told: Told = ignore) -> None:
+        """Fill buffers one behind the other from this offset, by one request."""
+        self._read(self._finder, self._remote, offset_bytes, buffers, told)
 
     def close(self) -> None:
         """Let go of it; nothing is held."""

@@ -46,7 +46,7 @@ def get(url: str) -> bytes:
     counts: list[int] = []
     connections = Connections(ssl.create_default_context)
     connections.exchange(
-        "GET", url, {}, (), lambda response: counts.append(receive_into(response, [memoryview(found)]))
+        "GET", url, {}, (), lambda response: counts.append(receive_into(response, memoryview(found)))
     )
     connections.close()
     return bytes(found[: counts[0]])
@@ -121,7 +121,7 @@ def test_the_last_answer_of_a_connection_is_read_to_its_end(
 
     def receive(response: http.client.HTTPResponse) -> None:
         head_was_read.set()
-        assert receive_into(response, [memoryview(found)]) == len(CONTENT)
+        assert receive_into(response, memoryview(found)) == len(CONTENT)
 
     connections = Connections(ssl.create_default_context)
     connections.exchange("GET", serve(answer), {}, (), receive)
