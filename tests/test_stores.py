@@ -384,6 +384,29 @@ def test_requests_are_counted_as_the_store_has_them_and_foretold(
     assert f"{sum(sent.values())} requests to other hosts" in "\n".join(report.lines())
 
 
+@pytest.mark.parametrize("name", ["consolidated.01.pth", "tokenizer.model", "params.json"])
+def test_input_that_is_another_at_the_end_is_named_and_the_mark_is_not_set(
+    checkpoint: Write, place: StoredPath, name: str
+) -> None:
+    source = checkpoint(SPEC)
+    stored = place / "in"
+    for path in (*source.iterdir(), source.parent / "tokenizer.model"):
+        if path.is_file():
+            (stored / path.name).write_bytes(path.read_bytes())
+    # By then all weights are read.
+    receipt = f"models/{place.key}/out/{RECEIPT}"
+    assert isinstance(place.store, ObjectStore)
+    place.store.fault(Fault("hold", "CompleteMultipartUpload", receipt, gate=place.key))
+    with started(stored, place / "out") as process:
+        place.store.wait_held(place.key, limit_s=HANG_SECONDS)
+        (stored / name).write_bytes((stored / name).read_bytes())
+        place.store.release(place.key)
+        _said, told = process.communicate()
+    assert process.returncode == 2, told
+    assert f"{stored / name}: written, replaced or touched while it was converted" in told
+    assert not looks_whole(place / "out")
+
+
 def test_damage_in_a_store_is_found(checkpoint: Write, place: StoredPath) -> None:
     distconv.convert(checkpoint(SPEC), place / "out", max_shard_size=200_000)
     path = place / "out/model-00001-of-00002.safetensors"

@@ -20,6 +20,8 @@ class Arrival:
     """Where they begin in that memory."""
     size_bytes: int
     came: int = 0
+    wanted: int = 0
+    """How many are waited for."""
     future: Future[None] = field(default_factory=Future)
 
     def has_come(self, end: int) -> bool:
@@ -41,7 +43,9 @@ class Arrivals:
 
         def told(size_bytes: int) -> None:
             arrival.came = size_bytes
-            self._tell()
+            # Nobody is woken for what is not enough.
+            if 0 < arrival.wanted <= size_bytes:
+                self._tell()
 
         arrival.future = submit(reader.read_vector, offset_bytes, runs, told)
         arrival.future.add_done_callback(lambda _future: self._tell())
@@ -49,11 +53,12 @@ class Arrivals:
 
     def wait(self, arrival: Arrival, end: int) -> None:
         """Wait until all is there that a request brings before this place in the memory; Interrupted where that is not wanted."""
-        while not arrival.has_come(end):
+        arrival.wanted = min(end - arrival.first, arrival.size_bytes)
+        while arrival.came < arrival.wanted:
             if self._stopped():
                 raise Interrupted("stopped")
             with self._changed:
-                if not arrival.future.done() and not arrival.has_come(end):
+                if not arrival.future.done() and arrival.came < arrival.wanted:
                     self._changed.wait(_ASK_SECONDS)
             if arrival.future.done():
                 arrival.future.result()
