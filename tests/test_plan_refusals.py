@@ -1,4 +1,4 @@
-"""What cannot be converted cannot be planned: whatever the small files say, both refuse it in the same words."""
+"""What cannot be converted cannot be planned: whatever the small files say, both tell it in the same words."""
 
 import json
 from collections.abc import Callable
@@ -84,4 +84,11 @@ def test_what_a_conversion_refuses_a_plan_refuses_in_the_same_words(
     ]:
         (place / "in" / path.name).symlink_to(path)
     planned = attempt(lambda: distconv.plan(place / "in", to=to))
-    assert attempt(lambda: distconv.convert(place / "in", place / "out", to=to)) == planned
+    converted = attempt(lambda: distconv.convert(place / "in", place / "out", to=to))
+    if has_tokenizer or to == "meta" or converted == planned:
+        assert converted == planned
+        return
+    # A tokenizer may still come: its lack is a note, until something is made without it.
+    assert converted is not None
+    assert "no tokenizer.model" in converted[1]
+    assert planned is not None or converted[1] in distconv.plan(place / "in", to=to).notes

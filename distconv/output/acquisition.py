@@ -100,7 +100,12 @@ def _claim(
             for path in dead:
                 claim.remove(storage, posixpath.basename(path))
             claim.sweep(storage, is_ours)
-            return claim
+            # Who is held up meanwhile has not begun to beat, and is taken for dead.
+            if claim.holds(storage):
+                return claim
+    except FileNotFoundError:
+        # Of two who claim, one has swept what the other had begun to remove; both begin anew.
+        pass
     except BaseException:
         _release(storage, claim)
         raise

@@ -63,10 +63,12 @@ def read_legal(storage: Storage, paths: Iterable[str]) -> dict[str, bytes]:
 
 
 def make_files(storage: Storage, checkpoint: Checkpoint, plan: Plan) -> dict[str, bytes]:
-    """Make every small file, in the order of writing: the mark is the last one."""
+    """Make every small file, in the order of writing: the mark is the last one; without a tokenizer none of it."""
     config, generation = make_model_config(checkpoint, plan)
     files = read_legal(storage, checkpoint.files.legal)
-    files |= make_tokenizer(checkpoint) | make_processor(checkpoint)
+    if checkpoint.vocabulary is not None:
+        files |= make_tokenizer(checkpoint)
+    files |= make_processor(checkpoint)
     files["generation_config.json"] = to_json(generation)
     files[CONFIG_NAME] = to_json(config)
     return files | make_index_file(plan.files)

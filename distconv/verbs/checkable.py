@@ -18,9 +18,9 @@ from distconv.layout.regions import Region
 from distconv.output.targets import RECEIPT_NAME
 from distconv.storage.base import Storage, join
 from distconv.verbs.options import Options
-from distconv.verbs.sources import open_meta, open_transformers
+from distconv.verbs.sources import open_meta
 from distconv.verbs.trained_input import find_trained_files, take_like
-from distconv.verbs.transformers_model import tell_foreign
+from distconv.verbs.transformers_model import read_model, tell_foreign
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def look_at_model(storage: Storage, options: Options) -> Work:
     find_names: FindNames = find_transformers_names
     try:
         if tell_foreign(storage, files) is None:
-            open_transformers(storage, options)
+            read_model(storage, files, family=options.family)
         else:
             find_names = keep_names
             read_transformers_catalog(storage, files, find_names)

@@ -23,10 +23,10 @@ from distconv.verbs.kinds import Kind, reading_kind
 from distconv.verbs.model_config import choose_longest
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.reports import Report
-from distconv.verbs.sources import open_meta, open_transformers
+from distconv.verbs.sources import open_meta
 from distconv.verbs.tables import Table
 from distconv.verbs.trained_input import find_beside, find_trained_files, take_like
-from distconv.verbs.transformers_model import TransformersModel, tell_foreign
+from distconv.verbs.transformers_model import TransformersModel, read_model, tell_foreign
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -83,10 +83,10 @@ def inspect(
 
 
 def _inspect_transformers(storage: Storage, options: Options) -> Inspection:
-    files = find_transformers_files(storage, options.source)
+    files = find_transformers_files(storage, options.source, options.tokenizer)
     foreign = tell_foreign(storage, files)
     if foreign is None:
-        return _inspect_model(storage, open_transformers(storage, options))
+        return _inspect_model(storage, read_model(storage, files, family=options.family))
     found, rows = describe_foreign(storage, files)
     note = f"{files.folder}: `to='meta'` is refused of this model; `distconv verify {files.folder}` proves whether it is whole"
     return Inspection(found, rows, (*files.notes, foreign, note))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from distconv.formats.meta.catalog import read_catalog
-from distconv.formats.meta.files import SourceFiles, find_files
+from distconv.formats.meta.files import SourceFiles, describe_missing_tokenizer, find_files
 from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
 from distconv.formats.views import TensorView
@@ -141,8 +141,11 @@ def _prepare_transformers(
     options: Options,
     answers: Answers | None,
 ) -> Prepared:
-    # Its lack, too, is told before anybody reads data.
-    take_vocabulary(checkpoint)
+    lacking = []
+    if answers is None and checkpoint.vocabulary is None:
+        lacking.append(describe_missing_tokenizer(checkpoint.files.folder))
+    else:
+        take_vocabulary(checkpoint)  # its lack, too, is told before anybody reads data
     decisions, decided = decide(checkpoint, answers)
     plan = plan_conversion(checkpoint, decisions, options.dtype, options.max_shard_size)
     return Prepared(
@@ -153,6 +156,6 @@ def _prepare_transformers(
         sources=format_count(len(checkpoint.files.shards), "shard"),
         target=TRANSFORMERS,
         shards=None,
-        notes=(*checkpoint.notes, *decided, *describe_plan(plan)),
+        notes=(*checkpoint.notes, *lacking, *decided, *describe_plan(plan)),
         compare=lambda storage, headers, progress: compare_chunks(storage, checkpoint, headers, progress),
     )

@@ -131,7 +131,7 @@ def test_the_bucket_stands_where_the_endpoint_wants_it(
 
 def test_what_is_missing_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "botocore.session", None)
-    with pytest.raises(UsageError, match=r"s3:// needs botocore, .*: pip install 'distconv\[s3\]'"):
+    with pytest.raises(UsageError, match=r"s3://: botocore is not installed: .*'\.\[s3\]'`"):
         extras.need("botocore.session", "s3")
 
 
