@@ -13,14 +13,18 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 pytest.importorskip("botocore", reason="needs the extra s3")
 
 import distconv
 from distconv.cli import main
-from distconv.errors import OutputError
+from distconv.errors import InputError, OutputError
+from distconv.output.identity import Source
 from tests.called import call
 from tests.checkpoints import Spec
 from tests.faults import digest_folder, looks_whole, read_recorded
@@ -523,3 +527,36 @@ def test_a_tokenizer_that_lies_in_a_store_is_opened_for_a_comparison_too(
     (source / name).unlink()
     distconv.convert(source, tmp_path / "out", tokenizer=str(place / name))
     assert distconv.verify(tmp_path / "out", against=source, tokenizer=str(place / name)).ok
+
+
+def save_in_order(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a safetensors file whose tensors lie one behind the other in this order."""
+    header, content = {}, b""
+    for name, tensor in tensors.items():
+        data = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+        offsets = [len(content), len(content) + len(data)]
+        header[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": offsets}
+        content += data
+    said = json.dumps(header).encode().ljust(16 << 10)
+    path.write_bytes(len(said).to_bytes(8, "little") + said + content)
+
+
+def test_a_next_step_that_comes_while_headers_are_read_is_refused(
+    store: ObjectStore, place: StoredPath, checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the same tensors, in another order."""
+    distconv.convert(checkpoint(SPEC), tmp_path / "like")
+    tensors = load_file(tmp_path / "like/model.safetensors")
+    for step, names in (("first", sorted(tensors)), ("next", sorted(tensors, reverse=True))):
+        (tmp_path / step).mkdir()
+        save_in_order(tmp_path / step / "weights.safetensors", {name: tensors[name] for name in names})
+    source, look = share(tmp_path / "first", place), Source.__init__
+
+    def save_next_and_look(*arguments: Any) -> None:
+        share(tmp_path / "next", place)
+        look(*arguments)
+
+    monkeypatch.setattr(Source, "__init__", save_next_and_look)
+    with pytest.raises(InputError, match="written, replaced or touched"):
+        distconv.convert(str(source), tmp_path / "out", like=tmp_path / "like")
+    assert not looks_whole(tmp_path / "out")

@@ -83,6 +83,7 @@ class Ahead:
             self._ask_ahead(left)
             while self._planned:
                 wanted, runs = self._planned.popleft()
+                self._ask_for(runs)
                 yield wanted, [part for one, first, size in runs for part in self._await(one, first, size)]
                 self._give_back(number)
                 number += 1
@@ -113,13 +114,17 @@ class Ahead:
                 return
             self._start(self._upcoming.popleft(), self._cells.list_runs(cells), cells)
 
+    def _ask_for(self, runs: Sequence[Run]) -> None:
+        """Ask for what a block wants and there was no room for, before any of it is waited for."""
+        for one, _first, _size in runs:
+            while one not in self._started:
+                # One block wants more than there is room for, or what it wants lies behind what stays.
+                upcoming = self._upcoming.popleft()
+                self._ranges.close(upcoming)
+                self._start(upcoming, [make_buffer(_need(upcoming))], ())
+
     def _await(self, one: Range, first: int, size_bytes: int) -> list[memoryview]:
         """Give some of a range's bytes."""
-        while one not in self._started:
-            # One block wants more than there is room for, or what it wants lies behind what stays.
-            upcoming = self._upcoming.popleft()
-            self._ranges.close(upcoming)
-            self._start(upcoming, [make_buffer(_need(upcoming))], ())
         reading = self._started[one]
         # A header tells where the range begins, and comes before it.
         if reading.skipped is None:

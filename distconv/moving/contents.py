@@ -97,7 +97,7 @@ class Contents:
             wanted, runs = one
             # What was read is overwritten while blocks wait in a device that takes several.
             if self._device.depth == 1 and _is_straight(self._tensors[wanted.place], wanted.block):
-                parts = _split(wanted, [len(run) for run in runs])
+                parts = _split(wanted, self._tensors[wanted.place], [len(run) for run in runs])
                 if parts is not None:
                     yield from zip(parts, runs, strict=True)
                     continue
@@ -178,10 +178,15 @@ def _is_straight(tensor: OutputTensor, block: Block) -> bool:
     return tensor.dtype == tensor.stored and is_what_was_read(block.pieces, block.elements)
 
 
-def _split(wanted: Wanted, sizes_bytes: Sequence[int]) -> list[Wanted] | None:
-    """Cut a block that is what is read, in one run or several of these sizes; None where that cuts elements."""
+def _split(wanted: Wanted, tensor: OutputTensor, sizes_bytes: Sequence[int]) -> list[Wanted] | None:
+    """Cut a block that is what is read, in one run or several of these sizes.
+
+    None where that cuts elements, or a run of each of several tensors that are stacked.
+    """
     if len(sizes_bytes) == 1:
         return [wanted]
+    if tensor.stacked > 1:
+        return None
     (piece,) = wanted.block.pieces
     if any(size % wanted.unit_bytes for size in sizes_bytes):
         return None

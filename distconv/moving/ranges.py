@@ -9,6 +9,8 @@ from distconv.storage.base import Access
 
 _ON_THEIR_WAY = 4
 """So many ranges are to be on their way while others are used up."""
+_MOST_HALVED = 8
+"""Of so many files ranges are of many cells, so that hardly more is held than is left of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,9 @@ class Ranges:
     """Cuts what blocks read, one after the other, into ranges of a good size.
 
     Of a tensor whose columns lie in many files each block reads a little of all. While the range of one file is used up,
-    what is left of those of the others must stay: with S bytes each, about half of S of every file at once. So the more
-    files, the smaller ranges are; and the first ones are of different sizes, so that afterwards one ends where another
-    is in its middle.
+    what is left of those of the others must stay: with S bytes each, about half of S of every file at once; of many files
+    nearly all, as memory is given back by cells. So the more files, the smaller ranges are; and the first ones are of
+    different sizes, so that afterwards one ends where another is in its middle.
     """
 
     def __init__(self, access: Access) -> None:
@@ -136,7 +138,9 @@ class Ranges:
         return None
 
     def _begin(self, region: Region, first: int, streams: int, number: int) -> Range:
-        share = 2 * self._access.ahead_bytes // (streams + 2 * _ON_THEIR_WAY)
+        share = self._access.ahead_bytes // (streams + _ON_THEIR_WAY)
+        if streams <= _MOST_HALVED:
+            share = 2 * self._access.ahead_bytes // (streams + 2 * _ON_THEIR_WAY)
         size = min(self._access.request_bytes, share)
         left = max(0, region.size_bytes - first)
         good = -(-left // max(1, round(left / max(1, size))))

@@ -81,6 +81,8 @@ class InputFiles:
     small: tuple[str, ...]
     """Files beside the weights that have a part in OUTPUT."""
     read_views: Callable[[Storage], Iterable[TensorView]]
+    read_before: bool = False
+    """Whether headers were read before it was looked which files these are: then they may be another's."""
 
 
 class Source:
@@ -152,13 +154,15 @@ class Source:
         """Raise InputError where any file is not the one of which ``identity`` was made.
 
         Beside names and times headers are read again, with the checksums in them: what a host
-        knows of files on a share may be old. Where a stamp stands for one content that tells nothing more.
+        knows of files on a share may be old. Where a stamp stands for one content that tells nothing more of
+        what was read under it.
         """
         local = [path for path in self._files.small if not is_versioned(path)]
         small = ask_each(partial(digest_file, self._storage), local)
         _refuse(path for path, digest in small.items() if self._small[path] != digest)
         before = identity["source"]
-        if isinstance(before, dict) and not all(map(is_versioned, self._files.weights)):
+        is_known = not self._files.read_before and all(map(is_versioned, self._files.weights))
+        if isinstance(before, dict) and not is_known:
             now = self.describe(self._files.read_views(self.pinned))
             changed = (name for name in now | before if now.get(name) != before.get(name))
             _refuse(posixpath.join(self._files.folder, name) for name in changed)

@@ -10,9 +10,15 @@ from distconv.storage.places import find_scheme
 Result = TypeVar("Result")
 
 
+_VERSIONED = frozenset({"s3", "gs", "az", "hf"})
+
+
 def is_versioned(path: str) -> bool:
-    """Whether a file's stamp stands for one content, as ETags, generations and commits do: times of local files do not."""
-    return find_scheme(path) is not None
+    """Whether a file's stamp stands for one content, as ETags of stores, generations and commits do.
+
+    Times of local files do not, and many a web server makes its ETags of a time in seconds and a size.
+    """
+    return find_scheme(path) in _VERSIONED
 
 
 def ask_each(ask: Callable[[str], Result], paths: Iterable[str]) -> dict[str, Result]:

@@ -101,7 +101,8 @@ def _bands(comparison: _Comparison, made: Made) -> Iterator[tuple[int, "Rows"]]:
     # What a tensor has no box for is told of when it is read.
     paths = [box.view.region.path for box in made.source.boxes] or [ZEROS.path]
     reader = comparison.reading.sources.open(paths[0])
-    yield from read_ahead(partial(_read_band, comparison, made), shape[0], band, reader)
+    size = band * math.prod(shape[1:]) * made.source.dtype.size_bytes
+    yield from read_ahead(partial(_read_band, comparison, made), shape[0], band, reader, size)
 
 
 def _unit_rows(recipe: Recipe, counts: HeadCounts) -> int:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BAND_BYTES = 4 << 20
 """Stays in a core's cache, in which it is gone through several times."""
 _BANDS_AHEAD = 8
-"""Where answers take time."""
+"""Where answers take time, and bands are no larger than they are to be."""
 
 
 def band_rows(columns: int, stored: DType, head: int = 1) -> int:
@@ -77,17 +77,18 @@ def read_bands(
 
 
 def read_ahead(
-    read: Callable[[int, int], "Rows"], rows: int, band: int, reader: Reader
+    read: Callable[[int, int], "Rows"], rows: int, band: int, reader: Reader, band_bytes: int = BAND_BYTES
 ) -> Iterator[tuple[int, "Rows"]]:
     """Give each band of rows as (first row, rows); ``read`` gives so many from a first one on.
 
-    Where answers take time, as those of ``reader`` may, the next ones are read meanwhile.
+    Where answers take time, as those of ``reader`` may, the next ones are read meanwhile: of larger bands fewer.
     """
 
     def read_from(first: int) -> tuple[int, "Rows"]:
         return first, read(first, min(band, rows - first))
 
-    ahead = _BANDS_AHEAD if reader.access.ahead_bytes else 0
+    ahead = min(_BANDS_AHEAD, max(1, _BANDS_AHEAD * BAND_BYTES // max(1, band_bytes)))
+    ahead = ahead if reader.access.ahead_bytes else 0
     yield from map_ahead(read_from, range(0, rows, band), ahead)
 
 

@@ -50,6 +50,7 @@ class TrainedInput:
             (*self.files.weights, *self.like.weight_paths),
             self.like.paths,
             self._read_views,
+            read_before=True,
         )
 
     def read(self, storage: Storage) -> TrainedModel:

@@ -17,6 +17,7 @@ from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import BFLOAT16, FLOAT32, FLOAT64
 from distconv.layout.files import OutputTensor
 from distconv.layout.regions import Region
+from distconv.layout.stripes import stack
 from distconv.moving.cells import Cells, cut
 from distconv.moving.contents import Contents, expect_requests
 from distconv.moving.devices import HostDevice
@@ -133,6 +134,47 @@ def test_what_is_read_ahead_is_made_into_the_same_bytes(
             assert found == case.expected.astype(f"u{case.target.stored.size_bytes}").tobytes()
 
 
+def stack_shares(
+    data: "np.ndarray[tuple[int, int], np.dtype[np.uint16]]", at: int, shards: int
+) -> OutputTensor:
+    """Give the column shares of a matrix, which are written together."""
+    region, share = Region("f", at, data.nbytes, 0, zipped=False), data.shape[1] // shards
+    parts = []
+    for number in range(shards):
+        loops = (Loop(data.shape[0], data.shape[1], 0), Loop(share, 1, 1))
+        copy = Copy(region, number * share, (0, 0), loops)
+        parts.append(OutputTensor("t", "", (data.shape[0], share), BFLOAT16, BFLOAT16, (copy,)))
+    stacked = stack(parts)
+    assert stacked is not None
+    return stacked
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([2, 3, 5, 9, 33]), st.integers(1, 8)), min_size=1, max_size=6),
+    st.integers(300, 1000),
+    st.sampled_from([2, 4]),
+)
+def test_shares_that_are_written_together_are_cut_whole_of_each(
+    sizes: list[tuple[int, int]], request_bytes: int, shards: int
+) -> None:
+    """Memory of 64 bytes a cell, so that a block's lies in several, whose last one has one row."""
+    random = np.random.default_rng(0)
+    matrices = [random.integers(0, 1 << 16, (rows, 32 * units), dtype=np.uint16) for rows, units in sizes]
+    places = np.cumsum([0, *(matrix.nbytes for matrix in matrices)]).tolist()
+    tensors = [stack_shares(matrix, at, shards) for matrix, at in zip(matrices, places, strict=False)]
+    files = {"f": b"".join(matrix.tobytes() for matrix in matrices)}
+    far = Far(files, Access(gap_bytes=64, request_bytes=request_bytes, ahead_bytes=8192))
+    with Sources(far) as sources:  # type: ignore[arg-type]  # it is only read from
+        contents = Contents(tensors, [0] * len(tensors), sources, HostDevice(), 512)
+        for place, matrix in enumerate(matrices):
+            found = [bytearray() for _ in range(shards)]
+            for _block, content, _infinite in contents.of(place):
+                share = len(content) // shards
+                for number in range(shards):
+                    found[number] += content[number * share : (number + 1) * share]
+            assert found == [part.tobytes() for part in np.split(matrix, shards, axis=1)]
+
+
 def matrices(
     count: int, rows: int, row: int, *, shards: int = 1
 ) -> tuple[dict[str, bytes], list[OutputTensor]]:
@@ -180,6 +222,28 @@ def test_no_more_is_asked_for_than_is_to_be_read_ahead() -> None:
             given_bytes += len(content)
             assert sources.bytes_read - given_bytes <= ACCESS.ahead_bytes
     assert len(far.asked) == expect_requests(tensors, ACCESS)
+
+
+def test_of_many_files_what_a_block_wants_is_asked_for_at_once() -> None:
+    """There is room for the ranges of a few of them only."""
+    files, tensors = matrices(1, 60, 16 << 10, shards=16)
+    left, all_asked = itertools.count(15, -1), threading.Event()
+
+    class Together(threading.Event):
+        """Opens once each file has been asked."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            """Wait for the others."""
+            if next(left) <= 0:
+                all_asked.set()
+            assert all_asked.wait(HANG_SECONDS if timeout is None else timeout)
+            return True
+
+    access = replace(ACCESS, ahead_bytes=1 << 20)
+    with Sources(Far(files, access, gate=Together())) as sources:  # type: ignore[arg-type]  # it is only read from
+        contents = Contents(tensors, [0], sources, HostDevice())
+        found = sum(len(content) for _block, content, _infinite in contents.of(0))
+    assert found == tensors[0].size_bytes
 
 
 def test_what_has_come_of_an_answer_is_used_while_the_rest_comes() -> None:
