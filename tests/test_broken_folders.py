@@ -322,6 +322,10 @@ def test_a_head_that_differs_from_the_embedding_to_which_it_is_tied_is_named(fol
         folder
     )
     assert find(folder) == ""
+    tensors(lambda found: found.update({"lm_head.weight": found["model.embed_tokens.weight"].float()}))(
+        folder
+    )
+    assert find(folder) == ""
     configured(tie_word_embeddings=False)(folder)
     assert find(folder) == ""
 

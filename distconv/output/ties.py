@@ -31,9 +31,10 @@ def find_stored_tie(storage: Storage, folder: str, headers: Headers) -> StoredTi
     embeddings = [place for place in places if place[1].endswith(_EMBEDDING)]
     if len(outputs) != 1 or len(embeddings) != 1 or storage.find(config) is None:
         return None
-    (output, at), (embedding, row) = outputs[0], embeddings[0]
-    # Beside text a model may have tokens of sound, whose table the output is not.
-    if headers[output][at].shape != headers[embedding][row].shape:
+    output, embedding = (headers[file][name] for file, name in (*outputs, *embeddings))
+    # Beside text a model may have tokens of sound, whose table the output is not; and what is stored as another
+    # type, which is told, has other bytes of the same values.
+    if (output.shape, output.dtype) != (embedding.shape, embedding.dtype):
         return None
     try:
         found = read_config(storage, config)
