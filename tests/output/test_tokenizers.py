@@ -252,3 +252,22 @@ def test_a_model_that_speaks_has_rows_for_text_beside_those_for_sound(tmp_path: 
     save_tokenizer(folder, models.WordLevel(words, "w0"), [])
     # Codebooks that were not trained are zeros.
     assert not [words for words in distconv.verify(folder).differences if "every value is zero" not in words]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+)
+def test_a_file_that_transformers_cannot_read_for_its_encoding_is_found(
+    folder: Path, name: str, encoding: str
+) -> None:
+    save_tokenizer(folder, MODELS["words"](), SPECIAL)
+    edit(folder / "tokenizer_config.json")
+    assert distconv.verify(folder).ok
+    path = folder / name
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    found = distconv.verify(folder).differences
+    words = f"{path}: not JSON ("
+    assert any(
+        line.startswith(words) and "save it as UTF-8 without a byte order mark" in line for line in found
+    ), found
