@@ -285,6 +285,7 @@ BROKEN: dict[str, tuple[Damage, str]] = {
     "no index": (removed(INDEX), f"neither {INDEX} nor model.safetensors"),
     "an index that is no JSON": (content(INDEX, lambda found: found[:-1]), f"{INDEX}: not JSON"),
     "an index without a map": (put(INDEX), f"{INDEX}: no weight_map"),
+    "an index without metadata": (content(INDEX, lambda found: found.replace(b"metadata", b"meta")), f"{INDEX}: no metadata"),
     "an index that leads elsewhere": (indexed(lambda names: names.update({QUERY: "../x.safetensors"})), "expected a file in this folder"),
 }  # fmt: skip
 
