@@ -285,6 +285,7 @@ BROKEN: dict[str, tuple[Damage, str]] = {
     "no index": (removed(INDEX), f"neither {INDEX} nor model.safetensors"),
     "an index that is no JSON": (content(INDEX, lambda found: found[:-1]), f"{INDEX}: not JSON"),
     "an index without a map": (put(INDEX), f"{INDEX}: no weight_map"),
+    "an index without metadata": (content(INDEX, lambda found: found.replace(b"metadata", b"meta")), f"{INDEX}: no metadata"),
     "an index that leads elsewhere": (indexed(lambda names: names.update({QUERY: "../x.safetensors"})), "expected a file in this folder"),
 }  # fmt: skip
 
@@ -319,6 +320,10 @@ def test_a_head_that_differs_from_the_embedding_to_which_it_is_tied_is_named(fol
     words = "lm_head.weight: differs from model.embed_tokens.weight, and .*config.json says that they are one"
     assert re.search(words, find(folder)), find(folder)
     tensors(lambda found: found.update({"lm_head.weight": found["model.embed_tokens.weight"].clone()}))(
+        folder
+    )
+    assert find(folder) == ""
+    tensors(lambda found: found.update({"lm_head.weight": found["model.embed_tokens.weight"].float()}))(
         folder
     )
     assert find(folder) == ""

@@ -15,6 +15,19 @@ _LONGEST_NUMBER = 40
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
+def decode_json(content: bytes) -> str:
+    """Give the text of JSON, which is UTF-8 without a mark: other programs read nothing else; ValueError otherwise.
+
+    The standard library takes bytes of other encodings, and lets surrogates pass, with which no text can be written.
+    """
+    encoding = json.detect_encoding(content)
+    if encoding != "utf-8":
+        words = "UTF-8 with a byte order mark" if encoding == "utf-8-sig" else encoding.upper()
+        message = f"{words}, which other programs do not read; save it as UTF-8 without a byte order mark"
+        raise ValueError(message)
+    return content.decode()
+
+
 def parse_json(content: bytes) -> object:
     """Parse JSON as the standard library does, but for what it refuses or lets pass.
 
@@ -23,8 +36,7 @@ def parse_json(content: bytes) -> object:
     ValueError for anything that is not JSON, for half a character (a surrogate that has no
     other one), and for a key that is there twice with different values.
     """
-    # Strictly: the standard library lets surrogates pass, with which no text can be written.
-    text = content.decode(json.detect_encoding(content))
+    text = decode_json(content)
     try:
         found: object = json.loads(text, parse_int=_parse_int, object_pairs_hook=_make_object)
         if _SURROGATE.search(text):

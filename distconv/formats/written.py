@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError, OutputError
-from distconv.formats.plain_json import LIMIT_BYTES
+from distconv.formats.plain_json import LIMIT_BYTES, decode_json
 from distconv.formats.views import TensorView
 from distconv.layout.dtypes import DType, contiguous_strides
 from distconv.layout.regions import Region
@@ -47,7 +47,7 @@ Headers = Mapping[str, Mapping[str, Written]]
 def read_object(storage: Storage, path: str) -> dict[str, object]:
     """Read a file that holds a JSON object; OutputError where it does not."""
     try:
-        found = json.loads(read_small(storage, path, LIMIT_BYTES))
+        found = json.loads(decode_json(read_small(storage, path, LIMIT_BYTES)))
     except (ValueError, RecursionError) as error:
         raise OutputError(f"{path}: not JSON ({error})") from None
     except InputError as error:

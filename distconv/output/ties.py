@@ -31,6 +31,11 @@ def find_stored_tie(storage: Storage, folder: str, headers: Headers) -> StoredTi
     embeddings = [place for place in places if place[1].endswith(_EMBEDDING)]
     if len(outputs) != 1 or len(embeddings) != 1 or storage.find(config) is None:
         return None
+    output, embedding = (headers[file][name] for file, name in (*outputs, *embeddings))
+    # Beside text a model may have tokens of sound, whose table the output is not; and what is stored as another
+    # type, which is told, has other bytes of the same values.
+    if (output.shape, output.dtype) != (embedding.shape, embedding.dtype):
+        return None
     try:
         found = read_config(storage, config)
     except InputError:  # which is told elsewhere

@@ -18,11 +18,18 @@ from distconv.sidecars.config import CONFIG_NAME
 from distconv.sidecars.settings import read_config
 from distconv.storage.base import Storage, join, list_files, read_small
 
-_EMBEDDING = re.compile(r"(.*\.)?(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)\.weight")
+_EMBEDDING = re.compile(
+    r"(.*\.)?(embed_tokens|embed_text_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)\.weight"
+)
 """Tables of a row for each token, which some models have more of than vocab_size."""
 _OTHERS = re.compile(r".*\.(model|tiktoken)|(tekken|vocab).*\.json|merges\.txt|.*vocab.*\.txt")
 """Tokenizers of kinds that are not looked at."""
 _SPECIAL = re.compile(r".*_token_id")
+_SIZES = ("vocab_size", "text_vocab_size")
+"""Of text, and where the first counts sounds, of text by the second."""
+_IN_TEXT = frozenset({"eos_token_id", "image_token_id", "video_token_id", "audio_token_id"})
+"""Ids that only what a tokenizer gives or takes can be; others, as forced_bos_token_id, code may know by itself."""
+_SPEAKING = re.compile(r".*(ForCausalLM|ForConditionalGeneration|LMHeadModel)")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _MOST_SHOWN = 4
 
@@ -74,15 +81,18 @@ def find_tokenizer_faults(storage: Storage, output: str, headers: Headers) -> tu
     notes = (
         [f"{found.path}: added tokens that the model has no row for, as {given}: {added}"] if added else []
     )
-    return [*findings, *_find_unknown(found, rows, said)], notes
+    speaks = path in said or _speaks(content)
+    for words, is_fault in _find_unknown(found, rows, said):
+        (findings if is_fault and speaks else notes).append(words)
+    return findings, notes
 
 
 def _find_size(content: Mapping[str, object]) -> int | None:
     inner = content.get("text_config")
     for place in (content, inner if isinstance(inner, dict) else {}):
-        size = place.get("vocab_size")
-        if type(size) is int and size > 0:
-            return size
+        sizes = [size for size in map(place.get, _SIZES) if type(size) is int and size > 0]
+        if sizes:
+            return max(sizes)
     return None
 
 
@@ -99,7 +109,19 @@ def _show_beyond(tokens: _Tokens, rows: int) -> str:
     return shown + (", …" if len(beyond) > _MOST_SHOWN else "")
 
 
-def _find_unknown(found: _Vocabulary, rows: int, said: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
+def _speaks(content: Mapping[str, object]) -> bool:
+    """Whether a model gives text: one that does not never uses the ends that its class has from another's."""
+    names = content.get("architectures")
+    return any(
+        isinstance(name, str) and _SPEAKING.fullmatch(name)
+        for name in (names if isinstance(names, list) else ())
+    )
+
+
+def _find_unknown(
+    found: _Vocabulary, rows: int, said: Mapping[str, Mapping[str, object]]
+) -> Iterator[tuple[str, bool]]:
+    """Tell of special ids without a token or a row, each with whether the model cannot do without."""
     for path, content in said.items():
         inner = content.get("text_config")
         for place in (content, inner if isinstance(inner, dict) else {}):
@@ -110,9 +132,10 @@ def _find_unknown(found: _Vocabulary, rows: int, said: Mapping[str, Mapping[str,
                     if type(number) is not int or number < 0:
                         continue
                     if number not in found:
-                        yield f"{path}: {key} {number:,}, {found.path} has no token of that id"
+                        words = f"{path}: {key} {number:,}, {found.path} has no token of that id"
+                        yield words, key in _IN_TEXT or number >= rows
                     elif number >= rows:
-                        yield f"{path}: {key} {number:,}, the model has {rows:,} rows"
+                        yield f"{path}: {key} {number:,}, the model has {rows:,} rows", True
 
 
 def _read_vocabulary(storage: Storage, output: str) -> _Vocabulary | str:
@@ -189,12 +212,16 @@ def _invert(path: str, found: Mapping[str, object], where: str) -> _Tokens:
     return tokens
 
 
-def _read_names(path: str, content: bytes) -> _Read:
-    return _invert(path, parse_object(path, content), "the file"), {}
+def _read_names(path: str, content: bytes) -> _Read | None:
+    """Read vocab.json; None of one that has a vocabulary for each language."""
+    found = parse_object(path, content)
+    if found and all(isinstance(value, dict) for value in found.values()):
+        return None
+    return _invert(path, found, "the file"), {}
 
 
 def _read_lines(_path: str, content: bytes) -> _Read:
-    return dict(enumerate(content.decode(errors="replace").removesuffix("\n").split("\n"))), {}
+    return dict(enumerate(content.decode(errors="replace").rstrip("\r\n").split("\n"))), {}
 
 
 def _read_pieces(_path: str, content: bytes) -> _Read | None:

@@ -356,7 +356,7 @@ def test_a_few_of_many_wrong_names_are_shown(tmp_path: Path) -> None:
         (b"{", "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
         (
             b"\xff\xfe",
-            "not JSON (Expecting value: line 1 column 1 (char 0)); it is unknown content (first bytes ff fe)",
+            "not JSON (UTF-16, which other programs do not read; save it as UTF-8 without a byte order mark); it is unknown content (first bytes ff fe)",
         ),
         (b"[" * 100_000, "not JSON (nested too deeply); it is JSON text"),
         (

@@ -4,15 +4,23 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
 from tokenizers import Tokenizer, models
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    CsmConfig,
+    CsmForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+)
 
 import distconv
 from tests.checkpoints import Spec
-from tests.foreign_folders import SIZES, save_dense
+from tests.foreign_folders import SIZES, save_dense, save_model
 
 ROWS = int(str(SIZES["vocab_size"]))
 WORDS = [f"w{number}" for number in range(ROWS - 6)]
@@ -86,9 +94,11 @@ def test_special_ids_that_the_tokenizer_lacks_are_named_and_those_that_are_not_u
     assert distconv.verify(folder).differences == (
         f"{folder}/generation_config.json: eos_token_id 63, {folder}/tokenizer.json has no token of that id",
     )
-    edit(folder / "config.json", bos_token_id=61)
+    edit(folder / "config.json", image_token_id=61)
     found = distconv.verify(folder).differences
-    assert f"{folder}/config.json: bos_token_id 61, {folder}/tokenizer.json has no token of that id" in found
+    assert (
+        f"{folder}/config.json: image_token_id 61, {folder}/tokenizer.json has no token of that id" in found
+    )
 
 
 def cut(path: Path) -> None:
@@ -155,7 +165,7 @@ def test_tokens_in_files_of_older_versions_count(folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(WORDS)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     assert distconv.verify(folder).ok
-    edit(folder / "generation_config.json", pad_token_id=60)
+    edit(folder / "generation_config.json", eos_token_id=60)
     assert not distconv.verify(folder).ok
     edit(folder / "added_tokens.json", **{"<pad>": 60})
     assert distconv.verify(folder).ok
@@ -167,7 +177,7 @@ def test_tokens_in_files_of_older_versions_count(folder: Path) -> None:
         (folder / name).unlink()
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in (*WORDS, *"abc")))
     assert distconv.verify(folder).ok
-    edit(folder / "generation_config.json", pad_token_id=61)
+    edit(folder / "generation_config.json", eos_token_id=61)
     assert not distconv.verify(folder).ok
 
 
@@ -177,3 +187,87 @@ def test_a_tokenizer_that_distconv_made_fits_without_a_receipt_too(
     distconv.convert(checkpoint(Spec("llama-3")), tmp_path / "out", instruct=True)
     (tmp_path / "out/distconv.json").unlink()
     assert distconv.verify(tmp_path / "out").ok
+
+
+def test_ids_that_code_knows_by_itself_are_a_note_where_the_model_has_a_row_for_them(folder: Path) -> None:
+    save_tokenizer(folder, MODELS["words"](), SPECIAL)
+    # As M2M100's languages and BLIP's beginning are in no vocabulary.
+    edit(folder / "generation_config.json", forced_bos_token_id=62)
+    report = distconv.verify(folder)
+    assert report.ok
+    words = f"{folder}/generation_config.json: forced_bos_token_id 62, {folder}/tokenizer.json has no token of that id"
+    assert words in report.notes
+    edit(folder / "generation_config.json", forced_bos_token_id=ROWS)
+    assert not distconv.verify(folder).ok
+
+
+def test_ends_that_a_class_has_from_another_are_a_note_where_the_model_gives_no_text(tmp_path: Path) -> None:
+    sizes = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "image_size": 32, "patch_size": 16,
+    }  # fmt: skip
+    config = SiglipConfig(text_config={**sizes, "vocab_size": ROWS}, vision_config=sizes)
+    folder = save_model(tmp_path / "model", SiglipModel, config, "1GB")
+    save_tokenizer(folder, MODELS["words"](), SPECIAL)
+    report = distconv.verify(folder)
+    assert report.ok, report.differences
+    assert (
+        f"{folder}/config.json: eos_token_id 49,407, {folder}/tokenizer.json has no token of that id"
+        in report.notes
+    )
+
+
+def test_a_vocabulary_for_each_language_is_not_looked_at(folder: Path) -> None:
+    (folder / "vocab.json").write_text(json.dumps({"eng": {"<pad>": 0, "a": 1}, "fra": {"<pad>": 0, "b": 1}}))
+    report = distconv.verify(folder)
+    assert report.ok, report.differences
+    assert f"{folder}/vocab.json: a tokenizer of a kind that is not looked at" in report.notes
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n\r\n"])
+def test_empty_lines_at_the_end_of_a_vocabulary_are_no_tokens(folder: Path, end: str) -> None:
+    (folder / "vocab.txt").write_text("\n".join(f"w{number}" for number in range(ROWS)) + end)
+    report = distconv.verify(folder)
+    assert report.ok, report.differences
+
+
+def test_a_model_that_speaks_has_rows_for_text_beside_those_for_sound(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "num_codebooks": 4, "vocab_size": 19,
+    }  # fmt: skip
+    sound = {
+        "model_type": "mimi", "num_filters": 4, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 16, "codebook_size": 16, "codebook_dim": 8,
+        "vector_quantization_hidden_dimension": 8, "upsample_groups": 32, "num_quantizers": 4,
+        "num_semantic_quantizers": 1,
+    }  # fmt: skip
+    deep = {**sizes, "backbone_hidden_size": 32, "max_position_embeddings": 5}
+    config = CsmConfig(
+        **sizes, text_vocab_size=100, depth_decoder_config=deep, codec_config=sound, codebook_pad_token_id=18,
+        codebook_eos_token_id=0, bos_token_id=1, pad_token_id=2, audio_token_id=3, audio_eos_token_id=4,
+    )  # fmt: skip
+    folder = save_model(tmp_path / "model", CsmForConditionalGeneration, config, "1GB")
+    words = {f"w{number}": number for number in range(100)}
+    save_tokenizer(folder, models.WordLevel(words, "w0"), [])
+    # Codebooks that were not trained are zeros.
+    assert not [words for words in distconv.verify(folder).differences if "every value is zero" not in words]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+)
+def test_a_file_that_transformers_cannot_read_for_its_encoding_is_found(
+    folder: Path, name: str, encoding: str
+) -> None:
+    save_tokenizer(folder, MODELS["words"](), SPECIAL)
+    edit(folder / "tokenizer_config.json")
+    assert distconv.verify(folder).ok
+    path = folder / name
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    found = distconv.verify(folder).differences
+    words = f"{path}: not JSON ("
+    assert any(
+        line.startswith(words) and "save it as UTF-8 without a byte order mark" in line for line in found
+    ), found

@@ -108,3 +108,5 @@ def find_index_differences(storage: Storage, output: str, headers: Headers) -> I
         for name, tensors in headers.items()
     }
     yield from check_index(index, places)
+    if not isinstance(read_object(storage, path).get("metadata"), dict):
+        yield f"{path}: no metadata, expected an object, which may be empty: Transformers loads no index without it"
