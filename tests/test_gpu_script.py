@@ -80,6 +80,8 @@ def test_the_script_runs_to_its_end_without_a_gpu(tmp_path: Path) -> None:
         "--small",
         "--minutes",
         "30",
+        "--wheels",
+        tmp_path / "none",
         "--ram",
         tmp_path,
         "--out",
