@@ -79,6 +79,11 @@ def list_some(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + more
 
 
+def list_first(names: Sequence[str], most: int) -> str:
+    """Give the first of many names, where how many there are more says little: ``a, b, …``."""
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
+
+
 def format_duration(seconds: float) -> str:
     """Give a duration as people say it: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from distconv.errors import name_option
 from distconv.families.known import ALL_FAMILIES
-from distconv.humanize import format_count, write_size
+from distconv.humanize import format_count, list_first, write_size
 from distconv.moving.shared import UnfinishedFile
 from distconv.output.state import Found, read_record
 from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TARGETS, TRANSFORMERS
@@ -79,8 +79,7 @@ def _count_parts(unfinished: Mapping[str, UnfinishedFile], names: set[str]) -> s
 def describe_difference(found: Found, identity: Mapping[str, object]) -> str:
     """Say what stands in OUTPUT that is not this very conversion, each option as before and as now."""
     if JOURNAL_NAME not in found.entries and RECEIPT_NAME not in found.entries:
-        names = sorted(found.entries)
-        return f"other files ({', '.join(names[:_MOST_SHOWN])}{', …' if len(names) > _MOST_SHOWN else ''})"
+        return f"other files ({list_first(sorted(found.entries), _MOST_SHOWN)})"
     if not isinstance(found.conversion, dict):
         return f"an unreadable {JOURNAL_NAME if JOURNAL_NAME in found.entries else RECEIPT_NAME}"
     before = _UNSAID | found.conversion
@@ -96,8 +95,7 @@ def _describe_change(key: str, before: object, now: object) -> str:
     if isinstance(now, dict):
         then = before if isinstance(before, dict) else {}
         changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
-        more = ", …" if len(changed) > _MOST_SHOWN else ""
-        return f"{_DECIDED.get(key, key)} changed since: {', '.join(changed[:_MOST_SHOWN])}{more}"
+        return f"{_DECIDED.get(key, key)} changed since: {list_first(changed, _MOST_SHOWN)}"
     if key not in _OPTIONS:
         return f"{_DECIDED.get(key, key)} {_show(before)} before, {_show(now)} now"
     return f"{_name(key, before, now)} before, {_name(key, now, before)} now"

@@ -12,6 +12,7 @@ from distconv.errors import InputError
 from distconv.formats.plain_json import parse_object
 from distconv.formats.protobuf import read_fields
 from distconv.formats.written import Headers
+from distconv.humanize import list_first
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.values import show
 from distconv.sidecars.config import CONFIG_NAME
@@ -105,8 +106,7 @@ def _list_rows(headers: Headers) -> Iterator[int]:
 
 def _show_beyond(tokens: _Tokens, rows: int) -> str:
     beyond = sorted(number for number in tokens if number >= rows)
-    shown = ", ".join(f"{show(tokens[number])} ({number:,})" for number in beyond[:_MOST_SHOWN])
-    return shown + (", …" if len(beyond) > _MOST_SHOWN else "")
+    return list_first([f"{show(tokens[number])} ({number:,})" for number in beyond], _MOST_SHOWN)
 
 
 def _speaks(content: Mapping[str, object]) -> bool:

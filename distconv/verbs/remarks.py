@@ -11,6 +11,7 @@ from distconv.formats.meta.catalog import Catalog
 from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.params import Params
 from distconv.formats.views import is_disproved
+from distconv.humanize import list_first
 from distconv.sidecars.tokenizer import Vocabulary
 
 _MOST_SHOWN = 4
@@ -37,14 +38,14 @@ def note_buffers(catalog: Catalog) -> Iterator[str]:
     """Name the buffers that a trainer saved along; Meta's own frequencies are no news."""
     found = [name for name in _find_names(catalog, BUFFERS) if name not in _find_names(catalog, FREQUENCIES)]
     if found:
-        yield f"{len(found):,} buffers that follow from the configuration are left out ({_show(found)})"
+        yield f"{len(found):,} buffers that follow from the configuration are left out ({list_first(found, _MOST_SHOWN)})"
 
 
 def note_frequencies(catalog: Catalog) -> Iterator[str]:
     """Say where Meta's own frequencies are left out of Meta's own layout."""
     found = _find_names(catalog, FREQUENCIES)
     if found:
-        yield f"{_show(found)}: left out; Meta's code computes what follows from {PARAMS_NAME}"
+        yield f"{list_first(found, _MOST_SHOWN)}: left out; Meta's code computes what follows from {PARAMS_NAME}"
 
 
 def note_unlike_copies(matches: Sequence[Match]) -> Iterator[str]:
@@ -56,17 +57,13 @@ def note_unlike_copies(matches: Sequence[Match]) -> Iterator[str]:
     ]
     if found:
         yield (
-            f"{_show([match.source for match in found])}: each shard has the whole, and they differ; taken from "
+            f"{list_first([match.source for match in found], _MOST_SHOWN)}: each shard has the whole, and they differ; taken from "
             f"{found[0].views[0].region.path}"
         )
 
 
 def _find_names(catalog: Catalog, patterns: Sequence[str]) -> list[str]:
     return [name for name in catalog.names() if any(re.fullmatch(pattern, name) for pattern in patterns)]
-
-
-def _show(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST_SHOWN]) + (", …" if len(names) > _MOST_SHOWN else "")
 
 
 def note_copies(catalog: Catalog) -> Iterator[str]:
