@@ -7,10 +7,10 @@ from distconv.errors import InputError
 from distconv.formats.written import Headers
 from distconv.output.contents import Seen
 from distconv.sidecars.config import CONFIG_NAME
-from distconv.sidecars.settings import read_config
+from distconv.sidecars.settings import list_places, read_config
 from distconv.storage.base import Storage, join
 
-_KEY, _TEXT = "tie_word_embeddings", "text_config"
+_KEY = "tie_word_embeddings"
 _OUTPUT, _EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 
 
@@ -40,8 +40,7 @@ def find_stored_tie(storage: Storage, folder: str, headers: Headers) -> StoredTi
         found = read_config(storage, config)
     except InputError:  # which is told elsewhere
         return None
-    inner = found.get(_TEXT)
-    said = found.get(_KEY, inner.get(_KEY) if isinstance(inner, Mapping) else None)
+    said = next((place[_KEY] for place in list_places(found) if _KEY in place), None)
     return StoredTie(outputs[0], embeddings[0], config) if said is True else None
 
 

@@ -16,7 +16,7 @@ from distconv.humanize import list_first
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.values import show
 from distconv.sidecars.config import CONFIG_NAME
-from distconv.sidecars.settings import read_config
+from distconv.sidecars.settings import list_places, read_config
 from distconv.storage.base import Storage, join, list_files, read_small
 
 _EMBEDDING = re.compile(
@@ -89,8 +89,7 @@ def find_tokenizer_faults(storage: Storage, output: str, headers: Headers) -> tu
 
 
 def _find_size(content: Mapping[str, object]) -> int | None:
-    inner = content.get("text_config")
-    for place in (content, inner if isinstance(inner, dict) else {}):
+    for place in list_places(content):
         sizes = [size for size in map(place.get, _SIZES) if type(size) is int and size > 0]
         if sizes:
             return max(sizes)
@@ -123,8 +122,7 @@ def _find_unknown(
 ) -> Iterator[tuple[str, bool]]:
     """Tell of special ids without a token or a row, each with whether the model cannot do without."""
     for path, content in said.items():
-        inner = content.get("text_config")
-        for place in (content, inner if isinstance(inner, dict) else {}):
+        for place in list_places(content):
             for key, value in place.items():
                 numbers = value if isinstance(value, list) else [value]
                 for number in numbers if _SPECIAL.fullmatch(key) else ():

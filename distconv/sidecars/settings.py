@@ -5,7 +5,7 @@ names any of these is kept, and no number is larger than a model of the tensors 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from distconv.formats.plain_json import parse_object
 from distconv.storage.base import Storage, join, read_small
@@ -44,11 +44,17 @@ def take_settings(
     return _take(content, max(most, _LARGEST), max(len(shapes), least_tensors), 0)
 
 
+def list_places(content: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    """Give a config, and what it says of the text model of one that does more."""
+    yield content
+    inner = content.get("text_config")
+    if isinstance(inner, dict):
+        yield inner
+
+
 def read_declared_dtype(storage: Storage, path: str) -> str | None:
     """Give the type in which config.json says that the weights are, by torch's name; None where it says nothing."""
-    content = read_config(storage, path)
-    inner = content.get("text_config")
-    for place in (content, inner if isinstance(inner, dict) else {}):
+    for place in list_places(read_config(storage, path)):
         for key in ("dtype", "torch_dtype"):
             value = place.get(key)
             if isinstance(value, str) and value != "auto":
