@@ -9,7 +9,7 @@ from distconv.formats.meta.archive import locate_data
 from distconv.layout.regions import ZEROS, Region
 from distconv.moving.pieces import Piece
 from distconv.moving.spans import Spans
-from distconv.storage.base import LOCAL_ACCESS, Reader, Storage, Told, ignore, opened, read_each
+from distconv.storage.base import LOCAL_ACCESS, Reader, Storage, opened
 from distconv.storage.memory import make_buffer
 from distconv.storage.window import read_by_windows
 
@@ -17,7 +17,7 @@ _SCALE_WINDOW_BYTES = 256 << 10
 """Of a file of scales, of which each block wants a few kilobytes, and the next one the same or what follows."""
 
 
-class ZeroReader:
+class ZeroReader(Reader):
     """What is read where nothing is stored."""
 
     path = ZEROS.path
@@ -27,15 +27,6 @@ class ZeroReader:
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:  # noqa: ARG002
         """Fill the buffer with zeros."""
         buffer[:] = bytes(len(buffer))
-
-    def read_vector(
-        self,
-        offset_bytes: int,
-        buffers: Sequence[memoryview],
-        told: Told = ignore,  # noqa: ARG002
-    ) -> None:
-        """Fill all buffers with zeros."""
-        read_each(self, offset_bytes, buffers)
 
     def close(self) -> None:
         """There is nothing to let go of."""

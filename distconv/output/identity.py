@@ -147,7 +147,10 @@ class Source:
 
         FileNotFoundError where one is not to be seen, which on a share may pass.
         """
-        now = _look(self._storage, self._files.weights)
+        self._compare_stamps(self._files.weights)
+
+    def _compare_stamps(self, paths: Iterable[str]) -> None:
+        now = _look(self._storage, paths)
         _refuse(path for path, entry in now.items() if entry.stamp != self._entries[path].stamp)
 
     def prove(self, identity: Mapping[str, object]) -> None:
@@ -166,8 +169,7 @@ class Source:
             now = self.describe(self._files.read_views(self.pinned))
             changed = (name for name in now | before if now.get(name) != before.get(name))
             _refuse(posixpath.join(self._files.folder, name) for name in changed)
-        now_small = _look(self._storage, (path for path in self._files.small if is_versioned(path)))
-        _refuse(path for path, entry in now_small.items() if entry.stamp != self._entries[path].stamp)
+        self._compare_stamps(path for path in self._files.small if is_versioned(path))
         # After their headers: those were of these very files.
         self.check()
 

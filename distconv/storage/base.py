@@ -70,11 +70,19 @@ class Reader(Protocol):
     def read_into(self, offset_bytes: int, buffer: memoryview) -> None:
         """Fill the whole buffer from this offset; a file that ends before is an InputError."""
 
-    def read_vector(self, offset_bytes: int, buffers: Sequence[memoryview], told: Told = ignore) -> None:
+    def read_vector(
+        self,
+        offset_bytes: int,
+        buffers: Sequence[memoryview],
+        told: Told = ignore,  # noqa: ARG002  of what is there at once nothing is told
+    ) -> None:
         """Fill buffers one behind the other from this offset; where reads are requests, by one.
 
         ``told`` may hear, now and then, how many bytes are there.
         """
+        for buffer in buffers:
+            self.read_into(offset_bytes, buffer)
+            offset_bytes += len(buffer)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -234,13 +242,6 @@ def read_range(reader: Reader, offset_bytes: int, size_bytes: int) -> bytearray:
     found = bytearray(size_bytes)
     reader.read_into(offset_bytes, memoryview(found))
     return found
-
-
-def read_each(reader: Reader, offset_bytes: int, buffers: Sequence[memoryview]) -> None:
-    """Fill buffers one behind the other, each by itself."""
-    for buffer in buffers:
-        reader.read_into(offset_bytes, buffer)
-        offset_bytes += len(buffer)
 
 
 @contextlib.contextmanager

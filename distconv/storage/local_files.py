@@ -3,10 +3,10 @@
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from distconv.errors import ConversionError, InputError
-from distconv.storage.base import LOCAL_ACCESS, Buffer, Told, ignore, read_each
+from distconv.storage.base import LOCAL_ACCESS, Buffer, Reader
 from distconv.storage.fencing import add_name, make_attempt, publish_file
 from distconv.storage.pinning import make_stamp
 from distconv.storage.space import reserve
@@ -16,7 +16,7 @@ FLUSH_BYTES = 256 << 20
 commit must not take, on storage that many share, the time of a whole file of which nothing was durable."""
 
 
-class LocalReader:
+class LocalReader(Reader):
     """A local file, read by explicit positioned reads."""
 
     access = LOCAL_ACCESS
@@ -50,15 +50,6 @@ class LocalReader:
                     f"expected data up to byte {offset_bytes + len(buffer):,}; the file is truncated"
                 )
             done += count
-
-    def read_vector(
-        self,
-        offset_bytes: int,
-        buffers: Sequence[memoryview],
-        told: Told = ignore,  # noqa: ARG002
-    ) -> None:
-        """Fill buffers one behind the other from this offset."""
-        read_each(self, offset_bytes, buffers)
 
     def close(self) -> None:
         """Let go of the file."""
