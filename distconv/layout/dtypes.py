@@ -1,7 +1,7 @@
 """What a tensor's elements are: the data types and their names in each format."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -23,6 +23,11 @@ class DType:
     def __str__(self) -> str:
         """Show torch's name."""
         return self.name
+
+
+def name_dtypes(found: Iterable[DType]) -> list[str]:
+    """Name types once each, the widest first."""
+    return [dtype.name for dtype in sorted(set(found), key=lambda dtype: -dtype.rank)]
 
 
 BFLOAT16 = DType("bfloat16", "BF16", 2, 13, is_float=True)

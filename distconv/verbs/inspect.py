@@ -10,7 +10,7 @@ from distconv.families.llama import Family
 from distconv.families.translate import Decisions, join_ranks, list_shard_counts, make_targets
 from distconv.formats.safetensors.folder import find_transformers_files
 from distconv.humanize import format_choice, format_count, format_size
-from distconv.layout.dtypes import BFLOAT16, STORABLE, DType
+from distconv.layout.dtypes import BFLOAT16, STORABLE, name_dtypes
 from distconv.layout.files import OutputTensor
 from distconv.sidecars.settings import read_chat_template
 from distconv.storage.base import PathLike, Storage
@@ -110,7 +110,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     head_dim = checkpoint.dimensions.head_dim
     # They are counted whatever they are stored as.
     parameters = _count_elements(make_targets(checkpoint.matches, head_dim, decisions, BFLOAT16))
-    dtypes = _sort_dtypes({match.views[0].dtype for match in checkpoint.matches})
+    dtypes = name_dtypes(match.views[0].dtype for match in checkpoint.matches)
     counts = _list_counts(checkpoint, decisions)
     found = {
         "format": "meta",
@@ -158,7 +158,7 @@ def _inspect_model(storage: Storage, model: TransformersModel) -> Inspection:
     config, files = model.config, model.files
     views = model.catalog.tensors.values()
     parameters = sum(math.prod(view.shape) for view in views)
-    dtypes = _sort_dtypes({view.dtype for view in views} & set(STORABLE))
+    dtypes = name_dtypes({view.dtype for view in views} & set(STORABLE))
     counts = list_shard_counts(list(model.whole_tensors()), model.dimensions.head_dim)
     choice = format_choice(counts, "shard")
     params = json.loads(model.make_params())
@@ -261,8 +261,3 @@ def _layer_rows(sizes: ModelDimensions) -> list[tuple[str, str]]:
         ("layers", text),
         ("vision", f"{encoder}, dim {vision.width}, tiles of {vision.image_size} pixels"),
     ]
-
-
-def _sort_dtypes(found: set[DType]) -> list[str]:
-    """Name the types that tensors are stored in, the widest first."""
-    return [dtype.name for dtype in sorted(found, key=lambda dtype: -dtype.rank)]

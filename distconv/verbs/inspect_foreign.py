@@ -6,6 +6,7 @@ from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles
 from distconv.formats.safetensors.names import keep_names
 from distconv.humanize import format_count, format_size, list_some
+from distconv.layout.dtypes import name_dtypes
 from distconv.output.values import show
 from distconv.sidecars.settings import read_config
 from distconv.storage.base import Storage
@@ -20,7 +21,7 @@ def describe_foreign(storage: Storage, files: TransformersFiles) -> tuple[dict[s
     catalog = read_transformers_catalog(storage, files, keep_names)
     views = catalog.tensors.values()
     elements = sum(math.prod(view.shape) for view in views)
-    dtypes = [dtype.name for dtype in sorted({view.dtype for view in views}, key=lambda dtype: -dtype.rank)]
+    dtypes = name_dtypes(view.dtype for view in views)
     kind, built = config.get("model_type"), config.get("architectures")
     classes = [name for name in built if isinstance(name, str)] if isinstance(built, list) else []
     found: dict[str, object] = {

@@ -1,6 +1,5 @@
 """A file a rank, each with a state dict of ``DTensor`` parts, as verl and SkyRL save them."""
 
-import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from distconv.formats.boxes import Box, BoxedTensor, Described, Extents, Trained
 from distconv.formats.dcp.dtensors import LANGUAGE, PartMark, Runs
 from distconv.formats.marks import TensorMark
 from distconv.formats.meta.archive import read_archive
-from distconv.formats.views import make_view
+from distconv.formats.views import checksum_of, make_view
 from distconv.humanize import shorten
 from distconv.layout.regions import Region
 from distconv.storage.base import Storage, join, opened
@@ -80,8 +79,7 @@ def _find_other_copy(files: Sequence[_Marks], name: str) -> str | None:
         if name not in file:
             continue
         mark, region = file[name]
-        # Other tensors of the same record may differ.
-        if not region.crc32 or mark.storage.size_bytes() != math.prod(mark.shape) * mark.dtype.size_bytes:
+        if not checksum_of(make_view(name, mark, region)):
             continue
         part = (mark.runs if isinstance(mark, PartMark) else None, mark.shape, mark.strides)
         known = first.setdefault(part, region)
