@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 from distconv.errors import DistconvError, InputError
 from distconv.families.llama import Family
-from distconv.formats.meta.files import describe_missing_tokenizer
 from distconv.formats.safetensors.chunks import make_index_file
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.planning.plan import Plan
@@ -15,21 +14,6 @@ from distconv.sidecars.tokenizer import Vocabulary, make_tokenizer_files
 from distconv.storage.base import Storage, read_small
 from distconv.verbs.checkpoint import Checkpoint
 from distconv.verbs.model_config import choose_longest, make_model_config, make_processor
-
-
-def make_tokenizer(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Make the tokenizer's files for a checkpoint; InputError where it has none."""
-    choice, context = checkpoint.choice, choose_longest(checkpoint)
-    return make_family_tokenizer(
-        take_vocabulary(checkpoint), choice.family, context, instruct=choice.instruct
-    )
-
-
-def take_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
-    """Give what the tokenizer's file holds; InputError where there is none."""
-    if checkpoint.vocabulary is None:
-        raise InputError(describe_missing_tokenizer(checkpoint.files.folder))
-    return checkpoint.vocabulary
 
 
 def make_family_tokenizer(
@@ -67,7 +51,10 @@ def make_files(storage: Storage, checkpoint: Checkpoint, plan: Plan) -> dict[str
     config, generation = make_model_config(checkpoint, plan)
     files = read_legal(storage, checkpoint.files.legal)
     if checkpoint.vocabulary is not None:
-        files |= make_tokenizer(checkpoint)
+        choice, context = checkpoint.choice, choose_longest(checkpoint)
+        files |= make_family_tokenizer(
+            checkpoint.vocabulary, choice.family, context, instruct=choice.instruct
+        )
     files |= make_processor(checkpoint)
     files["generation_config.json"] = to_json(generation)
     files[CONFIG_NAME] = to_json(config)

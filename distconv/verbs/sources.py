@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from distconv.errors import InputError
 from distconv.formats.meta.catalog import read_catalog
 from distconv.formats.meta.files import SourceFiles, describe_missing_tokenizer, find_files
 from distconv.formats.safetensors.catalog import read_transformers_catalog
@@ -13,7 +14,7 @@ from distconv.output.state import find_decisions
 from distconv.output.targets import TARGETS, TRANSFORMERS
 from distconv.planning.plan import describe_plan
 from distconv.storage.base import Storage
-from distconv.verbs.assembly import make_files, take_vocabulary
+from distconv.verbs.assembly import make_files
 from distconv.verbs.checkpoint import (
     Checkpoint,
     choose_dtype,
@@ -141,11 +142,10 @@ def _prepare_transformers(
     options: Options,
     answers: Answers | None,
 ) -> Prepared:
-    lacking = []
-    if answers is None and checkpoint.vocabulary is None:
-        lacking.append(describe_missing_tokenizer(checkpoint.files.folder))
-    else:
-        take_vocabulary(checkpoint)  # its lack, too, is told before anybody reads data
+    has_tokenizer = checkpoint.vocabulary is not None
+    lacking = () if has_tokenizer else (describe_missing_tokenizer(checkpoint.files.folder),)
+    if lacking and answers is not None:  # which read data
+        raise InputError(*lacking)
     decisions, decided = decide(checkpoint, answers)
     plan = plan_conversion(checkpoint, decisions, options.dtype, options.max_shard_size)
     return Prepared(
