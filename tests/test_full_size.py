@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig
 
-from tests.checkpoints import LLAMA_2_70B, LLAMA_31_405B_MP16, write_sparse
-from tests.dcp_sparse import list_shapes, write_sparse_dcp
+from tests.checkpoints import LLAMA_2_70B, LLAMA_31_405B_MP16, shapes, write_sparse
+from tests.dcp_ranks import write_sparse_ranks
 from tests.image_checkpoints import Llama4Spec, VisionSpec, write_sparse_images
 from tests.sidecars.conftest import packaged_file
 
@@ -69,7 +69,7 @@ def test_405b_in_16_shards_is_planned_with_8_key_heads(tmp_path: Path) -> None:
 def test_what_512_ranks_saved_of_a_405b_is_planned(tmp_path: Path) -> None:
     # A tenth of its layers: 58,000 items, of which the whole model's 512 ranks save 582,000.
     spec = replace(LLAMA_31_405B_MP16, kv_heads=8, layers=12)
-    source = write_sparse_dcp(tmp_path / "in", spec, 512)
+    source = write_sparse_ranks(tmp_path / "in", spec, 512)
     (tmp_path / "like").mkdir()
     config = LlamaConfig(
         hidden_size=spec.dim, num_hidden_layers=spec.layers, num_attention_heads=spec.heads, num_key_value_heads=8,
@@ -77,7 +77,7 @@ def test_what_512_ranks_saved_of_a_405b_is_planned(tmp_path: Path) -> None:
     )  # fmt: skip
     config.save_pretrained(tmp_path / "like")
     found = plan(source, "--like", tmp_path / "like", "--dtype", "bfloat16")
-    parameters = sum(math.prod(shape) for shape in list_shapes(spec).values())
+    parameters = sum(math.prod(shape) for _name, shape, _axis in shapes(spec))
     assert found["read_bytes"] == 4 * parameters
     assert sum(file["tensors"] for file in found["files"]) == 9 * spec.layers + 3
     assert 2 * parameters < found["write_bytes"] < 2 * parameters + (1 << 20)

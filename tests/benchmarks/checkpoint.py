@@ -1,23 +1,13 @@
 """Checkpoints of real layer shapes, of noise that no file system can compress away."""
 
-import io
 import json
-import pickle
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
-)
 
 from tests.checkpoints import Spec, cut, shapes, write_params, write_tiktoken
+from tests.dcp_ranks import save_item, write_ranks
 from tests.image_checkpoints import Llama4Spec
 
 NOISE_ELEMENTS = 1 << 20
@@ -64,26 +54,10 @@ def write_noisy_experts(folder: Path, spec: Llama4Spec) -> Path:
 
 def write_noisy_ranks(folder: Path, spec: Spec, ranks: int) -> Path:
     """Write what so many ranks save of a model that FSDP2 cut by rows, under torchtitan's names: one file each."""
-    folder.mkdir(parents=True)
     noise = _make_noise()
-    tensors, places = {}, {}
-    with ExitStack() as stack:
-        files = [stack.enter_context((folder / f"__{rank}_0.distcp").open("wb")) for rank in range(ranks)]
-        for name, shape, _axis in shapes(spec):
-            boxes = []
-            for rank, part in enumerate(torch.empty(shape, dtype=torch.bfloat16, device="meta").chunk(ranks)):
-                first = torch.Size((rank * -(-shape[0] // ranks), *(0,) * (len(shape) - 1)))
-                item = io.BytesIO()
-                torch.save(_repeat(noise, part.shape), item)
-                boxes.append(ChunkStorageMetadata(first, part.shape))
-                places[MetadataIndex(name, first, rank)] = _StorageInfo(
-                    f"__{rank}_0.distcp", files[rank].tell(), len(item.getbuffer())
-                )
-                files[rank].write(item.getbuffer())
-            kind = TensorProperties(dtype=torch.bfloat16)
-            tensors[name] = TensorStorageMetadata(kind, torch.Size(shape), boxes)
-    (folder / ".metadata").write_bytes(pickle.dumps(Metadata(tensors, storage_data=places)))
-    return folder
+    return write_ranks(
+        folder, spec, ranks, torch.bfloat16, lambda file, sizes: save_item(file, _repeat(noise, sizes))
+    )
 
 
 def _make_noise() -> torch.Tensor:
