@@ -1,6 +1,7 @@
 """One owner of a folder also where hosts remember what files looked like, and process ids mean something else."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,12 +10,24 @@ from pathlib import Path
 
 import pytest
 
+import distconv
 from distconv.errors import OutputError
 from distconv.output import acquisition
 from distconv.output.acquisition import owned
+from distconv.output.ownership import OWNER_PREFIX
+from distconv.storage.fencing import LocalRemoval
 from distconv.storage.local import LocalStorage
 from tests.checkpoints import write_checkpoint
-from tests.contests import contest_living, contest_output
+from tests.contests import (
+    LOST,
+    contest_living,
+    contest_output,
+    end,
+    start,
+    undisturbed,
+    wait_for_owner,
+)
+from tests.faults import digest_folder
 from tests.mounts import bound_twice, shared_twice, why_no_bindfs, why_no_sshfs
 from tests.torture import SPEC
 
@@ -71,6 +84,48 @@ def test_who_stops_or_lives_behind_a_mount_that_remembers_is_told_by_its_beats(
     source = write_checkpoint(tmp_path / "source", SPEC, sentencepiece_file)
     assert sum(contest_living(source, tmp_path, 2, os.getpid(), bound).values()) == 2
     assert sum(contest_output(source, tmp_path, 2, os.getpid(), bound).values()) >= 2
+
+
+def test_who_is_stopped_as_it_beats_is_succeeded(
+    bound: tuple[Path, Path], sentencepiece_file: Path, tmp_path: Path
+) -> None:
+    source = write_checkpoint(tmp_path / "source", SPEC, sentencepiece_file)
+    expected, _ = undisturbed(source, tmp_path / "expected")
+    output = bound[0] / "out"
+    victim = start(source, output, patience=0.5)
+    wait_for_owner(victim, output)
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        (owner,) = output.glob(f"{OWNER_PREFIX}*")
+        # A file that is open cannot be removed there: it stays, under another name, in the folder in which it is.
+        with owner.open("rb"):
+            assert end(start(source, output, patience=0.5)) == 0
+            assert digest_folder(output) == expected
+            assert distconv.verify(output).ok
+    finally:
+        os.kill(victim, signal.SIGCONT)
+        assert end(victim) == LOST
+    # By now it is closed: the next owner finds nothing of it.
+    with owned(LocalStorage(), str(output), print):
+        pass
+    assert not list(output.glob(".*"))
+    assert digest_folder(output) == expected
+
+
+def test_a_removal_of_a_file_that_is_busy_has_taken_place(tmp_path: Path) -> None:
+    removal = LocalRemoval(str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    (folder,) = tmp_path.glob(".*")
+    removal.commit()
+    # As what a network file system keeps of a file that is open.
+    busy = ["mount", "--bind", str(folder / "removed"), str(folder / "removed")]
+    if subprocess.run(busy, check=False, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    removal.abort()
+    assert list(tmp_path.iterdir()) == [folder]
+    subprocess.run(["umount", folder / "removed"], check=True)
+    removal.abort()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_mount_that_remembers_hides_no_beat(

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import stat
+import time
 import uuid
 
 from distconv.errors import InputError
@@ -20,6 +21,8 @@ PARTIAL_SUFFIX = ".partial"
 ATTEMPT_ENDING = rf"\.[^/]+-\d+-[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}"
 """Pattern of what make_attempt puts behind a dot and a file's name."""
 _ATTEMPT = re.compile(rf"\..+{ATTEMPT_ENDING}", re.DOTALL)
+_OPEN_SECONDS = 0.5
+"""So long a file that is removed may still be read by somebody who only looks at it."""
 _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
@@ -36,15 +39,23 @@ def is_attempt(name: str) -> bool:
 
 
 def drop_attempt(path: str) -> None:
-    """Remove an attempt, so that it fails; one that is not there is no error."""
+    """Remove an attempt, so that it fails; one that is not there is no error.
+
+    A removal that took place may stay for now: the client of a network file system keeps a file that is open in it,
+    under another name, until it is closed.
+    """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             os.unlink(path)
             return
-        # A removal's: something may still be moved into it until it is gone.
+        until = time.monotonic() + _OPEN_SECONDS
         while not _remove_empty(path):
+            # What its maker moved is in it, who moves once: from now on nothing more can land.
             for name in os.listdir(path):
-                os.unlink(os.path.join(path, name))
+                _remove_closed(os.path.join(path, name))
+            if time.monotonic() > until:
+                return
+            time.sleep(_OPEN_SECONDS / 50)
 
 
 def _remove_empty(folder: str) -> bool:
@@ -55,6 +66,16 @@ def _remove_empty(folder: str) -> bool:
             raise
         return False
     return True
+
+
+def _remove_closed(path: str) -> None:
+    """Remove a file; one that is open may stay under this name (NFS) or get another one (FUSE)."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
 
 
 def publish_file(partial: str, path: str) -> bool:

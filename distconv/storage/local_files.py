@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from distconv.errors import ConversionError, InputError
 from distconv.storage.base import LOCAL_ACCESS, Buffer, Reader
 from distconv.storage.fencing import add_name, make_attempt, publish_file
-from distconv.storage.pinning import make_stamp
+from distconv.storage.pinning import describe_change, make_stamp
 from distconv.storage.space import reserve
 
 FLUSH_BYTES = 256 << 20
@@ -45,11 +45,18 @@ class LocalReader(Reader):
             with _naming(self.path):
                 count = os.preadv(self._descriptor, (buffer[done:],), offset_bytes + done)
             if count == 0:
-                raise InputError(
-                    f"{self.path}: ends at byte {offset_bytes + done:,}, "
-                    f"expected data up to byte {offset_bytes + len(buffer):,}; the file is truncated"
-                )
+                raise InputError(self._describe_end(offset_bytes + len(buffer)))
             done += count
+
+    def _describe_end(self, end_bytes: int) -> str:
+        status = os.fstat(self._descriptor)
+        # Cut short by somebody who writes it anew, perhaps: it may be whole again by now.
+        if make_stamp(status) != self.stamp:
+            return describe_change(self.path)
+        return (
+            f"{self.path}: ends at byte {status.st_size:,}, expected data up to byte {end_bytes:,}; "
+            "the file is truncated"
+        )
 
     def close(self) -> None:
         """Let go of the file."""

@@ -388,7 +388,7 @@ def test_a_source_that_shrinks_while_it_is_read_is_bad_input(copied: Path, outpu
             for path in copied.glob("*.pth"):
                 os.truncate(path, 5000)
 
-    with pytest.raises(InputError, match=r"consolidated\.\d\d\.pth: ends at byte .*; the file is truncated"):
+    with pytest.raises(InputError, match=r"consolidated\.\d\d\.pth: written, replaced or touched"):
         run_chunk(output, chunk, shrink)
     assert len(told) == 2
     assert list(output.iterdir()) == []
