@@ -6,6 +6,7 @@ own index, headers and config.json do.
 
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from distconv.errors import InputError, OutputError
@@ -34,6 +35,9 @@ from distconv.sidecars.config import CONFIG_NAME
 from distconv.sidecars.settings import read_declared_dtype
 from distconv.storage.base import Storage, join
 from distconv.storage.parallel import submit
+
+_Found = tuple[list[Finding], list[str]]
+"""Findings, and notes."""
 
 _MOST_SHOWN = 4
 
@@ -93,20 +97,16 @@ def prove(
     names, misled = _list_names(storage, output, target, receipt)
     headers, findings, notes = _look_at_files(storage, output, target, receipt, names)
     findings = [*map(Finding, (*misled, *damage)), *findings]
-    data = Data()
-    # Of some of the tensors only it would be said that the others are missing or are of other shapes.
-    if is_asked := depth >= Depth.MODEL and headers.keys() == set(names):
-        misfits = submit(lambda: tuple(target.find_misfits(storage, output, headers)))
+    is_deep, data = depth >= Depth.MODEL, Data()
+    asked = _ask(storage, output, target, headers, names, receipt) if is_deep else []
     if depth >= (Depth.DATA if receipt is not None or target.has_checksums else Depth.MODEL):
         digests |= (tie := find_stored_tie(storage, output, headers)) is not None
         data = read_data(storage, output, target, receipt, headers, progress, cluster, digests=digests)
         findings += (*data.findings, *map(Finding, find_broken_tie(tie, data.tensors or {})))
-    if depth >= Depth.MODEL:
-        if is_asked:
-            findings += map(Finding, misfits.result())
-        odd, more = _find_oddities(storage, output, target, headers, data, recorded=receipt is not None)
-        findings += odd
-        notes += more
+    if is_deep:
+        for more, said in (*(future.result() for future in asked), find_odd_values(data.tensors or {})):
+            findings += more
+            notes += said
     if receipt is None and not damage:
         unrecorded = _describe_unrecorded(target, depth, output, against)
         notes.append(f"{output}: no {RECEIPT_NAME}, so {unrecorded}")
@@ -162,21 +162,38 @@ def _leave_unused(output: str, target: Target, headers: Headers) -> tuple[Header
     ] if left else []
 
 
-def _find_oddities(
-    storage: Storage, output: str, target: Target, headers: Headers, data: Data, *, recorded: bool
-) -> tuple[list[Finding], list[str]]:
-    """Find odd values, and where no receipt says that they were INPUT's odd types and a tokenizer that does not fit."""
-    findings, notes = find_odd_values(data.tensors or {})
+def _ask(
+    storage: Storage,
+    output: str,
+    target: Target,
+    headers: Headers,
+    names: Sequence[str],
+    receipt: ModelReceipt | None,
+) -> list[Future[_Found]]:
+    """Ask what takes its time beside the data, and is known by the time that this has been read."""
+    asked = [submit(_look_at_declared, storage, output, target, headers, receipt)]
+    # Of some of the tensors only it would be said that the others are missing or are of other shapes.
+    if headers.keys() == set(names):
+        asked.insert(
+            0, submit(lambda: (list(map(Finding, target.find_misfits(storage, output, headers))), []))
+        )
+    return asked
+
+
+def _look_at_declared(
+    storage: Storage, output: str, target: Target, headers: Headers, receipt: ModelReceipt | None
+) -> _Found:
+    """Find types other than config.json's and a tokenizer that does not fit, where no receipt says that they were INPUT's."""
     config = join(output, CONFIG_NAME)
-    if recorded or target is not TRANSFORMERS or storage.find(config) is None:
-        return findings, notes
+    if receipt is not None or target is not TRANSFORMERS or storage.find(config) is None:
+        return [], []
     try:
         declared = read_declared_dtype(storage, config)
         unfit, said = find_tokenizer_faults(storage, output, headers)
     except InputError:  # which has been told
         declared, unfit, said = None, [], []
-    odd, more = find_odd_dtypes(headers, declared, config)
-    return [*findings, *map(Finding, (*odd, *unfit))], [*notes, *more, *said]
+    odd, notes = find_odd_dtypes(headers, declared, config)
+    return list(map(Finding, (*odd, *unfit))), [*notes, *said]
 
 
 def _find_receipt(storage: Storage, output: str) -> tuple[ModelReceipt | None, list[str]]:

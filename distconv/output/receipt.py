@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from distconv.errors import InputError, OutputError
 from distconv.formats.plain_json import LIMIT_BYTES
 from distconv.moving.digests import ALGORITHM
-from distconv.output.targets import TARGETS, TRANSFORMERS, Target
+from distconv.output.targets import RECEIPT_NAME, TARGETS, TRANSFORMERS, Target, tell_target
 from distconv.output.values import WORD, WrongValueError, check, check_digest, show, take
 from distconv.sidecars.config import to_json
-from distconv.storage.base import Storage, read_small
+from distconv.storage.base import Storage, join, read_small
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 XXH3 = _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -124,6 +124,22 @@ def read_receipt(storage: Storage, path: str) -> ModelReceipt:
         return _make_receipt(found, content)
     except WrongValueError as wrong:
         raise OutputError(f"{path}: not a receipt of a finished conversion: {wrong}") from None
+
+
+def find_conversion(storage: Storage, output: str) -> Conversion | None:
+    """Give what OUTPUT's receipt says of the conversion, if there is a good one."""
+    if storage.find(join(output, RECEIPT_NAME)) is None:
+        return None
+    try:
+        return read_receipt(storage, join(output, RECEIPT_NAME)).conversion
+    except OutputError:  # a damaged receipt is a finding, and no reason not to look further
+        return None
+
+
+def find_target(storage: Storage, output: str) -> Target:
+    """Tell the format of OUTPUT by its receipt, and without a good one by names."""
+    recorded = find_conversion(storage, output)
+    return tell_target(storage, output) if recorded is None else recorded.target
 
 
 def _make_receipt(found: Mapping[str, object], content: bytes) -> ModelReceipt:

@@ -6,6 +6,7 @@ there of views of what is in memory; on tensors without data these tell where ea
 Source: ``core_model_loading.py`` of transformers 5.23.
 """
 
+import gc
 import json
 import math
 import os
@@ -183,6 +184,8 @@ def _make_finder(
 
 def main() -> None:
     """Answer the question on standard input, and end at once where that is closed before."""
+    # What is imported and made here lives as long as the process.
+    gc.disable()
     # Others' code may write there.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

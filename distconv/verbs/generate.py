@@ -5,12 +5,12 @@ from typing import Any
 from distconv.errors import InputError, UsageError
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import choose_default_progress
+from distconv.output.receipt import find_target
 from distconv.output.targets import META
 from distconv.storage.base import PathLike, is_folder, list_files
 from distconv.storage.local import LocalStorage
 from distconv.storage.places import read_local
 from distconv.verbs.image import encode, open_image, refuse_blind, take_metas_layers
-from distconv.verbs.verify import find_target
 
 TOKENS = 64
 _TOKENIZERS = ("tokenizer.", "vocab.", "tekken.", "tiktoken.", "spiece.", "sentencepiece.")

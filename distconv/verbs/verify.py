@@ -1,36 +1,26 @@
 """Prove that OUTPUT is whole, and that it holds INPUT's tensors, on another path than the worker's."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from distconv.errors import InputError, MismatchError, OutputError, UsageError
-from distconv.families.known import ALL_FAMILIES
+from distconv.errors import InputError, UsageError
 from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import choose_default_progress
-from distconv.output.findings import Depth, Finding
+from distconv.output.findings import Depth
 from distconv.output.manifest import Manifest, make_manifest
 from distconv.output.proof import Proof, prove
-from distconv.output.receipt import Conversion, read_receipt
-from distconv.output.targets import META, RECEIPT_NAME, TRANSFORMERS, Target, tell_target
-from distconv.storage.base import PathLike, Storage, is_folder, join, write_small
+from distconv.output.targets import META, TRANSFORMERS
+from distconv.storage.base import PathLike, Storage, write_small
 from distconv.storage.places import read_place, read_small_output
-from distconv.verbs.against import Compare, against_manifest, against_tensors, is_manifest_file
-from distconv.verbs.compare_chat import compare_chat
-from distconv.verbs.compare_chunks import compare_chunks
-from distconv.verbs.compare_shards import compare_shards
-from distconv.verbs.compare_trained import compare_trained
-from distconv.verbs.expected import Expected, expect_checkpoint, expect_model
-from distconv.verbs.kinds import Kind, tell_kind
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.running import choose_cluster, name_for_workers
 from distconv.verbs.sign import read_signature
-from distconv.verbs.sources import open_meta, open_transformers
-from distconv.verbs.trained_input import find_trained
 from distconv.verbs.verification import Verification
 from distconv.verbs.verification_card import make_verification_card
-from distconv.verbs.whole_tensors import digest_tensors, open_tensors
+
+if TYPE_CHECKING:
+    from distconv.verbs.against import Compare
 
 
 def verify(
@@ -124,85 +114,16 @@ def _list_tensors(
         return make_manifest(tensors) if tensors else None
     if progress is None or proof.findings:
         return None
+    from distconv.verbs.whole_tensors import digest_tensors, open_tensors
+
     own = replace(
         asked, source=asked.output, tokenizer=None, params=None, like=None, dialect=None, fill_from_like=False
     )
     return digest_tensors(storage, open_tensors(storage, own, cluster).tensors, progress, cluster)
 
 
-def _read_source(storage: Storage, options: Options, cluster: Cluster | None) -> Compare | None:
-    """Read INPUT's headers before OUTPUT's data; None where there is no OUTPUT, which is told later."""
-    if not is_folder(storage, options.output):
-        return None
-    kind = tell_kind(storage, options)
-    if kind is Kind.TRAINED:
-        # What OUTPUT's config says of heads was that of the model that INPUT is like.
-        asked = replace(options, like=options.like or options.output)
-        model = find_trained(storage, asked).read(storage)
-        return lambda proof, progress: compare_trained(storage, model, proof.headers, progress)
-    recorded = _find_conversion(storage, options.output)
-    target = tell_target(storage, options.output) if recorded is None else recorded.target
-    if is_manifest_file(storage, options.source):
-        return against_manifest(storage, options, target, cluster)
-    if target is TRANSFORMERS and kind is Kind.TRANSFORMERS:
-        return against_tensors(storage, options, cluster)
-    with _as_recorded(storage, options, recorded) as taken:
-        if target is TRANSFORMERS:
-            return _against_checkpoint(storage, taken)
-        expected = _expect(storage, taken, kind)
+def _read_source(storage: Storage, options: Options, cluster: Cluster | None) -> "Compare | None":
+    # All that INPUT can be takes a third of a second to import, in which OUTPUT alone is read half.
+    from distconv.verbs.compare_source import read_source
 
-    def compare(proof: Proof, progress: Progress) -> list[Finding]:
-        # A folder whose files nobody knows is refused by then.
-        ranks = len(target.list_files(storage, options.output)) if recorded is None else recorded.shards or 1
-        return compare_shards(storage, expected, ranks, proof.headers, progress)
-
-    return compare
-
-
-@contextlib.contextmanager
-def _as_recorded(storage: Storage, options: Options, recorded: Conversion | None) -> Iterator[Options]:
-    """Take INPUT as the family that OUTPUT's receipt says, where none is asked for; MismatchError where it is another."""
-    family = None if recorded is None else ALL_FAMILIES.get(recorded.family)
-    if options.family is not None or family is None:
-        yield options
-        return
-    try:
-        yield replace(options, family=family.name)
-    except MismatchError as error:
-        # What is wrong with INPUT whatever OUTPUT is, is said without that.
-        other = open_meta(storage, options).choice.family.title
-        raise MismatchError(
-            f"{options.source}: looks like {other}, and {options.output} was made of {family.title}; give what it was made of"
-        ) from error
-
-
-def _against_checkpoint(storage: Storage, options: Options) -> Compare:
-    checkpoint = open_meta(storage, options)
-
-    def compare(proof: Proof, progress: Progress) -> list[Finding]:
-        chat = compare_chat(storage, options.output, checkpoint, progress)
-        return [*chat, *compare_chunks(storage, checkpoint, proof.headers, progress)]
-
-    return compare
-
-
-def _expect(storage: Storage, options: Options, kind: Kind) -> list[Expected]:
-    if kind is Kind.TRANSFORMERS:
-        return expect_model(open_transformers(storage, options))
-    return expect_checkpoint(open_meta(storage, options))
-
-
-def find_target(storage: Storage, output: str) -> Target:
-    """Tell the format of OUTPUT by its receipt, and without a good one by names."""
-    recorded = _find_conversion(storage, output)
-    return tell_target(storage, output) if recorded is None else recorded.target
-
-
-def _find_conversion(storage: Storage, output: str) -> Conversion | None:
-    """Give what the receipt says of the conversion, if there is a good one."""
-    if storage.find(join(output, RECEIPT_NAME)) is None:
-        return None
-    try:
-        return read_receipt(storage, join(output, RECEIPT_NAME)).conversion
-    except OutputError:  # a damaged receipt is a finding, and no reason not to look further
-        return None
+    return read_source(storage, options, cluster)
