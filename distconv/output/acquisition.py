@@ -56,7 +56,9 @@ def owned(
 def _probe(storage: Storage, ownership: Ownership) -> None:
     """See that nobody else can have got the folder as well; after others' attempts were dropped, none is in between."""
     try:
-        storage.probe(ownership.folder)
+        # Who was held up meanwhile has lost it to somebody who drops what is tried here.
+        with ownership.explaining(storage):
+            storage.probe(ownership.folder)
     except BaseException:
         _release(storage, ownership)
         raise

@@ -114,7 +114,7 @@ class Ownership:
         """Let what fails because the folder is somebody else's by now say so."""
         try:
             yield
-        except (OSError, ConversionError):
+        except (OSError, ConversionError, OutputError):
             self.check(storage)
             raise
 
