@@ -15,9 +15,9 @@ TOGETHER = (VOCABULARIES, META_CODE)
 
 LONGEST = (
     "test_stores.py", "moving/test_ray.py", *VOCABULARIES, "test_cli.py", "test_nothing_lost.py", "test_download.py",
-    *META_CODE, "moving/test_cluster.py", "sidecars/test_apart.py", "formats/test_archive.py", "test_json.py",
-    "test_verify_pairs.py", "test_imports.py", "test_to_meta_interrupted.py", "test_same_bytes.py",
-    "moving/test_strided.py", "sidecars/test_bounds.py", "test_scale.py", "test_screen.py",
+    *META_CODE, "test_store_takeover.py", "moving/test_cluster.py", "sidecars/test_apart.py", "formats/test_archive.py",
+    "test_json.py", "test_in_parts.py", "test_verify_pairs.py", "test_imports.py", "test_same_bytes.py", "test_scale.py",
+    "test_image_models.py", "test_store_faults.py", "test_store_secrets.py", "sidecars/test_bounds.py", "test_screen.py",
 )  # fmt: skip
 """Files that take longest, the longest first: begun last, one of them would keep the others waiting at the end."""
 
