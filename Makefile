@@ -13,11 +13,12 @@ MARKS := not slow and not peer and not gpu and not netns
 # of tests/extent.py; a process that was killed is not started again, and the test in which it was is named at the end.
 BESIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 # Each computes with one thread: more of them would wait for each other, and take a fifth more processor time for it.
-THREADS := OMP_NUM_THREADS=1
+# What Python has compiled is kept, whatever the environment says: hundreds of processes would do it again, half of their time.
+SETTINGS := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 ifeq ($(CI),true)
 MARKS := not gpu
 BESIDE :=
-THREADS :=
+SETTINGS :=
 PEERS := peers
 endif
 
@@ -40,7 +41,7 @@ demo: $(if $(wildcard .venv/installed),.venv/installed,.venv/demo)
 	$(BIN)/python examples/demo.py $(STORIES)
 
 test: lint $(PEERS)
-	$(THREADS) $(BIN)/python -m pytest -q $(BESIDE) -m "$(MARKS)"
+	$(SETTINGS) $(BIN)/python -m pytest -q $(BESIDE) -m "$(MARKS)"
 
 lint: .venv/installed
 	$(BIN)/ruff check distconv tests examples

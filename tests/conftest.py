@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 
 from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
-from tests.extent import LONGEST, one_of_each, share
+from tests.extent import LONGEST, TOGETHER, one_of_each, share
 from tests.last_words import LastWords
 from tests.meta_model import MetaCode, start_meta_code
 from tests.mounts import NoDiskError, disk_in_a_file
@@ -83,6 +83,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Give one process more than there are processors, as tests wait as well."""
     return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give what hands out files, those that share what they make as if they were one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    first = {f"tests/{name}": files[0] for files in TOGETHER for name in files}
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return first.get(file, file)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
@@ -186,7 +201,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         yield make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def meta_code() -> Iterator[MetaCode]:
     """Give a process that has Meta's model code."""
     with start_meta_code() as code:

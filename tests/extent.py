@@ -3,12 +3,21 @@
 import os
 from collections.abc import Iterable, Sequence
 
+VOCABULARIES = tuple(
+    f"sidecars/test_{name}.py"
+    for name in ("image_tokenizers", "tokenizer", "chat", "image_chat", "meta_tokenizer")
+)
+META_CODE = tuple(
+    f"test_{name}.py" for name in ("meta_model", "to_meta_in_meta_code", "image_forward", "to_meta_stories")
+)
+TOGETHER = (VOCABULARIES, META_CODE)
+"""Files that share what takes seconds to make, so that one process runs them."""
+
 LONGEST = (
-    "moving/test_ray.py", "test_stores.py", "test_cli.py", "test_nothing_lost.py", "moving/test_cluster.py",
-    "test_verify_pairs.py", "test_download.py", "sidecars/test_image_tokenizers.py", "test_to_meta_round_trips.py",
-    "test_to_meta_interrupted.py", "test_to_meta.py", "test_to_meta_in_meta_code.py", "sidecars/test_apart.py",
-    "sidecars/test_tokenizer.py", "test_json.py", "test_meta_model.py", "test_same_bytes.py", "test_streams.py",
-    "test_scale.py", "test_recipes.py", "test_screen.py", "test_imports.py",
+    "test_stores.py", "moving/test_ray.py", *VOCABULARIES, "test_cli.py", "test_nothing_lost.py", "test_download.py",
+    *META_CODE, "test_store_takeover.py", "moving/test_cluster.py", "sidecars/test_apart.py", "formats/test_archive.py",
+    "test_json.py", "test_in_parts.py", "test_verify_pairs.py", "test_imports.py", "test_same_bytes.py", "test_scale.py",
+    "test_image_models.py", "test_store_faults.py", "test_store_secrets.py", "sidecars/test_bounds.py", "test_screen.py",
 )  # fmt: skip
 """Files that take longest, the longest first: begun last, one of them would keep the others waiting at the end."""
 

@@ -2,12 +2,13 @@
 
 from itertools import product
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.extent import LONGEST, one_of_each
+from tests.extent import LONGEST, TOGETHER, one_of_each
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.randoms(use_true_random=False))
@@ -75,6 +76,18 @@ def collect(folder: Path, marks: str) -> list[str]:
     ]
     pytest.main([*options, "-W", "ignore", "-m", marks, str(folder)], plugins=[Take()])
     return found
+
+
+def test_files_that_share_what_they_make_are_one_process_s_and_others_go_one_by_one() -> None:
+    from tests import conftest
+
+    config = mock.Mock()
+    config.getvalue = {"dist": "loadfile", "tx": ["2*popen"]}.get
+    scope = conftest.pytest_xdist_make_scheduler(config, None)._split_scope  # type: ignore[attr-defined]
+    scopes = [{scope(f"tests/{name}::test_{name}") for name in files} for files in TOGETHER]
+    assert [len(found) for found in scopes] == [1] * len(TOGETHER)
+    assert len(set().union(*scopes)) == len(TOGETHER)
+    assert scope("tests/test_cli.py::test_one[case]") == "tests/test_cli.py"
 
 
 def test_the_longest_files_are_there() -> None:

@@ -78,7 +78,7 @@ def interrupt(source: Path, output: Path, place: object, name: str) -> Journal:
     chunk=st.none() | st.integers(1 << 12, 1 << 18),
     dtype=st.sampled_from(["auto", "float32", "float16"]),
 )
-@settings(max_examples=12)
+@settings(max_examples=share(24))
 def test_wherever_chunks_are_cut_all_files_are_those_that_whole_chunks_make(
     sources: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
@@ -164,7 +164,7 @@ def test_what_was_made_before_an_interruption_is_kept_wherever_that_falls(
 
 
 @given(stop=st.integers(0, 40))
-@settings(max_examples=8)
+@settings(max_examples=share(16))
 def test_an_interruption_between_any_two_parts_costs_only_those_that_were_under_way(
     source: Path, expected: Path, tmp_path_factory: pytest.TempPathFactory, stop: int
 ) -> None:

@@ -229,7 +229,7 @@ def test_indexes_headers_and_configs_that_say_nonsense_are_findings(
         # A receipt tells of the header, and what others wrote is what a loader finds there.
         return chunk.read_bytes() == whole if receipt else load(chunk.read_bytes()) == load(whole)
 
-    @settings(max_examples=20, deadline=None, database=None)
+    @settings(max_examples=share(40), database=None)
     @given(mutations(content))
     def run(changed: Json) -> None:
         chunk.write_bytes(whole)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -192,28 +191,3 @@ def test_what_was_answered_of_another_input_is_not_taken(
     finally:
         os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert len(answered) == 2
-
-
-def test_workers_of_a_cluster_compare_and_the_driver_reads_headers(
-    checkpoint: Callable[[Spec], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = checkpoint(DOUBLED)
-    distconv.convert(source, tmp_path / "inline")
-    with monkeypatch.context() as patch:
-        inspected = count_reads(patch, source)
-        distconv.inspect(source)
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=78_643_200,
-        log_to_driver=False,
-    )
-    try:
-        counted, progress = count_reads(monkeypatch, source), RecordingProgress()
-        distconv.convert(source, tmp_path / "ray", workers=2, progress=progress)
-    finally:
-        ray.shutdown()
-    assert sum(counted.values()) <= 2 * sum(inspected.values())
-    assert any(name.startswith("key heads") for name in progress.units)
-    assert digest_folder(tmp_path / "ray") == digest_folder(tmp_path / "inline")

@@ -14,8 +14,12 @@ from distconv.moving import job, sections
 from distconv.moving.ray.cluster import start_local
 from tests import reference
 from tests.checkpoints import Spec
+from tests.faults import digest_folder, digest_shards
+from tests.moving.fakes import RecordingProgress
 from tests.moving.stand_ins import StandIn
 from tests.reference import read_tensors
+from tests.test_questions import DOUBLED, count_reads
+from tests.transformers_models import ModelSpec
 
 Write = Callable[[Spec], Path]
 
@@ -91,6 +95,35 @@ def test_any_number_of_ray_workers_gives_the_same_bytes(
 ) -> None:
     distconv.convert(source, tmp_path / "out", dtype=dtype, max_shard_size=LIMIT, workers=workers)
     assert read_bytes(tmp_path / "out") == inline
+
+
+@pytest.mark.usefixtures("_three_slots")
+def test_ray_workers_write_the_same_bytes_for_metas_code(
+    transformers_model: Callable[[ModelSpec], Path], tmp_path: Path
+) -> None:
+    source = transformers_model(ModelSpec("llama-3.1"))
+    for name, workers in (("inline", None), ("ray", 2)):
+        distconv.convert(source, tmp_path / name, to="meta", shards=4, max_shard_size=8_000, workers=workers)
+    assert digest_folder(tmp_path / "ray") == digest_folder(tmp_path / "inline")
+    distconv.convert(tmp_path / "inline", tmp_path / "again", to="meta", shards=2, workers=2)
+    distconv.convert(source, tmp_path / "direct", to="meta", shards=2)
+    assert digest_shards(tmp_path / "again") == digest_shards(tmp_path / "direct")
+
+
+@pytest.mark.usefixtures("_three_slots")
+def test_ray_workers_compare_and_the_driver_reads_headers(
+    checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = checkpoint(DOUBLED)
+    distconv.convert(source, tmp_path / "inline")
+    with monkeypatch.context() as patch:
+        inspected = count_reads(patch, source)
+        distconv.inspect(source)
+    counted, progress = count_reads(monkeypatch, source), RecordingProgress()
+    distconv.convert(source, tmp_path / "ray", workers=2, progress=progress)
+    assert sum(counted.values()) <= 2 * sum(inspected.values())
+    assert any(name.startswith("key heads") for name in progress.units)
+    assert digest_folder(tmp_path / "ray") == digest_folder(tmp_path / "inline")
 
 
 @pytest.mark.product

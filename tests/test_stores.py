@@ -388,7 +388,9 @@ def test_requests_are_counted_as_the_store_has_them_and_foretold(
     assert f"{sum(sent.values())} requests to other hosts" in "\n".join(report.lines())
 
 
-@pytest.mark.parametrize("name", ["consolidated.01.pth", "tokenizer.model", "params.json"])
+@pytest.mark.parametrize(
+    "name", ["consolidated.01.pth", "params.json", pytest.param("tokenizer.model", marks=pytest.mark.slow)]
+)
 def test_input_that_is_another_at_the_end_is_named_and_the_mark_is_not_set(
     checkpoint: Write, place: StoredPath, name: str
 ) -> None:

@@ -141,12 +141,13 @@ def test_a_disk_without_room_is_told_before_anything_is_written_and_one_that_fil
     large: Path, mount: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = mount("tmpfs", "-o", "size=8m")
+    options = {"to": "meta", "shards": SHARDS, "max_shard_size": PART_BYTES}
     with pytest.raises(OutputError, match=r"needed, .* free; free .* or give a folder elsewhere"):
-        convert(large, disk / "out")
+        distconv.convert(large, disk / "out", **options)
     assert list(disk.iterdir()) == []
     monkeypatch.setattr(LocalStorage, "free_bytes", lambda _self, _folder: 1 << 40)
     with pytest.raises((OSError, ConversionError), match="No space left on device"):
-        convert(large, disk / "out")
+        distconv.convert(large, disk / "out", **options)
     assert is_clean(disk / "out")
 
 

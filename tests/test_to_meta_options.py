@@ -1,20 +1,18 @@
-"""Types, proofs, what stood in OUTPUT before, and Ray, on the way to Meta's layout."""
+"""Types, proofs, and what stood in OUTPUT before, on the way to Meta's layout."""
 
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 
 import distconv
 from distconv.errors import ConversionError, OutputError
 from distconv.families.cuts import Cut
 from distconv.layout.tensors import Tensor
-from distconv.moving.ray.cluster import start_local
 from tests.faults import digest_folder, digest_shards
 from tests.test_to_meta_from_transformers import assert_shards, expect_shards
 from tests.transformers_models import ModelSpec, name_of, write_model
@@ -226,26 +224,6 @@ def test_shards_make_room_for_a_model_for_transformers_only_where_they_may_be_re
     kept = without_receipt(tmp_path / "out")
     assert kept.pop("notes.txt") == before["notes.txt"]
     assert kept == without_receipt(tmp_path / "plain")
-
-
-@pytest.fixture(scope="module")
-def _two_slots() -> Iterator[None]:
-    start_local(2)
-    yield
-    ray.shutdown()
-
-
-@pytest.mark.usefixtures("_two_slots")
-def test_two_ray_workers_write_the_same_bytes(transformers_model: Write, tmp_path: Path) -> None:
-    source = transformers_model(SPEC)
-    for name, workers in (("inline", None), ("ray", 2)):
-        distconv.convert(
-            source, tmp_path / name, to="meta", shards=4, max_shard_size=PART_BYTES, workers=workers
-        )
-    assert digest_folder(tmp_path / "ray") == digest_folder(tmp_path / "inline")
-    distconv.convert(tmp_path / "inline", tmp_path / "again", to="meta", shards=2, workers=2)
-    distconv.convert(source, tmp_path / "direct", to="meta", shards=2)
-    assert digest_shards(tmp_path / "again") == digest_shards(tmp_path / "direct")
 
 
 def test_an_output_that_is_stored_though_config_ties_it_is_written_and_noted(

@@ -19,6 +19,7 @@ from distconv.output.folder import Folder
 from distconv.storage.local import LocalStorage
 from distconv.verbs import making
 from tests.checkpoints import Spec
+from tests.extent import share
 from tests.faults import Journal, digest_folder, interrupted_at, read_journal
 
 SOURCE = Spec("llama-3.1", dim=64, heads=8, kv_heads=4, layers=2)
@@ -71,7 +72,7 @@ def find_frame(shard: Path) -> list[int]:
 
 
 @given(share=st.floats(0, 1, exclude_max=True))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=share(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_finished_shard_is_kept_only_if_all_around_its_tensors_is_as_planned(
     source: Path, expected: Path, moved: Path, tmp_path: Path, share: float
 ) -> None:

@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 
 import distconv
 from tests.checkpoints import Spec
+from tests.extent import share
 from tests.faults import digest_folder, digest_shards
 from tests.test_to_meta import load
 from tests.test_to_meta_from_transformers import cases
@@ -129,7 +130,7 @@ def ffn_dim_of(params: dict[str, object]) -> int:
     return Spec(**sizes).ffn_dim  # type: ignore[arg-type]
 
 
-@settings(max_examples=15)
+@settings(max_examples=share(24))
 @given(data=st.data(), case=cases())
 def test_from_one_number_of_shards_to_another_and_back_gives_the_same_bytes(
     data: st.DataObject,

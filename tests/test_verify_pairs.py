@@ -30,6 +30,7 @@ from distconv.verbs.compare_shards import compare_shards
 from distconv.verbs.expected import expect_checkpoint
 from distconv.verbs.plan import read_bytes
 from tests.checkpoints import Layout, Spec, Tensors, write_checkpoint
+from tests.extent import share
 from tests.formats.shards import fresh
 from tests.moving.test_ahead import Far, FarReader
 from tests.moving.test_strided import CountedStorage
@@ -208,7 +209,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way[0].family}-{way[1]}-{way[2]}")
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=share(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_one_flipped_bit_of_any_tensor_of_any_rank_is_found_and_named(
     shards: Shards, tmp_path_factory: pytest.TempPathFactory, way: tuple[Spec, str, int], data: st.DataObject
@@ -418,7 +419,7 @@ def test_a_folder_that_lacks_its_receipt_is_told_by_its_names(shards: Shards) ->
     )
 
 
-@settings(max_examples=25)
+@settings(max_examples=share(40))
 @given(spec=specs(), data=st.data())
 def test_wherever_the_shards_of_input_cut_others_are_found_equal_and_a_flipped_bit_is_not(
     spec: Spec, data: st.DataObject

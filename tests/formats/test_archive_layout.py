@@ -38,15 +38,14 @@ def random_state(seed: int, count: int, dtypes: Iterable[torch.dtype]) -> State:
     return state
 
 
-CASES = [
-    (count, dtypes)
-    for count in (0, 1, 2, 3, 8, 9, 29, 30, 999, 1000, 1001, 2000, 2300)
-    for dtypes in ((torch.bfloat16,), (torch.float16,), (torch.float32,), tuple(DTYPES))
-]
-
-
 @same_bytes
-@pytest.mark.parametrize(("count", "dtypes"), CASES)
+@pytest.mark.product
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 8, 9, 29, 30, 999, 1000, 1001, 2000, 2300])
+@pytest.mark.parametrize(
+    "dtypes",
+    [(torch.bfloat16,), (torch.float16,), (torch.float32,), tuple(DTYPES)],
+    ids=["bfloat16", "float16", "float32", "all"],
+)
 def test_a_shard_has_the_bytes_that_torch_saves(
     tmp_path: Path, count: int, dtypes: tuple[torch.dtype, ...]
 ) -> None:

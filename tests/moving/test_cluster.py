@@ -17,19 +17,20 @@ from distconv.moving.ray import driver
 from distconv.moving.ray.cluster import connected
 from distconv.moving.ray.driver import run_on_ray
 from tests.checkpoints import Spec
+from tests.extent import share
 from tests.moving.fakes import RecordingProgress, make_chunks, make_job, write_slowly
 from tests.torture import find_processes
 
 Write = Callable[[Spec], Path]
 
-TWICE = """
+AGAIN = """
 import os, sys
 import distconv
 def tokens():
     return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
 before = tokens()
-source, output = sys.argv[1:]
-for number in range(2):
+source, output, times = sys.argv[1:]
+for number in range(int(times)):
     distconv.convert(source, f"{output}{number}", workers=1)
     assert tokens() == before, tokens()
 """
@@ -52,14 +53,14 @@ def test_a_ray_of_our_own_leaves_nothing_in_the_home_or_the_environment(
     home.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-c", TWICE, str(checkpoint(Spec())), str(tmp_path / "out")],
+        [sys.executable, "-c", AGAIN, str(checkpoint(Spec())), str(tmp_path / "out"), str(share(2))],
         env=kept | settings | {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert not list(home.rglob("auth_token"))
     assert not list((home / ".ray").glob("*"))
-    assert (tmp_path / "out1" / "model.safetensors").exists()
+    assert (tmp_path / f"out{share(2) - 1}" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

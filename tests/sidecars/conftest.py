@@ -10,6 +10,7 @@ import pytest
 
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
 from distconv.storage.local import LocalStorage
+from tests.sidecars.written_tokenizers import write_tokenizer
 
 
 def packaged_file(package: str, name: str) -> Path:
@@ -54,6 +55,29 @@ def llama_4_vocabulary(llama_4_file: Path) -> Vocabulary:
 def pieces_vocabulary(pieces_file: Path) -> Vocabulary:
     """Give a sentencepiece vocabulary."""
     return read_vocabulary(LocalStorage(), str(pieces_file))
+
+
+@pytest.fixture(scope="session")
+def llama_3_folder(llama_3_vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give what is written of Llama 3.1's tokenizer, an instruct model's; to be read only, as those below."""
+    folder = tmp_path_factory.mktemp("llama_3")
+    return write_tokenizer(folder, llama_3_vocabulary, chat="llama-3.1", instruct=True)
+
+
+@pytest.fixture(scope="session")
+def vision_folder(llama_3_vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give what is written of Llama 3.2 Vision's tokenizer."""
+    name = "llama-3.2-vision"
+    folder = tmp_path_factory.mktemp("vision")
+    return write_tokenizer(folder, llama_3_vocabulary, name, chat=name, instruct=True, context=131072)
+
+
+@pytest.fixture(scope="session")
+def llama_4_folder(llama_4_vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give what is written of Llama 4's tokenizer."""
+    name = "llama-4"
+    folder = tmp_path_factory.mktemp("llama_4")
+    return write_tokenizer(folder, llama_4_vocabulary, name, chat=name, instruct=True, context=131072)
 
 
 class Linear:

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import sentencepiece
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from distconv.sidecars.special_tokens import SpecialTokens
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
 from distconv.storage.local import LocalStorage
 from tests.sidecars.conftest import packaged_file
 from tests.sidecars.test_tokenizer import CONTROL, add_piece
-from tests.sidecars.written_tokenizers import write_tokenizer
+from tests.sidecars.written_tokenizers import load, write_tokenizer
 
 Message = dict[str, str]
 Conversation = list[Message]
@@ -31,15 +31,14 @@ CONVERSATIONS = [
 HEAD, TAIL = "<|start_header_id|>", "<|end_header_id|>\n\n"
 
 
-def load(folder: Path, vocabulary: Vocabulary, chat: str) -> PreTrainedTokenizerFast:
+def write(folder: Path, vocabulary: Vocabulary, chat: str) -> PreTrainedTokenizerFast:
     special_tokens: SpecialTokens = "llama-3" if chat == "llama-3" else "llama-3.1"
-    write_tokenizer(folder, vocabulary, special_tokens, chat=chat, instruct=True)
-    return AutoTokenizer.from_pretrained(folder)
+    return load(write_tokenizer(folder, vocabulary, special_tokens, chat=chat, instruct=True))
 
 
 @pytest.fixture(scope="module")
 def llama_2(pieces_vocabulary, tmp_path_factory) -> PreTrainedTokenizerFast:
-    return load(tmp_path_factory.mktemp("llama_2"), pieces_vocabulary, "llama-2")
+    return write(tmp_path_factory.mktemp("llama_2"), pieces_vocabulary, "llama-2")
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +52,17 @@ def step_file(pieces_file, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def code_llama_70b(step_file, tmp_path_factory) -> PreTrainedTokenizerFast:
     vocabulary = read_vocabulary(LocalStorage(), str(step_file))
-    return load(tmp_path_factory.mktemp("code_llama_70b"), vocabulary, "code-llama-70b")
+    return write(tmp_path_factory.mktemp("code_llama_70b"), vocabulary, "code-llama-70b")
 
 
 @pytest.fixture(scope="module")
 def llama_3(llama_3_vocabulary, tmp_path_factory) -> PreTrainedTokenizerFast:
-    return load(tmp_path_factory.mktemp("llama_3"), llama_3_vocabulary, "llama-3")
+    return write(tmp_path_factory.mktemp("llama_3"), llama_3_vocabulary, "llama-3")
 
 
 @pytest.fixture(scope="module")
-def llama_31(llama_3_vocabulary, tmp_path_factory) -> PreTrainedTokenizerFast:
-    return load(tmp_path_factory.mktemp("llama_31"), llama_3_vocabulary, "llama-3.1")
+def llama_31(llama_3_folder) -> PreTrainedTokenizerFast:
+    return load(llama_3_folder)
 
 
 def render_ids(tokenizer: PreTrainedTokenizerFast, messages: Conversation) -> list[int]:

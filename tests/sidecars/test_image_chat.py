@@ -10,30 +10,23 @@ from types import ModuleType
 import pytest
 from jinja2 import TemplateError
 from PIL import Image
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from distconv.sidecars.special_tokens import SpecialTokens
-from distconv.sidecars.tokenizer import Vocabulary
 from tests.sidecars.conftest import packaged_file
 from tests.sidecars.test_chat import ANSWER, CONVERSATIONS, SYSTEM, TOOL, USER, render, render_ids
-from tests.sidecars.written_tokenizers import write_tokenizer
+from tests.sidecars.written_tokenizers import load
 
 IMAGE = {"type": "image"}
 
 
-def load(folder: Path, vocabulary: Vocabulary, generation: SpecialTokens) -> PreTrainedTokenizerFast:
-    write_tokenizer(folder, vocabulary, generation, chat=generation, instruct=True, context=131072)
-    return AutoTokenizer.from_pretrained(folder)
+@pytest.fixture(scope="module")
+def vision(vision_folder: Path) -> PreTrainedTokenizerFast:
+    return load(vision_folder)
 
 
 @pytest.fixture(scope="module")
-def vision(llama_3_vocabulary, tmp_path_factory) -> PreTrainedTokenizerFast:
-    return load(tmp_path_factory.mktemp("vision"), llama_3_vocabulary, "llama-3.2-vision")
-
-
-@pytest.fixture(scope="module")
-def llama_4(llama_4_vocabulary, tmp_path_factory) -> PreTrainedTokenizerFast:
-    return load(tmp_path_factory.mktemp("llama_4"), llama_4_vocabulary, "llama-4")
+def llama_4(llama_4_folder: Path) -> PreTrainedTokenizerFast:
+    return load(llama_4_folder)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from llama_models.llama4.tokenizer import Tokenizer as Llama4Tokenizer
 from transformers import AutoTokenizer
 
 from distconv.sidecars.meta_tokenizer import make_meta_tokenizer
+from distconv.sidecars.ranks import make_rank_tokenizer, make_rank_vocabulary
 from distconv.sidecars.special_tokens import TOKEN_SETS
-from distconv.sidecars.tokenizer import Vocabulary
 from tests.extent import share
 from tests.sidecars.strings import make_strings
 from tests.sidecars.written_tokenizers import ask_peer, load, write_tokenizer
@@ -32,19 +32,9 @@ CASED = [
 STRINGS = [*CASED, *make_strings(share(4500), seed=21)]
 
 
-def write(folder: Path, vocabulary: Vocabulary, generation: Generation, *, instruct: bool = True) -> Path:
-    chat = generation if instruct else None
-    return write_tokenizer(folder, vocabulary, generation, chat=chat, instruct=instruct, context=131072)
-
-
 @pytest.fixture(scope="module")
-def folders(
-    tmp_path_factory: pytest.TempPathFactory, llama_3_vocabulary: Vocabulary, llama_4_vocabulary: Vocabulary
-) -> Mapping[Generation, Path]:
-    return {
-        "llama-3.2-vision": write(tmp_path_factory.mktemp("vision"), llama_3_vocabulary, "llama-3.2-vision"),
-        "llama-4": write(tmp_path_factory.mktemp("llama_4"), llama_4_vocabulary, "llama-4"),
-    }
+def folders(vision_folder: Path, llama_4_folder: Path) -> Mapping[Generation, Path]:
+    return {"llama-3.2-vision": vision_folder, "llama-4": llama_4_folder}
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +90,20 @@ def test_llama_3_2_visions_special_tokens_have_the_ids_that_its_model_takes(fold
     assert (tokenizer.pad_token_id, tokenizer.eos_token) == (oracle.pad_id, "<|eot_id|>")
 
 
-@pytest.mark.parametrize("generation", LARGEST)
+@pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_base_model_ends_text_and_an_instruct_model_turns(
-    folders, oracles, generation, tmp_path, llama_3_vocabulary, llama_4_vocabulary
+    folders, oracles, generation, tmp_path, tiktoken_file
 ):
-    vocabulary = llama_4_vocabulary if generation == "llama-4" else llama_3_vocabulary
-    base = AutoTokenizer.from_pretrained(write(tmp_path, vocabulary, generation, instruct=False))
     instruct, oracle = load(folders[generation]), oracles[generation]
-    assert (base.bos_token_id, base.eos_token_id) == (oracle.bos_id, oracle.eos_id)
     assert (instruct.bos_token_id, instruct.eos_token_id) == (oracle.bos_id, oracle.eot_id)
+    # Of a small vocabulary, in which the same tokens have other ids.
+    count = TOKEN_SETS[generation].counted
+    vocabulary = make_rank_vocabulary("tokenizer.model", tiktoken_file.read_bytes(), special_count=count)
+    base = AutoTokenizer.from_pretrained(write_tokenizer(tmp_path, vocabulary, generation))
+    assert (base.bos_token, base.eos_token) == (
+        oracle.decode([oracle.bos_id]),
+        oracle.decode([oracle.eos_id]),
+    )
 
 
 @pytest.mark.parametrize("generation", LARGEST)
@@ -123,8 +118,6 @@ def test_metas_file_comes_back_byte_for_byte(folders, generation, llama_3_file, 
 
 
 def test_what_cuts_text_as_llama_4_does_has_its_special_tokens_whatever_its_size(tiktoken_file):
-    from distconv.sidecars.ranks import make_rank_tokenizer, make_rank_vocabulary
-
     content = tiktoken_file.read_bytes()
     vocabulary = make_rank_vocabulary("tokenizer.model", content, special_count=2048)
     table = make_rank_tokenizer(vocabulary, TOKEN_SETS["llama-4"])

@@ -31,13 +31,6 @@ def pieces_folder(pieces_vocabulary: Vocabulary, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
-def llama_3_folder(llama_3_vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tokenizer(
-        tmp_path_factory.mktemp("llama_3"), llama_3_vocabulary, chat="llama-3.1", instruct=True
-    )
-
-
-@pytest.fixture(scope="session")
 def pieces_oracle(pieces_file: Path) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_file=str(pieces_file))
 

@@ -21,6 +21,7 @@ from distconv.storage.base import Removal, Storage, Writer, join, read_small, wr
 from distconv.storage.fencing import is_attempt
 from distconv.storage.local import LocalStorage
 from distconv.storage.s3.storage import S3Storage
+from tests.extent import share
 
 NAMES = st.sampled_from(["config.json", ".distconv.journal", "model ü.safetensors"])
 CONTENTS = st.sampled_from([b"", b"a", b"token one", b"token two"])
@@ -168,6 +169,6 @@ def test_an_object_store_answers_as_local_files_do(pair: type[Pair]) -> None:
     run_state_machine_as_test(
         pair,
         settings=settings(
-            max_examples=25, stateful_step_count=25, suppress_health_check=list(HealthCheck), deadline=None
+            max_examples=share(50), stateful_step_count=25, suppress_health_check=list(HealthCheck)
         ),
     )
