@@ -4,7 +4,7 @@ import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 
 from distconv.errors import InputError, Stopped
@@ -162,5 +162,5 @@ def read_checksums(storage: Storage, regions: Sequence[Region]) -> list[Region]:
             size = min(DESCRIPTOR_BYTES, reader.size_bytes - end)
             crc32 = find_checksum(bytes(read_range(near, end, size)), region.size_bytes)
             if crc32:
-                found.append(replace(region, crc32=crc32))
+                found.append(region._replace(crc32=crc32))
     return found
