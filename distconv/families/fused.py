@@ -54,6 +54,6 @@ def _cut_rows(view: TensorView, where: str, parts: Sequence[Named], sizes: Sizes
     for part, rows in zip(parts, whole, strict=True):
         count = view.shape[0] * rows // sum(whole)
         offset = view.offset + first * view.strides[0]
-        found.append(replace(view, name=part.source, offset=offset, shape=(count, *view.shape[1:])))
+        found.append(view._replace(name=part.source, offset=offset, shape=(count, *view.shape[1:])))
         first += count
     return found

@@ -77,7 +77,7 @@ def _attach(shard: Shard, rank: int, experts: int, findings: list[str]) -> Shard
         if wrong is not None:
             findings.append(f"{where}: {wrong}")
         else:
-            tensors[named.tensor] = replace(view, scale=_spread(scale, view, named))
+            tensors[named.tensor] = view._replace(scale=_spread(scale, view, named))
     unscaled = [name for name, view in tensors.items() if view.dtype == FLOAT8 and name not in named_ones]
     findings += _name_unscaled(shard, unscaled)
     return replace(shard, tensors=tensors)
@@ -119,6 +119,6 @@ def _spread(scale: TensorView, view: TensorView, named: _Named) -> TensorView:
     """Give a scale a number for each element: strides of 0 lead to the same one again."""
     rows, columns = view.shape
     if not named.by_expert:
-        return replace(scale, shape=(rows, columns), strides=(scale.strides[0], 0))
+        return scale._replace(shape=(rows, columns), strides=(scale.strides[0], 0))
     experts, between = scale.shape[0], scale.strides
-    return replace(scale, shape=(experts, rows // experts, columns), strides=(between[0], 0, between[1]))
+    return scale._replace(shape=(experts, rows // experts, columns), strides=(between[0], 0, between[1]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from distconv.formats.views import TensorView
 from distconv.layout.copies import Copy
@@ -13,8 +14,7 @@ from distconv.storage.base import Storage
 Extents = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """A part of a tensor, in a file, and the coordinates of the tensor at which it begins."""
 
     first: Extents

@@ -63,11 +63,11 @@ class Record:
 
     __slots__ = ("arguments", "kind", "state")
 
-    def __init__(self, kind: Class, arguments: object) -> None:
-        """Begin without a state."""
+    def __init__(self, kind: Class, arguments: object, state: object = None) -> None:
+        """Begin with a state, or without."""
         self.kind = kind
         self.arguments = arguments
-        self.state: object = None
+        self.state = state
 
 
 @dataclass(frozen=True, slots=True)

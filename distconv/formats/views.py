@@ -1,7 +1,8 @@
 """A tensor as a view of bytes in a file, whatever the file's format."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from distconv.formats.marks import TensorMark
 from distconv.layout.dtypes import DType
@@ -10,8 +11,7 @@ from distconv.layout.reshape import merge_axes
 from distconv.layout.tensors import Tensor, view_tensor
 
 
-@dataclass(frozen=True, slots=True)
-class TensorView:
+class TensorView(NamedTuple):
     """A tensor in a file: a strided view of a storage; offset, shape, strides in elements."""
 
     name: str

@@ -1,14 +1,13 @@
 """Where a tensor's elements lie: boxes of a storage's elements at coordinates of the tensor."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
 from distconv.layout.regions import Region
 
 
-@dataclass(frozen=True, slots=True)
-class Loop:
+class Loop(NamedTuple):
     """One way through a copy's box: ``extent`` steps, each so far in the storage and along the tensor's axis.
 
     ``gap`` is how many of the storage's elements before the next step are no part of the
@@ -22,8 +21,7 @@ class Loop:
     gap: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(NamedTuple):
     """Elements of one storage, and the coordinates of the tensor at which they land.
 
     The first element is read at ``source_offset``, counted in elements, and lands at ``start``.
@@ -36,14 +34,9 @@ class Copy:
     loops: tuple[Loop, ...]
 
     @property
-    def elements(self) -> int:
-        """Number of elements."""
-        return math.prod(loop.extent for loop in self.loops)
-
-    @property
     def last_source(self) -> int:
         """Offset of the last element that is read."""
-        return self.source_offset + sum((loop.extent - 1) * loop.source_step for loop in self.loops)
+        return self.source_offset + _find_last(self.loops)
 
     def end(self, axis: int) -> int:
         """Coordinate behind the last one along an axis."""
@@ -58,13 +51,19 @@ class Copy:
             self.region,
             self.source_offset + first * loop.source_step,
             tuple(start),
-            (*self.loops[:place], replace(loop, extent=end - first), *self.loops[place + 1 :]),
+            (*self.loops[:place], loop._replace(extent=end - first), *self.loops[place + 1 :]),
         )
 
     def shifted(self, axis: int, distance: int) -> "Copy":
         """Let it land so much further along an axis."""
         start = (*self.start[:axis], self.start[axis] + distance, *self.start[axis + 1 :])
         return Copy(self.region, self.source_offset, start, self.loops)
+
+
+@lru_cache(maxsize=1024)
+def _find_last(loops: tuple[Loop, ...]) -> int:
+    """Give how far behind the first element the last one is read; thousands of copies have the same few loops."""
+    return sum((loop.extent - 1) * loop.source_step for loop in loops)
 
 
 def cut_copy(copy: Copy, axis: int, first: int, end: int) -> Iterator[Copy]:
@@ -98,7 +97,7 @@ def with_gaps(loops: tuple[Loop, ...]) -> tuple[Loop, ...]:
     for place in sorted(range(len(loops)), key=lambda place: loops[place].source_step):
         gaps[place] = max(0, loops[place].source_step - covered)
         covered += (loops[place].extent - 1) * loops[place].source_step
-    return tuple(replace(loop, gap=gap) for loop, gap in zip(loops, gaps, strict=True))
+    return tuple(loop._replace(gap=gap) for loop, gap in zip(loops, gaps, strict=True))
 
 
 def _reach(loops: tuple[Loop, ...], axis: int) -> int:

@@ -1,10 +1,9 @@
-"""Stored runs of bytes."""
+"""Stored runs of bytes: of millions, which are cheap as tuples."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """The bytes of one storage in a file.
 
     In a zip, ``offset_bytes`` is that of the record's local header, whose length is only in

@@ -35,9 +35,9 @@ def merge_axes(tensor: Tensor, axis: int) -> Tensor:
 
     def merge(copy: Copy) -> Copy:
         loops = [
-            replace(loop, step=loop.step * inner)
+            loop._replace(step=loop.step * inner)
             if loop.axis == axis
-            else replace(loop, axis=loop.axis - (loop.axis > axis))
+            else loop._replace(axis=loop.axis - (loop.axis > axis))
             for loop in copy.loops
         ]
         loops.sort(key=lambda loop: (loop.axis, -loop.step))
@@ -54,8 +54,8 @@ def transpose(tensor: Tensor) -> Tensor:
     """Let rows be columns."""
 
     def turn(copy: Copy) -> Copy:
-        loops = sorted((replace(loop, axis=1 - loop.axis) for loop in copy.loops), key=lambda loop: loop.axis)
-        return replace(copy, start=copy.start[::-1], loops=tuple(loops))
+        loops = sorted((loop._replace(axis=1 - loop.axis) for loop in copy.loops), key=lambda loop: loop.axis)
+        return copy._replace(start=copy.start[::-1], loops=tuple(loops))
 
     copies = tuple(map(turn, tensor.copies))
     return replace(tensor, shape=tensor.shape[::-1], copies=copies, scale=tensor.scale_by(transpose))

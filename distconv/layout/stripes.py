@@ -207,7 +207,7 @@ def _merge(places: Sequence[tuple[int, Copy]]) -> Copy | None:
 def _place(number: int, copy: Copy, extent: int, source_step: int) -> Copy:
     """Give a copy of a tensor as one of so many tensors, from this number on, that are stacked."""
     rows = [loop for loop in copy.loops if loop.axis == 0]
-    others = [replace(loop, axis=loop.axis + 1) for loop in copy.loops if loop.axis > 0]
+    others = [loop._replace(axis=loop.axis + 1) for loop in copy.loops if loop.axis > 0]
     loops = (*rows, Loop(extent, source_step, 1), *others)
     start = (copy.start[0], number, *copy.start[1:])
     return Copy(copy.region, copy.source_offset, start, with_gaps(loops))

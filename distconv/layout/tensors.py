@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 from distconv.layout.copies import Copy, Loop, cut_copy, with_gaps
 from distconv.layout.dtypes import DType
@@ -82,7 +83,7 @@ def join(tensors: Sequence[Tensor], axis: int) -> Tensor:
 def cut(tensor: Tensor, axis: int, first: int, end: int) -> Tensor:
     """Give the slab from ``first`` to before ``end`` along an axis."""
     copies = [
-        (copy if part is copy else replace(part, loops=with_gaps(part.loops))).shifted(axis, -first)
+        (copy if part is copy else part._replace(loops=with_gaps(part.loops))).shifted(axis, -first)
         for copy in tensor.copies
         for part in cut_copy(copy, axis, first, end)
     ]
@@ -94,8 +95,7 @@ def _resize(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
     return (*shape[:axis], size, *shape[axis + 1 :])
 
 
-@dataclass(frozen=True, slots=True)
-class Digit:
+class Digit(NamedTuple):
     """One digit of a coordinate: how many values it has, and where it counts for how much afterwards."""
 
     radix: int
@@ -177,7 +177,7 @@ def merge_loops(loops: Sequence[Loop]) -> tuple[Loop, ...]:
             and outer.axis == inner.axis
             and (inner.extent == 1 or (outer.step, outer.source_step) == _covered(inner))
         ):
-            found[-1] = replace(inner, extent=outer.extent * inner.extent) if inner.extent > 1 else outer
+            found[-1] = inner._replace(extent=outer.extent * inner.extent) if inner.extent > 1 else outer
         else:
             found.append(inner)
     return tuple(found)
@@ -203,7 +203,7 @@ def _split_digits(
             turned = [Loop(n, loop.source_step * w, axis, w, loop.gap) for n, w in steps if n > 1]
             part = copy.take(outer, first - copy.start[axis], first - copy.start[axis] + 1)
             loops = (*copy.loops[:outer], *turned, *copy.loops[outer + 1 :])
-            yield from _split_digits(replace(part, loops=loops), axis, digits, weights)
+            yield from _split_digits(part._replace(loops=loops), axis, digits, weights)
         return
     for step in range(loop.extent):
         yield from _split_digits(copy.take(outer, step, step + 1), axis, digits, weights)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 
 from distconv.layout.copies import Copy, Loop
 
@@ -17,58 +18,38 @@ def find_untiled(shape: tuple[int, ...], copies: Sequence[Copy], unit_bytes: int
     """
     if 0 in shape:
         return "it has no elements, and yet there are copies" if copies else None
-    # Of thousands of parts most go the same few ways, which are one object then.
-    ways: dict[int, tuple[list[_Runs] | None, int]] = {}
-    followed: list[list[_Runs]] = []
     for copy in copies:
-        way = ways.get(id(copy.loops))
-        if way is None:
-            way = ways[id(copy.loops)] = (
-                _follow(copy.loops, len(shape)),
-                copy.last_source - copy.source_offset,
-            )
-        runs, reach = way
-        if runs is None or len(copy.start) != len(shape):
+        if _follow(copy.loops, len(shape)) is None or len(copy.start) != len(shape):
             return f"{_name(copy)} has no box of coordinates of its own"
-        end_bytes = (copy.source_offset + reach + 1) * unit_bytes
+        end_bytes = (copy.last_source + 1) * unit_bytes
         if copy.source_offset < 0 or end_bytes > copy.region.size_bytes:
             return (
                 f"{_name(copy)} reads to byte {end_bytes:,} of a storage of {copy.region.size_bytes:,} bytes"
             )
-        followed.append(runs)
-    if _are_rows(shape, copies, followed):
-        return None
-    boxes = [
-        [[(at + first, at + end) for first, end in along] for at, along in zip(copy.start, runs, strict=True)]
-        for copy, runs in zip(copies, followed, strict=True)
-    ]
+    return _find_untiled(shape, tuple([(copy.start, copy.loops) for copy in copies]))
+
+
+@lru_cache(maxsize=64)
+def _find_untiled(
+    shape: tuple[int, ...], places: Sequence[tuple[tuple[int, ...], tuple[Loop, ...]]]
+) -> str | None:
+    """Look where copies land, by start and loops; the layers of a model are cut in the same few ways."""
+    boxes = []
+    for start, loops in places:
+        runs = _follow(loops, len(shape))
+        assert runs is not None  # noqa: S101  of no other copy it is asked where it lands
+        boxes.append(
+            [[(at + first, at + end) for first, end in along] for at, along in zip(start, runs, strict=True)]
+        )
     return _find_gap(shape, boxes, ())
-
-
-def _are_rows(shape: tuple[int, ...], copies: Sequence[Copy], followed: Sequence[list[_Runs]]) -> bool:
-    """Whether copies of whole rows follow each other, as those of most ranks do: told without a box for each."""
-    if not shape:
-        return False
-    later = [[(0, size)] for size in shape[1:]]
-    zeros = (0,) * len(later)
-    rows = []
-    for copy, runs in zip(copies, followed, strict=True):
-        if len(runs[0]) > 1 or copy.start[1:] != zeros or runs[1:] != later:
-            return False
-        rows.append((copy.start[0], runs[0][0][1]))
-    end = 0
-    for first, count in sorted(rows):
-        if first != end:
-            return False
-        end += count
-    return end == shape[0]
 
 
 def _name(copy: Copy) -> str:
     return f"the part that begins at element {copy.source_offset:,} in {copy.region.path}"
 
 
-def _follow(loops: Sequence[Loop], axes: int) -> list[_Runs] | None:
+@lru_cache(maxsize=256)
+def _follow(loops: tuple[Loop, ...], axes: int) -> list[_Runs] | None:
     """Give the runs along each axis, from 0 on; None where loops turn no axis, or lead to a place twice."""
     if any(loop.extent < 1 or loop.source_step < 0 or not 0 <= loop.axis < axes for loop in loops):
         return None

@@ -7,7 +7,7 @@ own headers say is where.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -154,8 +154,8 @@ def _read_slab(tensor: BoxedTensor, low: Extents, high: Extents, sources: Source
             (start - at) * stride
             for start, at, stride in zip(begin, box.first, box.view.strides, strict=True)
         )
-        part = replace(
-            box.view, offset=box.view.offset + offset, shape=sizes or (1,), strides=box.view.strides or (1,)
+        part = box.view._replace(
+            offset=box.view.offset + offset, shape=sizes or (1,), strides=box.view.strides or (1,)
         )
         place = tuple(slice(start - at, last - at) for start, last, at in zip(begin, end, low, strict=True))
         found[place] = read_rows(part, 0, part.shape[0], sources).reshape(sizes)

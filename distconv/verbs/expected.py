@@ -161,4 +161,4 @@ def _take(
     if isinstance(operation, TileTable):
         return view
     offset = view.offset + (first if by_columns else first * width)
-    return replace(view, offset=offset, shape=(shape[0], shape[-1]), strides=(width, 1))
+    return view._replace(offset=offset, shape=(shape[0], shape[-1]), strides=(width, 1))

@@ -288,7 +288,7 @@ def test_the_first_twenty_findings_are_told_and_the_others_counted(count: int, m
 
 def test_parts_of_different_types_are_told_with_the_types() -> None:
     ranks = hold(SPEC)
-    ranks[1]["norm.weight"] = replace(ranks[1]["norm.weight"], dtype=FLOAT32)
+    ranks[1]["norm.weight"] = ranks[1]["norm.weight"]._replace(dtype=FLOAT32)
     assert findings(ranks) == ["norm.weight: stored as bfloat16 and float32 in different shards"]
 
 
@@ -296,7 +296,7 @@ def test_parts_of_different_types_are_told_with_the_types() -> None:
 def test_weights_of_floating_point_types_of_16_bits_and_more_are_taken(name: str) -> None:
     ranks = hold(SPEC)
     for parts in ranks:
-        parts["norm.weight"] = replace(parts["norm.weight"], dtype=DTYPES[name])
+        parts["norm.weight"] = parts["norm.weight"]._replace(dtype=DTYPES[name])
     if name in {"float16", "bfloat16", "float32", "float64"}:
         assert match(ranks)
         return
@@ -430,12 +430,12 @@ def test_scales_and_adaptors_together_are_qloras_and_integers_alone_are_quantize
         f"(it has {wq}.scales)"
     )
     plain = hold(SPEC)
-    plain[0][f"{wq}.weight"] = replace(plain[0][f"{wq}.weight"], dtype=DTYPES["int8"])
+    plain[0][f"{wq}.weight"] = plain[0][f"{wq}.weight"]._replace(dtype=DTYPES["int8"])
     assert (
         describe_foreign_tensors(catalog(plain)) == f"{CALLED['quantized']} ({wq}.weight is stored as int8)"
     )
     masked = hold(SPEC)
-    masked[0]["mask"] = replace(view("mask", (4, 4)), dtype=DTYPES["uint8"])
+    masked[0]["mask"] = view("mask", (4, 4))._replace(dtype=DTYPES["uint8"])
     assert describe_foreign_tensors(catalog(masked)) is None
 
 

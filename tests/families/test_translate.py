@@ -272,7 +272,7 @@ def test_all_targets_that_cannot_be_made_are_told_line_by_line() -> None:
     cut_short = [
         replace(
             match,
-            views=tuple(replace(part, region=Region("cut", 0, 4, 0, zipped=False)) for part in match.views),
+            views=tuple(part._replace(region=Region("cut", 0, 4, 0, zipped=False)) for part in match.views),
         )
         if "w1" in match.source
         else match

@@ -97,7 +97,7 @@ class Shelf:
             data = elements.astype(f"u{unit}").tobytes()
             self.files[path] = b"." * before + header + data
             moved[region] = Region(path, before, len(data), 0, zipped=extra is not None)
-        copies = tuple(replace(copy, region=moved[copy.region]) for copy in case.target.copies)
+        copies = tuple(copy._replace(region=moved[copy.region]) for copy in case.target.copies)
         return replace(case.target, copies=copies)
 
 

@@ -43,12 +43,12 @@ def draw_shard(
     numbers = generator.random(rows if experts is None else (experts, columns), np.float32) + np.float32(0.01)
     scale = store(files, f"scales {rank}", numbers, FLOAT32)
     if experts is None:
-        scale = replace(scale, shape=shape, strides=(1, 0))
+        scale = scale._replace(shape=shape, strides=(1, 0))
         factors = np.broadcast_to(numbers[:, None], shape)
     else:
-        scale = replace(scale, shape=(experts, rows // experts, columns), strides=(columns, 0, 1))
+        scale = scale._replace(shape=(experts, rows // experts, columns), strides=(columns, 0, 1))
         factors = np.repeat(numbers, rows // experts, 0)
-    view = replace(store(files, f"shard {rank}", values, FLOAT8), scale=scale)
+    view = store(files, f"shard {rank}", values, FLOAT8)._replace(scale=scale)
     wide = torch.from_numpy(values).view(torch.float8_e4m3fn).to(torch.float32)
     return view, wide * torch.from_numpy(factors.copy())
 

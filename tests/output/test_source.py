@@ -1,7 +1,6 @@
 """INPUT is known by what its files hold, how large they are and when they were written; what changed is named."""
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,8 +49,8 @@ def test_input_is_described_by_all_that_is_known_of_it_and_what_changes_is_named
         source.prove({"source": found})
         source.prove({"source": None})
         for changed in (
-            view(weights[1], "b"), view(weights[1], crc32=1), replace(view(weights[1]), shape=(1, 2)),
-            replace(view(weights[1]), strides=(2,)), replace(view(weights[1]), dtype=DTYPES["int8"]),
+            view(weights[1], "b"), view(weights[1], crc32=1), view(weights[1])._replace(shape=(1, 2)),
+            view(weights[1])._replace(strides=(2,)), view(weights[1])._replace(dtype=DTYPES["int8"]),
         ):  # fmt: skip
             views[1] = changed
             assert refused(source, {"source": found}) == describe_change(str(weights[1]))

@@ -66,8 +66,8 @@ def spoil(copy: Copy, draw: st.DrawFn) -> list[Copy]:
     """Change a loop's extent or step."""
     place = draw(st.integers(0, len(copy.loops) - 1))
     change = draw(st.sampled_from(["extent", "step"]))
-    loop = dataclasses.replace(copy.loops[place], **{change: draw(st.integers(1, 4))})
-    return [dataclasses.replace(copy, loops=(*copy.loops[:place], loop, *copy.loops[place + 1 :]))]
+    loop = copy.loops[place]._replace(**{change: draw(st.integers(1, 4))})
+    return [copy._replace(loops=(*copy.loops[:place], loop, *copy.loops[place + 1 :]))]
 
 
 def move(copy: Copy, draw: st.DrawFn) -> list[Copy]:
@@ -75,7 +75,7 @@ def move(copy: Copy, draw: st.DrawFn) -> list[Copy]:
     axis = draw(st.integers(0, len(copy.start) - 1))
     start = list(copy.start)
     start[axis] += draw(st.sampled_from([-1, 1]))
-    return [dataclasses.replace(copy, start=tuple(start))]
+    return [copy._replace(start=tuple(start))]
 
 
 def double(copy: Copy, _draw: st.DrawFn) -> list[Copy]:
@@ -116,7 +116,7 @@ def test_a_tensor_with_a_copy_less_more_or_elsewhere_cannot_be_made(case: Case, 
     before, after = target.copies[:number], target.copies[number + 1 :]
     copy = target.copies[number]
     start = (copy.start[0] + data.draw(st.sampled_from([-1, 1])), *copy.start[1:])
-    for wrong in ([], [copy, copy], [dataclasses.replace(copy, start=start)]):
+    for wrong in ([], [copy, copy], [copy._replace(start=start)]):
         with pytest.raises(
             InputError, match=r"source: its parts in the shards do not fill target of shape \("
         ):
@@ -129,8 +129,8 @@ def test_a_copy_that_reads_one_element_more_than_is_stored_cannot_be_made(case: 
     last = max(target.copies, key=lambda copy: copy.last_source)
     enough = (last.last_source + 1) * target.stored.size_bytes
     for missing in (0, 1):
-        record = dataclasses.replace(last.region, size_bytes=enough - missing)
-        copies = tuple(dataclasses.replace(copy, region=record) for copy in target.copies)
+        record = last.region._replace(size_bytes=enough - missing)
+        copies = tuple(copy._replace(region=record) for copy in target.copies)
         if missing:
             with pytest.raises(
                 InputError, match=f"reads to byte {enough:,} of a storage of {enough - 1:,} bytes"
@@ -155,7 +155,7 @@ def test_a_copy_that_reads_one_element_more_than_is_stored_cannot_be_made(case: 
 def test_a_copy_that_makes_no_sense_fills_nothing(change: dict[str, object]) -> None:
     copy = Copy(RECORD, 0, (0, 0), (Loop(4, 6, 0), Loop(6, 1, 1)))
     assert find_untiled((4, 6), (copy,), 2) is None
-    assert find_untiled((4, 6), (dataclasses.replace(copy, **change),), 2)  # type: ignore[arg-type]
+    assert find_untiled((4, 6), (copy._replace(**change),), 2)  # type: ignore[arg-type]
 
 
 @given(st.integers(1, 8), st.integers(1, 40), st.sampled_from([2, 3, 4, 6, 8, 16]))
@@ -188,9 +188,7 @@ def test_all_tensors_that_parts_do_not_fill_are_told_at_once() -> None:
 def test_a_proof_takes_no_longer_for_larger_tensors() -> None:
     rows = 1 << 60
     halves = tuple(
-        Copy(
-            dataclasses.replace(RECORD, size_bytes=1 << 62), 0, (start, 0), (Loop(rows, 1, 0), Loop(1, 1, 1))
-        )
+        Copy(RECORD._replace(size_bytes=1 << 62), 0, (start, 0), (Loop(rows, 1, 0), Loop(1, 1, 1)))
         for start in (0, rows)
     )
     assert find_untiled((2 * rows, 1), halves, 2) is None

@@ -4,7 +4,7 @@ import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 
 from distconv.errors import InputError, Stopped
@@ -15,7 +15,6 @@ from distconv.formats.dcp.items import (
     CutShortError,
     Heads,
     Item,
-    check_item,
     find_checksum,
 )
 from distconv.formats.dcp.metadata import METADATA_NAME, Chunk, Metadata
@@ -29,9 +28,11 @@ from distconv.storage.parallel import read_at_once
 from distconv.storage.window import read_by_windows
 
 _OPENERS = 32
-_FIRST_OPENERS = 2
+_FIRST_OPENERS = 1
 _SLOW_SECONDS = 200e-6
 """Reads that take longer wait for storage, and more of them wait together; others only wait for the interpreter's lock."""
+_JUDGED = 32
+"""Items by which that is told."""
 _BATCH = 512
 """Items that one opener reads of a file: many enough to open it for, few enough to have many openers on a large one."""
 _LONGEST_HEAD_BYTES = 64 << 10
@@ -60,10 +61,11 @@ def read_boxes(
 
     def read(batch: _Batch, stopped: Callable[[], bool]) -> list[tuple[str, Box]]:
         with turns, opened(storage, batch.path) as reader:
-            began = perf_counter()
-            found = list(_read_batch(read_by_windows(reader), batch, heads, stopped))
-            if perf_counter() - began > _SLOW_SECONDS * len(batch.items):
+            began, near = perf_counter(), read_by_windows(reader)
+            found = list(_read_items(near, batch.items[:_JUDGED], heads, stopped))
+            if perf_counter() - began > _SLOW_SECONDS * len(found):
                 turns.release()  # one more from now on
+            found += _read_items(near, batch.items[_JUDGED:], heads, stopped)
             return found
 
     outcomes = read_at_once(read, batches, _OPENERS)
@@ -111,45 +113,43 @@ def _make_batches(
 def _find_shared(path: str, wanted: Sequence[_Wanted]) -> Iterator[str]:
     """Tell of boxes, in the order of a file, that lie in the bytes of others: torch writes each by itself."""
     for (before, _, one), (name, _, next_one) in itertools.pairwise(wanted):
-        is_same = (name, next_one) == (before, one)  # fills its place twice, which is told later
-        if not is_same and next_one.offset_bytes < one.offset_bytes + one.size_bytes:
+        is_within = next_one.offset_bytes < one.offset_bytes + one.size_bytes
+        if is_within and (name, next_one) != (
+            before,
+            one,
+        ):  # the same fills its place twice, which is told later
             yield (
                 f"{path}: {METADATA_NAME} has {name} at byte {next_one.offset_bytes:,}, within {before}, which ends at "
                 f"{one.offset_bytes + one.size_bytes:,}: the description is damaged, copy it again"
             )
 
 
-def _read_batch(
-    reader: Reader, batch: _Batch, heads: Heads, stopped: Callable[[], bool]
+def _read_items(
+    reader: Reader, items: Sequence[_Wanted], heads: Heads, stopped: Callable[[], bool]
 ) -> Iterator[tuple[str, Box]]:
-    for name, dtype, chunk in batch.items:
+    path = reader.path
+    for name, dtype, chunk in items:
         if stopped():
             raise Stopped("stopped")
         try:
-            item = _read_item(reader, chunk, heads)
-            check_item(item, chunk, dtype)
+            item = _read_item(reader, dtype, chunk, heads)
         except InputError as error:
-            raise InputError(f"{reader.path}: {name}: {error}") from None
-        yield name, _make_box(reader.path, name, chunk, item)
+            raise InputError(f"{path}: {name}: {error}") from None
+        start = chunk.offset_bytes + len(item.head)
+        region = Region(path, start, item.size_bytes, 0, zipped=False)
+        yield name, Box(chunk.first, make_view(name, item.mark, region))
 
 
-def _read_item(reader: Reader, chunk: Chunk, heads: Heads) -> Item:
+def _read_item(reader: Reader, dtype: DType, chunk: Chunk, heads: Heads) -> Item:
     size = HEAD_BYTES
     while True:
         size = min(size, chunk.size_bytes)
-        head = bytes(read_range(reader, chunk.offset_bytes, size))
         try:
-            return heads.read(head)
+            return heads.read(read_range(reader, chunk.offset_bytes, size), dtype, chunk)
         except (CutShortError, EndsEarlyError):
             if size in {chunk.size_bytes, _LONGEST_HEAD_BYTES}:
                 raise
             size = min(size * 8, _LONGEST_HEAD_BYTES)
-
-
-def _make_box(path: str, name: str, chunk: Chunk, item: Item) -> Box:
-    start = chunk.offset_bytes + item.start_bytes
-    region = Region(path, start, item.mark.storage.size_bytes(), 0, zipped=False)
-    return Box(chunk.first, make_view(name, item.mark, region))
 
 
 def read_checksums(storage: Storage, regions: Sequence[Region]) -> list[Region]:
@@ -162,5 +162,5 @@ def read_checksums(storage: Storage, regions: Sequence[Region]) -> list[Region]:
             size = min(DESCRIPTOR_BYTES, reader.size_bytes - end)
             crc32 = find_checksum(bytes(read_range(near, end, size)), region.size_bytes)
             if crc32:
-                found.append(replace(region, crc32=crc32))
+                found.append(region._replace(crc32=crc32))
     return found

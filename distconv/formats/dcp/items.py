@@ -6,10 +6,10 @@ so that it is taken apart once for each. Source: ``filesystem.py`` of torch 2.13
 """
 
 import struct
-import threading
 from dataclasses import dataclass
 
 from distconv.errors import InputError
+from distconv.formats.boxes import Extents
 from distconv.formats.content import describe_content
 from distconv.formats.dcp.metadata import Chunk
 from distconv.formats.marks import TensorMark, describe
@@ -34,15 +34,12 @@ class CutShortError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What an item says of its tensor; ``start_bytes`` is where its data begins, from the item's begin."""
+    """What an item says of its tensor, whose data begins behind the head."""
 
-    start_bytes: int
+    head: bytes
     mark: TensorMark
-
-    @property
-    def end_bytes(self) -> int:
-        """Where its data ends."""
-        return self.start_bytes + self.mark.storage.size_bytes()
+    size_bytes: int
+    """Of its data."""
 
 
 class Heads:
@@ -50,19 +47,20 @@ class Heads:
 
     def __init__(self) -> None:
         """Begin without any."""
-        self._known: dict[bytes, Item] = {}
-        self._lengths: tuple[int, ...] = ()
-        self._lock = threading.Lock()
+        self._known: dict[tuple[str, Extents, int], Item] = {}
 
-    def read(self, head: bytes) -> Item:
-        """Give what an item says that begins so; InputError where it is none, CutShortError where more is needed."""
-        for length in self._lengths:
-            if (found := self._known.get(head[:length])) is not None:
-                return found
-        item = _read_head(head)
-        with self._lock:
-            self._known[head[: item.start_bytes]] = item
-            self._lengths = tuple(sorted({len(known) for known in self._known}))
+    def read(self, head: bytearray, dtype: DType, chunk: Chunk) -> Item:
+        """Give what an item says that begins so.
+
+        InputError where it is none, or not the one that ``.metadata`` says, CutShortError where more is needed.
+        """
+        # Most begin as the last one of their kind did, byte for byte: what is compared is not hashed, and not read again.
+        kind = dtype.name, chunk.sizes, chunk.size_bytes
+        item = self._known.get(kind)
+        if item is None or not head.startswith(item.head):
+            item = _read_head(bytes(head))
+            _check_item(item, dtype, chunk)
+            self._known[kind] = item
         return item
 
 
@@ -74,7 +72,7 @@ def _read_head(head: bytes) -> Item:
         name, start, flags, size = _read_local(head, position)
         folder, _, last = name.rpartition(b"/")
         if mark is not None and folder.endswith(_DATA) and last == mark.storage.key.encode():
-            return Item(start, _check_extent(mark))
+            return Item(head[:start], _check_extent(mark), mark.storage.size_bytes())
         if last == _DESCRIPTION:
             mark, end = _read_description(head, start)
         else:
@@ -130,7 +128,7 @@ def find_checksum(behind: bytes, size_bytes: int) -> int:
     return 0
 
 
-def check_item(item: Item, chunk: Chunk, dtype: DType) -> None:
+def _check_item(item: Item, dtype: DType, chunk: Chunk) -> None:
     """Compare an item with what ``.metadata`` says of it; InputError where it is another's."""
     mark = item.mark
     if mark.shape != chunk.sizes or mark.dtype != dtype:
@@ -138,8 +136,9 @@ def check_item(item: Item, chunk: Chunk, dtype: DType) -> None:
             f"holds a {mark.dtype} of shape {mark.shape} at byte {chunk.offset_bytes:,}, expected a {dtype} of "
             f"{chunk.sizes}: the file is of another step, or of another run"
         )
-    if item.end_bytes > chunk.size_bytes:
+    end_bytes = len(item.head) + item.size_bytes
+    if end_bytes > chunk.size_bytes:
         raise InputError(
             f"the item at byte {chunk.offset_bytes:,} has {chunk.size_bytes:,} bytes, its data needs "
-            f"{item.end_bytes:,}; the file is damaged"
+            f"{end_bytes:,}; the file is damaged"
         )

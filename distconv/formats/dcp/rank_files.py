@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 
 from distconv.errors import InputError
@@ -141,7 +140,7 @@ def _make_boxes(rank: int, name: str, mark: TensorMark, region: Region) -> Itera
     for runs in product(*map(_list_runs, mark.runs)):
         first, sizes, local = (tuple(run[place] for run in runs) for place in range(3))
         offset = mark.offset + sum(at * stride for at, stride in zip(local, mark.strides, strict=True))
-        yield Box(first, replace(make_view(name, mark, region), offset=offset, shape=sizes))
+        yield Box(first, make_view(name, mark, region)._replace(offset=offset, shape=sizes))
 
 
 def _list_runs(runs: Runs) -> Iterator[tuple[int, int, int]]:

@@ -5,8 +5,10 @@ No opcode begins as another one does, so that a pattern of whole opcodes matches
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import islice
+from itertools import chain, islice, repeat
+from operator import itemgetter
 
 from distconv.formats.marks import Class, Function, Record
 from distconv.formats.meta.machine import NOTHING, Machine, Phrase
@@ -21,8 +23,11 @@ _FIRST_RECALL, _NUMBERS = (re.compile(pattern, re.DOTALL) for pattern in (_RECAL
 _RECALLS, _RECALL_SIZES = b"hj", {2, 5}
 _MOST_PHRASES = 1 << 16
 _MOST_LEARNED = 16
+_MORE, _MOST_AT_ONCE = 8, 512
+"""Of rows, so that who lets them fail has few looked at in vain."""
 _STEPS, _FIELD_STEPS = 8, 2
 """Opcodes of an object, and of each attribute at least, which count as if they had been carried out."""
+_VALUE_OF, _KEPT_OF = itemgetter(0), itemgetter(1)
 _LONG, _SIGNED, _SHORT_TEXT = 0x8A, b"J\x8a", 0x8C
 
 
@@ -40,36 +45,59 @@ def take_rows(machine: Machine, row: tuple[Class, ...]) -> None:
         machine.patterns[row] = pattern
         machine.learned += 1
     steps = sum(_STEPS + _FIELD_STEPS * len(kind.fields) for kind in row)
-    while match := pattern.match(machine.content, machine.position):
+    most = 1
+    while found := _find_rows(machine, pattern, most):
         try:
-            made, kept = _make_objects(machine, row, match.groups())
+            made, kept = _make_objects(machine, row, found)
         except (IndexError, ValueError):
-            return
+            if len(found) == 1:
+                return
+            most = 1  # one recalls what another one keeps, or is wrong
+            continue
         machine.stack += made
         machine.memo += kept
-        machine.position = match.end()
-        machine.save_steps(steps)
+        machine.position = found[-1].end()
+        machine.save_steps(steps * len(found))
+        most = min(most * _MORE, _MOST_AT_ONCE)
+
+
+def _find_rows(machine: Machine, pattern: re.Pattern[bytes], most: int) -> list[re.Match[bytes]]:
+    found = []
+    content, position = machine.content, machine.position
+    for _ in range(most):
+        match = pattern.match(content, position)
+        if match is None:
+            break
+        position = match.end()
+        found.append(match)
+    return found
 
 
 def _make_objects(
-    machine: Machine, row: tuple[Class, ...], contents: tuple[bytes, ...]
-) -> tuple[list[Record], list[object]]:
-    """Make a row of the opcodes of its values; gives it, and what the memo has of it."""
-    phrases, left = machine.phrases, iter(contents)
-    made: list[Record] = []
-    kept: list[object] = []
+    machine: Machine, row: tuple[Class, ...], found: list[re.Match[bytes]]
+) -> tuple[Iterator[Record], Iterator[object]]:
+    """Make rows of the opcodes of their values; gives them, and what the memo has of them.
+
+    Of millions of values each is looked up, and nothing else is done by itself: the interpreter goes through columns.
+    """
+    phrases = machine.phrases
+    columns = iter(
+        [
+            [phrases.get(content) or _take_value(machine, content) for content in column]
+            for column in zip(*map(re.Match.groups, found), strict=True)
+        ]
+    )
+    made: list[list[Record]] = []
+    kept: list[Iterable[tuple[object, ...]]] = []
     for kind in row:
-        record = Record(kind, ())
+        own = list(islice(columns, len(kind.fields)))
+        states = zip(*(map(_VALUE_OF, column) for column in own), strict=True)
+        records = [Record(kind, (), state) for state in states]
+        made.append(records)
         # The dict, which is not made, is recalled by no pickle of Python's.
-        kept += (record, NOTHING)
-        values = []
-        for content in islice(left, len(kind.fields)):
-            value, more = phrases.get(content) or _take_value(machine, content)
-            values.append(value)
-            kept += more
-        record.state = tuple(values)
-        made.append(record)
-    return made, kept
+        kept += (zip(records, repeat(NOTHING)), *(map(_KEPT_OF, column) for column in own))
+    flat = chain.from_iterable
+    return flat(zip(*made, strict=True)), flat(flat(zip(*kept, strict=True)))
 
 
 @cache
