@@ -170,7 +170,9 @@ def convert(
         every = partial(convert_each, like=like, endpoint_url=endpoint_url, progress=shown)
         done = every(source, output, one) if each else one(source, output)
     show(done, as_json=as_json, notes_shown=True)
-    if not as_json and not quiet and not isinstance(done, EachReport):
+    if isinstance(done, EachReport):
+        done.check()
+    elif not as_json and not quiet:
         _show_how_to_go_on(source, output, to, done)
 
 
