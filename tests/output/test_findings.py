@@ -312,9 +312,12 @@ SHARDS: dict[str, list[str]] = {
     ],
     "a shard in torch's old format": [
         "out/consolidated.01.pth: not in the one form that its tensors have: tok_embeddings.weight is part of a record [consolidated.01.pth]",
+        "out/consolidated.01.pth: 169,506 bytes, distconv.json records 173,884 [consolidated.01.pth]",
+        "out/consolidated.01.pth: MD5 …, checklist.chk gives …",
     ],
     "tensors that lie in columns": [
         "out/consolidated.01.pth: not in the one form that its tensors have: tok_embeddings.weight is part of a record [consolidated.01.pth]",
+        "out/consolidated.01.pth: MD5 …, checklist.chk gives …",
     ],
     "a tensor too few": [
         "output.weight: missing in consolidated.00.pth, consolidated.01.pth",
