@@ -17,6 +17,8 @@ from distconv.moving.digests import PartDigests
 from distconv.output.folder import Folder
 from distconv.output.unfinished import make_unfinished
 from distconv.storage.fencing import make_attempt
+from distconv.verbs.tokenizer import convert_tokenizer
+from tests.called import call
 from tests.checkpoints import Spec, rezip, write_checklist, write_checkpoint
 from tests.foreign_folders import save_dense, write_folder
 from tests.output.records import DIGEST, IDENTITY, write_journal
@@ -124,16 +126,31 @@ def test_parts_of_a_file_that_is_begun_count_where_that_is_there(tmp_path: Path)
 
 
 def test_an_unfinished_output_is_no_input(
-    checkpoint: Write, unfinished: Callable[..., Path], tmp_path: Path
+    checkpoint: Write, unfinished: Callable[..., Path], folders: Path, tmp_path: Path
 ) -> None:
     output = unfinished(checkpoint(LLAMA_2))
     for convert in (
         lambda: distconv.convert(output, tmp_path / "more"),
         lambda: distconv.manifest(output, tmp_path / "more"),
+        lambda: convert_tokenizer(output, tmp_path / "more"),
+        lambda: distconv.verify(checkpoint(LLAMA_2), against=output),
+        lambda: distconv.inspect(folders / "rows", like=output),
     ):
         with pytest.raises(InputError, match="a conversion of Llama 2 into it is not finished"):
             convert()
     assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize("to", ["transformers", "meta"])
+def test_an_unfinished_output_does_not_speak(
+    checkpoint: Write, unfinished: Callable[..., Path], to: str
+) -> None:
+    output = unfinished(checkpoint(LLAMA_2), to=to)
+    with pytest.raises(OutputError, match="a conversion of Llama 2 into it is not finished"):
+        distconv.generate(output, "One day")
+    done = call(["verify", output, "--generate", "One day"])
+    assert done.returncode == 2
+    assert f"error: {output}: a conversion of Llama 2 into it is not finished" in done.stderr
 
 
 def test_a_journal_that_tells_nothing_is_an_unfinished_conversion_too(tmp_path: Path) -> None:
