@@ -183,7 +183,6 @@ CHUNKS: dict[str, list[str]] = {
         "note: out: no distconv.json, so nothing tells what the data should be",
     ],
     "strangers without a receipt": [
-        "note: out/added_tokens.json: not what distconv writes, and may be loaded",
         "note: out/x.bin: weights that were not looked at, as Transformers prefers the model's",
         "note: out: no distconv.json, so nothing tells what the data should be",
     ],
