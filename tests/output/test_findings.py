@@ -284,7 +284,7 @@ SHARDS: dict[str, list[str]] = {
         "out/params.json: says 3 layers, the shards hold 2: there is no layers.2.*; download the missing files, or take the params.json of this model",
     ],
     "a missing params.json": [
-        "out: no params.json; the conversion is not finished",
+        "out: no params.json; the conversion is not finished, or params.json was not copied with the shards",
         "out/params.json: missing",
         "out/params.json: missing, though checklist.chk lists it",
     ],
@@ -371,7 +371,7 @@ SHARDS: dict[str, list[str]] = {
         "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check out` tells",
     ],
     "no shards": [
-        "refused: out: neither model.safetensors.index.json nor model.safetensors; no model for Transformers, or its conversion is not finished",
+        "refused: out: neither model.safetensors.index.json nor model.safetensors; no model for Transformers, or its conversion is not finished; it holds checklist.chk, params.json, tokenizer.model",
     ],
     "a file in its place": [
         "refused: out: a file, expected a folder",

@@ -37,7 +37,9 @@ def list_shards(storage: Storage, output: str) -> tuple[str, ...]:
     if not ranks:
         raise OutputError(f"{output}: no {shard_names(1)[0]}; the conversion is not finished")
     if PARAMS_NAME not in {entry.name for entry in entries}:
-        raise OutputError(f"{output}: no {PARAMS_NAME}; the conversion is not finished")
+        raise OutputError(
+            f"{output}: no {PARAMS_NAME}; the conversion is not finished, or {PARAMS_NAME} was not copied with the shards"
+        )
     return tuple(sorted(ranks, key=lambda name: (ranks[name], name)))
 
 
