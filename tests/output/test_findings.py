@@ -325,7 +325,7 @@ SHARDS: dict[str, list[str]] = {
         "norm.weight: missing in consolidated.01.pth",
     ],
     "frequencies, which the strict loader does not take": [
-        "consolidated.00.pth: rope.freqs is no tensor of a 2-layer model",
+        "consolidated.00.pth: rope.freqs is no tensor of a 2-layer model; save the model without it, or take the params.json that belongs to it",
     ],
     "half a tensor": [
         "output.weight in consolidated.00.pth: shape (8, 64), expected (288, 64)",
