@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from distconv.errors import UsageError
 
@@ -11,12 +12,17 @@ _LEAST_WITHOUT_UNIT = 1000
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([a-z]*)")
 
 
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number, which True is none of for people, though it is one of Python's."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def parse_size(size: int | str) -> int:
     """Take a number of bytes, or ``5GB``, ``500MB``, ``2GiB``; GB is 10^9, as in Transformers. UsageError for others.
 
     In text, a number of less than 1000 needs its unit: who writes ``5`` means gigabytes.
     """
-    if isinstance(size, int) and size > 0:
+    if is_whole(size) and size > 0:
         return size
     match = _SIZE.fullmatch(str(size).strip().lower())
     count = 0 if match is None else _multiply(match[1], _UNITS.get(match[2], 0))

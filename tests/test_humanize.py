@@ -46,6 +46,12 @@ def test_a_small_number_in_text_needs_its_unit(written: str) -> None:
         parse_size(written)
 
 
+@pytest.mark.parametrize("given", [True, False, 0, -5, "True", None, 1.5])
+def test_what_is_no_size_is_not_taken_for_one(given: object) -> None:
+    with pytest.raises(UsageError, match=r"is not a size|has no unit"):
+        parse_size(given)  # type: ignore[arg-type]
+
+
 def test_sizes_are_written_in_the_largest_unit_that_is_exact() -> None:
     sizes = (5_000_000_000, 1_500_000_000, 20_000, 1024)
     assert list(map(write_size, sizes)) == ["5GB", "1500MB", "20kB", "1024B"]

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -116,6 +117,10 @@ def test_conversions(
     (tmp_path / "run/step-1").symlink_to(folders / "rows")
     like = ("--like", folders / "llama-hf")
     assert len(printed.run("convert", tmp_path / "run", tmp_path / "steps", "--each", *like)["steps"]) == 1
+    shutil.copytree(folders / "grid", tmp_path / "run/step-2")
+    (tmp_path / "run/step-2/__0_0.distcp").unlink()
+    each = printed.run("convert", tmp_path / "run", tmp_path / "steps", "--each", *like, code=2)
+    assert (len(each["steps"]), len(each["failed"])) == (1, 1)
     with run_store(tmp_path / "aws") as store:
         write_checkpoint(tmp_path / "stored", Spec(), sentencepiece_file)
         store.share(tmp_path / "stored", "models", "in/")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,11 @@ from distconv.moving.digests import PartDigests
 from distconv.output.folder import Folder
 from distconv.output.unfinished import make_unfinished
 from distconv.storage.fencing import make_attempt
+from distconv.verbs.tokenizer import convert_tokenizer
+from tests.called import call
 from tests.checkpoints import Spec, rezip, write_checklist, write_checkpoint
 from tests.foreign_folders import save_dense, write_folder
+from tests.mistral_checkpoints import MistralSpec, write_mistral
 from tests.output.records import DIGEST, IDENTITY, write_journal
 from tests.reference import read_tensors
 
@@ -124,16 +128,62 @@ def test_parts_of_a_file_that_is_begun_count_where_that_is_there(tmp_path: Path)
 
 
 def test_an_unfinished_output_is_no_input(
-    checkpoint: Write, unfinished: Callable[..., Path], tmp_path: Path
+    checkpoint: Write, unfinished: Callable[..., Path], folders: Path, tmp_path: Path
 ) -> None:
     output = unfinished(checkpoint(LLAMA_2))
     for convert in (
         lambda: distconv.convert(output, tmp_path / "more"),
         lambda: distconv.manifest(output, tmp_path / "more"),
+        lambda: convert_tokenizer(output, tmp_path / "more"),
+        lambda: distconv.verify(checkpoint(LLAMA_2), against=output),
+        lambda: distconv.inspect(folders / "rows", like=output),
     ):
         with pytest.raises(InputError, match="a conversion of Llama 2 into it is not finished"):
             convert()
     assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize("to", ["transformers", "meta"])
+def test_an_unfinished_output_does_not_speak(
+    checkpoint: Write, unfinished: Callable[..., Path], to: str
+) -> None:
+    output = unfinished(checkpoint(LLAMA_2), to=to)
+    with pytest.raises(OutputError, match="a conversion of Llama 2 into it is not finished"):
+        distconv.generate(output, "One day")
+    done = call(["verify", output, "--generate", "One day"])
+    assert done.returncode == 2
+    assert f"error: {output}: a conversion of Llama 2 into it is not finished" in done.stderr
+
+
+def test_who_verifies_what_only_its_makers_code_loads_is_told_how_to_go_on(
+    folders: Path, sentencepiece_file: Path, tmp_path: Path
+) -> None:
+    """Each command that is named does what is said of it."""
+    for files in ("safetensors", "parts"):
+        write_mistral(tmp_path / files, MistralSpec(files=files), sentencepiece_file)
+        (tmp_path / files / sentencepiece_file.name).rename(tmp_path / files / "tokenizer.model")
+    shutil.copytree(tmp_path / "safetensors", tmp_path / "hub/original")
+    for source in (tmp_path / "safetensors", tmp_path / "parts", tmp_path / "hub"):
+        with pytest.raises(OutputError) as refused:
+            distconv.verify(source)
+        typed = re.findall(r"`distconv ([^`]+)`", str(refused.value))
+        assert typed == [f"check {source}", f"convert {source} OUT", f"verify OUT --against {source}"]
+        for line in typed:
+            done = call(line.replace("OUT", str(tmp_path / f"{source.name}-hf")).split())
+            assert done.returncode == 0, done.stderr
+    with pytest.raises(OutputError, match=f"`distconv check {folders / 'rows'}` looks at them"):
+        distconv.verify(folders / "rows")
+
+
+def test_who_verifies_a_folder_without_a_model_is_told_what_it_holds(tmp_path: Path) -> None:
+    for name, words in (
+        (None, "the folder is empty"),
+        ("adapter_config.json", "a LoRA adapter without its model"),
+    ):
+        if name is not None:
+            (tmp_path / name).write_text("{}")
+        with pytest.raises(OutputError, match=words):
+            distconv.verify(tmp_path)
 
 
 def test_a_journal_that_tells_nothing_is_an_unfinished_conversion_too(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from distconv.cli.screen import choose_progress, defused, name_options, show, show_error, show_usage_error
@@ -43,7 +43,7 @@ class AnyReport:
         return (self.text,)
 
     def to_json(self) -> dict[str, object]:
-        return {"text": self.text, self.text: [self.text]}
+        return {"text": self.text, "inside": [{self.text: [self.text]}], "notes": list(self.notes)}
 
     def lines(self) -> Sequence[str | Table]:
         return (self.text, Table(("a", "b"), [(self.text, "1"), ("x", self.text)], (False, True)))
@@ -75,13 +75,17 @@ def test_reports_show_any_text_and_let_it_do_nothing(text: str, capsys: pytest.C
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=FOREIGN)
+@example(text="/data/`shards=4`/`to='meta'`")
 def test_json_holds_any_text_in_ascii(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assume(name_options(text) == text)  # what messages call an option by is said as one types it
     show(AnyReport(text), as_json=True)
     shown = capsys.readouterr().out
     assert is_harmless(shown)
     assert shown.isascii()
-    assert json.loads(shown)["text"] == text
+    found = json.loads(shown)
+    assert found["text"] == text
+    assert found["inside"] == [{text: [text]}]
+    # Only what messages call an option by is said as one types it.
+    assert found["notes"] == [name_options(text)]
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

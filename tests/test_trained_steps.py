@@ -1,5 +1,6 @@
 """All steps of a run by one command: what is new is done, what is broken or not yet saved is named and keeps no other from it."""
 
+import json
 import os
 import shutil
 import signal
@@ -92,11 +93,73 @@ def test_a_step_that_is_still_being_saved_is_left_out_and_said(
     assert looks_whole(tmp_path / "out/step-10")
 
 
-def test_where_no_step_is_saved_to_its_end_that_is_said(run: Run, folders: Path) -> None:
+def test_where_no_step_is_saved_to_its_end_that_alone_is_said(run: Run, folders: Path) -> None:
     source = run(step_9="rows")
     (source / "step-9/.metadata").unlink()
-    with pytest.raises(InputError, match=r"no trainer's checkpoint(.|\n)*step-9: no \.metadata"):
+    with pytest.raises(InputError) as raised:
         convert_all(source, folders)
+    assert str(raised.value) == (
+        f"{source}: step-9: no .metadata, which is written last: not saved to its end yet, and there is no other "
+        "checkpoint; run the same command again when it is"
+    )
+
+
+def test_of_what_is_no_run_the_same_is_said_as_of_what_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other/notes").mkdir(parents=True)
+    (tmp_path / "file").write_text("words")
+    ends = {
+        "missing": "no such file or folder",
+        "empty": "no trainer's checkpoint directly below it; the folder is empty",
+        "other": "no trainer's checkpoint directly below it; it holds notes",
+        "file": "a file, expected the folder in which the checkpoints of the steps lie",
+    }
+    for name, end in ends.items():
+        with pytest.raises(InputError) as raised:
+            convert_each(tmp_path / name, tmp_path / "out", lambda *_: pytest.fail("nothing is there"))
+        assert str(raised.value) == f"{tmp_path / name}: {end}"
+    with pytest.raises(InputError, match=f"^{tmp_path / 'missing'}: {ends['missing']}$"):
+        distconv.convert(tmp_path / "missing", tmp_path / "out")
+
+
+def test_json_has_what_was_done_and_what_was_not(run: Run, folders: Path, tmp_path: Path) -> None:
+    source = run(step_1="rows", step_2="grid")
+    for name, code, done in (("step-1", 2, ["step-2"]), ("step-2", 2, [])):
+        (source / name / "__0_0.distcp").unlink()
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        ended = call(
+            (
+                "convert",
+                source,
+                tmp_path / "out",
+                "--each",
+                "--like",
+                folders / "llama-hf",
+                "--quiet",
+                "--json",
+            )
+        )
+        assert ended.returncode == code
+        found = json.loads(ended.stdout)
+        assert [Path(one["output"]).name for one in found["steps"]] == done
+        failed = found["failed"]
+        assert [Path(one["output"]).name for one in failed] == ["step-1", "step-2"][: 2 - len(done)]
+        for one in failed:
+            assert one["source"] == str(source / Path(one["output"]).name)
+            lost = f"{one['source']}/__0_0.distcp: missing"
+            assert any(words.startswith(lost) for words in one["findings"])
+            assert f"error: {lost}" in ended.stderr
+
+
+def test_people_are_told_of_the_steps_that_were_done_beside_one_that_was_not(
+    run: Run, folders: Path, tmp_path: Path
+) -> None:
+    source = run(step_1="rows", step_2="grid")
+    (source / "step-2/__0_0.distcp").unlink()
+    ended = call(("convert", source, tmp_path / "out", "--each", "--like", folders / "llama-hf", "--quiet"))
+    assert ended.returncode == 2
+    assert f"{tmp_path / 'out/step-1'}: " in ended.stdout
+    assert "step-2" not in ended.stdout
 
 
 def test_what_is_wrong_with_the_command_is_said_once(run: Run, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from distconv.version import VERSION
 if TYPE_CHECKING:
     from distconv.families.llama import Family
     from distconv.verbs.conversion_report import ConversionReport
+    from distconv.verbs.convert_each import EachReport
 
 _EPILOG = """
 \b
@@ -157,7 +158,7 @@ def convert(
       ray job submit -- distconv convert /shared/Llama-2-70b /shared/out
     """  # noqa: D301
     from distconv.verbs.convert import convert as run
-    from distconv.verbs.convert_each import EachReport, convert_each
+    from distconv.verbs.convert_each import convert_each
 
     with ray_address(address) as chosen:
         one = partial(
@@ -170,7 +171,18 @@ def convert(
         every = partial(convert_each, like=like, endpoint_url=endpoint_url, progress=shown)
         done = every(source, output, one) if each else one(source, output)
     show(done, as_json=as_json, notes_shown=True)
-    if not as_json and not quiet and not isinstance(done, EachReport):
+    _conclude(source, output, to, done, silent=as_json or quiet)
+
+
+def _conclude(
+    source: str, output: str, to: str, done: "ConversionReport | EachReport", *, silent: bool
+) -> None:
+    """Tell of steps that were not converted, or how to go on with the one model."""
+    from distconv.verbs.convert_each import EachReport
+
+    if isinstance(done, EachReport):
+        done.check()
+    elif not silent:
         _show_how_to_go_on(source, output, to, done)
 
 

@@ -48,9 +48,9 @@ def _repeat(context: click.Context, following: click.Command, said: tuple[str, .
 
 def hint_at_speaking(output: str) -> None:
     """Tell how to let OUTPUT speak, unless it is Meta's, has no tokenizer, or lies elsewhere, where nothing could load it."""
-    from distconv.verbs.generate import refuse_meta, refuse_wordless
+    from distconv.verbs.generate import refuse_unloadable, refuse_wordless
 
     with contextlib.suppress(UsageError):
-        refuse_meta(output)
+        refuse_unloadable(output)
         refuse_wordless(output)
         hint("verify", output, "--generate", "Once upon a time", repeated=False)

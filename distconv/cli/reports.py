@@ -204,9 +204,9 @@ def _refuse_questions(output: str, text: str | None, image: str | None) -> None:
         if image is not None:
             raise click.UsageError("--image is shown before the TEXT of --generate; give that too")
         return
-    from distconv.verbs.generate import refuse_meta, refuse_wordless
+    from distconv.verbs.generate import refuse_unloadable, refuse_wordless
 
-    refuse_meta(output)
+    refuse_unloadable(output)
     if image is not None:
         from distconv.verbs.image import open_image, refuse_blind
 

@@ -34,7 +34,7 @@ def show(report: Report, *, as_json: bool, notes_shown: bool = False) -> None:
         click.echo(f"{paint('note:', 'yellow')} {_plain(note)}", err=True)
     if as_json:
         # JSON leaves DEL alone, of all characters that ASCII has.
-        click.echo(name_options(json.dumps(report.to_json(), indent=2)).replace("\x7f", "\\u007f"))
+        click.echo(json.dumps(_name_in_messages(report.to_json()), indent=2).replace("\x7f", "\\u007f"))
         return
     for line in report.lines():
         if not isinstance(line, Table):
@@ -108,6 +108,19 @@ def name_options(text: str) -> str:
 def _name_option(match: re.Match[str]) -> str:
     option, value = f"--{match[1].replace('_', '-')}", match[2].strip("'")
     return option if value in {"", "True"} else f"{option} {value}"
+
+
+_MESSAGES = frozenset({"notes", "findings", "differences", "evidence", "assumptions"})
+"""Keys of ``--json`` whose values distconv says; all others are names and numbers."""
+
+
+def _name_in_messages(value: object, *, said: bool = False) -> object:
+    """Name options as one types them in what a report says, and leave alone what it was told."""
+    if isinstance(value, dict):
+        return {key: _name_in_messages(held, said=key in _MESSAGES) for key, held in value.items()}
+    if isinstance(value, list):
+        return [_name_in_messages(held, said=said) for held in value]
+    return name_options(value) if said and isinstance(value, str) else value
 
 
 def _plain(text: str) -> str:

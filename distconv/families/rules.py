@@ -171,7 +171,11 @@ def _name_unknown(
         where = f"{_where(catalog, names[0])}: {catalog.stored_name(names[0])}"
         if len(names) > 1:
             where += f" and {len(names) - 1} more that begin with {first!r}"
-        yield f"{where} {'are' if len(names) > 1 else 'is'} no tensor of a {dimensions.layers}-layer model"
+        verb, them = ("are", "them") if len(names) > 1 else ("is", "it")
+        yield (
+            f"{where} {verb} no tensor of a {dimensions.layers}-layer model; save the model without {them}, or take the "
+            "params.json that belongs to it"
+        )
 
 
 @dataclass(frozen=True, slots=True)

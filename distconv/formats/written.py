@@ -8,23 +8,27 @@ from dataclasses import dataclass
 from distconv.errors import InputError, OutputError
 from distconv.formats.plain_json import LIMIT_BYTES, decode_json
 from distconv.formats.views import TensorView
-from distconv.layout.dtypes import DType, contiguous_strides
+from distconv.layout.dtypes import DType, contiguous_strides, extent_elements
 from distconv.layout.regions import Region
 from distconv.storage.base import Storage, read_small
+
+Place = tuple[int, int, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A tensor as the header of OUTPUT's file names it; its elements lie in a row."""
+    """A tensor as the header of OUTPUT's file names it; its elements lie in a row, where ``strides`` do not say otherwise."""
 
     path: str
     offset_bytes: int
     dtype: DType
     shape: tuple[int, ...]
     crc32: int | None = None
-    """Of its bytes, as the file itself says; None where the format has none."""
+    """Of its bytes, as the file itself says; None where it says nothing of these alone."""
     shares: str | None = None
     """The earlier tensor of the file whose data this is as well; receipts record that one only."""
+    strides: tuple[int, ...] | None = None
+    """In elements, of one whose elements lie apart, or in another order."""
 
     @property
     def elements(self) -> int:
@@ -34,7 +38,14 @@ class Written:
     @property
     def end_bytes(self) -> int:
         """Where in the file its data ends."""
-        return self.offset_bytes + self.elements * self.dtype.size_bytes
+        extent = self.elements if self.strides is None else extent_elements(self.shape, self.strides)
+        return self.offset_bytes + extent * self.dtype.size_bytes
+
+    @property
+    def place(self) -> Place:
+        """What only tensors of the same data have, of those of one file: where it lies, in which order."""
+        order = () if self.strides is None else (*self.shape, *self.strides)
+        return self.offset_bytes, self.end_bytes, order
 
 
 FOR_INPUT = ": download it again"
@@ -61,4 +72,5 @@ def view_written(name: str, written: Written) -> TensorView:
     """Take a tensor of a file that was written as one to be read."""
     size = written.end_bytes - written.offset_bytes
     region = Region(written.path, written.offset_bytes, size, 0, zipped=False)
-    return TensorView(name, region, written.dtype, 0, written.shape, contiguous_strides(written.shape))
+    strides = contiguous_strides(written.shape) if written.strides is None else written.strides
+    return TensorView(name, region, written.dtype, 0, written.shape, strides)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from distconv.errors import ConversionError, DeviceError, DistconvError, UsageError, describe_os_error
+from distconv.humanize import is_whole
 from distconv.layout.units import Unit
 from distconv.moving.job import Job, Receipt
 from distconv.moving.scheduler import Failure, Limits
@@ -28,7 +29,7 @@ class Cluster:
 
     def __post_init__(self) -> None:
         """Refuse what no Ray could give, with UsageError."""
-        if self.workers is not None and self.workers < 1:
+        if self.workers is not None and not (is_whole(self.workers) and self.workers >= 1):
             raise UsageError(f"workers {self.workers}: expected at least 1")
         if not 0 < self.gpus <= 1:
             raise UsageError(f"{self.gpus:g} GPUs a worker: expected more than 0 and at most 1")

@@ -4,11 +4,11 @@ Each file is read once, from end to end, by lanes of this process or by workers.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
 from distconv.formats.meta.checklist import parse_checklist
-from distconv.formats.written import Headers, Written, view_written
+from distconv.formats.written import Headers, Place, Written, view_written
 from distconv.layout.files import OutputTensor
 from distconv.layout.units import Examination, Gap, split_examination
 from distconv.moving.compare import target_of_view
@@ -56,15 +56,20 @@ class _Task:
     md5: str | None
 
     def list_units(self, *, digests: bool) -> tuple[Examination, ...]:
-        """Give what workers read at a time."""
-        whole = self.recorded is not None and self.recorded.digest is not None
+        """Give what workers read at a time; of a file whose tensors do not lie in a row, all of it apart."""
+        whole, md5 = self.recorded is not None and self.recorded.digest is not None, self.md5 is not None
         sums = any(written.crc32 is not None for written in self.tensors.values())
         runs = tuple(_list_runs(self.path, self.tensors, self.size_bytes))
-        if not whole and self.md5 is None:
-            runs = tuple(run for run in runs if isinstance(run, OutputTensor))
-        digests = digests or self.recorded is not None
-        unit = Examination(self.name, runs, digests, whole=whole, md5=self.md5 is not None, checksums=sums)
-        return split_examination(unit)
+        tensors = tuple(run for run in runs if isinstance(run, OutputTensor))
+        unit = Examination(self.name, tensors, digests or self.recorded is not None, checksums=sums)
+        if not whole and not md5:
+            return split_examination(unit)
+        in_order = all(written.strides is None for written in self.tensors.values())
+        if in_order and sum(run.size_bytes for run in runs) == self.size_bytes:
+            return (replace(unit, runs=runs, whole=whole, md5=md5),)
+        all_of_it = (Gap(self.path, 0, self.size_bytes),)
+        rest = Examination(f"all of {self.name}", all_of_it, digests=False, whole=whole, md5=md5)
+        return (*split_examination(unit), rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +158,16 @@ def _bring_together(task: _Task, units: tuple[Examination, ...], found: Mapping[
     for unit, part in zip(units, parts, strict=True):
         for place, tensor in enumerate(unit.tensors if part.problem is None else ()):
             written = task.tensors[tensor.name]
-            names = sharing[written.offset_bytes, written.end_bytes]
+            names = sharing[written.place]
             if unit.digests:
                 digests |= dict.fromkeys(names, part.tensors[place])
             tallies |= dict.fromkeys(names, part.tallies[place])
             checksums |= {
                 name: part.checksums[place] for name in names if task.tensors[name].crc32 is not None
             }
-    whole = (parts[0].whole, parts[0].md5) if len(parts) == 1 else (None, None)
-    return _Read(digests, tallies, checksums, *whole, problem)
+    whole = next((part.whole for part in parts if part.whole is not None), None)
+    md5 = next((part.md5 for part in parts if part.md5 is not None), None)
+    return _Read(digests, tallies, checksums, whole, md5, problem)
 
 
 def _compare(task: _Task, read: _Read) -> Finding | None:
@@ -186,18 +192,18 @@ def _compare(task: _Task, read: _Read) -> Finding | None:
     return None
 
 
-def _group_names(tensors: Mapping[str, Written]) -> dict[tuple[int, int], list[str]]:
-    """Give the names of tensors by their first byte and the one behind their last."""
-    spans: dict[tuple[int, int], list[str]] = {}
+def _group_names(tensors: Mapping[str, Written]) -> dict[Place, list[str]]:
+    """Give the names of tensors by what only those of the same data have."""
+    places: dict[Place, list[str]] = {}
     for name, written in tensors.items():
-        spans.setdefault((written.offset_bytes, written.end_bytes), []).append(name)
-    return spans
+        places.setdefault(written.place, []).append(name)
+    return places
 
 
 def _list_runs(path: str, tensors: Mapping[str, Written], size_bytes: int) -> Iterator[OutputTensor | Gap]:
-    """Give runs that cover the file; one of several names is called by the first."""
+    """Give runs that cover the file, which some do twice where tensors overlap; one of several names is called by the first."""
     position = 0
-    for (first, end), (name, *_others) in sorted(_group_names(tensors).items()):
+    for (first, end, _order), (name, *_others) in sorted(_group_names(tensors).items()):
         if first > position:
             yield Gap(path, position, first)
         yield take_written(name, tensors[name])

@@ -1,10 +1,11 @@
 """What is said of a conversion that a folder holds: how far it is, and in what it is another than one that is asked for."""
 
+import contextlib
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from distconv.errors import name_option
+from distconv.errors import InputError, name_option
 from distconv.families.known import ALL_FAMILIES
 from distconv.humanize import format_count, list_first, write_size
 from distconv.moving.shared import UnfinishedFile
@@ -51,6 +52,18 @@ def describe_unfinished(storage: Storage, folder: str) -> str | None:
         f"({asked}{files} so far{_count_parts(unfinished, {*names} - {*done})}); run the same conversion again, and it "
         f"goes on: `distconv convert INPUT {folder}`, with the options that it had"
     )
+
+
+@contextlib.contextmanager
+def telling_unfinished(storage: Storage, folder: str) -> Iterator[None]:
+    """Say of a folder in which a block does not find what it reads there that a conversion into it is not finished, if so."""
+    try:
+        yield
+    except InputError as error:
+        words = describe_unfinished(storage, folder)
+        if words is None:
+            raise
+        raise InputError(words) from error
 
 
 def _name_family(name: object) -> str:

@@ -147,7 +147,7 @@ def _look_at_files(
         findings += check_recorded(storage, output, receipt, headers)
         return headers, findings, [*notes, *more]
     used, unused = _leave_unused(output, target, headers)
-    return used, findings, [*unused, *notes, *more]
+    return used, findings, [*unused, *_note_parts(output, target, used), *notes, *more]
 
 
 def _leave_unused(output: str, target: Target, headers: Headers) -> tuple[Headers, list[str]]:
@@ -160,6 +160,16 @@ def _leave_unused(output: str, target: Target, headers: Headers) -> tuple[Header
     return used, [
         f"{output}: {list_some(left, _MOST_SHOWN)}: not looked at, as no code uses it"
     ] if left else []
+
+
+def _note_parts(output: str, target: Target, headers: Headers) -> Iterator[str]:
+    """Tell of tensors that a target's code loads, and that no checksum of the file's is about."""
+    parts = {name: None for tensors in headers.values() for name, one in tensors.items() if one.crc32 is None}
+    if target.has_checksums and parts:
+        yield (
+            f"{output}: {list_some(list(parts), _MOST_SHOWN)}: parts of larger records, or saved in torch's old format, so "
+            f"that no CRC32 is about them alone; what records have `distconv check {output}` compares"
+        )
 
 
 def _ask(

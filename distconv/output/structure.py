@@ -13,7 +13,8 @@ from distconv.humanize import list_some
 from distconv.output.findings import Finding
 from distconv.output.loading import digest_file, holds_weights, is_copy, is_loaded
 from distconv.output.receipt import ModelReceipt
-from distconv.output.targets import RECEIPT_NAME, Target
+from distconv.output.targets import RECEIPT_NAME, TRANSFORMERS, Target
+from distconv.output.tokenizers import is_tokenizer
 from distconv.storage.base import Entry, Storage, join
 
 
@@ -128,7 +129,8 @@ def find_foreign(
             continue
         words = f"{join(output, entry.name)}: not of this model, and may be loaded in its place"
         if receipt is None and not (holds_weights(entry) and re.fullmatch(target.rivals, entry.name)):
-            if not target.is_sidecar(entry.name):
+            known = target.is_recorded(entry.name) or (target is TRANSFORMERS and is_tokenizer(entry.name))
+            if holds_weights(entry) or not known:
                 notes.append(f"{join(output, entry.name)}: {_describe_unknown(entry)}")
         elif holds_weights(entry) or not is_copy(storage, output, entry, target, copied):
             findings.append(words)
@@ -138,7 +140,7 @@ def find_foreign(
 def _describe_unknown(entry: Entry) -> str:
     if holds_weights(entry):
         return "weights that were not looked at, as Transformers prefers the model's"
-    return "not what distconv writes, and may be loaded"
+    return "not looked at, and may be loaded"
 
 
 def check_recorded(

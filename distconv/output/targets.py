@@ -54,7 +54,7 @@ class Target:
     folders: str
     """Pattern of folders from which a loader reads."""
     detours: Mapping[str, tuple[str, ...]] = field(compare=False)
-    """Keys, by file, that would lead a loader elsewhere; no conversion writes them."""
+    """Keys that would lead a loader elsewhere, by files of JSON that it reads; no conversion writes them."""
     list_files: Callable[[Storage, str], tuple[str, ...]] = field(compare=False)
     """Give the files of weights that a folder has by its own account; OutputError where it is not finished."""
     has_checksums: bool
@@ -122,7 +122,10 @@ TRANSFORMERS = Target(
     folders=r"additional_chat_templates",
     detours={
         CONFIG_NAME: ("transformers_weights", "quantization_config", "auto_map"),
+        "generation_config.json": (),
         "tokenizer_config.json": ("fast_tokenizer_files", "auto_map"),
+        "special_tokens_map.json": (),
+        "added_tokens.json": (),
         PREPROCESSOR_NAME: ("auto_map",),
         PROCESSOR_NAME: ("auto_map",),
         VIDEO_PREPROCESSOR_NAME: ("auto_map",),

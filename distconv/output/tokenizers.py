@@ -12,7 +12,7 @@ from distconv.errors import InputError
 from distconv.formats.plain_json import parse_object
 from distconv.formats.protobuf import read_fields
 from distconv.formats.written import Headers
-from distconv.humanize import list_first
+from distconv.humanize import format_size, list_first
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.values import show
 from distconv.sidecars.config import CONFIG_NAME
@@ -23,8 +23,12 @@ _EMBEDDING = re.compile(
     r"(.*\.)?(embed_tokens|embed_text_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)\.weight"
 )
 """Tables of a row for each token, which some models have more of than vocab_size."""
+_MORE_ROWS = re.compile(r"(.*\.)?embed_tokens\.additional_embedding\.weight")
+"""Rows behind those of the table, which stay trainable where that does not (IDEFICS)."""
 _OTHERS = re.compile(r".*\.(model|tiktoken)|(tekken|vocab).*\.json|merges\.txt|.*vocab.*\.txt")
 """Tokenizers of kinds that are not looked at."""
+_OF_BYTES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+"""Classes of tokenizers that need no file."""
 _SPECIAL = re.compile(r".*_token_id")
 _SIZES = ("vocab_size", "text_vocab_size")
 """Of text, and where the first counts sounds, of text by the second."""
@@ -66,14 +70,9 @@ def find_tokenizer_faults(storage: Storage, output: str, headers: Headers) -> tu
         return str(error).splitlines(), []
     if isinstance(found, str):
         return [], [found]
-    rows = max([size, *_list_rows(headers)])
-    said = {config: content}
+    rows = max([size, *_list_rows(headers, _EMBEDDING)]) + sum(_list_rows(headers, _MORE_ROWS))
     path = join(output, "generation_config.json")
-    if storage.find(path) is not None:
-        try:
-            said[path] = read_config(storage, path)
-        except InputError as error:
-            return str(error).splitlines(), []
+    said = {config: content, **_read_if_there(storage, path)}
     given = f"{config} and the embedding give {rows:,} rows"
     beyond = _show_beyond(found.tokens, rows)
     findings = [f"{found.path}: ids beyond the vocabulary, of which {given}: {beyond}"] if beyond else []
@@ -82,6 +81,7 @@ def find_tokenizer_faults(storage: Storage, output: str, headers: Headers) -> tu
     notes = (
         [f"{found.path}: added tokens that the model has no row for, as {given}: {added}"] if added else []
     )
+    notes += _find_missing(storage, output, found)
     speaks = path in said or _speaks(content)
     for words, is_fault in _find_unknown(found, rows, said):
         (findings if is_fault and speaks else notes).append(words)
@@ -96,10 +96,18 @@ def _find_size(content: Mapping[str, object]) -> int | None:
     return None
 
 
-def _list_rows(headers: Headers) -> Iterator[int]:
+def _read_if_there(storage: Storage, path: str) -> dict[str, dict[str, object]]:
+    """Read a file of JSON, by its path; what is none is told as what leads a loader elsewhere is looked for."""
+    if storage.find(path) is not None:
+        with contextlib.suppress(InputError):
+            return {path: parse_object(path, read_small(storage, path, SMALL_FILE_BYTES))}
+    return {}
+
+
+def _list_rows(headers: Headers, names: re.Pattern[str]) -> Iterator[int]:
     for tensors in headers.values():
         for name, written in tensors.items():
-            if _EMBEDDING.fullmatch(name) and len(written.shape) == 2:
+            if names.fullmatch(name) and len(written.shape) == 2:
                 yield written.shape[0]
 
 
@@ -136,35 +144,55 @@ def _find_unknown(
                         yield f"{path}: {key} {number:,}, the model has {rows:,} rows", True
 
 
+def _find_missing(storage: Storage, output: str, found: _Vocabulary) -> Iterator[str]:
+    """Tell of special tokens that older versions write by their text, and a vocabulary does not have."""
+    known = {*found.tokens.values(), *found.added.values()}
+    if "" in known:  # of which ids alone are read
+        return
+    for path, content in _read_if_there(storage, join(output, "special_tokens_map.json")).items():
+        for key, value in content.items():
+            for token in value if isinstance(value, list) else [value]:
+                text = token.get("content") if isinstance(token, dict) else token
+                if isinstance(text, str) and text not in known:
+                    yield f"{path}: {key} {show(text)}, {found.path} has no such token, and Transformers adds it behind all others"
+
+
+def is_tokenizer(name: str) -> bool:
+    """Whether a file of this name is a tokenizer's, which is looked at or named here."""
+    return name in _READERS or _OTHERS.fullmatch(name) is not None
+
+
 def _read_vocabulary(storage: Storage, output: str) -> _Vocabulary | str:
     """Read all tokens, added ones included; where that cannot be done, say why."""
     names = frozenset(list_files(storage, output))
     for name, read in _READERS.items():
         if name in names:
             path = join(output, name)
+            entry = storage.find(path)
+            if entry is not None and entry.size_bytes > SMALL_FILE_BYTES:
+                return f"{path}: {format_size(entry.size_bytes)}, a larger tokenizer than is looked at"
             found = read(path, read_small(storage, path, SMALL_FILE_BYTES))
             if found is None:
                 return f"{path}: a tokenizer of a kind that is not looked at"
             tokens, added = found
-            return _Vocabulary(path, tokens, added | _read_added(storage, output, names))
+            return _Vocabulary(path, tokens, added | _read_added(storage, output))
+    for name in ("tokenizer_config.json", CONFIG_NAME):
+        for path, content in _read_if_there(storage, join(output, name)).items():
+            if content.get("tokenizer_class") in _OF_BYTES:
+                return f"{path}: {content['tokenizer_class']}, a tokenizer of bytes, without a vocabulary to be looked at"
     other = next(filter(_OTHERS.fullmatch, sorted(names)), None)
     if other is not None:
         return f"{join(output, other)}: a tokenizer of a kind that is not looked at"
     return f"{output}: no tokenizer here (as tokenizer.json or tokenizer.model), without which no text can be read or written"
 
 
-def _read_added(storage: Storage, output: str, names: frozenset[str]) -> _Tokens:
+def _read_added(storage: Storage, output: str) -> _Tokens:
     """Read what stands beside the vocabulary in files of older versions."""
     added: _Tokens = {}
-    if "added_tokens.json" in names:
-        path = join(output, "added_tokens.json")
-        added |= _invert(path, parse_object(path, read_small(storage, path, SMALL_FILE_BYTES)), "the file")
-    if "tokenizer_config.json" in names:
-        path, found = join(output, "tokenizer_config.json"), None
-        with contextlib.suppress(InputError):  # which is told as what leads a loader elsewhere is looked for
-            found = parse_object(path, read_small(storage, path, SMALL_FILE_BYTES)).get(
-                "added_tokens_decoder"
-            )
+    for path, content in _read_if_there(storage, join(output, "added_tokens.json")).items():
+        added |= _invert(path, content, "the file")
+    for content in _read_if_there(storage, join(output, "tokenizer_config.json")).values():
+        found = content.get("added_tokens_decoder")
         for key, row in found.items() if isinstance(found, dict) else ():
             if _NUMBER.fullmatch(key) and isinstance(row, dict):
                 added[int(key)] = str(row.get("content"))

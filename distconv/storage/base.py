@@ -220,6 +220,14 @@ def join(folder: str, *names: str) -> str:
     return posixpath.join(folder, *names)
 
 
+def find_given(storage: Storage, path: str) -> Entry:
+    """Give what is at a path that a person gave; InputError where nothing is."""
+    found = storage.find(path)
+    if found is None:
+        raise InputError(f"{path}: no such file or folder")
+    return found
+
+
 def is_folder(storage: Storage, path: str) -> bool:
     """Whether a folder is there."""
     found = storage.find(path)

@@ -1,5 +1,7 @@
 """What a checkpoint of Meta's is and what its conversion would be: read and decided without moving data."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
@@ -93,7 +95,8 @@ def read_found(
     facts = _make_facts(files.folder, params, dimensions, catalog, vocabulary, architecture)
     choice = choose_family(facts, family, instruct=instruct)
     optional = frozenset({architecture.output}) if choice.may_tie else frozenset()
-    matches = match_rules(rules, architecture.ignored, apart, dimensions, optional, _ABSENCE)
+    with _naming(files.folder):
+        matches = match_rules(rules, architecture.ignored, apart, dimensions, optional, _ABSENCE)
     notes = (
         *files.notes,
         *catalog.notes,
@@ -106,6 +109,18 @@ def read_found(
         *note_params(params, choice),
     )
     return Checkpoint(files, params, catalog, architecture, dimensions, vocabulary, choice, matches, notes)
+
+
+@contextlib.contextmanager
+def _naming(folder: str) -> Iterator[None]:
+    """Let findings about tensors begin with the folder: names of files are the same in many."""
+    try:
+        yield
+    except InputError as error:
+        lines = str(error).splitlines()
+        raise InputError.of(
+            line if line.startswith("…") else f"{folder}: {line}" for line in lines
+        ) from error
 
 
 def subject_of(choice: Choice) -> Subject:

@@ -11,14 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from distconv.formats.meta.shards import shard_name
-from distconv.formats.written import Headers, Written
+from distconv.formats.written import Headers, Written, view_written
 from distconv.layout.dtypes import DType
 from distconv.layout.units import Examination
 from distconv.moving.progress import Progress
 from distconv.output.findings import Finding
 from distconv.storage.base import Storage
 from distconv.verbs.expected import Expected
-from distconv.verbs.rows import cast_rows, choose_dtype, find_difference, read_bytes
+from distconv.verbs.rows import cast_rows, choose_dtype, find_difference, read_bytes, read_rows
 from distconv.verbs.side_by_side import Compare, Reading, ask_for, compare_side_by_side
 
 if TYPE_CHECKING:
@@ -182,7 +182,10 @@ def _differ(
     row_bytes = wanted.shape[1] * target.dtype.size_bytes
     skipped = part.at + row - part.first_row
     expected = cast_rows(np.ascontiguousarray(wanted), whole.dtype, target.dtype)
-    found = read_bytes(reading.open(target), target.offset_bytes + skipped * row_bytes, expected.nbytes)
+    if target.strides is None:
+        found = read_bytes(reading.open(target), target.offset_bytes + skipped * row_bytes, expected.nbytes)
+    else:
+        found = read_rows(view_written(whole.held_as, target), skipped, len(wanted), reading.sources)
     at = find_difference(expected, found, row_bytes, target.dtype)
     if at is None:
         return None

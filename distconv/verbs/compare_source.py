@@ -8,6 +8,7 @@ from distconv.errors import MismatchError
 from distconv.families.known import ALL_FAMILIES
 from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
+from distconv.output.descriptions import telling_unfinished
 from distconv.output.findings import Finding
 from distconv.output.proof import Proof
 from distconv.output.receipt import Conversion, find_conversion
@@ -29,6 +30,11 @@ def read_source(storage: Storage, options: Options, cluster: Cluster | None) -> 
     """Read INPUT's headers before OUTPUT's data; None where there is no OUTPUT, which is told later."""
     if not is_folder(storage, options.output):
         return None
+    with telling_unfinished(storage, options.source):
+        return _read_source(storage, options, cluster)
+
+
+def _read_source(storage: Storage, options: Options, cluster: Cluster | None) -> Compare:
     kind = tell_kind(storage, options)
     if kind is Kind.TRAINED:
         # What OUTPUT's config says of heads was that of the model that INPUT is like.

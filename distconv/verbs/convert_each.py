@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from distconv.errors import DistconvError, InputError, OutputError
+from distconv.formats.meta.files import describe_folder
 from distconv.humanize import list_some, shorten
 from distconv.moving.progress import Progress, SilentProgress
-from distconv.storage.base import PathLike, Storage, join
+from distconv.storage.base import PathLike, Storage, find_given, join
 from distconv.storage.places import read_place
 from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.options import Options, open_storage, read_place_or_none
@@ -20,11 +21,26 @@ _MOST_FINDINGS = 8
 _MOST_SHOWN = 8
 
 
+@dataclass(frozen=True, slots=True)
+class FailedStep:
+    """A step that was not converted, and what is wrong with it."""
+
+    source: str
+    output: str
+    findings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Give the same as plain values."""
+        return {"source": self.source, "output": self.output, "findings": list(self.findings)}
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class EachReport(Report):
-    """What was made of each step, in their order."""
+    """What was made of each step, in their order, and what was not."""
 
+    source: str
     reports: tuple[ConversionReport, ...]
+    failed: tuple[FailedStep, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -33,11 +49,27 @@ class EachReport(Report):
 
     def to_json(self) -> dict[str, object]:
         """Give the same as plain values."""
-        return {"steps": [report.to_json() for report in self.reports]}
+        return {
+            "steps": [report.to_json() for report in self.reports],
+            "failed": [step.to_json() for step in self.failed],
+        }
 
     def lines(self) -> tuple[str, ...]:
-        """Give the same for people."""
+        """Give what was made for people; ``check`` tells what was not."""
         return tuple(line for report in self.reports for line in report.lines())
+
+    def check(self) -> None:
+        """Raise InputError with what is wrong with each step that was not converted, if there is one."""
+        if not self.failed:
+            return
+        done = list_some([os.path.basename(one.output) for one in self.reports], _MOST_SHOWN)
+        count = f"{len(self.failed)} of {len(self.failed) + len(self.reports)} checkpoints were not converted"
+        raise InputError.of(
+            [
+                *(words for step in self.failed for words in shorten(step.findings, _MOST_FINDINGS)),
+                f"{self.source}: {count}{f'; done are {done}' if done else ''}",
+            ]
+        )
 
 
 Convert = Callable[[str, str], ConversionReport]
@@ -56,31 +88,20 @@ def convert_each(
     """Convert every checkpoint directly below ``source`` into a folder of its name.
 
     One that was not saved to its end is left out, which ``progress`` is told. One that cannot be converted keeps no other
-    from it: InputError with what is wrong with each comes last. InputError also where there is none to convert.
+    from it, and stands in the report. InputError where there is none to convert.
     """
     options = Options(read_place(source), "", like=read_place_or_none(like), endpoint_url=endpoint_url)
-    names = _list_steps(open_storage(options), options, progress or SilentProgress())
     reports: list[ConversionReport] = []
-    findings: list[str] = []
-    for name in names:
+    failed: list[FailedStep] = []
+    for name in _list_steps(open_storage(options), options, progress or SilentProgress()):
         step, out = join(options.source, name), join(os.fspath(output), name)
         try:
             reports.append(convert(step, out))
         except (InputError, OutputError) as error:
-            findings += shorten(_name_step(step, out, error), _MOST_FINDINGS)
+            failed.append(FailedStep(step, out, tuple(_name_step(step, out, error))))
         except DistconvError as error:
             raise type(error)("\n".join(_name_step(step, out, error))) from error
-    if findings:
-        failed = len(names) - len(reports)
-        done = (
-            f"; done are {list_some([os.path.basename(one.output) for one in reports], _MOST_SHOWN)}"
-            if reports
-            else ""
-        )
-        raise InputError.of(
-            [*findings, f"{options.source}: {failed} of {len(names)} checkpoints were not converted{done}"]
-        )
-    return EachReport(tuple(reports))
+    return EachReport(options.source, tuple(reports), tuple(failed))
 
 
 def _name_step(step: str, out: str, error: DistconvError) -> list[str]:
@@ -93,21 +114,29 @@ def _name_step(step: str, out: str, error: DistconvError) -> list[str]:
 
 def _list_steps(storage: Storage, options: Options, progress: Progress) -> list[str]:
     """Give the names of whole checkpoints in their order; InputError where there is none."""
+    if not find_given(storage, options.source).is_folder:
+        raise InputError(
+            f"{options.source}: a file, expected the folder in which the checkpoints of the steps lie"
+        )
     found: list[str] = []
     unfinished: list[str] = []
     for entry in storage.list_folder(options.source):
         one = replace(options, source=join(options.source, entry.name))
         if entry.is_folder and is_trained(storage, one):
             (unfinished if is_being_saved(storage, one) else found).append(entry.name)
-    left = (
-        f"{options.source}: {list_some(sorted(unfinished, key=_order), _MOST_SHOWN)}: no .metadata, which is written last: not "
-        "saved to its end yet, and left out; run the same command again when it is"
-    )
-    if not found:
-        words = f"{options.source}: no trainer's checkpoint directly below it; give the folder in which those of the steps lie"
-        raise InputError.of([words, *([left] if unfinished else [])])
     if unfinished:
+        left = (
+            f"{options.source}: {list_some(sorted(unfinished, key=_order), _MOST_SHOWN)}: no .metadata, which is written last: "
+            f"not saved to its end yet, and {'left out' if found else 'there is no other checkpoint'}; run the same command "
+            "again when it is"
+        )
+        if not found:
+            raise InputError(left)
         progress.note(f"note: {left}")
+    if not found:
+        raise InputError(
+            f"{options.source}: no trainer's checkpoint directly below it; {describe_folder(storage, options.source)}"
+        )
     return sorted(found, key=_order)
 
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from distconv.errors import InputError, UsageError
+from distconv.errors import InputError, OutputError, UsageError
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import choose_default_progress
+from distconv.output.descriptions import describe_unfinished
 from distconv.output.receipt import find_target
 from distconv.output.targets import META
 from distconv.storage.base import PathLike, is_folder, list_files
@@ -17,9 +18,12 @@ _TOKENIZERS = ("tokenizer.", "vocab.", "tekken.", "tiktoken.", "spiece.", "sente
 """What the names of files begin with that tokenizers are loaded from."""
 
 
-def refuse_meta(output: PathLike) -> None:
-    """Refuse a folder for Meta's code, which Transformers does not load: UsageError."""
+def refuse_unloadable(output: PathLike) -> None:
+    """Refuse what Transformers does not load: a conversion that is not finished, OutputError; a folder for Meta's code, UsageError."""
     storage, path = LocalStorage(), read_local(output)
+    unfinished = describe_unfinished(storage, path)
+    if unfinished is not None:
+        raise OutputError(unfinished)
     if is_folder(storage, path) and find_target(storage, path) is META:
         raise UsageError(
             f"{path}: for Meta's code, and text is continued by Transformers; convert it and give that folder"
@@ -48,10 +52,10 @@ def generate(
     message. Decoding is greedy, so that the same model says the same again, of so many ``tokens`` at most. ``progress``
     is told of what Transformers does otherwise than Meta's code. Raises UsageError for a folder of Meta's shards, a URL,
     bytes that are no text, a folder without a tokenizer, or an image for a model that sees none, or not with what is
-    installed; InputError for a file that is no image, or a tokenizer that Transformers does not load; what else it cannot
+    installed; OutputError for a conversion that is not finished; InputError for a file that is no image, or a tokenizer that Transformers does not load; what else it cannot
     load, it says itself.
     """
-    refuse_meta(output)
+    refuse_unloadable(output)
     if not _is_text(text):
         raise UsageError(f"{text!a:.80}: not UTF-8 text, so no model can continue it")
     path = read_local(output)

@@ -4,9 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from enum import Enum
 
-from distconv.errors import InputError
 from distconv.formats.safetensors.folder import is_transformers
-from distconv.output.descriptions import describe_unfinished
+from distconv.output.descriptions import telling_unfinished
 from distconv.storage.base import Storage
 from distconv.verbs.options import Options
 from distconv.verbs.trained_input import is_trained, refuse_like
@@ -36,20 +35,8 @@ def reading_kind(storage: Storage, options: Options) -> Iterator[Kind]:
 
     An InputError of the block says of an INPUT that is a conversion's unfinished OUTPUT just that.
     """
-    with telling_unfinished(storage, options):
+    with telling_unfinished(storage, options.source):
         kind = tell_kind(storage, options)
         if kind is not Kind.TRAINED:
             refuse_like(storage, options)
         yield kind
-
-
-@contextlib.contextmanager
-def telling_unfinished(storage: Storage, options: Options) -> Iterator[None]:
-    """Say of an INPUT in which no model is found that it is a conversion's unfinished OUTPUT, where it is one."""
-    try:
-        yield
-    except InputError as error:
-        words = describe_unfinished(storage, options.source)
-        if words is None:
-            raise
-        raise InputError(words) from error

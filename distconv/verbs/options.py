@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from distconv.errors import UsageError
 from distconv.formats.meta.shards import MOST_SHARDS
-from distconv.humanize import parse_size
+from distconv.humanize import is_whole, parse_size
 from distconv.moving.executor import Cluster
 from distconv.storage.base import PathLike, Storage
 from distconv.storage.places import open_places, read_place
@@ -65,7 +65,7 @@ class Options:
             raise UsageError(
                 "`fill_from_like=True` takes tensors from the folder that `like=` names: give that"
             )
-        if self.shards is not None and not 1 <= self.shards <= MOST_SHARDS:
+        if self.shards is not None and not (is_whole(self.shards) and 1 <= self.shards <= MOST_SHARDS):
             raise UsageError(f"shards {self.shards}: expected 1 to {MOST_SHARDS}")
 
 

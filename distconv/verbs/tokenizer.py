@@ -8,6 +8,7 @@ from distconv.families.images import LLAMA_4_TOKENS
 from distconv.families.llama import Family
 from distconv.formats.meta.files import find_tokenizer
 from distconv.output.acquisition import owned
+from distconv.output.descriptions import telling_unfinished
 from distconv.output.finalise import write_files
 from distconv.output.targets import is_partial
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
@@ -56,7 +57,8 @@ def convert_tokenizer(
     """
     place, folder = read_place(source), read_output(output)
     storage = open_places(place, folder, endpoint_url=endpoint_url)
-    path = find_tokenizer(storage, place)
+    with telling_unfinished(storage, place):
+        path = find_tokenizer(storage, place)
     vocabulary = read_vocabulary(storage, path)
     chosen, context, notes = _choose(storage, place, vocabulary, family, instruct=instruct)
     files = make_family_tokenizer(vocabulary, chosen, context, instruct=instruct)

@@ -10,6 +10,7 @@ from distconv.formats.dcp.rank_files import find_rank_file_folders, read_rank_fi
 from distconv.formats.meta.files import CONFIG_NAME, describe_folder
 from distconv.formats.safetensors.ranks import find_rank_folders, find_weight_folders, read_weight_folder
 from distconv.formats.views import TensorView
+from distconv.output.descriptions import telling_unfinished
 from distconv.output.identity import InputFiles
 from distconv.storage.base import Storage, is_folder, join
 from distconv.verbs.collector import held_collector
@@ -123,7 +124,8 @@ def take_like(storage: Storage, options: Options, files: TrainedFiles) -> Traine
             f"{options.source}: {files.form}, which has neither config nor tokenizer; give the folder of the model that was "
             "trained, local or hf://ORG/REPO, by `like=`"
         )
-    like = read_like(storage, folder, weights=options.fill_from_like)
+    with telling_unfinished(storage, folder):
+        like = read_like(storage, folder, weights=options.fill_from_like)
     return TrainedInput(files, like, options.dialect)
 
 

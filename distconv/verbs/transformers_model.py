@@ -150,12 +150,12 @@ def _check_tensors(
     wanted = list_target_shapes(ARCHITECTURES[config.family.architecture].make_rules(sizes), sizes)
     name = posixpath.basename(files.config)
     for target in sorted(catalog.tensors.keys() - wanted.keys()):
-        yield f"{catalog.tensors[target].region.path}: {catalog.stored_name(target)} is no tensor of a {sizes.layers}-layer model"
+        yield f"{catalog.tensors[target].region.path}: {catalog.stored_name(target)} is no tensor of a {sizes.layers}-layer model; save the model without it, or take the {name} that belongs to it"
     for target, shape in wanted.items():
         view = catalog.tensors.get(target)
         if view is None:
             if target != _OUTPUT_NAME or not config.tied:
-                yield f"{files.folder}: {target} is missing; {name} needs it"
+                yield f"{files.folder}: {target} is missing; {name} needs it; take all files of this model, or the {name} that belongs to these"
             continue
         yield from _check_view(view, shape, name)
 

@@ -14,11 +14,12 @@ from distconv.moving.executor import Cluster, forget
 from distconv.moving.job import Found, Job, Receipt
 from distconv.moving.progress import Progress, SilentProgress
 from distconv.moving.running import run_units
+from distconv.output.descriptions import telling_unfinished
 from distconv.output.manifest import Listed, Manifest, make_manifest
 from distconv.storage.base import Storage
 from distconv.verbs.checkpoint import decide, plan_conversion
 from distconv.verbs.from_trained import note_twins
-from distconv.verbs.kinds import Kind, tell_kind, telling_unfinished
+from distconv.verbs.kinds import Kind, tell_kind
 from distconv.verbs.options import Options
 from distconv.verbs.questions import Asked
 from distconv.verbs.sources import open_meta
@@ -39,7 +40,7 @@ def open_tensors(storage: Storage, options: Options, cluster: Cluster | None = N
 
     What only data can tell of a checkpoint is looked up. InputError where there is no whole model.
     """
-    with telling_unfinished(storage, options):
+    with telling_unfinished(storage, options.source):
         return _open_tensors(storage, options, cluster)
 
 

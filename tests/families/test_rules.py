@@ -266,10 +266,10 @@ def test_what_is_no_tensor_of_the_model_is_told_by_where_it_is_those_of_one_begi
     with pytest.raises(InputError) as raised:
         match_rules(RULES, IGNORED, catalog(ranks, {"foreign": "module.foreign"}), sizes(SPEC))
     assert sorted(str(raised.value).split("\n")) == [
-        "consolidated.00.pth: module.foreign is no tensor of a 2-layer model",
-        "consolidated.01.pth: layers.0.bias is no tensor of a 2-layer model",
-        "consolidated.01.pth: layers.2.ffn_norm.weight is no tensor of a 2-layer model",
-        "consolidated.01.pth: value_head.bias and 2 more that begin with 'value_head' are no tensor of a 2-layer model",
+        "consolidated.00.pth: module.foreign is no tensor of a 2-layer model; save the model without it, or take the params.json that belongs to it",
+        "consolidated.01.pth: layers.0.bias is no tensor of a 2-layer model; save the model without it, or take the params.json that belongs to it",
+        "consolidated.01.pth: layers.2.ffn_norm.weight is no tensor of a 2-layer model; save the model without it, or take the params.json that belongs to it",
+        "consolidated.01.pth: value_head.bias and 2 more that begin with 'value_head' are no tensor of a 2-layer model; save the model without them, or take the params.json that belongs to it",
     ]
 
 

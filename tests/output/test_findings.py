@@ -183,7 +183,6 @@ CHUNKS: dict[str, list[str]] = {
         "note: out: no distconv.json, so nothing tells what the data should be",
     ],
     "strangers without a receipt": [
-        "note: out/added_tokens.json: not what distconv writes, and may be loaded",
         "note: out/x.bin: weights that were not looked at, as Transformers prefers the model's",
         "note: out: no distconv.json, so nothing tells what the data should be",
     ],
@@ -285,7 +284,7 @@ SHARDS: dict[str, list[str]] = {
         "out/params.json: says 3 layers, the shards hold 2: there is no layers.2.*; download the missing files, or take the params.json of this model",
     ],
     "a missing params.json": [
-        "out: no params.json; the conversion is not finished",
+        "out: no params.json; the conversion is not finished, or params.json was not copied with the shards",
         "out/params.json: missing",
         "out/params.json: missing, though checklist.chk lists it",
     ],
@@ -312,9 +311,12 @@ SHARDS: dict[str, list[str]] = {
     ],
     "a shard in torch's old format": [
         "out/consolidated.01.pth: not in the one form that its tensors have: tok_embeddings.weight is part of a record [consolidated.01.pth]",
+        "out/consolidated.01.pth: 169,506 bytes, distconv.json records 173,884 [consolidated.01.pth]",
+        "out/consolidated.01.pth: MD5 …, checklist.chk gives …",
     ],
     "tensors that lie in columns": [
         "out/consolidated.01.pth: not in the one form that its tensors have: tok_embeddings.weight is part of a record [consolidated.01.pth]",
+        "out/consolidated.01.pth: MD5 …, checklist.chk gives …",
     ],
     "a tensor too few": [
         "output.weight: missing in consolidated.00.pth, consolidated.01.pth",
@@ -323,7 +325,7 @@ SHARDS: dict[str, list[str]] = {
         "norm.weight: missing in consolidated.01.pth",
     ],
     "frequencies, which the strict loader does not take": [
-        "consolidated.00.pth: rope.freqs is no tensor of a 2-layer model",
+        "consolidated.00.pth: rope.freqs is no tensor of a 2-layer model; save the model without it, or take the params.json that belongs to it",
     ],
     "half a tensor": [
         "output.weight in consolidated.00.pth: shape (8, 64), expected (288, 64)",
@@ -369,7 +371,7 @@ SHARDS: dict[str, list[str]] = {
         "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check out` tells",
     ],
     "no shards": [
-        "refused: out: neither model.safetensors.index.json nor model.safetensors; no model for Transformers, or its conversion is not finished",
+        "refused: out: neither model.safetensors.index.json nor model.safetensors; no model for Transformers, or its conversion is not finished; it holds checklist.chk, params.json, tokenizer.model",
     ],
     "a file in its place": [
         "refused: out: a file, expected a folder",

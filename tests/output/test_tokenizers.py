@@ -11,11 +11,16 @@ import sentencepiece
 from tokenizers import Tokenizer, models
 from transformers import (
     AutoTokenizer,
+    ByT5Tokenizer,
     CsmConfig,
     CsmForConditionalGeneration,
+    IdeficsConfig,
+    IdeficsForVisionText2Text,
     PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 import distconv
@@ -252,6 +257,103 @@ def test_a_model_that_speaks_has_rows_for_text_beside_those_for_sound(tmp_path: 
     save_tokenizer(folder, models.WordLevel(words, "w0"), [])
     # Codebooks that were not trained are zeros.
     assert not [words for words in distconv.verify(folder).differences if "every value is zero" not in words]
+
+
+def test_a_tokenizer_too_large_to_be_looked_at_is_no_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tokenizer(folder, MODELS["words"](), SPECIAL)
+    monkeypatch.setattr("distconv.output.tokenizers.SMALL_FILE_BYTES", 2_000)
+    size = (folder / "tokenizer.json").stat().st_size
+    assert size > 2_000
+    report = distconv.verify(folder)
+    assert report.ok, report.differences
+    words = f"{folder}/tokenizer.json: {size / 1000:.1f} kB, a larger tokenizer than is looked at"
+    assert words in report.notes
+
+
+def test_special_tokens_that_a_vocabulary_lacks_are_named_and_transformers_adds_them(folder: Path) -> None:
+    size = save_tokenizer(folder, MODELS["words"](), SPECIAL)
+    content = {
+        "bos_token": "<bos>",
+        "eos_token": {"content": "</s>"},
+        "additional_special_tokens": ["w1", "<x>"],
+    }
+    (folder / "special_tokens_map.json").write_text(json.dumps(content))
+    loaded = AutoTokenizer.from_pretrained(folder)
+    assert (loaded.bos_token_id, loaded.eos_token_id >= size) == (size - 3, True)
+    report = distconv.verify(folder)
+    assert report.ok, report.differences
+    path = folder / "special_tokens_map.json"
+    assert [note for note in report.notes if str(path) in note] == [
+        f"{path}: {key} {text}, {folder}/tokenizer.json has no such token, and Transformers adds it behind all others"
+        for key, text in (("eos_token", "'</s>'"), ("additional_special_tokens", "'<x>'"))
+    ]
+
+
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+@pytest.mark.parametrize("name", ["generation_config.json", "special_tokens_map.json", "added_tokens.json"])
+def test_a_file_of_no_json_is_found_whatever_else_is_there(
+    folder: Path, name: str, has_tokenizer: bool
+) -> None:
+    if has_tokenizer:
+        save_tokenizer(folder, MODELS["words"](), SPECIAL)
+    (folder / name).write_text("{no")
+    (found,) = distconv.verify(folder).differences
+    assert found.startswith(f"{folder / name}: not JSON (")
+
+
+def test_files_of_tokenizers_are_called_by_what_they_are(folder: Path) -> None:
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(WORDS)}))
+    for name, content in (
+        ("merges.txt", "#version: 0.2\n"),
+        ("added_tokens.json", "{}"),
+        ("special_tokens_map.json", "{}"),
+    ):
+        (folder / name).write_text(content)
+    (unrecorded,) = distconv.verify(folder).notes
+    assert "no distconv.json" in unrecorded
+    (folder / "vocab.json").unlink()
+    (folder / "merges.txt").unlink()
+    (folder / "spiece.model").write_bytes(b"\x0a\x03abc" * ROWS)
+    (unrecorded,) = distconv.verify(folder).notes
+    assert "no distconv.json" in unrecorded
+    (folder / "quantize_config.json").write_text("{}")
+    assert f"{folder}/quantize_config.json: not looked at, and may be loaded" in distconv.verify(folder).notes
+
+
+def test_a_tokenizer_of_bytes_needs_no_vocabulary(tmp_path: Path) -> None:
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+    config = T5Config(vocab_size=384, decoder_start_token_id=0, **sizes)
+    folder = save_model(tmp_path / "model", T5ForConditionalGeneration, config)
+    ByT5Tokenizer().save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder)("a").input_ids
+    report = distconv.verify(folder)
+    assert report.ok, report.differences
+    assert not any("no tokenizer here" in note for note in report.notes)
+    words = f"{folder}/tokenizer_config.json: ByT5Tokenizer, a tokenizer of bytes, without a vocabulary to be looked at"
+    assert words in report.notes
+
+
+def test_rows_in_a_table_of_their_own_are_rows_too(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    seen = {
+        "embed_dim": 32,
+        "image_size": 32,
+        "patch_size": 16,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+    }
+    config = IdeficsConfig(
+        **sizes, vocab_size=ROWS, additional_vocab_size=2, cross_layer_interval=1, use_resampler=False,
+        vision_config={**seen, "num_attention_heads": 4},
+    )  # fmt: skip
+    folder = save_model(tmp_path / "model", IdeficsForVisionText2Text, config)
+    words = {f"w{number}": number for number in range(ROWS)}
+    save_tokenizer(folder, models.WordLevel(words, "w0"), ["<fake_token_around_image>", "<image>"])
+    assert not [note for note in distconv.verify(folder).notes if "tokenizer" in note]
+    save_tokenizer(folder, models.WordLevel(words, "w0"), ["<fake_token_around_image>", "<image>", "<more>"])
+    assert any(note.endswith("66 rows: '<more>' (66)") for note in distconv.verify(folder).notes)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

@@ -18,7 +18,7 @@ from distconv.formats.meta.layouts import (
 from distconv.formats.meta.legal import find_legal
 from distconv.formats.meta.scales import find_scales
 from distconv.humanize import list_some
-from distconv.storage.base import Storage, is_file, is_folder, join, read_small
+from distconv.storage.base import Storage, find_given, is_file, is_folder, join, read_small
 
 _ADAPTER = re.compile(r"adapter_(model|config|\d+)\..*|.*lora.*\.(pt|pth|bin|safetensors)", re.IGNORECASE)
 
@@ -68,9 +68,7 @@ def find_files(
     params.json there or in ``original/``, as trainers leave it. Raises InputError with what
     was found where that is not one whole set of shards.
     """
-    entry = storage.find(source)
-    if entry is None:
-        raise InputError(f"{source}: no such file or folder")
+    entry = find_given(storage, source)
     if not entry.is_folder:
         chosen = _candidate_of_file(storage, source)
     else:

@@ -3,6 +3,7 @@
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import prod
 
 from distconv.errors import InputError, OutputError
@@ -12,7 +13,7 @@ from distconv.formats.meta.archive_layout import lay_out_archive
 from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.pickle_writer import TensorEntry
 from distconv.formats.meta.shards import shard_name
-from distconv.formats.written import FOR_INPUT, Written
+from distconv.formats.written import FOR_INPUT, Place, Written
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.regions import Region
 from distconv.storage.base import Reader, Storage, opened, read_range
@@ -36,54 +37,71 @@ def list_shards(storage: Storage, output: str) -> tuple[str, ...]:
     if not ranks:
         raise OutputError(f"{output}: no {shard_names(1)[0]}; the conversion is not finished")
     if PARAMS_NAME not in {entry.name for entry in entries}:
-        raise OutputError(f"{output}: no {PARAMS_NAME}; the conversion is not finished")
+        raise OutputError(
+            f"{output}: no {PARAMS_NAME}; the conversion is not finished, or {PARAMS_NAME} was not copied with the shards"
+        )
     return tuple(sorted(ranks, key=lambda name: (ranks[name], name)))
 
 
 def read_shard(storage: Storage, path: str) -> dict[str, Written]:
     """Read what a shard's archive says of its tensors, in its own order, with their CRC32s.
 
-    Every tensor lies inside the file. OutputError where it is no archive that torch.save writes, or
-    where a tensor is not the whole of a record, row by row.
+    Every tensor lies inside the file; those of Meta's own and of others may be parts of records, whose CRC32s say nothing
+    of them. OutputError where it is no archive that torch.save writes, or where tensors share parts of records: a small
+    file could stand for any amount of data.
     """
     try:
         with opened(storage, path) as reader:
             found = read_archive(read_by_windows(reader))
             starts = locate_records(reader, (region for _mark, region in found.values()))
+            size_bytes = reader.size_bytes
     except FileNotFoundError:
         raise OutputError(f"{path}: missing") from None
     except InputError as error:
         raise OutputError(str(error).removesuffix(FOR_INPUT)) from None
-    odd = [name for name, (mark, region) in found.items() if not _is_plain(mark, region)]
-    if odd:
+    written: dict[str, Written] = {}
+    owners: dict[Place, str] = {}
+    for name, (mark, region) in found.items():
+        one = _take(path, mark, region, starts[region])
+        owner = owners.setdefault(one.place, name)
+        written[name] = one if owner == name else replace(one, shares=owner)
+    _refuse_overlaps(path, written, size_bytes)
+    return written
+
+
+def _take(path: str, mark: TensorMark, region: Region, start: int) -> Written:
+    """Take a tensor, whose record's CRC32 is its own where it is all of that, one element after the other."""
+    in_a_row = mark.strides == contiguous_strides([max(size, 1) for size in mark.shape])
+    is_whole = region.size_bytes == prod(mark.shape) * mark.dtype.size_bytes
+    return Written(
+        path,
+        start + mark.offset * mark.dtype.size_bytes,
+        mark.dtype,
+        mark.shape,
+        region.crc32 if region.zipped and is_whole and in_a_row else None,
+        strides=None if in_a_row else mark.strides,
+    )
+
+
+def _refuse_overlaps(path: str, tensors: Mapping[str, Written], size_bytes: int) -> None:
+    named = sum(found.elements * found.dtype.size_bytes for found in tensors.values() if found.shares is None)
+    if named > size_bytes:
         raise OutputError(
-            f"{path}: not in the one form that its tensors have: {odd[0]:.80} is part of a record"
+            f"{path}: {named:,} bytes of tensors in a file of {size_bytes:,}: several share parts of records; save each as a "
+            "copy of its own (`tensor.clone()`)"
         )
-    owners: dict[Region, str] = {}
-    for name, (_mark, region) in found.items():
-        owners.setdefault(region, name)
-    return {
-        name: Written(
-            path,
-            starts[region],
-            mark.dtype,
-            mark.shape,
-            region.crc32,
-            None if owners[region] == name else owners[region],
-        )
-        for name, (mark, region) in found.items()
-    }
 
 
-def _is_plain(mark: TensorMark, region: Region) -> bool:
-    """Whether a tensor is all of a zip's record, one element after the other."""
-    plain = (0, contiguous_strides([max(size, 1) for size in mark.shape]))
-    whole = region.size_bytes == prod(mark.shape) * mark.dtype.size_bytes
-    return region.zipped and whole and (mark.offset, mark.strides) == plain
+def list_parts(tensors: Mapping[str, Written]) -> list[str]:
+    """Name tensors that are not the whole of a record, row by row, so that its CRC32 is not theirs."""
+    return [name for name, found in tensors.items() if found.crc32 is None]
 
 
 def find_odd_form(storage: Storage, path: str, tensors: Mapping[str, Written]) -> str | None:
     """Lay the archive out again from its tensors and their CRC32s; tell where anything but their data differs."""
+    parts = list_parts(tensors)
+    if parts:
+        return f"{path}: not in the one form that its tensors have: {parts[0]:.80} is part of a record"
     words = f"{path}: its archive is not in the one form that its tensors have"
     stem = posixpath.basename(path).removesuffix(".pth")
     entries = [TensorEntry(name, found.dtype, found.shape, found.shares) for name, found in tensors.items()]

@@ -16,7 +16,7 @@ from distconv.formats.meta.files import (
 from distconv.formats.meta.legal import find_legal
 from distconv.formats.safetensors.index import Index
 from distconv.formats.safetensors.weights import Weights, find_weights, has_meta_names, is_weights_name
-from distconv.storage.base import Storage, join, list_files
+from distconv.storage.base import Storage, find_given, join, list_files
 
 SMALL_NAMES = (
     "generation_config.json",
@@ -70,9 +70,7 @@ def find_transformers_files(storage: Storage, source: str, tokenizer: str | None
 
     ``tokenizer`` is a tokenizer.model that lies elsewhere, or its folder, in place of the one beside the weights. Raises InputError with all that is missing, or where there are several whole models.
     """
-    entry = storage.find(source)
-    if entry is None:
-        raise InputError(f"{source}: no such file or folder")
+    entry = find_given(storage, source)
     folder, name = (source, None) if entry.is_folder else _split(source)
     names = frozenset(list_files(storage, folder))
     weights, findings = Weights(()), []

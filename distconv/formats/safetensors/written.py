@@ -4,15 +4,19 @@ import re
 from collections.abc import Iterator, Mapping
 
 from distconv.errors import InputError, OutputError
+from distconv.formats.dcp.folder import find_dcp_folders
+from distconv.formats.meta.files import describe_folder
 from distconv.formats.plain_json import LIMIT_BYTES
 from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME, file_order, make_header, make_index
 from distconv.formats.safetensors.header import read_safetensors
 from distconv.formats.safetensors.index import check_index, is_plain_name, read_index
+from distconv.formats.safetensors.weights import has_meta_names
 from distconv.formats.written import FOR_INPUT, Headers, Written, read_object
 from distconv.layout.dtypes import DTYPES
-from distconv.storage.base import Storage, join, opened, read_range, read_small
+from distconv.storage.base import Storage, is_folder, join, opened, read_range, read_small
 from distconv.storage.window import read_by_windows
 
+_CHUNK = re.compile(r"model-\d+-of-\d+\.safetensors")
 _PICKLED = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
 _DTYPES_BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
 
@@ -33,15 +37,29 @@ def list_chunks(storage: Storage, output: str) -> tuple[str, ...]:
         return tuple(sorted(set(weight_map.values())))
     if storage.find(join(output, SINGLE_NAME)) is not None:
         return (SINGLE_NAME,)
-    pickled = [entry.name for entry in storage.list_folder(output) if _PICKLED.fullmatch(entry.name)]
-    if pickled:
-        raise OutputError(
-            f"{output}: its weights are pickles ({pickled[0]}), expected safetensors; `distconv convert {output} OUT "
-            f"--like {output}` makes these of them, and `distconv verify OUT --against {output}` compares them"
+    raise OutputError(f"{output}: {_describe_others(storage, output)}")
+
+
+def _describe_others(storage: Storage, folder: str) -> str:
+    """Say what a folder is that has neither index nor single file, and what looks at it."""
+    names = storage.list_names(folder)
+    compares = f"`distconv verify OUT --against {folder}` compares"
+    if pickled := [name for name in names if _PICKLED.fullmatch(name)]:
+        return (
+            f"its weights are pickles ({pickled[0]}), expected safetensors; `distconv convert {folder} OUT --like {folder}` "
+            f"makes these of them, and {compares} them"
         )
-    raise OutputError(
-        f"{output}: neither {INDEX_NAME} nor {SINGLE_NAME}; no model for Transformers, or its conversion is not finished"
-    )
+    places = (folder, join(folder, "original"))
+    has_others = any(is_folder(storage, place) and has_meta_names(storage, place) for place in places)
+    if has_others or find_dcp_folders(storage, folder):
+        return (
+            "weights in the layout of their maker's or trainer's own code, expected a folder for Transformers; `distconv check "
+            f"{folder}` looks at them, `distconv convert {folder} OUT` makes that of them, and {compares} it"
+        )
+    words = f"neither {INDEX_NAME} nor {SINGLE_NAME}; no model for Transformers, or its conversion is not finished"
+    if any(map(_CHUNK.fullmatch, names)):
+        return words
+    return f"{words}; {describe_folder(storage, folder)}"
 
 
 def read_header(storage: Storage, path: str) -> dict[str, Written]:
