@@ -1,0 +1,62 @@
+"""What commands say of a run is what they did: nothing is called equal that was cast, and no more is said to be looked at than was."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import distconv
+from tests.checkpoints import Spec
+
+Write = Callable[[Spec], Path]
+SPEC = Spec(shards=2)
+HALF = Spec("llama-3", norm_dtype=torch.float32)
+"""Stored in two types."""
+
+
+def compare(source: Path, output: Path) -> tuple[object, str]:
+    """Give the types to which --against says that INPUT was cast, and what is said of it to people."""
+    report = distconv.verify(output, against=source)
+    assert report.ok
+    return report.to_json()["cast_to"], str(report).split(f"equal to {source}")[1].split(" (")[0]
+
+
+@pytest.mark.parametrize("to", ["transformers", "meta"])
+def test_what_was_cast_is_called_equal_to_what_its_source_is_cast_to(
+    checkpoint: Write, tmp_path: Path, to: str
+) -> None:
+    source = checkpoint(SPEC)
+    distconv.convert(source, tmp_path / "half", to=to, dtype="float16")
+    distconv.convert(source, tmp_path / "own", to=to)
+    assert compare(source, tmp_path / "half") == (["float16"], " cast to float16")
+    assert compare(source, tmp_path / "own") == ([], "")
+
+
+def test_another_folder_is_called_equal_in_the_types_that_it_was_cast_to(
+    checkpoint: Write, tmp_path: Path
+) -> None:
+    source, wide, own = checkpoint(HALF), tmp_path / "wide", tmp_path / "own"
+    distconv.convert(source, wide, dtype="float32")
+    distconv.convert(source, own)
+    assert compare(wide, own) == (["bfloat16"], " cast to bfloat16")
+    # Its norms are float32 in both.
+    assert compare(own, wide) == (["float32"], " cast to float32")
+    assert compare(own, own) == ([], "")
+
+
+def test_a_trained_model_is_called_equal_in_the_type_that_it_was_cast_to(
+    folders: Path, tmp_path: Path
+) -> None:
+    distconv.convert(folders / "grid", tmp_path / "out", like=folders / "llama-hf", dtype="bfloat16")
+    assert compare(folders / "grid", tmp_path / "out") == (["bfloat16"], " cast to bfloat16")
+
+
+def test_a_card_says_what_its_source_was_cast_to(checkpoint: Write, tmp_path: Path) -> None:
+    source = checkpoint(SPEC)
+    distconv.convert(source, tmp_path / "half", dtype="float16")
+    for name in ("card.md", "card.json"):
+        distconv.verify(tmp_path / "half", against=source, card=tmp_path / name)
+    assert ", cast to float16 |\n" in (tmp_path / "card.md").read_text()
+    assert json.loads((tmp_path / "card.json").read_text())["cast_to"] == ["float16"]
