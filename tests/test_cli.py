@@ -481,14 +481,17 @@ def test_a_missing_tokenizer_is_said_by_all_that_look_at_input(
     source = checkpoint(Spec(tokenizer="none"))
     words = (
         f"{source}: no tokenizer.model (Mistral's: tekken.json) here, in original/ or in the parent folder; "
-        "give it by --tokenizer PATH\n"
+        "convert needs it for Transformers: give it by --tokenizer PATH\n"
     )
     assert run("convert", source, tmp_path / "out") == (2, "", f"error: {words}")
     # What is there may be as its checksums say, and Meta's layout without a tokenizer is one.
     for command in ("plan", "check"):
         code, _out, err = run(command, source)
         assert (code, f"note: {words}" in err) == (0, True)
-    assert run("plan", source, "--to", "meta")[0] == 0
+    # What comes next is nothing that would be refused.
+    assert f"next: distconv convert {source} OUTPUT --tokenizer PATH\n" in run("plan", source)[2]
+    code, _out, err = run("plan", source, "--to", "meta")
+    assert (code, f"next: distconv convert {source} OUTPUT --to meta\n" in err) == (0, True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
