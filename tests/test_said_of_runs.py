@@ -1,6 +1,7 @@
 """What commands say of a run is what they did: nothing is called equal that was cast, and no more is said to be looked at than was."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import distconv
+from tests.called import call
 from tests.checkpoints import Spec
 
 Write = Callable[[Spec], Path]
@@ -60,3 +62,18 @@ def test_a_card_says_what_its_source_was_cast_to(checkpoint: Write, tmp_path: Pa
         distconv.verify(tmp_path / "half", against=source, card=tmp_path / name)
     assert ", cast to float16 |\n" in (tmp_path / "card.md").read_text()
     assert json.loads((tmp_path / "card.json").read_text())["cast_to"] == ["float16"]
+
+
+def test_trained_weights_that_are_kept_in_another_type_than_their_model_has_are_told_of(
+    folders: Path, tmp_path: Path
+) -> None:
+    like = shutil.copytree(folders / "llama-hf", tmp_path / "like")
+    config = json.loads((like / "config.json").read_text())
+    (like / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    words = f"note: stored as float32, and kept so; {like}/config.json says bfloat16, to which --dtype bfloat16 casts\n"
+    source = folders / "grid"
+    assert words in call(["plan", source, "--like", like]).stderr
+    assert words in call(["convert", source, tmp_path / "out", "--like", like]).stderr
+    # Nothing is said where it is what the model has, or what was asked for.
+    for arguments in (["--like", folders / "llama-hf"], ["--like", like, "--dtype", "float32"]):
+        assert "stored as" not in call(["plan", source, *arguments]).stderr

@@ -59,6 +59,11 @@ class Like:
         return (self.config_path, *self.small, *self.templates)
 
     @property
+    @property
+    def dtype(self) -> str | None:
+        """The type that its config names, if any."""
+        return next((found for key in _TYPES if isinstance(found := self.config.get(key), str)), None)
+
     def has_processor(self) -> bool:
         """Whether it takes images or sounds: its processor reads no chat templates but those in files."""
         return bool({PROCESSOR_NAME, PREPROCESSOR_NAME} & {path.rpartition("/")[2] for path in self.small})
