@@ -77,3 +77,22 @@ def test_trained_weights_that_are_kept_in_another_type_than_their_model_has_are_
     # Nothing is said where it is what the model has, or what was asked for.
     for arguments in (["--like", folders / "llama-hf"], ["--like", like, "--dtype", "float32"]):
         assert "stored as" not in call(["plan", source, *arguments]).stderr
+
+
+def test_a_model_that_is_no_transformers_folder_is_called_what_it_is(
+    folders: Path, checkpoint: Write, tmp_path: Path
+) -> None:
+    meta, empty = checkpoint(SPEC), tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "file").touch()
+    for like, words in (
+        (
+            meta,
+            f"in Meta's layout, and --like takes a Transformers folder; make one by `distconv convert {meta} LIKE`",
+        ),
+        (tmp_path / "nowhere", "no such folder"),
+        (tmp_path / "file", "a file, expected a folder"),
+        (empty, "no config.json; give by --like the folder of the model that was trained"),
+    ):
+        done = call(["plan", folders / "grid", "--like", like])
+        assert (done.returncode, f"error: {like}: {words}" in done.stderr) == (2, True), done.stderr
