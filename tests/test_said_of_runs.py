@@ -1,5 +1,6 @@
 """What commands say of a run is what they did: nothing is called equal that was cast, and no more is said to be looked at than was."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -96,3 +97,18 @@ def test_a_model_that_is_no_transformers_folder_is_called_what_it_is(
     ):
         done = call(["plan", folders / "grid", "--like", like])
         assert (done.returncode, f"error: {like}: {words}" in done.stderr) == (2, True), done.stderr
+
+
+def test_check_says_which_files_it_compared_with_nothing(checkpoint: Write, tmp_path: Path) -> None:
+    source = shutil.copytree(checkpoint(SPEC), tmp_path / "in")
+    assert distconv.check(source).notes == ()
+    (source / "checklist.chk").unlink()
+    (note,) = distconv.check(source).notes
+    assert note.startswith(
+        f"{source}/params.json and {source}/tokenizer.model: compared with nothing, as no checklist names them; "
+    )
+    (source / "tokenizer_checklist.chk").write_text(
+        f"{hashlib.md5((source / 'tokenizer.model').read_bytes()).hexdigest()}  tokenizer.model\n"
+    )
+    (note,) = distconv.check(source).notes
+    assert note.startswith(f"{source}/params.json: compared with nothing, as no checklist names it; ")
