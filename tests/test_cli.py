@@ -442,9 +442,9 @@ def test_the_tokenizer_is_converted_alone(run: Run, checkpoint: Write, tmp_path:
         (["convert", "{in}", "{out}", "--family", "llama-9"], "'llama-9' is not one of"),
         (["convert", "{in}", "{out}", "--family", "llama-3"], "has a tiktoken tokenizer, found a sentencepiece"),
         (["convert", "{in}", "{out}", "--tokenizer", "{out}/none"], "given as the tokenizer"),
-        (["convert", "{in}", "{in}"], "equal to, inside or above INPUT's folder"),
-        (["convert", "{in}", "{in}/.."], "equal to, inside or above INPUT's folder"),
-        (["convert", "{in}", "{in}/params.json/x"], "equal to, inside or above INPUT's folder"),
+        (["convert", "{in}", "{in}"], "equal to INPUT's folder"),
+        (["convert", "{in}", "{in}/.."], "above INPUT's folder"),
+        (["convert", "{in}", "{in}/params.json/x"], "inside INPUT's folder"),
         (["convert", "{out}/none", "{out}"], "no such file or folder"),
         (["convert", "{in}", "{out}", "--address", "ray://somewhere:10001"], "Ray Client is not supported"),
         (["verify", "{out}", "--against", "{in}"], "no such folder"),
@@ -473,7 +473,7 @@ def test_links_are_resolved_before_input_and_output_are_compared(
     (tmp_path / "link").symlink_to(checkpoint(SPEC))
     code, _out, err = run("convert", checkpoint(SPEC), tmp_path / "link" / "out")
     assert code == 2
-    assert "equal to, inside or above" in err
+    assert "inside INPUT's folder" in err
 
 
 def test_a_missing_tokenizer_is_said_by_all_that_look_at_input(
@@ -482,14 +482,17 @@ def test_a_missing_tokenizer_is_said_by_all_that_look_at_input(
     source = checkpoint(Spec(tokenizer="none"))
     words = (
         f"{source}: no tokenizer.model (Mistral's: tekken.json) here, in original/ or in the parent folder; "
-        "give it by --tokenizer PATH\n"
+        "convert needs it for Transformers: give it by --tokenizer PATH\n"
     )
     assert run("convert", source, tmp_path / "out") == (2, "", f"error: {words}")
     # What is there may be as its checksums say, and Meta's layout without a tokenizer is one.
     for command in ("plan", "check"):
         code, _out, err = run(command, source)
         assert (code, f"note: {words}" in err) == (0, True)
-    assert run("plan", source, "--to", "meta")[0] == 0
+    # What comes next is nothing that would be refused.
+    assert f"next: distconv convert {source} OUTPUT --tokenizer PATH\n" in run("plan", source)[2]
+    code, _out, err = run("plan", source, "--to", "meta")
+    assert (code, f"next: distconv convert {source} OUTPUT --to meta\n" in err) == (0, True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

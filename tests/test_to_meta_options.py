@@ -115,7 +115,7 @@ def test_a_folder_of_links_as_the_hub_s_cache_has_it_is_read(
     convert(snapshot, tmp_path / "out", verify=True)
     convert(transformers_model(SPEC), tmp_path / "plain")
     assert without_receipt(tmp_path / "out") == without_receipt(tmp_path / "plain")
-    with pytest.raises(OutputError, match="equal to, inside or above INPUT's folder"):
+    with pytest.raises(OutputError, match="inside INPUT's folder"):
         convert(snapshot, blobs / "out")
 
 

@@ -88,7 +88,7 @@ def plan(
         endpoint_url=endpoint_url,
     )  # fmt: skip
     show(report, as_json=as_json)
-    hint("convert", source, "OUTPUT")
+    hint("convert", source, "OUTPUT", *(("--tokenizer", "PATH") if report.lacks_tokenizer else ()))
 
 
 @command(short_help="Tell what the model in INPUT is.")

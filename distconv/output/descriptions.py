@@ -108,7 +108,7 @@ def _describe_change(key: str, before: object, now: object) -> str:
     if isinstance(now, dict):
         then = before if isinstance(before, dict) else {}
         changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
-        return f"{_DECIDED.get(key, key)} changed since: {list_first(changed, _MOST_SHOWN)}"
+        return f"{_DECIDED.get(key, key)} is another, or changed since: {list_first(changed, _MOST_SHOWN)}"
     if key not in _OPTIONS:
         return f"{_DECIDED.get(key, key)} {_show(before)} before, {_show(now)} now"
     return f"{_name(key, before, now)} before, {_name(key, now, before)} now"

@@ -180,17 +180,21 @@ def refuse_overlap(storage: Storage, files: InputFiles, output: str) -> None:
     # A small file from elsewhere may lie above both.
     folders = [os.path.dirname(storage.real_path(path)) for path in files.weights]
     for folder in (storage.real_path(files.folder), *folders):
-        if (
-            target == folder
-            or target.startswith(folder + os.sep)
-            or folder.startswith(target.rstrip(os.sep) + os.sep)
-        ):
-            raise OutputError(
-                f"{output}: equal to, inside or above INPUT's folder {folder}; give another folder"
-            )
+        place = _place(target, folder)
+        if place is not None:
+            raise OutputError(f"{output}: {place} INPUT's folder {folder}; give another folder")
     for path in files.small:
         if target == os.path.dirname(storage.real_path(path)):
             raise OutputError(f"{output}: holds {path}, which is INPUT's; give another folder")
+
+
+def _place(target: str, folder: str) -> str | None:
+    """Say where a path is, as seen from a folder; None where neither is in the other."""
+    if target == folder:
+        return "equal to"
+    if target.startswith(folder + os.sep):
+        return "inside"
+    return "above" if folder.startswith(target.rstrip(os.sep) + os.sep) else None
 
 
 def _refuse(changed: Iterable[str]) -> None:

@@ -1,8 +1,10 @@
 """What OUTPUT's tensors are compared with where that has them by Transformers' names: a folder, or a manifest."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
+from distconv.formats.written import Headers
+from distconv.layout.dtypes import DType, name_dtypes
 from distconv.layout.files import OutputTensor
 from distconv.moving.compare import find_difference
 from distconv.moving.executor import Cluster
@@ -17,10 +19,24 @@ from distconv.verbs.compare_manifests import compare_manifests
 from distconv.verbs.options import Options
 from distconv.verbs.whole_tensors import cast_tensors, digest_tensors, open_tensors
 
-Compare = Callable[[Proof, Progress], list[Finding]]
-"""Lists what of OUTPUT's tensors, as they were looked at, is missing, foreign, or differs from INPUT's."""
-
 _HEAD_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How OUTPUT is compared with INPUT, whose headers are read."""
+
+    compare: Callable[[Proof, Progress], list[Finding]]
+    """Lists what of OUTPUT's tensors, as they were looked at, is missing, foreign, or differs from INPUT's."""
+    stored: Mapping[str, DType] = field(default_factory=dict)
+    """INPUT's types, by OUTPUT's names; what is not among them is never cast."""
+
+    def list_casts(self, headers: Headers) -> list[str]:
+        """Name the types of OUTPUT's to which INPUT's tensors are cast before they are compared."""
+        written = (pair for held in headers.values() for pair in held.items())
+        return name_dtypes(
+            one.dtype for name, one in written if self.stored.get(name, one.dtype) != one.dtype
+        )
 
 
 def is_manifest_file(storage: Storage, path: str) -> bool:
@@ -33,7 +49,9 @@ def is_manifest_file(storage: Storage, path: str) -> bool:
     return head.lstrip().startswith(b"{") and b'"format": "distconv-manifest"' in head
 
 
-def against_manifest(storage: Storage, options: Options, target: Target, cluster: Cluster | None) -> Compare:
+def against_manifest(
+    storage: Storage, options: Options, target: Target, cluster: Cluster | None
+) -> Comparison:
     """Compare with a manifest; shards of Meta's are read as the tensors that a conversion would make of them."""
     expected = read_manifest(storage, options.source)
     whole = None
@@ -47,10 +65,10 @@ def against_manifest(storage: Storage, options: Options, target: Target, cluster
             found = digest_tensors(storage, whole.tensors, progress, cluster)
         return list(compare_manifests(found, expected, options.source, lambda _name: None))
 
-    return compare
+    return Comparison(compare)
 
 
-def against_tensors(storage: Storage, options: Options, cluster: Cluster | None) -> Compare:
+def against_tensors(storage: Storage, options: Options, cluster: Cluster | None) -> Comparison:
     """Compare with another folder's tensors, in whatever files they are, cast to OUTPUT's types."""
     source = open_tensors(storage, options, cluster)
 
@@ -66,7 +84,7 @@ def against_tensors(storage: Storage, options: Options, cluster: Cluster | None)
 
         return list(compare_manifests(found, expected, options.source, locate))
 
-    return compare
+    return Comparison(compare, {tensor.name: tensor.dtype for tensor in source.tensors})
 
 
 def _locate(storage: Storage, ours: OutputTensor, theirs: OutputTensor) -> str | None:

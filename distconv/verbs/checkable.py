@@ -15,7 +15,7 @@ from distconv.formats.safetensors.folder import TransformersFiles, find_transfor
 from distconv.formats.safetensors.names import find_transformers_names, keep_names
 from distconv.humanize import list_some
 from distconv.layout.regions import Region
-from distconv.output.targets import RECEIPT_NAME
+from distconv.output.targets import CHECKLIST_NAME, RECEIPT_NAME
 from distconv.storage.base import Storage, join
 from distconv.verbs.options import Options
 from distconv.verbs.sources import open_meta
@@ -157,6 +157,12 @@ def _make_tasks(storage: Storage, files: SourceFiles) -> tuple[list[Task], list[
             tasks.append(Task(path, sum(record.size_bytes for record in records), None, records))
         elif catalog is not None:
             notes.append(f"{path}: no checklist names it and no checksums are in it; nothing to compare with")
+    beside = [path for path in (files.params, files.tokenizer) if path is not None and path not in names]
+    if beside:
+        notes.append(
+            f"{' and '.join(beside)}: compared with nothing, as no checklist names {'them' if len(beside) > 1 else 'it'}; Meta's "
+            f"download, and what `to='meta'` makes, have a {CHECKLIST_NAME}"
+        )
     return tasks, notes, findings
 
 

@@ -14,7 +14,7 @@ from distconv.output.proof import Proof
 from distconv.output.receipt import Conversion, find_conversion
 from distconv.output.targets import TRANSFORMERS, tell_target
 from distconv.storage.base import Storage, is_folder
-from distconv.verbs.against import Compare, against_manifest, against_tensors, is_manifest_file
+from distconv.verbs.against import Comparison, against_manifest, against_tensors, is_manifest_file
 from distconv.verbs.compare_chat import compare_chat
 from distconv.verbs.compare_chunks import compare_chunks
 from distconv.verbs.compare_shards import compare_shards
@@ -26,7 +26,7 @@ from distconv.verbs.sources import open_meta, open_transformers
 from distconv.verbs.trained_input import find_trained
 
 
-def read_source(storage: Storage, options: Options, cluster: Cluster | None) -> Compare | None:
+def read_source(storage: Storage, options: Options, cluster: Cluster | None) -> Comparison | None:
     """Read INPUT's headers before OUTPUT's data; None where there is no OUTPUT, which is told later."""
     if not is_folder(storage, options.output):
         return None
@@ -34,13 +34,16 @@ def read_source(storage: Storage, options: Options, cluster: Cluster | None) -> 
         return _read_source(storage, options, cluster)
 
 
-def _read_source(storage: Storage, options: Options, cluster: Cluster | None) -> Compare:
+def _read_source(storage: Storage, options: Options, cluster: Cluster | None) -> Comparison:
     kind = tell_kind(storage, options)
     if kind is Kind.TRAINED:
         # What OUTPUT's config says of heads was that of the model that INPUT is like.
         asked = replace(options, like=options.like or options.output)
         model = find_trained(storage, asked).read(storage)
-        return lambda proof, progress: compare_trained(storage, model, proof.headers, progress)
+        return Comparison(
+            lambda proof, progress: compare_trained(storage, model, proof.headers, progress),
+            {made.name: made.source.dtype for made in model.made},
+        )
     recorded = find_conversion(storage, options.output)
     target = tell_target(storage, options.output) if recorded is None else recorded.target
     if is_manifest_file(storage, options.source):
@@ -57,7 +60,7 @@ def _read_source(storage: Storage, options: Options, cluster: Cluster | None) ->
         ranks = len(target.list_files(storage, options.output)) if recorded is None else recorded.shards or 1
         return compare_shards(storage, expected, ranks, proof.headers, progress)
 
-    return compare
+    return Comparison(compare, {whole.held_as: whole.stored_dtype for whole in expected})
 
 
 @contextlib.contextmanager
@@ -77,14 +80,14 @@ def _as_recorded(storage: Storage, options: Options, recorded: Conversion | None
         ) from error
 
 
-def _against_checkpoint(storage: Storage, options: Options) -> Compare:
+def _against_checkpoint(storage: Storage, options: Options) -> Comparison:
     checkpoint = open_meta(storage, options)
 
     def compare(proof: Proof, progress: Progress) -> list[Finding]:
         chat = compare_chat(storage, options.output, checkpoint, progress)
         return [*chat, *compare_chunks(storage, checkpoint, proof.headers, progress)]
 
-    return compare
+    return Comparison(compare, {match.target: match.views[0].dtype for match in checkpoint.matches})
 
 
 def _expect(storage: Storage, options: Options, kind: Kind) -> list[Expected]:

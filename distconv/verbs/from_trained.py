@@ -7,7 +7,7 @@ from distconv.families.translate import Decisions
 from distconv.formats.boxes import BoxedTensor
 from distconv.formats.safetensors.chunks import make_index_file
 from distconv.humanize import format_count
-from distconv.layout.dtypes import DTYPES
+from distconv.layout.dtypes import DTYPES, STORABLE
 from distconv.layout.files import OutputTensor
 from distconv.output.identity import Subject
 from distconv.output.targets import TRANSFORMERS
@@ -72,13 +72,21 @@ def prepare_trained(
         sources=format_count(len(model.files.weights), "file"),
         target=TRANSFORMERS,
         shards=None,
-        notes=(*model.notes, *twins, *describe_plan(plan)),
+        notes=(*model.notes, *twins, *_note_dtype(model, plan, options), *describe_plan(plan)),
         compare=lambda storage, headers, progress: compare_trained(storage, model, headers, progress),
     )
 
 
 def _say_twins(model: TrainedModel) -> tuple[str, ...]:
     return tuple(f"{twin.name} equals {kept.name}, and is left out" for twin, kept in model.twins)
+
+
+def _note_dtype(model: TrainedModel, plan: Plan, options: Options) -> tuple[str, ...]:
+    """Say where trained weights are kept in another type than the model has that they are like, as trainers keep theirs."""
+    wanted, path = model.like.dtype, model.like.config_path
+    if options.dtype != "auto" or wanted == plan.dtype.name or wanted not in {one.name for one in STORABLE}:
+        return ()
+    return (f"stored as {plan.dtype}, and kept so; {path} says {wanted}, to which `dtype='{wanted}'` casts",)
 
 
 def _target(boxed: BoxedTensor) -> OutputTensor:

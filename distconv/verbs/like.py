@@ -1,10 +1,11 @@
 """The model that a trained one is like: what only its config, its tokenizer and its user know."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError
-from distconv.formats.meta.files import CONFIG_NAME
+from distconv.formats.meta.files import CONFIG_NAME, find_files
 from distconv.formats.meta.legal import is_legal
 from distconv.formats.plain_json import parse_object
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
@@ -59,6 +60,11 @@ class Like:
         return (self.config_path, *self.small, *self.templates)
 
     @property
+    def dtype(self) -> str | None:
+        """The type that its config names, if any."""
+        return next((found for key in _TYPES if isinstance(found := self.config.get(key), str)), None)
+
+    @property
     def has_processor(self) -> bool:
         """Whether it takes images or sounds: its processor reads no chat templates but those in files."""
         return bool({PROCESSOR_NAME, PREPROCESSOR_NAME} & {path.rpartition("/")[2] for path in self.small})
@@ -80,11 +86,13 @@ class Like:
 
 def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
     """Read the config of a folder and list what is copied from it; with ``weights`` read their headers too."""
+    if not is_folder(storage, folder):
+        raise InputError(
+            f"{folder}: {'a file, expected a folder' if storage.find(folder) else 'no such folder'}"
+        )
     names = list_files(storage, folder)
     if CONFIG_NAME not in names:
-        raise InputError(
-            f"{folder}: no {CONFIG_NAME}; give by `like=` the folder of the model that was trained"
-        )
+        raise InputError(f"{folder}: {_describe_misfit(storage, folder)}")
     path = join(folder, CONFIG_NAME)
     config = parse_object(path, read_small(storage, path, SMALL_FILE_BYTES))
     copied = [name for name in _COPIED if name in names]
@@ -97,6 +105,17 @@ def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
     return Like(
         folder, path, config, small, templates, read_transformers_catalog(storage, files), files.weights
     )
+
+
+def _describe_misfit(storage: Storage, folder: str) -> str:
+    """Say what a folder without a config is."""
+    with contextlib.suppress(InputError):
+        find_files(storage, folder)
+        return (
+            f"in Meta's layout, and `like=` takes a Transformers folder; make one by `distconv convert {folder} LIKE`, and "
+            "give that"
+        )
+    return f"no {CONFIG_NAME}; give by `like=` the folder of the model that was trained"
 
 
 def _list_templates(storage: Storage, folder: str) -> list[str]:

@@ -33,6 +33,8 @@ class PlanReport(Report):
     access: Access
     """How INPUT is read."""
     notes: tuple[str, ...]
+    lacks_tokenizer: bool
+    """Whether convert would refuse it as it was asked for."""
 
     def to_json(self) -> dict[str, object]:
         """Give the same as plain values; copies are counted, not listed."""
@@ -205,7 +207,9 @@ def plan(
     # The way that a conversion goes as far as it moves nothing, so that both refuse the same.
     made = prepare(storage, find_input(storage, options), options)
     access = _find_access(storage, made.plan)
-    return PlanReport(made.plan, made.target, made.subject, made.sources, access, made.notes)
+    return PlanReport(
+        made.plan, made.target, made.subject, made.sources, access, made.notes, made.lacks_tokenizer
+    )
 
 
 def _find_access(storage: Storage, made: Plan) -> Access:

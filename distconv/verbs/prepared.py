@@ -31,3 +31,5 @@ class Prepared:
     notes: tuple[str, ...]
     compare: Callable[[Storage, Headers, Progress], list[Finding]]
     """List every tensor of OUTPUT that is missing, foreign, or differs from INPUT's."""
+    lacks_tokenizer: bool = False
+    """Whether only the plan can be made: convert refuses it."""

@@ -158,4 +158,5 @@ def _prepare_transformers(
         shards=None,
         notes=(*checkpoint.notes, *lacking, *decided, *describe_plan(plan)),
         compare=lambda storage, headers, progress: compare_chunks(storage, checkpoint, headers, progress),
+        lacks_tokenizer=not has_tokenizer,
     )

@@ -15,6 +15,8 @@ class Verification(Report):
 
     output: str
     source: str | None
+    cast_to: tuple[str, ...]
+    """The types of OUTPUT's to which tensors of the source were cast before they were compared."""
     tensors: int
     """In all files: a tensor that shards of Meta's share is counted in each."""
     shards: int | None
@@ -42,6 +44,7 @@ class Verification(Report):
         return {
             "output": self.output,
             "source": self.source,
+            "cast_to": list(self.cast_to),
             "ok": self.ok,
             "tensors": self.tensors,
             "data_proved": self.data_proved,
@@ -57,7 +60,8 @@ class Verification(Report):
             proved = f"the data was not proved, there is no good {RECEIPT_NAME}; `against=INPUT` compares it"
             return (f"{self.output}: all {self._tensors} are whole in {self.examined}; {proved}",)
         if self.ok:
-            equal = "whole" if self.source is None else f"whole and equal to {self.source}"
+            cast = f" cast to {' and '.join(self.cast_to)}" if self.cast_to else ""
+            equal = "whole" if self.source is None else f"whole and equal to {self.source}{cast}"
             return (f"{self.output}: all {self._tensors} are {equal} ({self.examined})",)
         count = len(self.differences)
         shown = shorten(self.differences, MOST_SHOWN)

@@ -63,7 +63,8 @@ def _write(report: Verification) -> Iterator[str]:
         yield f"| tensors that are zero | {sum(tally.zero for tally in odd):,} |"
         yield f"| SHA-256 of the manifest's tensors | `{found.digest}` |"
     if report.source is not None:
-        yield f"| compared with | {_escape(report.source)} |"
+        cast = f", cast to {' and '.join(report.cast_to)}" if report.cast_to else ""
+        yield f"| compared with | {_escape(report.source)}{cast} |"
     versions = (f"{name} {version}" for name, version in _find_versions().items())
     yield f"| versions | {', '.join(versions)} |"
     yield ""

@@ -20,7 +20,7 @@ from distconv.verbs.verification import Verification
 from distconv.verbs.verification_card import make_verification_card
 
 if TYPE_CHECKING:
-    from distconv.verbs.against import Compare
+    from distconv.verbs.against import Comparison
 
 
 def verify(
@@ -68,19 +68,19 @@ def _add(report: Verification, words: str | None) -> Verification:
 def _verify(
     storage: Storage, asked: Options, cluster: Cluster | None, progress: Progress, *, carded: bool
 ) -> Verification:
-    compare = _read_source(storage, asked, cluster) if asked.source else None
+    against = _read_source(storage, asked, cluster) if asked.source else None
     proof = prove(
         storage,
         asked.output,
         Depth.MODEL,
         progress,
         cluster,
-        digests=carded or compare is not None,
+        digests=carded or against is not None,
         against=asked.source,
     )
     findings = list(proof.findings)
-    if compare is not None:
-        findings += compare(proof, progress)
+    if against is not None:
+        findings += against.compare(proof, progress)
     manifest, notes = None, proof.notes
     try:
         manifest = _list_tensors(storage, asked, proof, cluster, progress if carded else None)
@@ -92,10 +92,11 @@ def _verify(
     return Verification(
         output=asked.output,
         source=asked.source or None,
+        cast_to=() if against is None else tuple(against.list_casts(proof.headers)),
         tensors=sum(len(written) for written in proof.headers.values()),
         shards=len(proof.headers) if proof.target is META else None,
-        data_proved=proof.data_proved or compare is not None,
-        examined=proof.examined if compare is None else f"{proof.examined}, and every tensor compared",
+        data_proved=proof.data_proved or against is not None,
+        examined=proof.examined if against is None else f"{proof.examined}, and every tensor compared",
         manifest=manifest,
         differences=tuple(finding.words for finding in findings),
         notes=notes,
@@ -122,7 +123,7 @@ def _list_tensors(
     return digest_tensors(storage, open_tensors(storage, own, cluster).tensors, progress, cluster)
 
 
-def _read_source(storage: Storage, options: Options, cluster: Cluster | None) -> "Compare | None":
+def _read_source(storage: Storage, options: Options, cluster: Cluster | None) -> "Comparison | None":
     # All that INPUT can be takes a third of a second to import, in which OUTPUT alone is read half.
     from distconv.verbs.compare_source import read_source
 

@@ -41,11 +41,11 @@ def found_with(*names: str, conversion: object = None) -> Found:
         (found_with(JOURNAL, conversion={key: value for key, value in IDENTITY.items() if key != "dtype"}), "another conversion (no `dtype=` before, `dtype='bfloat16'` now)"),
         (found_with(JOURNAL, conversion=IDENTITY | {"instruct": True, "distconv": "0.1", "tied": False, "kv_replication": None}), f"another conversion (version 0.1 before, {VERSION} now; `instruct=True` before, no `instruct=True` now; output layer tied no before, yes now; copies of each key head unknown before, 2 now)"),
         (found_with(JOURNAL, conversion=IDENTITY | {"dtype": "`\n", "max_shard_size": [], "family": 1}), "another conversion (`family=1` before, `family='llama-2'` now; `dtype=` '`\\n' before, `dtype='bfloat16'` now; `max_shard_size=` a list before, `max_shard_size='5B'` now)"),
-        (found_with(JOURNAL, conversion=IDENTITY | {"source": None}), "another conversion (INPUT changed since: params.json)"),
-        (found_with(JOURNAL, conversion=IDENTITY | {"source": {"params.json": 1}}), "another conversion (INPUT changed since: params.json)"),
-        (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("dcb", 1)}), "another conversion (INPUT changed since: b, c, d)"),
-        (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("edcb", 1)}), "another conversion (INPUT changed since: b, c, d, e)"),
-        (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("fedcb", 1)}), "another conversion (INPUT changed since: b, c, d, e, …)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"source": None}), "another conversion (INPUT is another, or changed since: params.json)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"source": {"params.json": 1}}), "another conversion (INPUT is another, or changed since: params.json)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("dcb", 1)}), "another conversion (INPUT is another, or changed since: b, c, d)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("edcb", 1)}), "another conversion (INPUT is another, or changed since: b, c, d, e)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("fedcb", 1)}), "another conversion (INPUT is another, or changed since: b, c, d, e, …)"),
     ],
 )  # fmt: skip
 def test_what_stands_in_the_way_is_told_by_its_difference(found: Found, words: str) -> None:
@@ -196,14 +196,17 @@ def test_output_is_no_folder_of_inputs(tmp_path: Path) -> None:
 
     for output in ("elsewhere", "in/shards.out", "in/shard", "in/out"):
         assert refuse(output) is None
-    for output in ("in/shards", "in/shards/out", "in", "", "link", "link/shards"):
-        words = (
-            f"{output or tmp_path}: equal to, inside or above INPUT's folder in/shards; give another folder"
+    for output, where in (
+        ("in/shards", "equal to"),
+        ("link/shards", "equal to"),
+        ("in/shards/out", "inside"),
+        ("in", "above"),
+        ("", "above"),
+        ("link", "above"),
+    ):
+        assert (
+            refuse(output) == f"{output or tmp_path}: {where} INPUT's folder in/shards; give another folder"
         )
-        assert refuse(output) == words
-    assert (
-        refuse("in/out", folder="in")
-        == "in/out: equal to, inside or above INPUT's folder in; give another folder"
-    )
+    assert refuse("in/out", folder="in") == "in/out: inside INPUT's folder in; give another folder"
     assert refuse("tokenizer") == "tokenizer: holds tokenizer/t, which is INPUT's; give another folder"
     assert refuse("tokenizer/out") is None

@@ -152,7 +152,7 @@ def describe_missing_tokenizer(folder: str) -> str:
     """Say of a checkpoint's folder that a Transformers model of it would have no tokenizer."""
     return (
         f"{folder}: no {TOKENIZER_NAME} (Mistral's: tekken.json) here, in original/ or in the parent folder; "
-        "give it by `tokenizer=PATH`"
+        "convert needs it for Transformers: give it by `tokenizer=PATH`"
     )
 
 
