@@ -222,6 +222,7 @@ def test_quiet_prints_the_result_and_what_was_assumed_and_nothing_else(
     assert (code, "Llama 2" in out) == (0, True)
     assert err == "note: taken as a base model; if it is an instruct (chat) model, add --instruct\n"
     assert run("convert", source, tmp_path / "chat", "--quiet", "--instruct")[2] == ""
+    assert run("convert", source, tmp_path / "out", "--quiet", "--base")[2] == ""
 
 
 def test_plan_and_inspect_are_readable(run: Run, checkpoint: Write) -> None:

@@ -136,7 +136,7 @@ def cli(context: click.Context, *, debug: bool) -> None:
 def convert(
     *, source: str, output: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None,
     device: str, workers: int | None, address: str | None, gpus_per_worker: float, worker_resources: tuple[tuple[str, float], ...],
-    family: str | None, instruct: bool, tokenizer: str | None, params: str | None, like: str | None, dialect: str | None,
+    family: str | None, instruct: bool | None, tokenizer: str | None, params: str | None, like: str | None, dialect: str | None,
     fill_from_like: bool, each: bool, check: bool, verify: bool, overwrite: bool, ignore_free_space: bool,
     trace: str | None, report: str | None, endpoint_url: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -247,7 +247,7 @@ def _load_by_meta(output: str, shards: int, family: "Family") -> str:
 @endpoint_option
 @json_option
 def tokenizer(
-    *, source: str, output: str, family: str | None, instruct: bool, overwrite: bool,
+    *, source: str, output: str, family: str | None, instruct: bool | None, overwrite: bool,
     endpoint_url: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Convert the tokenizer of INPUT alone into OUTPUT.

@@ -64,7 +64,7 @@ def family_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     instruct = click.option(
         "--instruct/--base",
-        default=False,
+        default=None,
         help="An instruct (chat) model: its stop tokens and chat template.",
     )
     return family(instruct(command))

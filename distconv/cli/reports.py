@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option
 def check(
-    *, source: str, family: str | None, instruct: bool, tokenizer: str | None, params: str | None,
+    *, source: str, family: str | None, instruct: bool | None, tokenizer: str | None, params: str | None,
     like: str | None, dialect: str | None, fill_from_like: bool, endpoint_url: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare INPUT's files with their checksums; exit code 1 where something is wrong.
@@ -67,7 +67,7 @@ def check(
 @json_option
 def plan(
     *, source: str, to: str, shards: int | None, dtype: str, max_shard_size: int | None, family: str | None,
-    instruct: bool, tokenizer: str | None, params: str | None, like: str | None, dialect: str | None,
+    instruct: bool | None, tokenizer: str | None, params: str | None, like: str | None, dialect: str | None,
     fill_from_like: bool, endpoint_url: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what a conversion of INPUT would do, from its headers and small files, or why it would be refused.
@@ -99,7 +99,7 @@ def inspect(
     *,
     source: str,
     family: str | None,
-    instruct: bool,
+    instruct: bool | None,
     tokenizer: str | None,
     params: str | None,
     like: str | None,
@@ -160,7 +160,7 @@ def inspect(
 def verify(
     *, output: str, text: str | None, image: str | None, against: str | None, card: str | None,
     signature: str | None, public_key: str | None, workers: int | None, address: str | None,
-    family: str | None, instruct: bool, tokenizer: str | None,
+    family: str | None, instruct: bool | None, tokenizer: str | None,
     params: str | None, like: str | None, dialect: str | None, fill_from_like: bool, endpoint_url: str | None,
     quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -236,7 +236,7 @@ def _let_speak(
 @click.option("--quiet", is_flag=True, help="No progress; notes are shown.")
 @json_option
 def manifest(
-    *, source: str, path: str, workers: int | None, address: str | None, family: str | None, instruct: bool,
+    *, source: str, path: str, workers: int | None, address: str | None, family: str | None, instruct: bool | None,
     tokenizer: str | None, params: str | None, like: str | None, dialect: str | None, fill_from_like: bool,
     endpoint_url: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip

@@ -4,7 +4,6 @@ The signals are those of Meta's published files; where they do not decide, what 
 said together with the option that changes it.
 """
 
-import posixpath
 from dataclasses import dataclass, replace
 
 from distconv.errors import MismatchError, UsageError
@@ -21,6 +20,7 @@ from distconv.families.images import assume_variant, tell_image_family
 from distconv.families.known import ALL_FAMILIES
 from distconv.families.llama import FAMILIES, Family
 from distconv.families.mistral import tell_mistral_family
+from distconv.families.told import assume_base
 from distconv.formats.meta.mistral import MistralParams
 from distconv.formats.meta.params import Params
 from distconv.layout.dtypes import FLOAT16
@@ -43,7 +43,7 @@ class Choice:
     """Those of the assumptions that are about what only chat models have."""
 
 
-def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = False) -> Choice:
+def choose_family(facts: Facts, family: str | None = None, *, instruct: bool | None = None) -> Choice:
     """Tell the family, or take the one asked for.
 
     UsageError for an unknown name; MismatchError where firm evidence contradicts it, or where
@@ -66,7 +66,7 @@ def choose_family(facts: Facts, family: str | None = None, *, instruct: bool = F
     variant = tuple(_variant_assumption(chosen, facts, instruct=instruct))
     choice = Choice(
         chosen,
-        instruct or chosen.guard,
+        bool(instruct) or chosen.guard,
         told.evidence if asked is None else ("`family=` says so",),
         (
             *(told.assumptions if asked is None else ()),
@@ -89,7 +89,11 @@ def find_family(name: str) -> Family:
 
 
 def _choose_image_family(
-    facts: Facts, dimensions: MllamaDimensions | Llama4Dimensions, asked: Family | None, *, instruct: bool
+    facts: Facts,
+    dimensions: MllamaDimensions | Llama4Dimensions,
+    asked: Family | None,
+    *,
+    instruct: bool | None,
 ) -> Choice:
     """Tell the family of a model that sees, or take the one asked for; its tokenizer must be that of the weights."""
     told = tell_image_family(facts.folder, dimensions, asked, has_statistics=facts.has_statistics)
@@ -102,12 +106,12 @@ def _choose_image_family(
     variant = assume_variant(chosen, facts.folder, instruct=instruct)
     assumptions = (*told.assumptions, *variant, *_theta_assumption(chosen, facts.params))
     return Choice(
-        chosen, instruct or chosen.guard, told.evidence, assumptions, may_tie=False, variant=variant
+        chosen, bool(instruct) or chosen.guard, told.evidence, assumptions, may_tie=False, variant=variant
     )
 
 
 def _choose_mistral_family(
-    facts: Facts, found: MistralParams, asked: Family | None, *, instruct: bool
+    facts: Facts, found: MistralParams, asked: Family | None, *, instruct: bool | None
 ) -> Choice:
     """Tell the family of one of Mistral's models, or take the one asked for; its tokenizer must be that of the weights."""
     rows, size = facts.dimensions.vocab, facts.tokenizer_size
@@ -120,7 +124,7 @@ def _choose_mistral_family(
         )
     variant = (_WITHOUT_CHAT,) if instruct else ()
     assumptions = (*told.assumptions, *variant)
-    return Choice(told.family, instruct, told.evidence, assumptions, facts.params.tied, variant)
+    return Choice(told.family, bool(instruct), told.evidence, assumptions, facts.params.tied, variant)
 
 
 _WITHOUT_CHAT = (
@@ -172,17 +176,12 @@ def _theta_assumption(chosen: Family, params: Params) -> tuple[str, ...]:
     )
 
 
-def _variant_assumption(family: Family, facts: Facts, *, instruct: bool) -> list[str]:
+def _variant_assumption(family: Family, facts: Facts, *, instruct: bool | None) -> list[str]:
     if family.guard:
         return ["Llama Guard has no chat template here: its prompt is a moderation task"]
-    if family.chat is None or instruct:
-        if instruct and family.chat is None:
-            return [f"{family.title} has no instruct models; `instruct=True` changes nothing"]
-        return []
-    hint = posixpath.basename(facts.folder.rstrip("/")).lower()
-    named = any(word in hint for word in ("instruct", "chat"))
-    also = f", as the folder's name {hint!r} suggests" if named else ""
-    return [f"taken as a base model; if it is an instruct (chat) model{also}, add `instruct=True`"]
+    if family.chat is None:
+        return [f"{family.title} has no instruct models; `instruct=True` changes nothing"] if instruct else []
+    return [assume_base(facts.folder)] if instruct is None else []
 
 
 @dataclass(frozen=True, slots=True)

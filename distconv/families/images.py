@@ -1,11 +1,9 @@
 """The families of models that see: what they need beyond params.json, and which of them a checkpoint is of."""
 
-import posixpath
-
 from distconv.errors import MismatchError
 from distconv.families.dimensions import Llama4Dimensions, MllamaDimensions
 from distconv.families.llama import Family
-from distconv.families.told import Told
+from distconv.families.told import Told, assume_base
 
 LLAMA_4_TOKENS = 202_048
 """Of Llama 4's tokenizer, special ones included, and rows of the embedding."""
@@ -98,12 +96,8 @@ def _tell_llama_4(sizes: Llama4Dimensions, *, has_statistics: bool) -> Told:
     return Told(IMAGE_FAMILIES["llama-4"], tuple(evidence))
 
 
-def assume_variant(family: Family, folder: str, *, instruct: bool) -> tuple[str, ...]:
+def assume_variant(family: Family, folder: str, *, instruct: bool | None) -> tuple[str, ...]:
     """Say what had to be assumed of what only chat models have."""
     if family.guard:
         return (f"{family.title} has no chat template here: its prompt is a moderation task",)
-    hint = posixpath.basename(folder.rstrip("/")).lower()
-    if instruct:
-        return ()
-    also = f", as the folder's name {hint!r} suggests" if "instruct" in hint else ""
-    return (f"taken as a base model; if it is an instruct (chat) model{also}, add `instruct=True`",)
+    return (assume_base(folder),) if instruct is None else ()

@@ -66,7 +66,7 @@ class CheckReport(Report):
 
 
 def check(
-    source: PathLike, *, family: str | None = None, instruct: bool = False,
+    source: PathLike, *, family: str | None = None, instruct: bool | None = None,
     tokenizer: PathLike | None = None, params: PathLike | None = None, like: PathLike | None = None,
     dialect: str | None = None, fill_from_like: bool = False, endpoint_url: str | None = None,
     progress: Progress | None = None,

@@ -61,7 +61,7 @@ def read_checkpoint(
     source: str,
     *,
     family: str | None = None,
-    instruct: bool = False,
+    instruct: bool | None = None,
     tokenizer: str | None = None,
     params_path: str | None = None,
 ) -> Checkpoint:
@@ -71,7 +71,7 @@ def read_checkpoint(
 
 
 def read_found(
-    storage: Storage, files: SourceFiles, *, family: str | None = None, instruct: bool = False
+    storage: Storage, files: SourceFiles, *, family: str | None = None, instruct: bool | None = None
 ) -> Checkpoint:
     """Read all headers of a checkpoint's files, tell the family and match every tensor.
 

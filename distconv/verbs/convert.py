@@ -34,7 +34,7 @@ def convert(
     source: PathLike, output: PathLike, *, to: str = "transformers", shards: int | None = None,
     dtype: str = "auto", max_shard_size: int | str | None = None, device: str = "auto",
     workers: int | None = None, address: str | None = None, family: str | None = None,
-    instruct: bool = False, tokenizer: PathLike | None = None, params: PathLike | None = None,
+    instruct: bool | None = None, tokenizer: PathLike | None = None, params: PathLike | None = None,
     like: PathLike | None = None, dialect: str | None = None, fill_from_like: bool = False,
     check: bool = False, verify: bool = False, overwrite: bool = False, ignore_free_space: bool = False,
     gpus_per_worker: float = 1.0, worker_resources: Mapping[str, float] | None = None,
@@ -45,7 +45,7 @@ def convert(
 
     ``to`` is "transformers", or "meta" with so many ``shards``. ``dtype`` is "auto" (as stored), "float16", "bfloat16"
     or "float32"; ``max_shard_size`` the most bytes of tensors in a file, as 5_000_000_000 or "5GB". What files cannot
-    tell: ``family``, as "llama-3.2"; ``instruct``, a chat model; ``tokenizer`` and ``params``, files that lie elsewhere.
+    tell: ``family``, as "llama-3.2"; ``instruct``, a chat model or, if False, none; ``tokenizer`` and ``params``, files that lie elsewhere.
     For a trainer's checkpoint: ``like``, the Transformers folder of the model that was trained, ``dialect``, how tensors
     are named, ``fill_from_like``, whether those that it lacks come from there. ``check`` compares INPUT with its
     checksums first, ``verify`` every tensor with INPUT last; ``overwrite`` replaces the model in ``output``.

@@ -53,7 +53,7 @@ def inspect(
     source: PathLike,
     *,
     family: str | None = None,
-    instruct: bool = False,
+    instruct: bool | None = None,
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
     like: PathLike | None = None,

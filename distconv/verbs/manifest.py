@@ -51,7 +51,7 @@ def manifest(
     workers: int | None = None,
     address: str | None = None,
     family: str | None = None,
-    instruct: bool = False,
+    instruct: bool | None = None,
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
     like: PathLike | None = None,

@@ -28,7 +28,8 @@ class Options:
     """In bytes."""
     device: str = "auto"
     family: str | None = None
-    instruct: bool = False
+    instruct: bool | None = None
+    """None where nobody said it: a base model, and a note says so."""
     tokenizer: str | None = None
     params: str | None = None
     like: str | None = None

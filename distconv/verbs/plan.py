@@ -184,7 +184,7 @@ def plan(
     dtype: str = "auto",
     max_shard_size: int | str | None = None,
     family: str | None = None,
-    instruct: bool = False,
+    instruct: bool | None = None,
     tokenizer: PathLike | None = None,
     params: PathLike | None = None,
     like: PathLike | None = None,

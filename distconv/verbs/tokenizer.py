@@ -44,7 +44,7 @@ def convert_tokenizer(
     output: PathLike,
     *,
     family: str | None = None,
-    instruct: bool = False,
+    instruct: bool | None = None,
     overwrite: bool = False,
     endpoint_url: str | None = None,
 ) -> TokenizerReport:
@@ -61,7 +61,7 @@ def convert_tokenizer(
         path = find_tokenizer(storage, place)
     vocabulary = read_vocabulary(storage, path)
     chosen, context, notes = _choose(storage, place, vocabulary, family, instruct=instruct)
-    files = make_family_tokenizer(vocabulary, chosen, context, instruct=instruct)
+    files = make_family_tokenizer(vocabulary, chosen, context, instruct=bool(instruct))
     taken = sorted(name for name in files if _is_other(storage, join(folder, name), files[name]))
     if taken and not overwrite:
         raise OutputError(f"{folder}: already holds {', '.join(taken)}; `overwrite=True` replaces them")
@@ -84,7 +84,7 @@ def _is_other(storage: Storage, path: str, content: bytes) -> bool:
 
 
 def _choose(
-    storage: Storage, source: str, vocabulary: Vocabulary, family: str | None, *, instruct: bool
+    storage: Storage, source: str, vocabulary: Vocabulary, family: str | None, *, instruct: bool | None
 ) -> tuple[Family, int, tuple[str, ...]]:
     """Choose the family, and how long its sequences are."""
     try:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def verify(
     output: PathLike, *, against: PathLike | None = None, workers: int | None = None, address: str | None = None,
-    family: str | None = None, instruct: bool = False, tokenizer: PathLike | None = None,
+    family: str | None = None, instruct: bool | None = None, tokenizer: PathLike | None = None,
     params: PathLike | None = None, like: PathLike | None = None, dialect: str | None = None,
     fill_from_like: bool = False, endpoint_url: str | None = None, card: PathLike | None = None,
     signature: PathLike | None = None, public_key: PathLike | None = None, progress: Progress | None = None,

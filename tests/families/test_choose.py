@@ -39,7 +39,7 @@ def newer(dim: int, layers: int, heads: int, **more: object) -> Fields:
 
 def choose(
     folder: Path, params: Fields | str, *, dtype: DType = BFLOAT16, vocab: int = 32000, tokenizer: str | None = "sentencepiece",
-    family: str | None = None, instruct: bool = False, tied: bool = False, tokenizer_size: int | None = None,
+    family: str | None = None, instruct: bool | None = None, tied: bool = False, tokenizer_size: int | None = None,
     called: str | None = None,
 ) -> Choice:  # fmt: skip
     """Choose for a model that has these fields, in a folder that may be called otherwise."""
@@ -209,7 +209,7 @@ def test_the_option_wins_and_the_name_of_a_folder_is_only_a_hint(tmp_path: Path)
     assert choice.family.name == "llama-1"
     chosen = choose(folder, LLAMA_1_7B, family="llama-2")
     assert (chosen.family.name, chosen.instruct) == ("llama-2", False)
-    assert "as the folder's name 'llama-2-7b-chat' suggests, add `instruct=True`" in chosen.assumptions[0]
+    assert "as the folder's name 'Llama-2-7b-chat' suggests, add `instruct=True`" in chosen.assumptions[0]
     (overruled,) = choose(folder, LLAMA_1_7B, family="llama-2", instruct=True).assumptions
     assert overruled == (
         "`family='llama-2'` overrules what contents speak for: Llama 1 (the tokenizer is a sentencepiece file; "
@@ -220,9 +220,9 @@ def test_the_option_wins_and_the_name_of_a_folder_is_only_a_hint(tmp_path: Path)
 @pytest.mark.parametrize(
     ("called", "hint"),
     [
-        ("/models/Llama-2-7b-chat", "llama-2-7b-chat"),
-        ("/models/Meta-Llama-3-8B-Instruct/", "meta-llama-3-8b-instruct"),
-        ("s3://bucket/CodeLlama-7b-INSTRUCT//", "codellama-7b-instruct"),
+        ("/models/Llama-2-7b-chat", "Llama-2-7b-chat"),
+        ("/models/Meta-Llama-3-8B-Instruct/", "Meta-Llama-3-8B-Instruct"),
+        ("s3://bucket/CodeLlama-7b-INSTRUCT//", "CodeLlama-7b-INSTRUCT"),
         ("/chat/instruct/llama-2-7b", None),
         ("/models/llama-2-7b", None),
     ],
@@ -233,7 +233,9 @@ def test_the_last_name_of_a_folder_may_suggest_an_instruct_model(
     (note,) = choose(tmp_path, LLAMA_1_7B + "\n", called=called).variant
     suggested = "" if hint is None else f", as the folder's name {hint!r} suggests"
     assert note == f"taken as a base model; if it is an instruct (chat) model{suggested}, add `instruct=True`"
-    assert choose(tmp_path, LLAMA_1_7B + "\n", called=called, instruct=True).variant == ()
+    # Where it was said, whichever it is, nothing is asked.
+    for said in (True, False):
+        assert choose(tmp_path, LLAMA_1_7B + "\n", called=called, instruct=said).variant == ()
 
 
 @pytest.mark.parametrize("family", ["llama-1", "llama-guard-1"])
