@@ -339,6 +339,15 @@ def test_an_empty_and_a_missing_folder_are_told_apart(tmp_path: Path) -> None:
         find(make(tmp_path / "m", "params.json", "consolidated.00.pth"), tmp_path / "none")
 
 
+def test_the_checkpoint_that_is_found_below_is_named(tmp_path: Path) -> None:
+    files = ("consolidated.00.pth", "params.json", "tokenizer.model")
+    make(tmp_path / "models" / "Llama-2-7b", *files)
+    make(tmp_path / "hub" / "original", *files)
+    assert find(tmp_path / "models").notes == (f"the checkpoint is {tmp_path / 'models/Llama-2-7b'}",)
+    for path in ("models/Llama-2-7b", "models/Llama-2-7b/consolidated.00.pth", "hub", "hub/original"):
+        assert find(tmp_path / path).notes == ()
+
+
 def test_a_name_that_is_the_hubs_is_told_how_the_hub_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

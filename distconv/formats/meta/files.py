@@ -97,6 +97,8 @@ def find_files(
         tokenizer = _first_tokenizer(storage, near)
     else:
         tokenizer = take_given(storage, tokenizer, TOKENIZER_NAME, "the tokenizer")
+    if entry.is_folder and not notes and folder not in {source, join(source, _ORIGINAL)}:
+        notes += (f"the checkpoint is {folder}",)
     notes += note_adapters(storage, folder)
     legal, legal_notes = find_legal(storage, *near[:2])
     return SourceFiles(folder, shards, found_params, tokenizer, legal, (*notes, *legal_notes), scales)
