@@ -22,7 +22,10 @@ SETTINGS :=
 PEERS := peers
 endif
 
-.PHONY: demo test lint format peers bench gpu gpu-wheels torture mutants clean
+help:
+	@sed '/^$$/,$$d; s/^# //' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: help demo test lint format peers bench gpu gpu-wheels torture mutants clean
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,7 +1,13 @@
-"""Two small Llama 2 checkpoints in Meta's layout: one of random weights, and one that was trained to tell stories."""
+"""Two small Llama 2 checkpoints in Meta's layout: one of random weights, and one that was trained to tell stories.
+
+    python examples/small_models.py FOLDER
+
+writes the first one, in one shard, to try distconv with.
+"""
 
 import json
 import struct
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -136,3 +142,17 @@ def _write_checkpoint(folder: Path, tensors: Tensors, params: Mapping[str, objec
         state = {name: part[shard].clone() for name, part in parts.items()}
         torch.save(state, folder / f"consolidated.{shard:02d}.pth")
     (folder / "params.json").write_text(json.dumps(params) + "\n")
+
+
+def main() -> None:
+    """Write the model of random weights into a new folder."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/small_models.py FOLDER")
+    folder = Path(sys.argv[1])
+    if folder.exists():
+        sys.exit(f"{folder}: is there already; give a new folder")
+    write_random_model(folder, shards=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ import pytest
 import sentencepiece
 import torch
 
+import distconv
 from tests.documents import ROOT
 from tests.patience import HANG_SECONDS
 from tests.test_to_meta_stories import DATA, WRITER
@@ -56,6 +57,19 @@ def test_a_folder_without_the_trained_model_is_refused(tmp_path: Path) -> None:
     done = run_demo(tmp_path)
     assert done.returncode == 1
     assert done.stderr == f"{tmp_path}: holds no stories260K.bin\n"
+
+
+def test_a_checkpoint_to_type_the_readme_with_is_written_under_any_name_once(tmp_path: Path) -> None:
+    program = ROOT / "examples" / "small_models.py"
+    done = run_demo(tmp_path / "Llama-2-7b", program=program)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    report = distconv.convert(tmp_path / "Llama-2-7b", tmp_path / "llama-2-7b-hf")
+    assert (report.family, report.chunks) == ("Llama 2", 1)
+    again = run_demo(tmp_path / "Llama-2-7b", program=program)
+    assert (again.returncode, again.stderr) == (
+        1,
+        f"{tmp_path / 'Llama-2-7b'}: is there already; give a new folder\n",
+    )
 
 
 @with_stories

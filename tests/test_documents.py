@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import click
@@ -84,6 +85,15 @@ def test_what_the_documents_make_the_makefile_makes() -> None:
     }
     assert "demo" in named
     assert named <= targets
+
+
+def test_make_alone_tells_what_can_be_made_and_makes_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "-f", ROOT / "Makefile"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    head = (ROOT / "Makefile").read_text().partition("\n\n")[0]
+    assert done.stdout == re.sub(r"^# ", "", head, flags=re.MULTILINE) + "\n"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,36 @@ def test_the_bar_tells_no_time_before_it_is_known(
 
 
 @pytest.mark.parametrize(
+    ("moved", "told"),
+    [
+        pytest.param([], None, id="nothing moved"),
+        pytest.param([100], None, id="a first step, of which nobody knows how long it took"),
+        pytest.param([100, 500_000], "100.0 kB/s", id="on its way"),
+        pytest.param([400_000, 0, -400_000], None, id="all taken back"),
+        pytest.param([0, 0, 1], None, id="less than a byte a second"),
+        pytest.param([0, 1_000_000], "200.0 kB/s", id="all of it, as one worker tells it"),
+        pytest.param([1_000_000], None, id="all of it in no time"),
+        pytest.param([600_000, 400_000], "200.0 kB/s", id="all of it: the mean"),
+    ],
+)
+def test_the_bar_tells_a_speed_that_it_knows(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, moved: list[int], told: str | None
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    terminal = Terminal()
+    progress = BarProgress(terminal, clock=clock)
+    progress.begin(1_000_000, 1)
+    for step, size in enumerate(moved):
+        clock.now += 5 * (step > 0)
+        progress.advance(size)
+    drawn = draw(progress, terminal)
+    progress.end()
+    found = re.search(r"\S+ \w+/s|\?", drawn)
+    assert (found and found[0]) == told
+
+
+@pytest.mark.parametrize(
     ("show", "value", "shown"),
     [
         (format_duration, 45.4, "45 s"),

@@ -1,5 +1,6 @@
 """``verify --generate``: what a model says is what its logits say."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +43,20 @@ def test_it_says_what_the_logits_say(checkpoint: Write, tmp_path: Path, instruct
     assert said == say(folder, "One day", instruct=instruct, tokens=8)
     done = call(["verify", folder, "--generate", "One day", "--quiet"])
     assert done.returncode == 0, done.stderr
-    assert defuse(said) in done.stdout
+    assert f"\n\nprompt: One day\ncontinuation: {defuse(said)}" in done.stdout
+    assert done.stderr == ""
+
+
+def test_what_takes_long_before_it_speaks_is_told_and_json_has_the_continuation_alone(
+    checkpoint: Write, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    distconv.convert(checkpoint(Spec()), folder, dtype="float32")
+    done = call(["verify", folder, "--generate", "One day", "--json"])
+    assert done.returncode == 0, done.stderr
+    told = done.stderr.partition("\nloading the model\n")[2]
+    assert told == defuse(distconv.generate(folder, "One day")) + "\n"
+    assert json.loads(done.stdout)["ok"] is True
 
 
 def test_a_model_cannot_give_orders_to_the_terminal() -> None:

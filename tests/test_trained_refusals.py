@@ -299,11 +299,15 @@ def test_two_models_are_not_one(folders: Folders, tmp_path: Path) -> None:
 
 
 def test_several_steps_are_named(folders: Folders, tmp_path: Path) -> None:
-    for step in ("step-10", "step-20"):
-        shutil.copytree(folders / "rows", tmp_path / "run" / step)
-    words = refused(tmp_path / "run", folders / "llama-hf")
-    assert "step-10" in words
-    assert "step-20" in words
+    run = tmp_path / "run"
+    for step in ("step-100", "step-20"):
+        shutil.copytree(folders / "rows", run / step)
+    words = (
+        f"below it ({run / 'step-20'}, {run / 'step-100'}); give the path of one, or convert all of them by"
+    )
+    assert f"{run}: several checkpoints {words} `distconv convert --each`" in refused(
+        run, folders / "llama-hf"
+    )
 
 
 def test_an_output_that_differs_from_a_tied_embedding_is_refused(folders: Folders, tmp_path: Path) -> None:

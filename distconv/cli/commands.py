@@ -9,8 +9,10 @@ import click
 
 from distconv.cli.hints import hint, hint_at_speaking
 from distconv.cli.options import (
+    Count,
     Place,
     Resource,
+    Share,
     dtype_option,
     endpoint_option,
     family_options,
@@ -94,11 +96,11 @@ def cli(context: click.Context, *, debug: bool) -> None:
     show_default=True,
     help="What tensors go through; auto is the CPU.",
 )
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Convert on Ray with so many workers.")
+@click.option("--workers", type=Count(1), metavar="N", help="Convert on Ray with so many workers.")
 @click.option("--address", metavar="HOST:PORT", help="Ray cluster to use; also auto or local.")
 @click.option(
     "--gpus-per-worker",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Share(0, 1, min_open=True),
     metavar="SHARE",
     default=1.0,
     show_default=True,
@@ -265,7 +267,7 @@ def tokenizer(
 
 
 @cli.command(short_help="Let a shell complete commands and options.")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(*, shell: str) -> None:
     """Print what makes SHELL complete distconv's commands and options.
 

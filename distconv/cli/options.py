@@ -26,6 +26,18 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class Count(click.IntRange):
+    """How many of something, as click has it, but called what people call it."""
+
+    name = "whole number"
+
+
+class Share(click.FloatRange):
+    """How much of something, called likewise."""
+
+    name = "number"
+
+
 class Place(click.Path):
     """A file or folder, there or not; an empty name, as of a variable that is not set, would mean this folder."""
 
@@ -109,7 +121,7 @@ to_option = click.option(
 )
 shards_option = click.option(
     "--shards",
-    type=click.IntRange(1),
+    type=Count(1),
     metavar="P",
     help="With --to meta: the model-parallel size, a consolidated.NN.pth each. [default: 1]",
 )
@@ -142,9 +154,7 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def worker_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add who reads where that is much."""
-    workers = click.option(
-        "--workers", type=click.IntRange(1), metavar="N", help="Read on Ray with so many workers."
-    )
+    workers = click.option("--workers", type=Count(1), metavar="N", help="Read on Ray with so many workers.")
     address = click.option("--address", metavar="HOST:PORT", help="Ray cluster to use; also auto or local.")
     return workers(address(command))
 

@@ -17,7 +17,7 @@ from distconv.cli.options import (
     to_option,
     worker_options,
 )
-from distconv.cli.screen import choose_progress, defuse, show
+from distconv.cli.screen import choose_progress, defuse, paint, show
 from distconv.cli.sections import command
 
 if TYPE_CHECKING:
@@ -224,8 +224,12 @@ def _let_speak(
         return
     from distconv.verbs.generate import generate
 
-    # To standard error, where --json leaves standard output to the report.
-    click.echo(defuse(generate(output, text, image=image, progress=progress)), err=as_json)
+    said = defuse(generate(output, text, image=image, progress=progress))
+    if as_json:
+        # To standard error: standard output is the report's.
+        click.echo(said, err=True)
+        return
+    click.echo(f"\n{paint('prompt:', 'green')} {defuse(text)}\n{paint('continuation:', 'green')} {said}")
 
 
 @command(short_help="Write down the digests of INPUT's tensors.")

@@ -59,8 +59,8 @@ def show_usage_error(error: click.ClickException) -> None:
         # All of it is our own help, which is no error's text.
         error.show()
         return
-    # What it suggests stands behind the end of its sentence.
-    message = error.format_message().replace(". (", " (")
+    # What it suggests stands behind the end of its sentence, and choices on lines of their own.
+    message = error.format_message().replace(". (", " (").replace("\n\t", " ")
     context = error.ctx if isinstance(error, click.UsageError) else None
     command = "distconv" if context is None else context.command_path
     told = f"{message[:1].lower()}{message[1:].removesuffix('.')}; see `{command} --help`"

@@ -25,7 +25,15 @@ _MANY = 9
 
 
 class SectionedCommand(click.Command):
-    """A command whose options stand under headings where they are many."""
+    """A command whose options stand under headings where they are many, and whose errors say whose they are."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the arguments; click tells of an option without its value with no word of the command."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write them, in the order of ``OPTIONS``."""

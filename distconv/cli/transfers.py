@@ -6,7 +6,7 @@ import sys
 import click
 
 from distconv.cli.hints import hint
-from distconv.cli.options import Place, json_option, room_option
+from distconv.cli.options import Count, Place, json_option, room_option
 from distconv.cli.screen import choose_progress, read_url, show
 from distconv.cli.sections import command
 
@@ -28,7 +28,7 @@ from distconv.cli.sections import command
 )
 @click.option(
     "--connections",
-    type=click.IntRange(1, 64),
+    type=Count(1, 64),
     metavar="N",
     default=8,
     show_default=True,

@@ -10,6 +10,12 @@ def _starts(prefixes: tuple[bytes, ...], head: bytes) -> bool:
     return head.lstrip().lower().startswith(prefixes)
 
 
+def _is_text(head: bytes) -> bool:
+    # The last character may be cut.
+    text = head.decode(errors="ignore")
+    return len(head) - len(text.encode()) < 4 and all(sign.isprintable() or sign.isspace() for sign in text)
+
+
 _KINDS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
     (lambda head: not head, "an empty file"),
     (lambda head: not head.strip(b"\0"), "a file of zeros, as a broken download leaves"),
@@ -25,6 +31,7 @@ _KINDS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
     (lambda head: head.startswith((b"PK\x03\x04", b"PK\x05\x06")), "a zip archive"),
     (lambda head: head[:1] == b"\x80", "a pickle"),
     (partial(_starts, (b"{", b"[")), "JSON text"),
+    (_is_text, "text"),
 )
 
 HEAD_BYTES = 512

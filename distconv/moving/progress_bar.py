@@ -49,7 +49,7 @@ class BarProgress:
             columns.BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
             columns.TaskProgressColumn(table_column=Column(no_wrap=True)),
             columns.DownloadColumn(table_column=Column(no_wrap=True)),
-            columns.TransferSpeedColumn(table_column=Column(no_wrap=True)),
+            _make_speed_column(),
             _make_time_left_column(),
             console=rich.console.Console(file=self._file),
             transient=False,
@@ -112,6 +112,22 @@ class BarProgress:
 
     def _description(self) -> str:
         return f"{self._units_done} of {self._units} {self._kind}"
+
+
+def _make_speed_column() -> "rich.progress.ProgressColumn":
+    """Make the column of the speed: in the end the mean; empty while none is known, or more was taken back than moved."""
+    from rich.filesize import decimal
+    from rich.progress import ProgressColumn, Task
+    from rich.table import Column
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.completed / task.finished_time if task.finished_time else task.speed
+            told = "" if speed is None or speed < 1 else f"{decimal(int(speed))}/s"
+            return Text(told, style="progress.data.speed")
+
+    return Speed(table_column=Column(no_wrap=True))
 
 
 def _make_time_left_column() -> "rich.progress.ProgressColumn":

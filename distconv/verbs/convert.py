@@ -43,6 +43,8 @@ def convert(
 ) -> ConversionReport:  # fmt: skip
     """Convert the checkpoint in ``source`` into a folder ``output``; the same call again goes on where it stopped.
 
+    Here and in messages INPUT is ``source``, and OUTPUT is ``output``.
+
     ``to`` is "transformers", or "meta" with so many ``shards``. ``dtype`` is "auto" (as stored), "float16", "bfloat16"
     or "float32"; ``max_shard_size`` the most bytes of tensors in a file, as 5_000_000_000 or "5GB". What files cannot
     tell: ``family``, as "llama-3.2"; ``instruct``, a chat model or, if False, none; ``tokenizer`` and ``params``, files that lie elsewhere.

@@ -1,7 +1,6 @@
 """Convert all checkpoints of a run, each into a folder of its own; the same command again goes on."""
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from distconv.storage.places import read_place
 from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.reports import Report
-from distconv.verbs.trained_input import is_being_saved, is_trained
+from distconv.verbs.trained_input import by_numbers, is_being_saved, is_trained
 
 _MOST_FINDINGS = 8
 """Of one checkpoint."""
@@ -126,7 +125,7 @@ def _list_steps(storage: Storage, options: Options, progress: Progress) -> list[
             (unfinished if is_being_saved(storage, one) else found).append(entry.name)
     if unfinished:
         left = (
-            f"{options.source}: {list_some(sorted(unfinished, key=_order), _MOST_SHOWN)}: no .metadata, which is written last: "
+            f"{options.source}: {list_some(sorted(unfinished, key=by_numbers), _MOST_SHOWN)}: no .metadata, which is written last: "
             f"not saved to its end yet, and {'left out' if found else 'there is no other checkpoint'}; run the same command "
             "again when it is"
         )
@@ -137,9 +136,4 @@ def _list_steps(storage: Storage, options: Options, progress: Progress) -> list[
         raise InputError(
             f"{options.source}: no trainer's checkpoint directly below it; {describe_folder(storage, options.source)}"
         )
-    return sorted(found, key=_order)
-
-
-def _order(name: str) -> list[tuple[int, str]]:
-    """Order by the numbers in names, so that step 900 is before step 1000."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return sorted(found, key=by_numbers)

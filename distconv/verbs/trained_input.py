@@ -1,5 +1,6 @@
 """A trainer's checkpoint as INPUT: which of its forms it has, and the model that it is said to be like."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -83,6 +84,11 @@ def is_being_saved(storage: Storage, options: Options) -> bool:
     return any(is_unfinished(storage, folder) for folder in find_dcp_folders(storage, options.source))
 
 
+def by_numbers(name: str) -> list[tuple[int, str]]:
+    """Order by the numbers in names, so that step 900 is before step 1000."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
 def find_trained_files(storage: Storage, options: Options) -> TrainedFiles:
     """Read what INPUT holds; InputError where that is not one whole checkpoint."""
     if options.to != "transformers":
@@ -93,7 +99,8 @@ def find_trained_files(storage: Storage, options: Options) -> TrainedFiles:
         folders = find(storage, options.source)
         if len(folders) > 1:
             raise InputError(
-                f"{options.source}: several checkpoints below it ({', '.join(folders)}); give the path of one"
+                f"{options.source}: several checkpoints below it ({', '.join(sorted(folders, key=by_numbers))}); give the path "
+                "of one, or convert all of them by `distconv convert --each`"
             )
         if folders:
             with held_collector():

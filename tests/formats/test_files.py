@@ -233,6 +233,7 @@ def test_a_file_of_any_name_is_a_model_also_where_one_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path, "step.pt", "tokenizer.model")
+    (tmp_path / "step.pt").write_bytes(b"PK\x03\x04")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         InputError, match=r"^\.: no params\.json beside the shards \(step\.pt\), in original/"
@@ -332,10 +333,56 @@ def test_an_empty_and_a_missing_folder_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"; the folder is empty$"):
         find(tmp_path / "empty")
-    with pytest.raises(InputError, match="no such file or folder"):
+    with pytest.raises(InputError, match=r"no such file or folder$"):
         find(tmp_path / "none")
     with pytest.raises(InputError, match=r"no such file \(given as the tokenizer\)"):
         find(make(tmp_path / "m", "params.json", "consolidated.00.pth"), tmp_path / "none")
+
+
+def test_the_checkpoint_that_is_found_below_is_named(tmp_path: Path) -> None:
+    files = ("consolidated.00.pth", "params.json", "tokenizer.model")
+    make(tmp_path / "models" / "Llama-2-7b", *files)
+    make(tmp_path / "hub" / "original", *files)
+    assert find(tmp_path / "models").notes == (f"the checkpoint is {tmp_path / 'models/Llama-2-7b'}",)
+    for path in ("models/Llama-2-7b", "models/Llama-2-7b/consolidated.00.pth", "hub", "hub/original"):
+        assert find(tmp_path / path).notes == ()
+
+
+def test_a_name_that_is_the_hubs_is_told_how_the_hub_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "runs/step-1/model.pt")
+    monkeypatch.chdir(tmp_path)
+    for path, end in {
+        "meta-llama/Llama-2-7b-hf": "; a repository of the hub is given as hf://meta-llama/Llama-2-7b-hf",
+        "runs/step-2": "",
+        "none": "",
+        "./meta-llama/Llama-2-7b-hf": "",
+        "a/b/c": "",
+    }.items():
+        with pytest.raises(InputError) as raised:
+            find_files(LocalStorage(), path)
+        assert str(raised.value) == f"{path}: no such file or folder{end}"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"Llama 2 is a collection", "text"),
+        ("\u00fc".encode() * 300, "text"),
+        (b'{"a": 1}', "JSON text"),
+        (b"a\0\0\0\0\0\0\0", "unknown content (first bytes 61 00 00 00 00 00 00 00)"),
+        (b"abc\xff\xfe\xfd\xfc", "unknown content (first bytes 61 62 63 ff fe fd fc)"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_called_what_it_is_before_its_params_are_missed(
+    tmp_path: Path, content: bytes, kind: str
+) -> None:
+    path = tmp_path / "notes"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        find(path)
+    assert str(raised.value) == f"{path}: it is {kind}, expected a torch checkpoint"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import ray
 from distconv.cli.options import ray_address
 from distconv.errors import ClusterError, Terminated, UsageError
 from distconv.moving.executor import Cluster
+from distconv.moving.progress import SilentProgress
 from distconv.moving.ray import driver
 from distconv.moving.ray.cluster import connected
 from distconv.moving.ray.driver import run_on_ray
@@ -88,6 +89,7 @@ def test_a_ray_of_our_own_gets_no_more_slots_than_there_are_units_and_its_failur
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[object] = []
+    progress = RecordingProgress()
 
     def fail(**options: object) -> None:
         asked.append(options["num_cpus"])
@@ -98,10 +100,11 @@ def test_a_ray_of_our_own_gets_no_more_slots_than_there_are_units_and_its_failur
     for workers, units in ((99_999_999, 3), (2, 3), (1, 0)):
         with (
             pytest.raises(ClusterError, match=r"^Ray at local cannot be used: .* timed out during startup"),
-            connected(Cluster(workers=workers), "cpu", units),
+            connected(Cluster(workers=workers), "cpu", units, progress),
         ):
             pass
     assert asked == [3, 3, 3, 2, 2, 2, 1, 1, 1]
+    assert progress.notes == ["starting a local Ray"] * 3
 
 
 def test_a_stop_is_not_answered_by_another_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +115,7 @@ def test_a_stop_is_not_answered_by_another_start(monkeypatch: pytest.MonkeyPatch
         raise Terminated("terminated")
 
     monkeypatch.setattr(ray, "init", stop)
-    with pytest.raises(Terminated), connected(Cluster(workers=1), "cpu", 1):
+    with pytest.raises(Terminated), connected(Cluster(workers=1), "cpu", 1, SilentProgress()):
         pass
     assert len(asked) == 1
 
@@ -147,7 +150,7 @@ def test_a_ray_of_our_own_whose_agent_is_slow_is_started_again(checkpoint: Write
 
 def connect(given: str | None) -> None:
     """Use the Ray that an option and the environment name together."""
-    with ray_address(given) as chosen, connected(Cluster(chosen), "cpu", 1):
+    with ray_address(given) as chosen, connected(Cluster(chosen), "cpu", 1, SilentProgress()):
         pass
 
 

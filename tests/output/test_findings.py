@@ -363,7 +363,7 @@ SHARDS: dict[str, list[str]] = {
         "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check out` tells",
     ],
     "a damaged checklist without a receipt": [
-        "out/checklist.chk: line 1 is no `md5  name`; the file is unknown content (first bytes 6e 6f 6e 73 65 6e 73 65)",
+        "out/checklist.chk: line 1 is no `md5  name`; the file is text",
         "note: out: no distconv.json, so the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check out` tells",
     ],
     "a missing file without a receipt": [

@@ -104,6 +104,16 @@ class RangeFile(io.RawIOBase):
         return bytes(content)
 
 
+def may_be_archive(head: bytes) -> bool:
+    """Whether a file that begins so may be one of torch's, whatever its name says."""
+    return head.startswith((_LOCAL_SIGNATURE, b"\x80"))
+
+
+def describe_other(head: bytes) -> str:
+    """Say what a file is that begins so, and is none of torch's."""
+    return f"it is {describe_content(head)}, expected a torch checkpoint"
+
+
 def read_archive(reader: Reader, language: Language = STATE_DICT) -> dict[str, tuple[TensorMark, Region]]:
     """Read a .pth file's description, of what a pickle may say: each tensor with the record of its storage.
 
@@ -116,7 +126,7 @@ def read_archive(reader: Reader, language: Language = STATE_DICT) -> dict[str, t
         elif head[:1] == b"\x80":
             found = read_legacy(reader)
         else:
-            raise InputError(f"it is {describe_content(head)}, expected a torch checkpoint")
+            raise InputError(describe_other(head))
         for name, (tensor, record) in found.items():
             _check_extent(name, tensor, record)
     except InputError as error:

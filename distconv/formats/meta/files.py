@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distconv.errors import InputError
+from distconv.formats.content import HEAD_BYTES
+from distconv.formats.meta.archive import describe_other, may_be_archive
 from distconv.formats.meta.foreign import describe_foreign_trainer
 from distconv.formats.meta.layouts import (
     SINGLE,
@@ -17,8 +19,18 @@ from distconv.formats.meta.layouts import (
 )
 from distconv.formats.meta.legal import find_legal
 from distconv.formats.meta.scales import find_scales
+from distconv.formats.safetensors.header import is_safetensors
 from distconv.humanize import list_some
-from distconv.storage.base import Storage, find_given, is_file, is_folder, join, read_small
+from distconv.storage.base import (
+    Storage,
+    find_given,
+    is_file,
+    is_folder,
+    join,
+    opened,
+    read_range,
+    read_small,
+)
 
 _ADAPTER = re.compile(r"adapter_(model|config|\d+)\..*|.*lora.*\.(pt|pth|bin|safetensors)", re.IGNORECASE)
 
@@ -85,6 +97,8 @@ def find_files(
         tokenizer = _first_tokenizer(storage, near)
     else:
         tokenizer = take_given(storage, tokenizer, TOKENIZER_NAME, "the tokenizer")
+    if entry.is_folder and not notes and folder not in {source, join(source, _ORIGINAL)}:
+        notes += (f"the checkpoint is {folder}",)
     notes += note_adapters(storage, folder)
     legal, legal_notes = find_legal(storage, *near[:2])
     return SourceFiles(folder, shards, found_params, tokenizer, legal, (*notes, *legal_notes), scales)
@@ -121,7 +135,17 @@ def _find_params(
     if paths:
         return paths[0], (f"{paths[0]} is taken as the model's: there is none beside the shards",)
     _refuse_transformers(storage, [chosen])
+    if chosen.layout is SINGLE:
+        _refuse_other(storage, join(chosen.folder, chosen.name))
     raise InputError(f"{near[0]}: {_describe_missing(chosen)}")
+
+
+def _refuse_other(storage: Storage, path: str) -> None:
+    """Refuse a file of any name that holds nothing of torch's."""
+    with opened(storage, path) as reader:
+        head = bytes(read_range(reader, 0, min(HEAD_BYTES, reader.size_bytes)))
+    if not may_be_archive(head) and not is_safetensors(head):
+        raise InputError(f"{path}: {describe_other(head)}")
 
 
 def _describe_missing(chosen: Candidate) -> str:

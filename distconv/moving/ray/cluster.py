@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 
 from distconv.errors import ClusterError, ConversionError, Stopped, UsageError
 from distconv.moving.executor import Cluster
+from distconv.moving.progress import Progress
 from distconv.moving.ray.signals import redelivered
 
 LOCAL = "local"
@@ -49,11 +50,11 @@ class Needs:
 
 
 @contextlib.contextmanager
-def connected(cluster: Cluster, device: str, units: int) -> Iterator[Cluster]:
+def connected(cluster: Cluster, device: str, units: int, progress: Progress) -> Iterator[Cluster]:
     """Have Ray for the block, and give what is wanted of it; afterwards shut down only what was started here.
 
-    A Ray that this process has initialised already is used as it is, and one of our own has no more
-    workers than there are units. Signal handlers stay those of the caller, although Ray installs its own.
+    A Ray that this process has initialised already is used as it is, and one of our own, of whose start ``progress``
+    is told, has no more workers than there are units. Signal handlers stay those of the caller, although Ray installs its own.
     """
     if ray.is_initialized():
         yield cluster
@@ -71,6 +72,8 @@ def connected(cluster: Cluster, device: str, units: int) -> Iterator[Cluster]:
         cluster = replace(cluster, workers=min(cluster.workers, max(units, 1)))
     with _token_of_ones_own() if address == LOCAL else contextlib.nullcontext():
         try:
+            if address == LOCAL:
+                progress.note("starting a local Ray")
             with redelivered():
                 _connect(address, cluster.workers if device != "cuda" else None)
             yield cluster

@@ -73,7 +73,7 @@ def run_on_ray(
     own behind, for who owns the folder.
     """
     is_own = not is_elsewhere(cluster)
-    with connected(cluster, job.device, len(chunks)) as found:
+    with connected(cluster, job.device, len(chunks), progress) as found:
         workers = count_workers(found, job.device, len(chunks))
         limits = make_limits(workers, stall_seconds)
         run = _Run(
