@@ -8,7 +8,6 @@ from distconv.families.images import LLAMA_4_TOKENS
 from distconv.families.llama import Family
 from distconv.formats.meta.files import find_tokenizer
 from distconv.output.acquisition import owned
-from distconv.output.descriptions import telling_unfinished
 from distconv.output.finalise import write_files
 from distconv.output.targets import is_partial
 from distconv.sidecars.tokenizer import Vocabulary, read_vocabulary
@@ -57,8 +56,7 @@ def convert_tokenizer(
     """
     place, folder = read_place(source), read_output(output)
     storage = open_places(place, folder, endpoint_url=endpoint_url)
-    with telling_unfinished(storage, place):
-        path = find_tokenizer(storage, place)
+    path = _find_tokenizer(storage, place)
     vocabulary = read_vocabulary(storage, path)
     chosen, context, notes = _choose(storage, place, vocabulary, family, instruct=instruct)
     files = make_family_tokenizer(vocabulary, chosen, context, instruct=bool(instruct))
@@ -81,6 +79,17 @@ def _is_other(storage: Storage, path: str, content: bytes) -> bool:
         or entry.size_bytes != len(content)
         or read_small(storage, path, len(content)) != content
     )
+
+
+def _find_tokenizer(storage: Storage, place: str) -> str:
+    try:
+        return find_tokenizer(storage, place)
+    except InputError:
+        # All that a conversion is takes as long to import as everything else here, and hardly anybody gives one.
+        from distconv.output.descriptions import telling_unfinished
+
+        with telling_unfinished(storage, place):
+            raise
 
 
 def _choose(
