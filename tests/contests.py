@@ -82,6 +82,18 @@ def undisturbed(source: AnyPath, place: AnyPath, **options: object) -> tuple[dic
     return found, seconds
 
 
+def compare(output: AnyPath, expected: dict[str, str], words: str) -> None:
+    """AssertionError with the files that are missing, foreign or others, if there are any."""
+    found = digest_folder(output)
+    odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    assert not odd, f"{words}: {', '.join(f'{name} is {describe(name, found, expected)}' for name in odd)}"
+
+
+def describe(name: str, found: dict[str, str], expected: dict[str, str]) -> str:
+    """Say what is wrong with a file."""
+    return "missing" if name not in found else "another" if name in expected else "foreign"
+
+
 def contest_output(
     source: AnyPath,
     place: AnyPath,
@@ -114,13 +126,13 @@ def contest_output(
         try:
             code = end(start(source, outputs[len(victims)], patience=0.5, **options))
             assert code == 0, f"{name}: the successor ended with {code}"
-            assert digest_folder(outputs[0]) == expected, f"{name}: of the successor"
+            compare(outputs[0], expected, f"{name}: of the successor")
         finally:
             for process in processes:
                 os.kill(process, signal.SIGCONT)
             codes = [end(process) for process in processes]
         assert set(codes) <= {0, 2, LOST}, f"{name}: ended with {codes}"
-        assert digest_folder(outputs[0]) == expected, f"{name}: after those that had been stopped, {codes}"
+        compare(outputs[0], expected, f"{name}: after those that had been stopped, {codes}")
         ends.update({0: "finished", 2: "refused", LOST: "lost"}[code] for code in codes)
         remove_folder(outputs[0])
     return ends
