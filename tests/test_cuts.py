@@ -180,7 +180,7 @@ def test_parts_that_make_up_no_whole_are_refused_with_what_they_hold(tmp_path: P
     with pytest.raises(InputError) as raised:
         distconv.convert(source, tmp_path / "out")
     assert str(raised.value) == (
-        "output.weight: shape (161, 8) in consolidated.00.pth, (159, 8) in consolidated.01.pth; "
+        f"{source}: output.weight: shape (161, 8) in consolidated.00.pth, (159, 8) in consolidated.01.pth; "
         "expected (321, 8) cut along axis 0 into 2 shards"
     )
     assert not (tmp_path / "out").exists()
@@ -198,4 +198,4 @@ def test_key_heads_that_params_state_otherwise_are_refused_layer_by_layer(
     lines = str(raised.value).splitlines()
     for number in range(3):
         expected = f"layers.{number}.attention.wk.weight in consolidated.02.pth: shape (4, 64), expected ({stated * 2}, 64)"
-        assert expected in lines
+        assert f"{source}: {expected}" in lines

@@ -13,7 +13,11 @@ def _starts(prefixes: tuple[bytes, ...], head: bytes) -> bool:
 def _is_text(head: bytes) -> bool:
     # The last character may be cut.
     text = head.decode(errors="ignore")
-    return len(head) - len(text.encode()) < 4 and all(sign.isprintable() or sign.isspace() for sign in text)
+    return (
+        bool(text)
+        and len(head) - len(text.encode()) < 4
+        and all(sign.isprintable() or sign.isspace() for sign in text)
+    )
 
 
 _KINDS: tuple[tuple[Callable[[bytes], bool], str], ...] = (

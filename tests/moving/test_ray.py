@@ -197,7 +197,7 @@ progress = RecordingProgress()
 run_on_ray(
     make_job(Path(output)), make_chunks(names), Cluster("local", 2), progress, write_slowly, float(stall_seconds)
 )
-assert progress.notes == [], progress.notes
+assert progress.notes == ["starting a local Ray"], progress.notes
 """
 
 
