@@ -48,6 +48,11 @@ class Written:
         return self.offset_bytes, self.end_bytes, order
 
 
+def list_without_checksum(tensors: Mapping[str, Written]) -> list[str]:
+    """Name tensors of which the file itself has no CRC32 that is theirs alone."""
+    return [name for name, found in tensors.items() if found.crc32 is None]
+
+
 FOR_INPUT = ": download it again"
 """Ends messages on damaged files; what a conversion wrote is nowhere to be had again."""
 

@@ -8,8 +8,8 @@ from distconv.families.dimensions import Dimensions
 from distconv.families.fused import take_apart
 from distconv.families.rules import match_rules
 from distconv.formats.meta.catalog import Catalog, Shard
-from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.params import Params, read_params
+from distconv.formats.meta.small_files import PARAMS_NAME
 from distconv.formats.written import Headers, Written, view_written
 from distconv.humanize import shorten
 from distconv.sidecars.config import CONFIG_NAME

@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import chain
 
 from distconv.errors import InputError, OutputError
-from distconv.formats.written import Headers
+from distconv.formats.written import Headers, list_without_checksum
 from distconv.humanize import list_some
 from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
@@ -34,6 +35,7 @@ from distconv.output.tokenizers import find_tokenizer_faults
 from distconv.sidecars.config import CONFIG_NAME
 from distconv.sidecars.settings import read_declared_dtype
 from distconv.storage.base import Storage, join
+from distconv.storage.given import describe_no_folder
 from distconv.storage.parallel import submit
 
 _Found = tuple[list[Finding], list[str]]
@@ -114,9 +116,9 @@ def prove(
 
 
 def _refuse_no_folder(storage: Storage, output: str) -> None:
-    entry = storage.find(output)
-    if entry is None or not entry.is_folder:
-        raise OutputError(f"{output}: {'no such folder' if entry is None else 'a file, expected a folder'}")
+    words = describe_no_folder(storage, output)
+    if words is not None:
+        raise OutputError(f"{output}: {words}")
 
 
 def _list_names(
@@ -164,10 +166,10 @@ def _leave_unused(output: str, target: Target, headers: Headers) -> tuple[Header
 
 def _note_parts(output: str, target: Target, headers: Headers) -> Iterator[str]:
     """Tell of tensors that a target's code loads, and that no checksum of the file's is about."""
-    parts = {name: None for tensors in headers.values() for name, one in tensors.items() if one.crc32 is None}
+    parts = list(dict.fromkeys(chain.from_iterable(map(list_without_checksum, headers.values()))))
     if target.has_checksums and parts:
         yield (
-            f"{output}: {list_some(list(parts), _MOST_SHOWN)}: parts of larger records, or saved in torch's old format, so "
+            f"{output}: {list_some(parts, _MOST_SHOWN)}: parts of larger records, or saved in torch's old format, so "
             f"that no CRC32 is about them alone; what records have `distconv check {output}` compares"
         )
 
@@ -181,13 +183,11 @@ def _ask(
     receipt: ModelReceipt | None,
 ) -> list[Future[_Found]]:
     """Ask what takes its time beside the data, and is known by the time that this has been read."""
-    asked = [submit(_look_at_declared, storage, output, target, headers, receipt)]
+    asked: list[Future[_Found]] = []
     # Of some of the tensors only it would be said that the others are missing or are of other shapes.
     if headers.keys() == set(names):
-        asked.insert(
-            0, submit(lambda: (list(map(Finding, target.find_misfits(storage, output, headers))), []))
-        )
-    return asked
+        asked.append(submit(lambda: (list(map(Finding, target.find_misfits(storage, output, headers))), [])))
+    return [*asked, submit(_look_at_declared, storage, output, target, headers, receipt)]
 
 
 def _look_at_declared(

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from distconv.families.llama import FREQUENCIES
 from distconv.formats.meta import written as meta
-from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.legal import LEGAL_NAMES
+from distconv.formats.meta.small_files import PARAMS_NAME
 from distconv.formats.safetensors import written as safetensors
 from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME, chunk_name
 from distconv.formats.written import Headers, Written

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from distconv.errors import InputError, MismatchError
 from distconv.families.evidence import Tokenizer
-from distconv.formats.meta.files import TOKENIZER_NAME
+from distconv.formats.meta.small_files import TOKENIZER_NAME
 from distconv.formats.plain_json import parse_object
 from distconv.sidecars.ranks import RankVocabulary, make_byte_table, make_rank_merges, make_rank_vocabulary
 from distconv.sidecars.special_tokens import TOKEN_SETS

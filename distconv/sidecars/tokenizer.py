@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from distconv.errors import InputError
 from distconv.formats.content import HEAD_BYTES, describe_content
-from distconv.formats.meta.files import TOKENIZER_NAME
+from distconv.formats.meta.small_files import TOKENIZER_NAME
 from distconv.sidecars.config import to_json
 from distconv.sidecars.pieces import PieceVocabulary, make_piece_tokenizer, make_piece_vocabulary
 from distconv.sidecars.ranks import (

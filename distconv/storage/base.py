@@ -8,7 +8,6 @@ final name is whole: its bytes are written under a name that no other attempt us
 import contextlib
 import os
 import posixpath
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -219,25 +218,6 @@ class Storage(Protocol):
 def join(folder: str, *names: str) -> str:
     """Name a file in a folder."""
     return posixpath.join(folder, *names)
-
-
-def find_given(storage: Storage, path: str) -> Entry:
-    """Give what is at a path that a person gave; InputError where nothing is."""
-    found = storage.find(path)
-    if found is None:
-        raise InputError(f"{path}: no such file or folder{_describe_hub(storage, path)}")
-    return found
-
-
-_REPOSITORY = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*")
-
-
-def _describe_hub(storage: Storage, path: str) -> str:
-    """Say where a repository of the hub is had, of whose name a person gave no more than that."""
-    match = _REPOSITORY.fullmatch(path)
-    if match is None or storage.find(match["owner"]) is not None:
-        return ""
-    return f"; a repository of the hub is given as hf://{path}"
 
 
 def is_folder(storage: Storage, path: str) -> bool:

@@ -8,8 +8,9 @@ from distconv.formats.boxes import list_views
 from distconv.formats.headers import FindNames
 from distconv.formats.meta.catalog import Catalog, read_catalog
 from distconv.formats.meta.checklist import Listed, read_checklists
-from distconv.formats.meta.files import CONFIG_NAME, SourceFiles, describe_missing_tokenizer, find_files
+from distconv.formats.meta.files import SourceFiles, find_files
 from distconv.formats.meta.layouts import ShardFiles
+from distconv.formats.meta.small_files import CONFIG_NAME, describe_missing_tokenizer
 from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
 from distconv.formats.safetensors.names import find_transformers_names, keep_names

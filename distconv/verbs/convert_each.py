@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from distconv.errors import DistconvError, InputError, OutputError
-from distconv.formats.meta.files import describe_folder
+from distconv.formats.meta.foreign import describe_folder
 from distconv.humanize import list_some, shorten
 from distconv.moving.progress import Progress, SilentProgress
-from distconv.storage.base import PathLike, Storage, find_given, join
+from distconv.storage.base import PathLike, Storage, join
+from distconv.storage.given import find_given
 from distconv.storage.places import read_place
 from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.options import Options, open_storage, read_place_or_none

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError
-from distconv.formats.meta.files import CONFIG_NAME, find_files
+from distconv.formats.meta.files import find_files
 from distconv.formats.meta.legal import is_legal
+from distconv.formats.meta.small_files import CONFIG_NAME
 from distconv.formats.plain_json import parse_object
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
 from distconv.formats.safetensors.folder import find_transformers_files
@@ -16,6 +17,7 @@ from distconv.planning.plan import Plan
 from distconv.sidecars.config import to_json
 from distconv.sidecars.processors import PREPROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PREPROCESSOR_NAME
 from distconv.storage.base import Storage, is_folder, join, list_files, read_small
+from distconv.storage.given import describe_no_folder
 
 _COPIED = (
     "generation_config.json",
@@ -86,10 +88,9 @@ class Like:
 
 def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
     """Read the config of a folder and list what is copied from it; with ``weights`` read their headers too."""
-    if not is_folder(storage, folder):
-        raise InputError(
-            f"{folder}: {'a file, expected a folder' if storage.find(folder) else 'no such folder'}"
-        )
+    words = describe_no_folder(storage, folder)
+    if words is not None:
+        raise InputError(f"{folder}: {words}")
     names = list_files(storage, folder)
     if CONFIG_NAME not in names:
         raise InputError(f"{folder}: {_describe_misfit(storage, folder)}")

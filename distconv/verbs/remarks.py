@@ -8,8 +8,8 @@ from distconv.families.dimensions import ModelDimensions
 from distconv.families.llama import BUFFERS, FREQUENCIES
 from distconv.families.rules import Match
 from distconv.formats.meta.catalog import Catalog
-from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.params import Params
+from distconv.formats.meta.small_files import PARAMS_NAME
 from distconv.formats.views import is_disproved
 from distconv.humanize import list_first
 from distconv.sidecars.tokenizer import Vocabulary

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from distconv.errors import InputError
 from distconv.formats.meta.catalog import read_catalog
-from distconv.formats.meta.files import SourceFiles, describe_missing_tokenizer, find_files
+from distconv.formats.meta.files import SourceFiles, find_files
+from distconv.formats.meta.small_files import describe_missing_tokenizer
 from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
 from distconv.formats.views import TensorView

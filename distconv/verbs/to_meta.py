@@ -9,8 +9,8 @@ from distconv.families.choose import Choice
 from distconv.families.cuts import ROWS
 from distconv.families.llama import EMBEDDING, OUTPUT
 from distconv.families.translate import Decisions, MetaTensor, cut_for_ranks, join_ranks
-from distconv.formats.meta.files import PARAMS_NAME, TOKENIZER_NAME
 from distconv.formats.meta.params import Params
+from distconv.formats.meta.small_files import PARAMS_NAME, TOKENIZER_NAME
 from distconv.formats.plain_json import parse_object
 from distconv.humanize import format_count
 from distconv.layout.dtypes import DTYPES, DType

@@ -6,7 +6,7 @@ from distconv.errors import InputError, MismatchError, OutputError
 from distconv.families.choose import find_family
 from distconv.families.images import LLAMA_4_TOKENS
 from distconv.families.llama import Family
-from distconv.formats.meta.files import find_tokenizer
+from distconv.formats.meta.small_files import find_tokenizer
 from distconv.output.acquisition import owned
 from distconv.output.finalise import write_files
 from distconv.output.targets import is_partial

@@ -8,7 +8,8 @@ from distconv.errors import InputError, UsageError
 from distconv.formats.boxes import TrainedFiles, list_views
 from distconv.formats.dcp.folder import find_dcp_folders, is_unfinished, read_dcp_folder
 from distconv.formats.dcp.rank_files import find_rank_file_folders, read_rank_files
-from distconv.formats.meta.files import CONFIG_NAME, describe_folder
+from distconv.formats.meta.foreign import describe_folder
+from distconv.formats.meta.small_files import CONFIG_NAME
 from distconv.formats.safetensors.ranks import find_rank_folders, find_weight_folders, read_weight_folder
 from distconv.formats.views import TensorView
 from distconv.output.descriptions import telling_unfinished

@@ -12,7 +12,7 @@ from distconv.families.llama import OUTPUT, RULES
 from distconv.families.operations import TileTable
 from distconv.families.rules import Rule, expand_rules
 from distconv.families.translate import MetaTensor, invert_rules, keep_rows, list_target_shapes
-from distconv.formats.meta.files import TOKENIZER_NAME
+from distconv.formats.meta.small_files import TOKENIZER_NAME
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles
 from distconv.formats.views import TensorView

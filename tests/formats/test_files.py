@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from distconv.errors import InputError
-from distconv.formats.meta.files import SourceFiles, describe_folder, find_files, find_tokenizer
+from distconv.formats.meta.files import SourceFiles, find_files
+from distconv.formats.meta.foreign import describe_folder
+from distconv.formats.meta.small_files import find_tokenizer
 from distconv.storage.local import LocalStorage
 
 

@@ -1,14 +1,12 @@
 """Which files of INPUT are what: shards in order, params.json, tokenizer, licence."""
 
 import posixpath
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.formats.content import HEAD_BYTES
 from distconv.formats.meta.archive import describe_other, may_be_archive
-from distconv.formats.meta.foreign import describe_foreign_trainer
+from distconv.formats.meta.foreign import describe_folder, note_adapters
 from distconv.formats.meta.layouts import (
     SINGLE,
     Candidate,
@@ -19,32 +17,17 @@ from distconv.formats.meta.layouts import (
 )
 from distconv.formats.meta.legal import find_legal
 from distconv.formats.meta.scales import find_scales
+from distconv.formats.meta.small_files import (
+    CONFIG_NAME,
+    ORIGINAL,
+    PARAMS_NAME,
+    TOKENIZER_NAME,
+    find_first_tokenizer,
+    find_parent,
+)
 from distconv.formats.safetensors.header import is_safetensors
-from distconv.humanize import list_some
-from distconv.storage.base import (
-    Storage,
-    find_given,
-    is_file,
-    is_folder,
-    join,
-    opened,
-    read_range,
-    read_small,
-)
-
-_ADAPTER = re.compile(r"adapter_(model|config|\d+)\..*|.*lora.*\.(pt|pth|bin|safetensors)", re.IGNORECASE)
-
-_WEIGHTS = re.compile(r".*\.(pth|pt|bin|ckpt|safetensors)")
-
-PARAMS_NAME = "params.json"
-TOKENIZER_NAME = "tokenizer.model"
-_OF_MISTRAL = (
-    *(f"{TOKENIZER_NAME}.{version}" for version in ("v7m1", "v7", "v3", "v2", "v1")),
-    "tekken.json",
-)
-"""What Mistral's repositories call it, too."""
-CONFIG_NAME = "config.json"
-_ORIGINAL = "original"
+from distconv.storage.base import Storage, is_file, join, opened, read_range, read_small
+from distconv.storage.given import find_given, take_given
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +74,17 @@ def find_files(
     folder = chosen.folder
     shards, scales = make_shards(storage, chosen), find_scales(storage, folder)
     parent = find_parent(storage, folder)
-    near = (folder, parent, join(folder, _ORIGINAL), join(parent, _ORIGINAL))
+    near = (folder, parent, join(folder, ORIGINAL), join(parent, ORIGINAL))
     found_params, notes = _find_params(storage, chosen, near, params)
     if tokenizer is None:
-        tokenizer = _first_tokenizer(storage, near)
+        tokenizer = find_first_tokenizer(storage, near)
     else:
         tokenizer = take_given(storage, tokenizer, TOKENIZER_NAME, "the tokenizer")
-    if entry.is_folder and not notes and folder not in {source, join(source, _ORIGINAL)}:
+    if entry.is_folder and not notes and folder not in {source, join(source, ORIGINAL)}:
         notes += (f"the checkpoint is {folder}",)
     notes += note_adapters(storage, folder)
     legal, legal_notes = find_legal(storage, *near[:2])
     return SourceFiles(folder, shards, found_params, tokenizer, legal, (*notes, *legal_notes), scales)
-
-
-def take_given(storage: Storage, path: str, name: str, what: str) -> str:
-    """Take a file that was given by its path or by its folder's."""
-    if is_folder(storage, path):
-        path = join(path, name)
-    if storage.find(path) is None:
-        raise InputError(f"{path}: no such file (given as {what})")
-    return path
 
 
 def _find_params(
@@ -119,13 +93,13 @@ def _find_params(
     """Find params.json beside the shards; elsewhere only where all that are there say the same."""
     if given is not None:
         return take_given(storage, given, PARAMS_NAME, PARAMS_NAME), ()
-    beside = _first(storage, near[:1], PARAMS_NAME)
-    if beside is not None:
+    beside = join(near[0], PARAMS_NAME)
+    if is_file(storage, beside):
         return beside, ()
     contents: dict[bytes, str] = {}
     for folder in near[1:]:
-        path = _first(storage, (folder,), PARAMS_NAME)
-        if path is not None:
+        path = join(folder, PARAMS_NAME)
+        if is_file(storage, path):
             contents.setdefault(read_small(storage, path, _PARAMS_BYTES), path)
     paths = list(contents.values())
     if len(paths) > 1:
@@ -162,53 +136,9 @@ def _describe_missing(chosen: Candidate) -> str:
 _PARAMS_BYTES = 1 << 20
 
 
-def find_tokenizer(storage: Storage, source: str) -> str:
-    """Find the tokenizer of a folder (or its ``original/`` or parent), or take the file itself."""
-    if is_file(storage, source):
-        return source
-    found = _first_tokenizer(storage, (source, join(source, "original"), find_parent(storage, source)))
-    if found is None:
-        raise InputError(f"{source}: no {TOKENIZER_NAME} here, in original/ or in the parent folder")
-    return found
-
-
-def describe_missing_tokenizer(folder: str) -> str:
-    """Say of a checkpoint's folder that a Transformers model of it would have no tokenizer."""
-    return (
-        f"{folder}: no {TOKENIZER_NAME} (Mistral's: tekken.json) here, in original/ or in the parent folder; "
-        "convert needs it for Transformers: give it by `tokenizer=PATH`"
-    )
-
-
-def find_parent(storage: Storage, folder: str) -> str:
-    """Give the folder above, links resolved; nothing is above a bucket, which is given itself."""
-    real = storage.real_path(folder)
-    above = posixpath.dirname(real)
-    return real if "://" in real and "://" not in above else above
-
-
-def _first(storage: Storage, folders: Iterable[str], name: str) -> str | None:
-    for folder in folders:
-        if is_file(storage, join(folder, name)):
-            return join(folder, name)
-    return None
-
-
-def _first_tokenizer(storage: Storage, folders: Iterable[str]) -> str | None:
-    """Find the tokenizer in the first folder that has any, by the first of its names."""
-    for folder in folders:
-        found = _first(storage, (folder,), TOKENIZER_NAME)
-        if found is None:
-            there = storage.list_names(folder)
-            found = next((join(folder, name) for name in _OF_MISTRAL if name in there), None)
-        if found is not None:
-            return found
-    return None
-
-
 def _list_in_tree(storage: Storage, source: str) -> list[Candidate]:
     """Look in the folder and in ``original/``, then below them; in the end for what Transformers writes too."""
-    places = (source, join(source, _ORIGINAL))
+    places = (source, join(source, ORIGINAL))
     here = [found for folder in places for found in list_candidates(storage, folder)]
     own = [found for found in here if not found.layout.shared]
     if own:
@@ -217,7 +147,7 @@ def _list_in_tree(storage: Storage, source: str) -> list[Candidate]:
         found
         for place in places
         for entry in storage.list_folder(place)
-        if entry.is_folder and entry.name != _ORIGINAL
+        if entry.is_folder and entry.name != ORIGINAL
         for found in list_candidates(storage, join(place, entry.name))
         if not found.layout.shared
     ]
@@ -233,7 +163,7 @@ def _choose(storage: Storage, source: str, candidates: list[Candidate]) -> Candi
     if len(candidates) == 1:
         return candidates[0]
     folders = dict.fromkeys(found.folder for found in candidates)
-    if len(folders) > 1 and not {source, join(source, _ORIGINAL)} & set(folders):
+    if len(folders) > 1 and not {source, join(source, ORIGINAL)} & set(folders):
         raise InputError(f"{source}: several checkpoints below it; give one of them: {', '.join(folders)}")
     names = [found.names[0] if set(folders) == {source} else found.path for found in candidates]
     raise InputError(
@@ -272,37 +202,3 @@ def _whole_of_rank(storage: Storage, part: Candidate) -> Candidate:
         return part
     ranks = list_candidates(storage, find_parent(storage, part.folder))
     return next((found for found in ranks if rank in found.names), part)
-
-
-def note_adapters(storage: Storage, folder: str) -> tuple[str, ...]:
-    """Say that adapters beside a model are not used: it is taken as merged."""
-    found = [entry.name for entry in storage.list_folder(folder) if _ADAPTER.fullmatch(entry.name)]
-    if not found:
-        return ()
-    note = (
-        f"{folder}: {', '.join(found[:4])}: an adapter lies here and is not used; "
-        "if it is not merged into the model yet, merge it first"
-    )
-    return (note,)
-
-
-def describe_folder(storage: Storage, folder: str) -> str:
-    """Say what a folder holds that is not what was looked for, as the end of a sentence."""
-    names = [entry.name for entry in storage.list_folder(folder)]
-    if not names:
-        return "the folder is empty"
-    foreign = describe_foreign_trainer(names)
-    if foreign is not None:
-        return f"it holds {foreign}"
-    adapters = [name for name in names if _ADAPTER.fullmatch(name)]
-    weights = [name for name in names if _WEIGHTS.fullmatch(name)]
-    if adapters and not set(weights) - set(adapters):
-        return f"it holds a LoRA adapter without its model ({', '.join(adapters[:4])}); merge it into the model first"
-    if weights:
-        return f"it holds {', '.join(weights[:8])}; if one of these is the model, give the file's path"
-    if gguf := [name for name in names if name.lower().endswith(".gguf")]:
-        return (
-            f"it holds {list_some(gguf, 4)}: a GGUF file is made of a model for llama.cpp, and none is made of it again; "
-            "give the model that it was made of"
-        )
-    return f"it holds {list_some(names, 8)}"

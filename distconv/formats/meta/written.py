@@ -10,10 +10,10 @@ from distconv.errors import InputError, OutputError
 from distconv.formats.marks import TensorMark
 from distconv.formats.meta.archive import locate_records, read_archive
 from distconv.formats.meta.archive_layout import lay_out_archive
-from distconv.formats.meta.files import PARAMS_NAME
 from distconv.formats.meta.pickle_writer import TensorEntry
 from distconv.formats.meta.shards import shard_name
-from distconv.formats.written import FOR_INPUT, Place, Written
+from distconv.formats.meta.small_files import PARAMS_NAME
+from distconv.formats.written import FOR_INPUT, Place, Written, list_without_checksum
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.regions import Region
 from distconv.storage.base import Reader, Storage, opened, read_range
@@ -92,14 +92,10 @@ def _refuse_overlaps(path: str, tensors: Mapping[str, Written], size_bytes: int)
         )
 
 
-def list_parts(tensors: Mapping[str, Written]) -> list[str]:
-    """Name tensors that are not the whole of a record, row by row, so that its CRC32 is not theirs."""
-    return [name for name, found in tensors.items() if found.crc32 is None]
-
-
 def find_odd_form(storage: Storage, path: str, tensors: Mapping[str, Written]) -> str | None:
     """Lay the archive out again from its tensors and their CRC32s; tell where anything but their data differs."""
-    parts = list_parts(tensors)
+    # A tensor that is the whole of a record, row by row, has that record's.
+    parts = list_without_checksum(tensors)
     if parts:
         return f"{path}: not in the one form that its tensors have: {parts[0]:.80} is part of a record"
     words = f"{path}: its archive is not in the one form that its tensors have"

@@ -5,18 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError
-from distconv.formats.meta.files import (
-    CONFIG_NAME,
-    PARAMS_NAME,
-    TOKENIZER_NAME,
-    find_parent,
-    note_adapters,
-    take_given,
-)
+from distconv.formats.meta.foreign import note_adapters
 from distconv.formats.meta.legal import find_legal
+from distconv.formats.meta.small_files import CONFIG_NAME, PARAMS_NAME, TOKENIZER_NAME, find_parent
 from distconv.formats.safetensors.index import Index
 from distconv.formats.safetensors.weights import Weights, find_weights, has_meta_names, is_weights_name
-from distconv.storage.base import Storage, find_given, join, list_files
+from distconv.storage.base import Storage, join, list_files
+from distconv.storage.given import find_given, take_given
 
 SMALL_NAMES = (
     "generation_config.json",

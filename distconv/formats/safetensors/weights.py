@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
-from distconv.formats.meta.files import describe_folder
+from distconv.formats.meta.foreign import describe_folder
 from distconv.formats.meta.layouts import Candidate, group_names, is_rank_name, list_candidates, make_shards
 from distconv.formats.meta.scales import refuse_scales
 from distconv.formats.safetensors.chunks import INDEX_NAME

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from distconv.errors import InputError, OutputError
 from distconv.formats.dcp.folder import find_dcp_folders
-from distconv.formats.meta.files import describe_folder
+from distconv.formats.meta.foreign import describe_folder
 from distconv.formats.plain_json import LIMIT_BYTES
 from distconv.formats.safetensors.chunks import INDEX_NAME, SINGLE_NAME, file_order, make_header, make_index
 from distconv.formats.safetensors.header import read_safetensors
