@@ -71,10 +71,9 @@ def _remove_empty(folder: str) -> bool:
 def _remove_closed(path: str) -> None:
     """Remove a file; one that is open may stay under this name (NFS) or get another one (FUSE)."""
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        os.unlink(path)
     except OSError as error:
-        if error.errno != errno.EBUSY:
+        if error.errno not in {errno.ENOENT, errno.EBUSY}:
             raise
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from distconv.errors import ConversionError, InputError
 from distconv.storage.base import LOCAL_ACCESS, Buffer, Reader
 from distconv.storage.fencing import add_name, make_attempt, publish_file
-from distconv.storage.pinning import describe_change, make_stamp
+from distconv.storage.pinning import describe_change, describe_end, make_stamp
 from distconv.storage.space import reserve
 
 FLUSH_BYTES = 256 << 20
@@ -53,10 +53,7 @@ class LocalReader(Reader):
         # Cut short by somebody who writes it anew, perhaps: it may be whole again by now.
         if make_stamp(status) != self.stamp:
             return describe_change(self.path)
-        return (
-            f"{self.path}: ends at byte {status.st_size:,}, expected data up to byte {end_bytes:,}; "
-            "the file is truncated"
-        )
+        return describe_end(self.path, status.st_size, end_bytes)
 
     def close(self) -> None:
         """Let go of the file."""

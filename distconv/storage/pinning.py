@@ -43,6 +43,13 @@ def describe_change(path: str) -> str:
     return f"{path}: written, replaced or touched while it was converted; nothing was made whole of it"
 
 
+def describe_end(path: str, size_bytes: int, end_bytes: int) -> str:
+    """Tell of a file that is too short for what is read of it, to before ``end_bytes``."""
+    return (
+        f"{path}: ends at byte {size_bytes:,}, expected data up to byte {end_bytes:,}; the file is truncated"
+    )
+
+
 def _view() -> str:
     """Name all that decides which numbers and times files have: the host, its boot and its mounts."""
     boot = _BOOT.read_text().strip() if _BOOT.exists() else ""

@@ -47,8 +47,8 @@ def convert(
 
     ``to`` is "transformers", or "meta" with so many ``shards``. ``dtype`` is "auto" (as stored), "float16", "bfloat16"
     or "float32"; ``max_shard_size`` the most bytes of tensors in a file, as 5_000_000_000 or "5GB". What files cannot
-    tell: ``family``, as "llama-3.2"; ``instruct``, a chat model or, if False, none; ``tokenizer`` and ``params``, files that lie elsewhere.
-    For a trainer's checkpoint: ``like``, the Transformers folder of the model that was trained, ``dialect``, how tensors
+    tell: ``family``, as "llama-3.2"; ``instruct``, a chat model or, if False, none; ``tokenizer`` and ``params``, files
+    that lie elsewhere. For a trainer's checkpoint: ``like``, the Transformers folder of the model that was trained, ``dialect``, how tensors
     are named, ``fill_from_like``, whether those that it lacks come from there. ``check`` compares INPUT with its
     checksums first, ``verify`` every tensor with INPUT last; ``overwrite`` replaces the model in ``output``.
     OUTPUT's free space is compared with what will be written unless ``ignore_free_space``, for file systems that compress.

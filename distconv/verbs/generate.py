@@ -50,10 +50,10 @@ def generate(
 
     A model that sees may be shown the ``image`` in a file first. A model with a chat template is given both as a user's
     message. Decoding is greedy, so that the same model says the same again, of so many ``tokens`` at most. ``progress``
-    is told that the model is loaded, and of what Transformers does otherwise than Meta's code. Raises UsageError for a folder of Meta's shards, a URL,
-    bytes that are no text, a folder without a tokenizer, or an image for a model that sees none, or not with what is
-    installed; OutputError for a conversion that is not finished; InputError for a file that is no image, or a tokenizer that Transformers does not load; what else it cannot
-    load, it says itself.
+    is told that the model is loaded, and of what Transformers does otherwise than Meta's code. Raises UsageError for a
+    folder of Meta's shards, a URL, bytes that are no text, a folder without a tokenizer, or an image for a model that
+    sees none, or not with what is installed; OutputError for a conversion that is not finished; InputError for a file
+    that is no image, or a tokenizer that Transformers does not load; what else it cannot load, it says itself.
     """
     refuse_unloadable(output)
     if not _is_text(text):

@@ -114,10 +114,8 @@ def _find_shared(path: str, wanted: Sequence[_Wanted]) -> Iterator[str]:
     """Tell of boxes, in the order of a file, that lie in the bytes of others: torch writes each by itself."""
     for (before, _, one), (name, _, next_one) in itertools.pairwise(wanted):
         is_within = next_one.offset_bytes < one.offset_bytes + one.size_bytes
-        if is_within and (name, next_one) != (
-            before,
-            one,
-        ):  # the same fills its place twice, which is told later
+        # The same one again fills its place twice, which is told later.
+        if is_within and (name, next_one) != (before, one):
             yield (
                 f"{path}: {METADATA_NAME} has {name} at byte {next_one.offset_bytes:,}, within {before}, which ends at "
                 f"{one.offset_bytes + one.size_bytes:,}: the description is damaged, copy it again"

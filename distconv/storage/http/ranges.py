@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from distconv.errors import InputError
 from distconv.storage.base import Access, Told, ignore
 from distconv.storage.http.wire import receive_into
+from distconv.storage.pinning import describe_end
 
 ACCESS = Access(gap_bytes=1 << 20, request_bytes=13 << 20, ahead_bytes=68 << 20)
 """A first byte takes 10 to 30 ms, in which a connection brings a megabyte or two.
@@ -30,10 +31,7 @@ class Range:
         """Take what is wanted of a file of this size; InputError where it ends before."""
         self.end = offset_bytes + sum(len(buffer) for buffer in buffers)
         if self.end > size_bytes:
-            raise InputError(
-                f"{path}: ends at byte {size_bytes:,}, expected data up to byte {self.end:,}; "
-                "the file is truncated"
-            )
+            raise InputError(describe_end(path, size_bytes, self.end))
         self.next = offset_bytes
         """The first byte that has not come."""
         self._size_bytes, self._offset_bytes = size_bytes, offset_bytes
