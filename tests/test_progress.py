@@ -158,10 +158,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_bar_ends_full_and_notes_stand_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
-    terminal = Terminal()
+    return Terminal()
+
+
+def test_the_bar_ends_full_and_notes_stand_above_it(terminal: Terminal) -> None:
     progress = BarProgress(terminal)
     progress.note("before")
     progress.begin(2_000_000, 2)
@@ -189,11 +193,8 @@ def draw(progress: BarProgress, terminal: Terminal) -> str:
 
 @pytest.mark.parametrize(("seconds", "told"), [(4.9, False), (5.1, True)])
 def test_the_bar_tells_no_time_before_it_is_known(
-    monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float, told: bool
+    terminal: Terminal, clock: Clock, seconds: float, told: bool
 ) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
-    terminal = Terminal()
     progress = BarProgress(terminal, clock=clock)
     progress.begin(10_000_000_000, 2)
     progress.advance(1_000_000)
@@ -219,11 +220,8 @@ def test_the_bar_tells_no_time_before_it_is_known(
     ],
 )
 def test_the_bar_tells_a_speed_that_it_knows(
-    monkeypatch: pytest.MonkeyPatch, clock: Clock, moved: list[int], told: str | None
+    terminal: Terminal, clock: Clock, moved: list[int], told: str | None
 ) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
-    terminal = Terminal()
     progress = BarProgress(terminal, clock=clock)
     progress.begin(1_000_000, 1)
     for step, size in enumerate(moved):
@@ -255,10 +253,10 @@ def test_sizes_and_durations_read_as_people_say_them(
     assert show(value) == shown
 
 
-def test_each_worker_has_a_line_while_there_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
+def test_each_worker_has_a_line_while_there_are_few(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    terminal = Terminal()
     progress = BarProgress(terminal)
     progress.begin(100_000_000, 20)
     for number in range(LINES + 2):
