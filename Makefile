@@ -17,8 +17,6 @@ BESIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-
 SETTINGS := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 ifeq ($(CI),true)
 MARKS := not gpu
-BESIDE :=
-SETTINGS :=
 PEERS := peers
 endif
 
