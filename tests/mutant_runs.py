@@ -58,6 +58,10 @@ class Runs(PytestRunner):
                     if item.nodeid not in others:
                         before.write_text("\n".join([*others, item.nodeid]))
                     return 1
+        except pytest.fail.Exception:
+            # Its time was up between two tests. It is no Exception, and passed on would end what serves all mutants.
+            return 1
+        else:
             return 0
         finally:
             shutil.rmtree(folder, ignore_errors=True)
