@@ -171,6 +171,7 @@ def test_shards_are_written_in_parts_that_a_store_takes(
         ("CompleteMultipartUpload", "distconv.json"),
         ("CompleteMultipartUpload", "model.safetensors.index.json"),
         ("DeleteObject", JOURNAL),
+        ("CompleteMultipartUpload", ".distconv.owner.*"),
         ("DeleteObject", ".distconv.owner.*"),
     ],
 )

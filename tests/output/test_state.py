@@ -147,7 +147,11 @@ def test_a_conversion_is_recorded_once_its_receipt_stands_and_nobody_has_the_fol
     assert not is_recorded(STORAGE, str(tmp_path), IDENTITY | {"family": "llama-3"})
     (tmp_path / ".distconv.owner.00000001").touch()
     assert not is_recorded(STORAGE, str(tmp_path), IDENTITY)
-    (tmp_path / ".distconv.owner.00000001").unlink()
+    # Killed as it gave the folder back: what is left goes with the next run.
+    (tmp_path / ".distconv.owner.00000001").rename(make_attempt(str(tmp_path / ".distconv.owner.00000001")))
+    assert not is_recorded(STORAGE, str(tmp_path), IDENTITY)
+    next(tmp_path.glob("*.partial")).unlink()
+    assert is_recorded(STORAGE, str(tmp_path), IDENTITY)
     (tmp_path / RECEIPT).write_text("{}")
     assert not is_recorded(STORAGE, str(tmp_path), IDENTITY)
 
