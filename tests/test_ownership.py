@@ -171,13 +171,13 @@ def test_who_comes_while_another_is_watched_is_watched_from_the_beginning(tmp_pa
 
 
 @pytest.fixture
-def beating(tmp_path: Path) -> Iterator[Callable[[Holder], None]]:
+def beating(tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Give a function that lets a holder beat in a folder, until the test ends."""
     ended = threading.Event()
     threads: list[threading.Thread] = []
 
-    def beat(holder: Holder) -> None:
-        path = write_owner(tmp_path, holder)
+    def beat(holder: Holder, generation: int = 1) -> None:
+        path = write_owner(tmp_path, holder, generation)
 
         def run() -> None:
             for number in itertools.count(1):
@@ -195,15 +195,18 @@ def beating(tmp_path: Path) -> Iterator[Callable[[Holder], None]]:
         thread.join()
 
 
+@pytest.mark.parametrize("silent", [0, 1])
 def test_a_beating_holder_elsewhere_is_left_alone(
-    tmp_path: Path, beating: Callable[[Holder], None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, beating: Callable[..., None], monkeypatch: pytest.MonkeyPatch, silent: int
 ) -> None:
     monkeypatch.setattr(acquisition, "PATIENCE_SECONDS", 60.0)
     holder = elsewhere()
-    beating(holder)
-    with pytest.raises(OutputError, match="on elsewhere"):
+    if silent:
+        write_owner(tmp_path, elsewhere())
+    beating(holder, 1 + silent)
+    with pytest.raises(OutputError, match=f"^{tmp_path}: .* on elsewhere"):
         take(tmp_path)
-    assert Holder.parse(owner_path(tmp_path).read_bytes()) == holder
+    assert Holder.parse(owner_path(tmp_path, 1 + silent).read_bytes()) == holder
 
 
 class OldStorage(LocalStorage):
