@@ -224,6 +224,7 @@ def test_one_old_beat_that_is_seen_late_is_no_life(tmp_path: Path) -> None:
         mine.check(STORAGE)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"host": 1}', b"\0\0\0", b"[" * 4000])
 def test_a_file_that_says_nothing_is_watched_too(tmp_path: Path, content: bytes) -> None:
     owner_path(tmp_path).write_bytes(content)
@@ -234,6 +235,7 @@ def test_a_file_that_says_nothing_is_watched_too(tmp_path: Path, content: bytes)
     ]
 
 
+@pytest.mark.first(1)
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_what_is_no_file_is_neither_followed_nor_waited_for(tmp_path: Path, kind: str) -> None:
