@@ -9,16 +9,20 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
-from tests.checkpoints import Spec, write_checkpoint, write_sentencepiece, write_tiktoken
 from tests.extent import LONGEST, TOGETHER, one_of_each, share
 from tests.last_words import LastWords
-from tests.meta_model import MetaCode, start_meta_code
 from tests.mounts import NoDiskError, disk_in_a_file
-from tests.transformers_models import ModelSpec, write_model
+
+if TYPE_CHECKING:
+    # These import torch and Transformers, which who hands out files to others does not need.
+    from tests.checkpoints import Spec
+    from tests.meta_model import MetaCode
+    from tests.transformers_models import ModelSpec
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,19 +65,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Make slow what the default suite leaves out of a product, of which each parametrization is a factor.
+    """Make slow what the default suite leaves out of a test's cases.
 
+    Of a product, of which each parametrization is a factor, it takes some with each value; of others the first ones.
     Files that take longest come first.
     """
-    products: dict[tuple[Path, str], list[pytest.Function]] = {}
+    tests: dict[tuple[Path, str], list[pytest.Function]] = {}
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
         left_out = marks & {"slow", "peer", "gpu", "netns"}
-        if isinstance(item, pytest.Function) and "product" in marks and not left_out:
-            products.setdefault((item.path, item.originalname), []).append(item)
-    for cases in products.values():
-        chosen = one_of_each(case.callspec._idlist for case in cases)
-        for place in set(range(len(cases))) - chosen:
+        if isinstance(item, pytest.Function) and marks & {"product", "first"} and not left_out:
+            tests.setdefault((item.path, item.originalname), []).append(item)
+    for cases in tests.values():
+        first = cases[0].get_closest_marker("first")
+        chosen = range(*first.args) if first else one_of_each(case.callspec._idlist for case in cases)
+        for place in set(range(len(cases))).difference(chosen):
             cases[place].add_marker(pytest.mark.slow)
     places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
@@ -103,23 +109,29 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 @pytest.fixture(scope="session")
 def sentencepiece_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a small sentencepiece tokenizer."""
+    from tests.checkpoints import write_sentencepiece
+
     return write_sentencepiece(tmp_path_factory.mktemp("sentencepiece") / "tokenizer.model")
 
 
 @pytest.fixture(scope="session")
 def tiktoken_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a small tokenizer of the kind that Llama 3 has."""
+    from tests.checkpoints import write_tiktoken
+
     return write_tiktoken(tmp_path_factory.mktemp("tiktoken") / "tokenizer.model")
 
 
 @pytest.fixture(scope="session")
 def checkpoint(
     tmp_path_factory: pytest.TempPathFactory, sentencepiece_file: Path, tiktoken_file: Path
-) -> Callable[[Spec], Path]:
+) -> Callable[["Spec"], Path]:
     """Give a function that writes a spec's checkpoint once and gives its folder, to be read only."""
+    from tests.checkpoints import write_checkpoint
+
     written: dict[Spec, Path] = {}
 
-    def write(spec: Spec) -> Path:
+    def write(spec: "Spec") -> Path:
         if spec not in written:
             tokenizer = sentencepiece_file if spec.by_columns else tiktoken_file
             folder = tmp_path_factory.mktemp("checkpoint") / "model"
@@ -130,19 +142,21 @@ def checkpoint(
 
 
 @pytest.fixture(scope="session")
-def tokenizer_of(sentencepiece_file: Path, tiktoken_file: Path) -> Callable[[ModelSpec], Path]:
+def tokenizer_of(sentencepiece_file: Path, tiktoken_file: Path) -> Callable[["ModelSpec"], Path]:
     """Give a function from a model to the tokenizer that Meta's code has for it."""
     return lambda spec: sentencepiece_file if spec.by_columns else tiktoken_file
 
 
 @pytest.fixture(scope="session")
 def transformers_model(
-    tmp_path_factory: pytest.TempPathFactory, tokenizer_of: Callable[[ModelSpec], Path]
-) -> Callable[[ModelSpec], Path]:
+    tmp_path_factory: pytest.TempPathFactory, tokenizer_of: Callable[["ModelSpec"], Path]
+) -> Callable[["ModelSpec"], Path]:
     """Give a function that lets Transformers save a model once and gives its folder, to be read only."""
+    from tests.transformers_models import write_model
+
     written: dict[ModelSpec, Path] = {}
 
-    def write(spec: ModelSpec) -> Path:
+    def write(spec: "ModelSpec") -> Path:
         if spec not in written:
             written[spec] = tmp_path_factory.mktemp("transformers") / "model"
             write_model(written[spec], spec, tokenizer_of(spec))
@@ -202,8 +216,10 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 
 @pytest.fixture(scope="session")
-def meta_code() -> Iterator[MetaCode]:
+def meta_code() -> Iterator["MetaCode"]:
     """Give a process that has Meta's model code."""
+    from tests.meta_model import start_meta_code
+
     with start_meta_code() as code:
         yield code
 

@@ -553,6 +553,7 @@ def wait_until(
         time.sleep(every_seconds)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("number", "code", "workers"),
     [
@@ -633,6 +634,7 @@ def start_hanging(hanging: str, *arguments: object) -> "subprocess.Popen[str]":
     return process
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_one_signal_ends_a_run_whose_lanes_hang(
     checkpoint: Write, tmp_path: Path, number: signal.Signals, code: int
@@ -646,6 +648,7 @@ def test_one_signal_ends_a_run_whose_lanes_hang(
     assert not (tmp_path / "out/config.json").exists()
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("number", "code", "again"),
     [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, True), (signal.SIGTERM, 143, False)],
@@ -674,6 +677,7 @@ LocalStorage.find = hang_twice
     assert "Traceback" not in err
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("command", ["inspect", "plan", "convert", "verify", "check"])
 def test_signals_at_any_time_and_any_number_of_them_end_a_command_by_its_own_code(
     checkpoint: Write, tmp_path: Path, command: str

@@ -114,6 +114,7 @@ CUTS = [
 """Shards, heads, key heads, head size: half heads, one and a half, of the keys alone, one for all, single rows."""
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("cut", CUTS[:5], ids=str)
 def test_logits_of_cut_heads_are_those_of_metas_forward(
     checkpoint: Write, tmp_path: Path, cut: tuple[int, int, int, int]
@@ -150,6 +151,7 @@ def test_one_wrong_element_of_a_cut_head_is_found_against_the_source(
     assert where in found
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("layout", ["separate", "packed", "transposed"])
 def test_verifying_against_the_source_reads_it_once(
     checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Layout

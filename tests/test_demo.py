@@ -52,6 +52,7 @@ def test_the_demonstration_goes_the_whole_way(stories: bool, tmp_path: Path) -> 
     assert told or not stories
 
 
+@pytest.mark.slow
 def test_a_folder_without_the_trained_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tok512.bin").touch()
     done = run_demo(tmp_path)
@@ -59,6 +60,7 @@ def test_a_folder_without_the_trained_model_is_refused(tmp_path: Path) -> None:
     assert done.stderr == f"{tmp_path}: holds no stories260K.bin\n"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_to_type_the_readme_with_is_written_under_any_name_once(tmp_path: Path) -> None:
     program = ROOT / "examples" / "small_models.py"
     done = run_demo(tmp_path / "Llama-2-7b", program=program)

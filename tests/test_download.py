@@ -702,6 +702,7 @@ TOUCHED = (
 )
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("number", "step"),
     [
@@ -966,6 +967,7 @@ VALUES = (
 )  # fmt: skip
 
 
+@pytest.mark.first(10)
 @pytest.mark.parametrize(
     "seed", [*range(30), *(pytest.param(n, marks=pytest.mark.slow) for n in range(30, 300))]
 )

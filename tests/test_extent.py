@@ -38,15 +38,21 @@ import pytest
 @pytest.mark.parametrize(("one", "other"), [(1, 2), (2, 1), pytest.param(0, 0, marks=pytest.mark.slow)])
 def test_some(one, other, fast):
     assert one != other
+
+@pytest.mark.first(2)
+@pytest.mark.parametrize("one", [pytest.param(0, marks=pytest.mark.slow), 1, 2, 3, 4])
+def test_first(one):
+    assert one
 """
 
 
-def test_the_default_suite_takes_few_of_a_product_and_all_are_there(tmp_path: Path) -> None:
-    counts = []
-    for marks in ("not slow", ""):
-        collected = collect(tmp_path, marks)
-        counts.append(len(collected))
-    assert counts == [3, 9]
+def test_the_default_suite_takes_few_of_a_product_or_the_first_and_all_are_there(tmp_path: Path) -> None:
+    few, every = collect(tmp_path, "not slow"), collect(tmp_path, "")
+    assert [len([name for name in found if "::test_some[" in name]) for found in (few, every)] == [3, 9]
+    assert [name for name in few if "::test_first[" in name] == [
+        f"test_some.py::test_first[{n}]" for n in (1, 2)
+    ]
+    assert len(every) == 9 + 5
 
 
 def collect(folder: Path, marks: str) -> list[str]:

@@ -54,6 +54,7 @@ def test_70b_in_8_shards_is_planned_to_the_byte(tmp_path: Path, sentencepiece_fi
     assert found["kv_replication"] == 1
 
 
+@pytest.mark.slow
 def test_405b_in_16_shards_is_planned_with_8_key_heads(tmp_path: Path) -> None:
     found = plan(
         write_sparse(tmp_path / "405b", LLAMA_31_405B_MP16),

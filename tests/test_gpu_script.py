@@ -36,6 +36,7 @@ def test_what_fails_and_what_is_left_out_are_rows_that_are_on_the_disk_at_once(r
     assert (results.out / "gpu.txt").read_text().splitlines() == results.lines()
 
 
+@pytest.mark.slow
 def test_a_command_whose_time_is_over_is_ended_and_what_it_said_is_kept(results: Results) -> None:
     results.deadline = time.monotonic() + 3
     ran = results.run_any(["/bin/sh", "-c", "echo said; exec sleep 600"])

@@ -90,9 +90,9 @@ def test_every_tensor_is_what_plain_torch_makes_of_the_shards(
     assert distconv.verify(tmp_path / "hf", against=source).ok
 
 
-@pytest.mark.product
-@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 4), (4, 2)])
+@pytest.mark.first(2)
 @pytest.mark.parametrize("spec", [VISION, SCOUT, MAVERICK], ids=name_spec)
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 4), (4, 2)])
 def test_shards_are_brought_into_any_other_number_of_them(
     write: Callable[[Spec], Path], tmp_path: Path, spec: Spec, before: int, after: int
 ) -> None:
@@ -144,6 +144,7 @@ def test_a_table_that_was_trained_for_each_ratio_by_itself_has_no_way_back(
     assert not (tmp_path / "meta").exists()
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("spec", [VISION, MAVERICK], ids=name_spec)
 def test_saving_a_reloaded_model_changes_no_byte(
     write: Callable[[Spec], Path], tmp_path: Path, spec: Spec
@@ -168,6 +169,7 @@ TOUCHED = {
 }  # fmt: skip
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     ("spec", "name"), [(spec, name) for spec, names in TOUCHED.items() for name in names], ids=str
 )

@@ -117,6 +117,7 @@ def test_a_tokenizer_whose_image_token_is_another_row_is_refused(tmp_path: Path)
         distconv.convert(tmp_path / "meta", tmp_path / "hf")
 
 
+@pytest.mark.slow
 def test_llama_4s_tokenizer_alone_is_told_by_its_ranks(tmp_path: Path) -> None:
     report = distconv.convert_tokenizer(
         packaged_file("llama_models", "llama4/tokenizer.model"), tmp_path / "out"

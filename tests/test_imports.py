@@ -21,17 +21,17 @@ TRANSFORMERS = {
 # META is a checkpoint of two shards, MODEL what was converted from it.
 COMMANDS = {
     "--version": {"click"},
-    "completion bash": {"click"},
     "inspect META": HEADERS,
+    "convert META new": {*MOVING, "tokenizers"},
+    "convert MODEL new --to meta": MOVING,
+    "completion bash": {"click"},
     "check META": HEADERS,
     "plan META": {*HEADERS, "tokenizers"},
-    "convert META new": {*MOVING, "tokenizers"},
     "convert META new --to meta --shards 4": MOVING,
     "tokenizer META new": {"click", "tokenizers", "xxhash"},
     "manifest META new": MOVING,
     "inspect MODEL": HEADERS,
     "plan MODEL --to meta": HEADERS,
-    "convert MODEL new --to meta": MOVING,
     # Values are cast by torch, whose rounding is the one that all others are compared with.
     "convert META new --dtype float16": {*MOVING, "tokenizers", "torch"},
     # Whether a model takes every tensor is asked of Transformers' own model.
@@ -59,6 +59,7 @@ def model(checkpoint: Callable[[Spec], Path], tmp_path_factory: pytest.TempPathF
     return folder
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_imports_nothing_that_it_does_not_use(
     command: str, checkpoint: Callable[[Spec], Path], model: Path, tmp_path: Path

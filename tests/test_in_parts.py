@@ -136,6 +136,7 @@ def test_two_lanes_write_one_chunk_at_once(
     assert digest_folder(tmp_path / "out") == digest_folder(expected)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("place", "name"),
     [
@@ -189,6 +190,7 @@ def test_an_interruption_between_any_two_parts_costs_only_those_that_were_under_
     assert digest_folder(output) == digest_folder(expected)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("damage", ["data", "header", "gone"])
 def test_a_part_that_is_not_what_was_recorded_is_written_again(
     source: Path, expected: Path, tmp_path: Path, damage: str
@@ -235,6 +237,7 @@ def test_digests_of_a_file_that_others_wrote_stop_between_blocks(tmp_path: Path)
         worker.digest_file(job, unit, told.append, lambda: len(told) > 5)
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_in_parts_goes_on_to_the_same_bytes(
     tmp_path: Path, sentencepiece_file: Path
 ) -> None:

@@ -19,6 +19,7 @@ def test_that_ends():
 """
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("end", "said"),
     [
@@ -46,6 +47,7 @@ def test_a_suite_that_is_killed_says_in_which_test_and_one_that_ends_does_not(
     assert ("1 passed" in done.stdout or "2 passed" in done.stdout) == (said == "")
 
 
+@pytest.mark.slow
 def test_of_files_that_are_run_beside_each_other_the_test_in_which_one_was_killed_is_named_at_the_end(
     tmp_path: Path,
 ) -> None:

@@ -249,6 +249,7 @@ def test_there_are_as_many_as_people_meet() -> None:
     assert len({name for name, _damage, _words in CASES}) == len(CASES)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(("damage", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 @pytest.mark.parametrize("existing", [False, True], ids=["no output yet", "an output"])
 def test_bad_input_is_told_and_output_is_left_alone(

@@ -76,6 +76,7 @@ def transformers_logits(folder: Path, spec: Spec, output: Path) -> np.ndarray:
         return model(torch.tensor(TOKENS)).logits.numpy()
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("spec", SAME, ids=lambda spec: f"{spec.family}-{spec.shards}")
 def test_meta_s_code_loads_every_shard_and_computes_what_transformers_computes(
     spec: Spec, checkpoint: Write, meta_code: MetaCode, tmp_path: Path
@@ -132,12 +133,14 @@ def test_a_rank_that_fails_gives_its_words_and_ends_the_others(
     assert not ranks()
 
 
+@pytest.mark.slow
 def test_ranks_that_hang_are_ended(hanging: Path, meta_code: MetaCode) -> None:
     with pytest.raises(RuntimeError, match=r"did not end within 3 s"):
         meta_logits(meta_code, hanging, TOKENS, 2, seconds=3)
     assert not ranks()
 
 
+@pytest.mark.slow
 def test_ranks_end_when_what_asked_for_them_is_killed(hanging: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from tests.meta_model import *\n"

@@ -75,6 +75,7 @@ def read_config(folder: Path) -> dict[str, object]:
     return found
 
 
+@pytest.mark.first(5)
 @on_all
 def test_every_tensor_is_what_plain_torch_makes_of_the_files(
     write: Write, tmp_path: Path, spec: MistralSpec
@@ -85,6 +86,7 @@ def test_every_tensor_is_what_plain_torch_makes_of_the_files(
     assert distconv.verify(tmp_path / "hf", against=source).ok
 
 
+@pytest.mark.first(5)
 @on_all
 def test_logits_are_those_of_mistrals_forward(write: Write, tmp_path: Path, spec: MistralSpec) -> None:
     exact = replace(spec, dtype=torch.float32)
@@ -99,6 +101,7 @@ def test_logits_are_those_of_mistrals_forward(write: Write, tmp_path: Path, spec
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.first(5)
 @on_all
 def test_saving_a_reloaded_model_changes_neither_weights_nor_config(
     write: Write, tmp_path: Path, spec: MistralSpec

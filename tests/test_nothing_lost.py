@@ -53,13 +53,15 @@ def test_a_killed_conversion_goes_on_to_the_same_bytes(tmp_path: Path, sentencep
 
 def test_stopped_owners_touch_nothing_of_their_successors(tmp_path: Path, sentencepiece_file: Path) -> None:
     source = write_checkpoint(tmp_path / "source", TORTURE_SPEC, sentencepiece_file)
-    assert sum(contest_output(source, tmp_path, rounds=3, seed=os.getpid()).values()) >= 3
+    assert sum(contest_output(source, tmp_path, rounds=share(3), seed=os.getpid()).values()) >= share(3)
 
 
 def test_an_input_that_changes_at_any_instant_makes_no_mixture(
     tmp_path: Path, sentencepiece_file: Path
 ) -> None:
-    assert sum(contest_input(TORTURE_SPEC, sentencepiece_file, tmp_path, 3, os.getpid()).values()) == 3
+    assert sum(
+        contest_input(TORTURE_SPEC, sentencepiece_file, tmp_path, share(3), os.getpid()).values()
+    ) == share(3)
 
 
 @pytest.mark.parametrize("to", ["transformers", "meta"])
@@ -117,6 +119,7 @@ def test_mutated_headers_are_read_or_refused() -> None:
         pytest.param(errno.EROFS, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.product
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize("kind", ["reads", "writes"])
 def test_a_fault_at_any_call_is_no_false_success(

@@ -220,6 +220,7 @@ def test_a_completion_that_is_not_right_is_refused_and_may_be_mended(client: Bas
     assert client.head_object(Bucket=bucket, Key="model")["ContentLength"] == 5 * MIB
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"])
 def test_botocores_own_checksums_are_accepted_and_others_refused(
     store: ObjectStore, bucket: str, algorithm: str

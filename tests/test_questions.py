@@ -158,6 +158,7 @@ def test_lanes_compare_and_the_driver_reads_headers(
     assert any(name.startswith(("embedding and output", "key heads")) for name in progress.units)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("spec", [TIED, DOUBLED])
 def test_a_question_is_asked_once_for_all_runs_of_a_conversion(
     checkpoint: Callable[[Spec], Path], tmp_path: Path, answered: list[str], spec: Spec

@@ -87,9 +87,9 @@ def _three_slots() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.mark.product
+@pytest.mark.first(1)
 @pytest.mark.usefixtures("_three_slots")
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [2, 1, 3])
 def test_any_number_of_ray_workers_gives_the_same_bytes(
     source: Path, tmp_path: Path, inline: dict[str, bytes], dtype: str, workers: int
 ) -> None:
@@ -110,6 +110,7 @@ def test_ray_workers_write_the_same_bytes_for_metas_code(
     assert digest_shards(tmp_path / "again") == digest_shards(tmp_path / "direct")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_three_slots")
 def test_ray_workers_compare_and_the_driver_reads_headers(
     checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -144,6 +144,7 @@ def test_the_table_has_every_model_cluster_and_number_of_workers() -> None:
     assert len(list(tabulate())) == len(MODELS) * len(CLUSTERS) * 11
 
 
+@pytest.mark.slow
 def test_chunks_in_parts_take_no_longer_than_whole_ones_and_less_where_workers_are_many() -> None:
     for name, whole, parts in scale.run_maverick((8, 32, 128)):
         if parts.workers < 128:

@@ -183,6 +183,7 @@ PLACES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(("spoil", "arguments"), PLACES.values(), ids=PLACES)
 def test_files_cannot_write_on_the_screen_whatever_its_encoding(
     checkpoint: Callable[[Spec], Path], tmp_path: Path, spoil: Callable[[Path], object], arguments: list[str]

@@ -78,6 +78,7 @@ def bound(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
         yield folders
 
 
+@pytest.mark.slow
 def test_who_stops_or_lives_behind_a_mount_that_remembers_is_told_by_its_beats(
     bound: tuple[Path, Path], sentencepiece_file: Path, tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_who_stops_or_lives_behind_a_mount_that_remembers_is_told_by_its_beats(
     assert sum(contest_output(source, tmp_path, 2, os.getpid(), bound).values()) >= 2
 
 
+@pytest.mark.slow
 def test_who_is_stopped_as_it_beats_is_succeeded(
     bound: tuple[Path, Path], sentencepiece_file: Path, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ FITS_COMPRESSED = Spec("llama-2", 1024, 4, 16, multiple_of=256, vocab=32000, sha
 """Of 240 MB, most of them zeros."""
 
 
+@pytest.mark.slow
 def test_a_model_that_fits_only_compressed_is_refused_with_the_option_that_goes_on_with_which_it_lands_whole(
     disk: Callable[..., Path], tmp_path: Path, sentencepiece_file: Path
 ) -> None:

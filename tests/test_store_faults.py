@@ -10,6 +10,7 @@ pytest.importorskip("botocore", reason="needs the extra s3")
 
 import distconv
 from distconv.storage.http import retry
+from tests import extent
 from tests.checkpoints import Spec
 from tests.faults import digest_folder
 from tests.object_store import ObjectStore, start
@@ -18,7 +19,7 @@ from tests.stored import AnyPath, StoredPath, use_store
 from tests.test_stores import SPEC, share
 
 Write = Callable[[Spec], Path]
-ROUNDS = 8
+ROUNDS = extent.share(8)
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectSto
 @pytest.mark.parametrize(
     ("to", "ends"),
     [
-        ("transformers", "to a store"),
         ("meta", "within a store"),
+        pytest.param("transformers", "to a store", marks=pytest.mark.slow),
         pytest.param("transformers", "from a store", marks=pytest.mark.slow),
         pytest.param("transformers", "within a store", marks=pytest.mark.slow),
         pytest.param("meta", "to a store", marks=pytest.mark.slow),
@@ -52,4 +53,5 @@ def test_a_conversion_among_faults_is_whole_and_right_or_told_as_failed(
     distconv.convert(source, tmp_path / "expected", **options)  # type: ignore[arg-type]
     expected = digest_folder(tmp_path / "expected")
     found = convert_among_faults(source, outputs, store, expected, ROUNDS, os.getpid(), **options)
-    assert found["whole"]
+    # Of few, each may be told as failed.
+    assert found["whole"] or not extent.THOROUGH

@@ -22,6 +22,7 @@ TOKEN = "aSessionToken/that+nobody+sees"
 SIGNATURES = ("Signature=", "X-Amz-Signature", "Credential=")
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_anything_that_a_conversion_shows_or_leaves(
     checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

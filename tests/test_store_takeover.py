@@ -82,6 +82,8 @@ def wait_until_done(store: ObjectStore, fault: Fault) -> None:
 
 
 STEPS = [
+    ("CompleteMultipartUpload", "model-00001-*"),
+    ("CompleteMultipartUpload", RECEIPT),
     ("PutObject", ".distconv.owner.*"),
     ("PutObject", PROBE),
     ("UploadPart", PROBE),
@@ -89,9 +91,7 @@ STEPS = [
     ("DeleteObject", PROBE),
     ("CreateMultipartUpload", "model-00001-*"),
     ("UploadPart", "model-00001-*"),
-    ("CompleteMultipartUpload", "model-00001-*"),
     ("CompleteMultipartUpload", JOURNAL),
-    ("CompleteMultipartUpload", RECEIPT),
     ("CompleteMultipartUpload", "model.safetensors.index.json"),
     ("DeleteObject", JOURNAL),
     ("CompleteMultipartUpload", ".distconv.owner.*"),
@@ -99,6 +99,7 @@ STEPS = [
 ]
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("operation", "key"), STEPS)
 @pytest.mark.parametrize(
     "after_effect", [pytest.param(False, id="before"), pytest.param(True, id="after", marks=pytest.mark.slow)]
@@ -117,7 +118,7 @@ def test_nothing_of_who_was_taken_for_dead_lands_in_a_successors_model(
     assert_clean(output)
 
 
-@pytest.mark.product
+@pytest.mark.first(1)
 @pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload"])
 @pytest.mark.parametrize("after_effect", [False, True], ids=["before", "after"])
 def test_a_successor_goes_on_with_the_same_upload_and_makes_the_same_bytes(

@@ -136,6 +136,7 @@ def test_the_same_bytes_are_made_wherever_the_ends_lie(
     assert digest_folder(output) == before
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("kind", "shards"),
     [
@@ -162,13 +163,14 @@ def test_shards_are_written_in_parts_that_a_store_takes(
     assert min(part.bytes_in for part in parts if part.parameters["partNumber"] == "1") >= 5 << 20
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("operation", "key"),
     [
-        ("PutObject", ".distconv.owner.*"),
-        ("UploadPart", "model-*"),
         ("CompleteMultipartUpload", "model-00002-*"),
         ("CompleteMultipartUpload", "distconv.json"),
+        ("PutObject", ".distconv.owner.*"),
+        ("UploadPart", "model-*"),
         ("CompleteMultipartUpload", "model.safetensors.index.json"),
         ("DeleteObject", JOURNAL),
         ("CompleteMultipartUpload", ".distconv.owner.*"),
@@ -201,6 +203,7 @@ def test_who_is_killed_at_any_step_is_gone_on_with(
     assert report.already_done or report.kept_chunks >= len(recorded)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_who_is_stopped_leaves_what_the_next_run_goes_on_with(
     checkpoint: Write, tmp_path: Path, place: StoredPath, number: int, code: int
@@ -389,6 +392,7 @@ def test_requests_are_counted_as_the_store_has_them_and_foretold(
     assert f"{sum(sent.values())} requests to other hosts" in "\n".join(report.lines())
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     "name", ["consolidated.01.pth", "params.json", pytest.param("tokenizer.model", marks=pytest.mark.slow)]
 )
@@ -444,6 +448,7 @@ WITHOUT_BOTOCORE = (
 OF_NOBODY = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("end", "environment", "code", "words"),
     [

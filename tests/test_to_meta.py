@@ -137,6 +137,7 @@ def test_any_other_number_of_shards_and_back_gives_the_same_files(
     )
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("shards", [1, 2, 4, 8])
 def test_a_model_is_the_same_for_transformers_from_any_number_of_shards(
     sources: dict[tuple[str, int], Path], tmp_path: Path, shards: int
@@ -233,6 +234,7 @@ def test_what_is_durable_of_an_unfinished_shard_is_gone_on_with(
     assert digest_folder(output) == digest_folder(tmp_path / "expected")
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("damage", ["data", "size", "name", "gone"])
 def test_a_part_that_was_damaged_or_is_not_there_is_written_again(
     sources: dict[tuple[str, int], Path], tmp_path: Path, damage: str

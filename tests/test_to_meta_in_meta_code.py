@@ -50,6 +50,7 @@ def expected_logits(folder: Path, spec: ModelSpec) -> np.ndarray:
     return compute_logits(folder, TOKENS)[..., : spec.tokens].numpy()
 
 
+@pytest.mark.first(5)
 @pytest.mark.parametrize(("spec", "shards"), CASES, ids=name_of)
 def test_meta_s_code_loads_the_shards_strictly_and_computes_what_transformers_computes(
     spec: ModelSpec, shards: int, transformers_model: Write, meta_code: MetaCode, tmp_path: Path
@@ -60,6 +61,7 @@ def test_meta_s_code_loads_the_shards_strictly_and_computes_what_transformers_co
     assert_same(found, expected_logits(source, spec))
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("spec", "first", "shards"), RESHARDED, ids=name_of)
 def test_shards_of_another_number_of_shards_compute_the_same(
     spec: ModelSpec, first: int, shards: int, transformers_model: Write, meta_code: MetaCode, tmp_path: Path

@@ -88,7 +88,7 @@ def large(tmp_path_factory: pytest.TempPathFactory, tokenizer_of: Callable[[Mode
     return folder
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_killed_conversion_goes_on_to_the_same_shards(large: Path, tmp_path: Path, kills: int) -> None:
     kill_often(large, tmp_path, kills, seed=os.getpid())
 
@@ -99,6 +99,7 @@ def is_clean(output: Path) -> bool:
 
 
 # What fails may pass: reads are tried again after a while, so there are fewer of these.
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("kind", "step"), [("writes", 7), ("reads", 200), pytest.param("reads", 9, marks=pytest.mark.slow)]
 )
@@ -192,7 +193,7 @@ def exchange_folders(source: Path, other: Path) -> None:
     shutil.copytree(other, source)
 
 
-@pytest.mark.product
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["tokenizer.model", "checklist.chk", "distconv.json"])
 @pytest.mark.parametrize("change", [replace_weights, replace_config, replace_tokenizer, exchange_folders])
 def test_an_input_that_changes_under_way_is_named_and_makes_nothing_that_loads(

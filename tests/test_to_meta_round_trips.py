@@ -78,6 +78,7 @@ def test_there_and_back_gives_the_files_that_transformers_writes(
     assert {key: found.get(key) for key in said} == said
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("kv_heads", "shards"), [(8, 24), (2, 12), (1, 8), (1, 3), (4, 4)])
 def test_key_heads_are_as_many_as_they_were_however_often_the_shards_have_each(
     kv_heads: int, shards: int, transformers_model: Write, tmp_path: Path
@@ -159,6 +160,7 @@ def divides(shards: int, spec: ModelSpec) -> bool:
 
 
 # Where an old shard has several key heads and there are more ranks than heads, Meta's repeats the wrong ones.
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     ("before", "after"), [(1, 2), (1, 4), (2, 4), (4, 8), (8, 16), (2, 1), (4, 1), (4, 2)]
 )

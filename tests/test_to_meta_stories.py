@@ -72,6 +72,7 @@ def one_line(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("before", "after"), [(1, 4), (2, 2), (4, 1)])
 def test_the_story_is_the_same_after_the_way_there_and_back(
     trained: Callable[[int], Path], story: str, tmp_path: Path, before: int, after: int

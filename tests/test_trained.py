@@ -108,6 +108,7 @@ def as_written_by_metas_lingua(folder: Path) -> None:
     )
 
 
+@pytest.mark.first(5)
 @pytest.mark.parametrize(
     "change",
     [

@@ -117,6 +117,7 @@ def test_files_that_answer_late_are_read_beside_each_other(folders: Path) -> Non
     assert FarReader.most_opened > 2
 
 
+@pytest.mark.first(9)
 @pytest.mark.parametrize("name", [*LLAMAS, "ranks-rows", "ranks-hybrid", "ranks-strided", "ranks-pieces"])
 def test_whatever_names_and_cuts_a_trainer_has_the_model_is_the_same(
     folders: Path, tmp_path: Path, name: str

@@ -173,6 +173,7 @@ def test_tied_shards_are_found_equal_in_one_storage_and_in_two(checkpoint: Write
             assert_equal_with_a_receipt_and_without(output, checkpoint(spec))
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("count", [1, 2, 4, 8, 16])
 def test_doubled_key_heads_are_found_equal_however_often_they_are_there(
     checkpoint: Write, folder: Write, tmp_path: Path, count: int
@@ -183,6 +184,7 @@ def test_doubled_key_heads_are_found_equal_however_often_they_are_there(
         assert_equal_with_a_receipt_and_without(output, source)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("source", ["meta", "transformers"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_cast_shards_are_found_equal(
@@ -208,6 +210,7 @@ WAYS = [
 """Spec, format of INPUT, shards of OUTPUT."""
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way[0].family}-{way[1]}-{way[2]}")
 @settings(max_examples=share(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
@@ -263,6 +266,7 @@ def test_columns_and_rows_that_moved_by_one_are_found(
         )
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("source", ["meta", "transformers"])
 def test_a_key_head_that_differs_from_its_copy_is_found(shards: Shards, tmp_path: Path, source: str) -> None:
     given, good = shards(DOUBLED, source, 16)
@@ -378,6 +382,7 @@ def join_parts_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("mistake", "source"),
     [

@@ -149,6 +149,7 @@ def is_whole(output: Path) -> bool:
         return False
 
 
+@pytest.mark.first(5)
 @pytest.mark.parametrize(
     "damage", [*IN_THE_DATA.values(), *IN_THE_STRUCTURE.values()], ids=[*IN_THE_DATA, *IN_THE_STRUCTURE]
 )
@@ -163,6 +164,7 @@ def test_convert_with_verify_mends_whatever_is_damaged(
     assert digest_folder(output) == digest_folder(model)
 
 
+@pytest.mark.first(5)
 @pytest.mark.parametrize("damage", IN_THE_STRUCTURE.values(), ids=IN_THE_STRUCTURE)
 def test_convert_alone_mends_what_shows_without_reading_the_data(
     checkpoint: Write, model: Path, output: Path, damage: Damage

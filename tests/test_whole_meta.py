@@ -507,6 +507,7 @@ CONVERTED = [
 ]
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("spec", "shards"), CONVERTED, ids=str)
 def test_what_a_conversion_writes_is_whole_and_what_is_damaged_is_made_again(
     checkpoint: Write, tmp_path: Path, spec: Spec, shards: int

@@ -102,6 +102,7 @@ def test_a_storage_is_recalled_by_its_number_in_the_pickle_however_large(tmp_pat
     assert (tmp_path / f"{STEM}.pth").read_bytes() == (tmp_path / "torch" / f"{STEM}.pth").read_bytes()
 
 
+@pytest.mark.slow
 def test_more_records_than_16_bits_count_are_found_be_they_empty() -> None:
     layout = lay_out_archive(STEM, [TensorEntry(f"w{number}", BFLOAT16, (0,)) for number in range(1 << 16)])
     content = bytearray(layout.size_bytes)

@@ -37,6 +37,7 @@ for number in range(int(times)):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -154,6 +155,7 @@ def connect(given: str | None) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_ray_of_our_own_that_dies_before_a_worker_is_up_is_told_of_and_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

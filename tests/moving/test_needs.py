@@ -70,6 +70,7 @@ def write_and_tell_gpu(
     return write_together(replace(job, device="cpu"), chunk, advance, stopped)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_two_gpus")
 def test_two_workers_share_a_gpu_that_ray_has_chosen_for_them(tmp_path: Path) -> None:
     chunks = make_chunks(["a", "b", "c", "d"])
@@ -79,6 +80,7 @@ def test_two_workers_share_a_gpu_that_ray_has_chosen_for_them(tmp_path: Path) ->
     assert {path.read_text() for path in tmp_path.glob("*.gpu")} == {"5", "7"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_two_gpus")
 def test_what_the_cluster_lacks_is_refused_at_once(tmp_path: Path) -> None:
     job, chunks = make_job(tmp_path), make_chunks(["a", "b", "c"])

@@ -120,6 +120,7 @@ def test_a_ray_of_its_own_is_started_whatever_the_environment_says_and_shut_down
     assert current_handlers() == handlers
 
 
+@pytest.mark.slow
 @without_ray
 def test_sigterm_ends_a_run_on_a_ray_of_its_own_which_is_shut_down(
     tmp_path: Path, handlers: tuple[object, object]
@@ -134,6 +135,7 @@ def test_sigterm_ends_a_run_on_a_ray_of_its_own_which_is_shut_down(
     assert current_handlers() == handlers
 
 
+@pytest.mark.slow
 @without_ray
 @pytest.mark.parametrize("name", ["killed once", pytest.param("eio once", marks=pytest.mark.slow)])
 def test_nothing_of_ray_is_left_to_be_collected_when_it_is_shut_down(
@@ -238,6 +240,7 @@ def test_all_chunks_are_written_by_three_workers_and_the_receipts_come_in_order(
     assert current_handlers() == handlers
 
 
+@pytest.mark.slow
 @with_slots
 def test_the_largest_chunk_is_begun_first_by_the_only_worker(tmp_path: Path) -> None:
     (small,), (large,) = make_chunks(["small"], 100), make_chunks(["large"], 2000)
@@ -259,6 +262,7 @@ class SlowlyBegun(RecordingProgress):
         self.begun_at = time.monotonic()
 
 
+@pytest.mark.slow
 @with_slots
 def test_what_a_progress_takes_to_begin_is_not_the_first_workers_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -276,6 +280,7 @@ def test_what_a_progress_takes_to_begin_is_not_the_first_workers_time(
     assert min(assigned_at) >= progress.begun_at > 0
 
 
+@pytest.mark.slow
 @with_slots
 def test_no_more_workers_are_started_than_there_are_chunks(tmp_path: Path) -> None:
     run_on_ray(make_job(tmp_path), make_chunks(["chunk"]), ANY, RecordingProgress(), write_slowly)
@@ -299,6 +304,7 @@ def test_the_real_worker_writes_and_then_keeps_a_chunk(tmp_path: Path) -> None:
     assert progress.moved_bytes == progress.total_bytes
 
 
+@pytest.mark.slow
 @with_slots
 def test_a_chunk_that_another_attempt_has_committed_meanwhile_stays(tmp_path: Path) -> None:
     chunks = make_chunks(["chunk", "other"])
@@ -346,6 +352,7 @@ def test_a_killed_worker_is_replaced_and_the_bytes_of_its_chunk_count_once(tmp_p
     assert [f"-{first}-" in name for name in find_partials(tmp_path)] == [True]
 
 
+@pytest.mark.slow
 @with_slots
 def test_a_chunk_that_always_kills_its_worker_ends_the_run_with_one_error(tmp_path: Path) -> None:
     chunks = make_chunks(["always killed", "stays one", "stays other"])
@@ -360,6 +367,7 @@ def test_a_chunk_that_always_kills_its_worker_ends_the_run_with_one_error(tmp_pa
     assert progress.calls == ["begin", "end"]
 
 
+@pytest.mark.slow
 @with_slots
 def test_an_input_output_error_is_tried_again_and_its_bytes_count_once(tmp_path: Path) -> None:
     chunks = make_chunks(["eio once, slow", "chunk"])
@@ -375,6 +383,7 @@ def test_an_input_output_error_is_tried_again_and_its_bytes_count_once(tmp_path:
     assert find_partials(tmp_path) == []
 
 
+@pytest.mark.slow
 @with_slots
 def test_a_chunk_that_always_fails_is_begun_three_times(tmp_path: Path) -> None:
     words = r"always eio: failed 3 times, the last time with: always eio: Input/output error"
@@ -384,6 +393,7 @@ def test_a_chunk_that_always_fails_is_begun_three_times(tmp_path: Path) -> None:
     assert find_partials(tmp_path) == []
 
 
+@pytest.mark.first(1)
 @with_slots
 @pytest.mark.parametrize(
     ("name", "error", "words"),
@@ -406,6 +416,7 @@ def test_what_cannot_pass_is_raised_at_once_and_leaves_no_partial_file(
     assert current_handlers() == handlers
 
 
+@pytest.mark.slow
 @with_slots
 def test_a_worker_that_hangs_is_replaced_and_one_that_is_slow_is_not(tmp_path: Path) -> None:
     chunks = make_chunks(["hangs once", "slow"])
@@ -418,6 +429,7 @@ def test_a_worker_that_hangs_is_replaced_and_one_that_is_slow_is_not(tmp_path: P
     assert progress.moved_bytes == progress.total_bytes
 
 
+@pytest.mark.slow
 @with_slots
 def test_workers_that_are_silent_together_wait_for_their_storage_and_are_not_dead(tmp_path: Path) -> None:
     chunks = make_chunks(["one", "other"])
@@ -459,6 +471,7 @@ def test_more_lost_workers_than_two_for_each_and_four_end_the_run(tmp_path: Path
     assert len(read_pids(tmp_path)) == 7
 
 
+@pytest.mark.first(1)
 @with_slots
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]

@@ -230,6 +230,7 @@ class RingDevice:
         return self._host.submit(content, pieces, elements, stored, dtype, scales)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
 @pytest.mark.parametrize("depth", [1, 2, 3, 100])
 def test_however_many_blocks_are_on_their_way_each_is_written_once_and_in_order(

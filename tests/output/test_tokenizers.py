@@ -153,6 +153,7 @@ def test_a_folder_without_a_tokenizer_is_whole_and_a_note_says_so(folder: Path) 
     )
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("size", [ROWS, ROWS + 1])
 def test_tokens_of_a_sentencepiece_model_are_counted(folder: Path, tmp_path: Path, size: int) -> None:
     letters = random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=4000)

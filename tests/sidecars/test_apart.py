@@ -56,6 +56,7 @@ def write_config(folder: Path, **changes: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param("llama", marks=pytest.mark.slow), "qwen3_moe"])
 def test_the_answer_is_that_of_this_process_and_nothing_is_imported_from_the_folder_in_which_it_is_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
@@ -104,6 +105,7 @@ def test_a_process_that_ends_without_an_answer_is_named(
         read_empty_model(LocalStorage(), str(path), SHAPES)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_it_ends_with_whoever_waits_for_it(number: signal.Signals) -> None:
     asker = subprocess.Popen([sys.executable, "-c", ASK], stderr=subprocess.DEVNULL)
@@ -122,5 +124,6 @@ def test_whoever_asks_imports_nothing_of_it(tmp_path: Path, monkeypatch: pytest.
     subprocess.run([sys.executable, "-c", ASK, "answering"], check=True)
 
 
+@pytest.mark.slow
 def test_neither_torchs_compiler_nor_its_distributed_tensors_are_imported_unless_asked_for() -> None:
     subprocess.run([sys.executable, "-c", LEAN], check=True)

@@ -57,9 +57,9 @@ TEXTS: dict[str, Callable[[], list[str]]] = {
 }
 
 
-@pytest.mark.product
-@pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS)
+@pytest.mark.first(4)
 @pytest.mark.parametrize("kind", ["tiktoken", "sentencepiece"])
+@pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS)
 def test_tokens_of_any_size_and_number_take_little_time_or_are_refused(
     tmp_path: Path, sentencepiece_file: Path, texts: Callable[[], list[str]], kind: str
 ) -> None:

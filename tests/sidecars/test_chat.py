@@ -107,6 +107,7 @@ def test_code_llama_70b_prompts_have_the_ids_of_metas_code(code_llama_70b, step_
     assert render_ids(code_llama_70b, messages) == code_llama_70b_ids(oracle, messages)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("name", ["llama_3", "llama_31"])
 @pytest.mark.parametrize("messages", CONVERSATIONS)
 def test_llama_3_prompts_have_the_ids_of_metas_code(name, messages, request):

@@ -47,7 +47,7 @@ GENERATIONS: tuple[Generation, ...] = ("llama-3.2-vision", "llama-4")
 LARGEST = ("llama-4", pytest.param("llama-3.2-vision", marks=pytest.mark.slow))
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("generation", LARGEST)
 def test_ids_and_decoded_texts_equal_those_of_metas_tokenizer(folders, oracles, generation):
     tokenizer, oracle = load(folders[generation]), oracles[generation]
     expected = [oracle.encode(string, bos=True, eos=False) for string in STRINGS]
@@ -56,7 +56,8 @@ def test_ids_and_decoded_texts_equal_those_of_metas_tokenizer(folders, oracles, 
     assert [tokenizer.decode(ids) for ids in found] == [oracle.decode(ids) for ids in expected]
 
 
-@pytest.mark.parametrize("generation", LARGEST)
+@pytest.mark.slow
+@pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_tokenizer_saved_and_loaded_again_gives_the_same_ids(folders, generation, tmp_path):
     first = load(folders[generation])
     first.save_pretrained(tmp_path)

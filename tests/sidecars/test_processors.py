@@ -92,6 +92,7 @@ def torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
         del sys.modules[name]
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.usefixtures("torchvision")
 def test_pixels_of_vision_are_those_of_metas_transform(vision_folder, size):

@@ -60,6 +60,7 @@ def test_ids_of_files_of_either_age_are_those_of_mistral_common(tmp_path: Path, 
     assert_same_ids(write_tekken(tmp_path / "tekken.json", named=named), list_plain(300))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("version", ["240216.model.v2", "240323.model.v3", "241114.model.v7"])
 def test_ids_of_mistrals_sentencepiece_models_are_those_of_mistral_common(version: str) -> None:
     path = packaged_file("mistral_common", f"data/mistral_instruct_tokenizer_{version}")

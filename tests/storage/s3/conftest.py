@@ -14,6 +14,7 @@ from tests.object_store import ObjectStore, start
 from tests.seaweed import PROGRAM, start_seaweed
 
 PATIENCE_SECONDS = 20.0
+OTHERS = ("stand with ETags of no digest", "seaweed")
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +74,7 @@ def held(stand: ObjectStore) -> S3Storage:
     return S3Storage(Place(stand.url, profile="stand", patience_seconds=PATIENCE_SECONDS))
 
 
-@pytest.fixture(params=["stand", "stand with ETags of no digest", "seaweed"])
+@pytest.fixture(params=["stand", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def storage(request: pytest.FixtureRequest) -> S3Storage:
     """Give a storage of each kind of store."""
     if request.param == "seaweed":

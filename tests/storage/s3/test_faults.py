@@ -98,6 +98,7 @@ def test_a_conflict_at_the_completion_may_pass_but_the_upload_is_made_again(
     assert len(stand.requests("CompleteMultipartUpload")) == 1
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     "fault", TRANSIENT, ids=lambda fault: f"{fault.code} {fault.action} {fault.after_effect}"
 )

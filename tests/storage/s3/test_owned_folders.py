@@ -27,6 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
+@pytest.mark.first(1)
 def test_who_has_a_folder_has_it_alone_and_gives_it_back(storage: S3Storage, folder: str) -> None:
     with owned(storage, folder, print) as owner:
         assert is_owned(storage.list_names(folder))
@@ -61,6 +62,7 @@ def test_a_small_file_is_written_and_removed_though_others_come_in_between(
     assert held.list_names(folder) == ()
 
 
+@pytest.mark.first(1)
 def test_one_elsewhere_that_beats_is_left_alone_and_a_silent_one_succeeded(
     storage: S3Storage, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

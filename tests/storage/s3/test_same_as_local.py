@@ -165,6 +165,7 @@ def pair(storage: S3Storage, tmp_path: Path) -> type[Pair]:
     return Here
 
 
+@pytest.mark.first(1)
 def test_an_object_store_answers_as_local_files_do(pair: type[Pair]) -> None:
     run_state_machine_as_test(
         pair,

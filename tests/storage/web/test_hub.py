@@ -113,6 +113,7 @@ def test_a_branch_that_moves_on_changes_nothing(hub: HubFiles, repository: Path)
     assert read_place(URL) == f"{URL}@{hub.commit}"
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("uses", [7, 30])
 def test_a_url_that_ends_is_asked_for_again(
     hub: HubFiles, repository: Path, tmp_path: Path, uses: int
@@ -153,6 +154,7 @@ def test_a_hub_without_ranges_of_small_files_gives_them_whole(
     assert read_range(reader, 3, 20) == hub.read("original/params.json")[3:23]
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("headers", [{"Retry-After": "37"}, {"RateLimit": '"resolvers";r=0;t=37'}])
 @pytest.mark.parametrize("server", ["hub", "bytes"])
 def test_a_server_that_wants_to_be_left_alone_is(

@@ -17,6 +17,7 @@ from tests.storage.web.test_hub import sum_tensors
 COMMAND = (sys.executable, "-m", "distconv", "convert", f"hf://{REPO}")
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_goes_on(hub: HubFiles, repository: Path, tmp_path: Path) -> None:
     """Some of the chunks are there and recorded, others are being read, when the process is killed."""
     options = ("--max-shard-size", "8MB", "--quiet", "--json")

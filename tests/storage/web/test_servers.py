@@ -101,6 +101,7 @@ def test_a_folder_that_holds_nothing_known_is_none(web: Serve, tmp_path: Path) -
         distconv.inspect(f"{url}/model")
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("tag", ["", 'W/"1"'])
 def test_a_file_without_a_strong_etag_is_refused(web: Serve, model: Path, tmp_path: Path, tag: str) -> None:
     files, url = web(tmp_path)
@@ -111,6 +112,7 @@ def test_a_file_without_a_strong_etag_is_refused(web: Serve, model: Path, tmp_pa
         distconv.inspect(f"{url}/model")
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("after", [2, 15])
 def test_a_file_that_changes_is_refused(web: Serve, model: Path, tmp_path: Path, after: int) -> None:
     """While headers are read, or later."""
