@@ -106,6 +106,28 @@ def test_special_ids_that_the_tokenizer_lacks_are_named_and_those_that_are_not_u
     )
 
 
+@pytest.mark.parametrize(("architecture", "is_fault"), [("LlamaForCausalLM", True), ("LlamaModel", False)])
+def test_an_end_that_no_token_has_is_a_fault_of_who_speaks_alone(
+    folder: Path, architecture: str, *, is_fault: bool
+) -> None:
+    save_tokenizer(folder, MODELS["words"](), SPECIAL)
+    (folder / "generation_config.json").unlink()
+    edit(folder / "config.json", architectures=[architecture], eos_token_id=63)
+    report = distconv.verify(folder)
+    found = [words for words in (*report.differences, *report.notes) if "eos_token_id 63" in words]
+    assert len(found) == 1
+    assert (found[0] in report.differences) == is_fault
+
+
+def test_rows_of_a_vocabulary_that_are_none_are_tokens_without_text(folder: Path) -> None:
+    save_tokenizer(folder, MODELS["pieces"](), SPECIAL)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"] += [["more", 0.0]] * (ROWS - len(WORDS)) + [5, [], None, [7]]
+    edit(folder / "tokenizer.json", **content)
+    (found,) = distconv.verify(folder).differences
+    assert found.endswith("give 64 rows: '' (64), '' (65), '' (66), '7' (67)")
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
