@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import distconv
 from distconv.errors import DistconvError
@@ -329,6 +330,14 @@ def test_a_head_that_differs_from_the_embedding_to_which_it_is_tied_is_named(fol
     assert find(folder) == ""
     configured(tie_word_embeddings=False)(folder)
     assert find(folder) == ""
+
+
+@pytest.mark.parametrize("dtype", ["torch.bfloat16", "auto", ["bfloat16"]])
+def test_a_type_that_torch_does_not_know_by_that_name_is_named(folder: Path, dtype: object) -> None:
+    configured(dtype=dtype)(folder)
+    with pytest.raises((AttributeError, IndexError)):
+        AutoModelForCausalLM.from_pretrained(folder)
+    assert "says that its weights are" in find(folder)
 
 
 ONLY_COMPARED: dict[str, Damage] = {

@@ -1,10 +1,13 @@
 """What a command says that one may type next: it is understood, it runs, and programs do not see it."""
 
 import shlex
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch.distributed.checkpoint as dcp
+from transformers import LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from distconv.cli import main
 from tests.checkpoints import Spec
@@ -79,3 +82,23 @@ def test_nothing_is_hinted_at_to_programs_and_to_who_wants_quiet(
         ("manifest", out, tmp_path / "m.json", "--quiet"), ("manifest", out, tmp_path / "m.json", "--json"),
     ):  # fmt: skip
         assert run(*words)[1] == []
+
+
+def test_what_is_printed_after_a_conversion_loads_the_model_of_whatever_class(
+    checkpoint: Callable[[Spec], Path], folders: Path, tmp_path: Path, run: Run
+) -> None:
+    model = T5ForConditionalGeneration(T5Config(d_model=16, d_kv=4, d_ff=8, num_layers=1, vocab_size=20))
+    model.save_pretrained(tmp_path / "like")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"model": model.state_dict()}, checkpoint_id=tmp_path / "step")
+    for source, options, kind in (
+        (checkpoint(Spec()), (), LlamaForCausalLM),
+        (folders / "rows", ("--like", folders / "llama-hf"), LlamaForCausalLM),
+        (tmp_path / "step", ("--like", tmp_path / "like"), T5ForConditionalGeneration),
+    ):
+        shown, _ = run("convert", source, tmp_path / kind.__name__, "--overwrite", *options)
+        lines = [line for line in shown.splitlines() if line.startswith(("from ", "model = "))]
+        scope: dict[str, object] = {}
+        exec("\n".join(lines), scope)
+        assert type(scope["model"]) is kind

@@ -263,3 +263,16 @@ def test_workers_are_told_where_places_are_whatever_folder_they_start_in() -> No
     assert (told.source, told.output, told.like) == (os.path.abspath("in"), "", "s3://models/like")
     alone = replace(asked, cluster=Cluster())
     assert name_for_workers(alone) is alone
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "params.json", "distconv.json"]
+)
+def test_what_is_written_of_a_model_takes_the_place_of_none_of_its_files(tmp_path: Path, name: str) -> None:
+    folder = save_dense(tmp_path / "in")
+    (folder / name).write_bytes(b"mine")
+    with pytest.raises(UsageError, match=f"{name}: a name of a model's files"):
+        distconv.manifest(folder, folder / name)
+    with pytest.raises(UsageError, match=f"{name}: a name of a model's files"):
+        distconv.verify(folder, card=folder / name)
+    assert (folder / name).read_bytes() == b"mine"

@@ -92,6 +92,10 @@ def test_a_model_that_is_no_transformers_folder_is_called_what_it_is(
             f"in Meta's layout, and --like takes a Transformers folder; make one by `distconv convert {meta} LIKE`",
         ),
         (tmp_path / "nowhere", "no such folder"),
+        (
+            "meta-llama/Llama-3.1-8B",
+            "no such folder; a repository of the hub is given as hf://meta-llama/Llama-3.1-8B",
+        ),
         (tmp_path / "file", "a file, expected a folder"),
         (empty, "no config.json; give by --like the folder of the model that was trained"),
     ):

@@ -76,7 +76,8 @@ def test_what_lies_beside_the_model_that_it_is_like_is_copied(folders: Path, tmp
     copied = (
         "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
         "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
-        "video_preprocessor_config.json", "LICENSE",
+        "video_preprocessor_config.json", "LICENSE", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "source.spm",
+        "tekken.json", "qwen.tiktoken", "normalizer.json",
     )  # fmt: skip
     for name in copied:
         (like / name).write_text(f'{{"{name}": 1}}\n')
@@ -84,13 +85,19 @@ def test_what_lies_beside_the_model_that_it_is_like_is_copied(folders: Path, tmp
     assert all((tmp_path / "out" / name).read_bytes() == (like / name).read_bytes() for name in copied)
     assert distconv.verify(tmp_path / "out", against=folders / "rows").ok
     assert distconv.convert(folders / "rows", tmp_path / "out", like=like).already_done
-    for name in ("vocab.json", "video_preprocessor_config.json"):
+    changed = ("vocab.json", "vocab.txt", "spiece.model", "video_preprocessor_config.json")
+    for name in changed:
         (tmp_path / "out" / name).write_text("{}")
-    found = distconv.verify(tmp_path / "out").differences
-    assert [name in "".join(found) for name in ("vocab.json", "video_preprocessor_config.json")] == [
-        True,
-        True,
-    ]
+    found = "".join(distconv.verify(tmp_path / "out").differences)
+    assert all(name in found for name in changed)
+
+
+def test_a_model_without_a_tokenizer_is_said_to_have_none(folders: Path, tmp_path: Path) -> None:
+    like = shutil.copytree(folders / "llama-hf", tmp_path / "like")
+    words = f"{like}: no tokenizer in it"
+    assert words in "".join(distconv.plan(folders / "rows", like=like).notes)
+    (like / "source.spm").write_text("")
+    assert words not in "".join(distconv.plan(folders / "rows", like=like).notes)
 
 
 def test_several_chat_templates_are_loaded_as_from_the_model_that_it_is_like(

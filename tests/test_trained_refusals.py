@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file
+from transformers import DiaConfig, DiaForConditionalGeneration
 
 import distconv
 from distconv.errors import InputError, UsageError
@@ -345,3 +348,28 @@ def _save(folder: Path, state: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp.save(state, checkpoint_id=str(folder), no_dist=True)
+
+
+def test_names_that_megatron_has_too_are_a_models_own_where_it_takes_them(tmp_path: Path) -> None:
+    sizes = {
+        "num_hidden_layers": 1,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "head_dim": 8,
+        "vocab_size": 32,
+    }
+    heads = {
+        f"{across}num_{kind}_heads": 2 for across in ("", "cross_") for kind in ("attention", "key_value")
+    }
+    decoder = {**sizes, **heads, "cross_hidden_size": 16, "cross_head_dim": 8, "num_channels": 2}
+    config = DiaConfig(encoder_config={**sizes, **heads}, decoder_config=decoder, delay_pattern=[0, 1])
+    model = DiaForConditionalGeneration(config)
+    assert "model.decoder.layers.0.self_attention.q_proj.weight" in model.state_dict()
+    model.save_pretrained(tmp_path / "like")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"model": model.state_dict()}, checkpoint_id=tmp_path / "step")
+    distconv.convert(tmp_path / "step", tmp_path / "out", like=tmp_path / "like")
+    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "like"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

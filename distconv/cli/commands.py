@@ -190,14 +190,12 @@ def _conclude(
 
 def _show_how_to_go_on(source: str, output: str, to: str, done: "ConversionReport") -> None:
     """Show how the model is loaded, to standard output, and the next command, to standard error."""
-    from distconv.families.images import IMAGE_FAMILIES
     from distconv.families.llama import FAMILIES
     from distconv.storage.places import find_scheme
 
     # What loads a model reads it from a folder of its own host; Meta's examples are for text models.
     if find_scheme(output) is None and to != "meta":
-        sees = done.family in {family.title for family in IMAGE_FAMILIES.values()}
-        click.echo(_load_by_transformers(output, sees=sees))
+        click.echo(_load_by_transformers(output, done.family))
     elif find_scheme(output) is None:
         families = {family.title: family for family in FAMILIES.values()}
         if done.family in families:
@@ -208,17 +206,20 @@ def _show_how_to_go_on(source: str, output: str, to: str, done: "ConversionRepor
         hint("verify", output, "--against", source)
 
 
-def _load_by_transformers(output: str, *, sees: bool) -> str:
-    if sees:
-        return (
-            "\nfrom transformers import AutoModelForImageTextToText, AutoProcessor\n"
-            f"model = AutoModelForImageTextToText.from_pretrained({output!r})\n"
-            f"processor = AutoProcessor.from_pretrained({output!r})"
-        )
+def _load_by_transformers(output: str, title: str) -> str:
+    """Say how a model is loaded, by its family's title, or by the class of Transformers that a trained one is."""
+    from distconv.families.images import IMAGE_FAMILIES
+    from distconv.families.known import ALL_FAMILIES
+
+    model, beside = "AutoModelForCausalLM", "AutoTokenizer"
+    if title in {family.title for family in IMAGE_FAMILIES.values()}:
+        model, beside = "AutoModelForImageTextToText", "AutoProcessor"
+    elif title not in {family.title for family in ALL_FAMILIES.values()}:
+        model = title
     return (
-        "\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        f"model = AutoModelForCausalLM.from_pretrained({output!r})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({output!r})"
+        f"\nfrom transformers import {', '.join(sorted((model, beside)))}\n"
+        f"model = {model}.from_pretrained({output!r})\n"
+        f"{beside.removeprefix('Auto').lower()} = {beside}.from_pretrained({output!r})"
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from distconv.errors import InputError, OutputError
 from distconv.formats.headers import group_twins
 from distconv.formats.written import Headers
-from distconv.humanize import list_some
+from distconv.humanize import format_count, list_some
 from distconv.output.findings import Finding
 from distconv.output.loading import digest_file, holds_weights, is_copy, is_loaded
 from distconv.output.receipt import ModelReceipt
@@ -99,7 +99,7 @@ def _find_gaps(output: str, names: Sequence[str]) -> Iterator[str]:
         if gone and 0 not in numbers:
             first = next(number for number in range(1, total + 1) if number not in numbers)
             yield (
-                f"{output}: {len(numbers)} files {head}…{tail} of {total:,}; {gone:,} are missing, "
+                f"{output}: {format_count(len(numbers), 'file')} {head}…{tail} of {total:,}; {gone:,} are missing, "
                 f"number {first} first"
             )
 

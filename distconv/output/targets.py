@@ -98,9 +98,11 @@ class Target:
 _RECORDS = r"distconv\.json|\.distconv\.journal"
 _NONE = r"(?!)"
 _COPIED = (
-    r"special_tokens_map\.json|added_tokens\.json|chat_template\.json|vocab\.json|merges\.txt"
-    r"|video_preprocessor_config\.json"
+    r"(special_tokens_map|added_tokens|chat_template|video_preprocessor_config|normalizer)\.json"
+    r"|((entity_|target_)?vocab|vocab-(src|tgt))\.json|merges\.txt|(vocab|dict)\.txt|bpe\.codes|[\w.-]+\.(tiktoken|spm)"
+    r"|(tiktoken|spiece|spm|spm_char|sentencepiece|sentencepiece\.bpe)\.model"
 )
+"""Where tokenizers and processors of transformers 4.45 to 5.23 are found besides."""
 
 TRANSFORMERS = Target(
     name="transformers",
@@ -117,8 +119,8 @@ TRANSFORMERS = Target(
     rf"|{_COPIED}",
     copied=_COPIED,
     settings=r"(config|generation_config|quantize_config|.*quant_config|((video_)?pre)?processor_config)\.json"
-    r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|tekken|chat_template)\.json"
-    r"|.*\.model|merges\.txt|chat_template\.jinja",
+    r"|(tokenizer|tokenizer_config|tekken)\.json"
+    rf"|.*\.model|chat_template\.jinja|{_COPIED}",
     folders=r"additional_chat_templates",
     detours={
         CONFIG_NAME: ("transformers_weights", "quantization_config", "auto_map"),

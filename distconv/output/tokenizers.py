@@ -5,7 +5,7 @@ Source of the names, and of what ids follow from them: the tokenizers of transfo
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError
@@ -25,7 +25,7 @@ _EMBEDDING = re.compile(
 """Tables of a row for each token, which some models have more of than vocab_size."""
 _MORE_ROWS = re.compile(r"(.*\.)?embed_tokens\.additional_embedding\.weight")
 """Rows behind those of the table, which stay trainable where that does not (IDEFICS)."""
-_OTHERS = re.compile(r".*\.(model|tiktoken)|(tekken|vocab).*\.json|merges\.txt|.*vocab.*\.txt")
+_OTHERS = re.compile(r".*\.(model|tiktoken|spm)|(tekken|vocab).*\.json|merges\.txt|.*vocab.*\.txt")
 """Tokenizers of kinds that are not looked at."""
 _OF_BYTES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 """Classes of tokenizers that need no file."""
@@ -160,6 +160,13 @@ def _find_missing(storage: Storage, output: str, found: _Vocabulary) -> Iterator
 def is_tokenizer(name: str) -> bool:
     """Whether a file of this name is a tokenizer's, which is looked at or named here."""
     return name in _READERS or _OTHERS.fullmatch(name) is not None
+
+
+def lacks_tokenizer(config: Mapping[str, object], names: Iterable[str]) -> bool:
+    """Whether a model has a vocabulary, and nothing among files of these names could be its tokenizer."""
+    return _find_size(config) is not None and not any(
+        is_tokenizer(name) or name == "tokenizer_config.json" for name in names
+    )
 
 
 def _read_vocabulary(storage: Storage, output: str) -> _Vocabulary | str:

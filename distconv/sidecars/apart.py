@@ -12,11 +12,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from distconv.errors import ConversionError, InputError, escape
 
 _MODULE = "distconv.sidecars.looks"
+_ROOT = str(Path(__file__).parents[2])
+"""Where this package is found, which may be by the folder in which one is."""
 _LIMIT_BYTES = 256 << 20
 """Of an answer, which names a model's tensors."""
 
@@ -46,13 +49,15 @@ def _look_here(question: str) -> dict[str, Any]:
 
 
 def _look_apart(path: str, question: str) -> dict[str, Any]:
-    # What can be imported there is what can be here, and nothing of the folder in which it is started.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # What can be imported there is what can be here, this package too, and nothing of the folder in which it is started.
+    paths = sys.path if _ROOT in sys.path else [_ROOT, *sys.path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(os.path.isabs, paths))}
     command = [sys.executable, "-P", "-m", _MODULE]
     with tempfile.TemporaryFile() as said:
         with subprocess.Popen(  # noqa: S603  a module of our own
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment
-        ) as process:
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment,
+            cwd=os.sep,  # in a folder that is gone torch's libraries do not load
+        ) as process:  # fmt: skip
             try:
                 answer = _exchange(process, f"{question}\n".encode())
             except BaseException:

@@ -53,12 +53,15 @@ def list_places(content: Mapping[str, object]) -> Iterator[Mapping[str, object]]
 
 
 def read_declared_dtype(storage: Storage, path: str) -> str | None:
-    """Give the type in which config.json says that the weights are, by torch's name; None where it says nothing."""
+    """Give the type in which config.json says that the weights are, by torch's name; None where it says nothing.
+
+    What is none of torch's names is given as it is: Transformers, which asks torch for it, does not load such a model.
+    """
     for place in list_places(read_config(storage, path)):
         for key in ("dtype", "torch_dtype"):
             value = place.get(key)
-            if isinstance(value, str) and value != "auto":
-                return value.removeprefix("torch.")
+            if value is not None:
+                return f"{value!s:.40}"
     return None
 
 

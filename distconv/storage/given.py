@@ -28,7 +28,7 @@ def describe_no_folder(storage: Storage, path: str) -> str | None:
     """Say why a path is no folder's, as the end of a sentence; None of one that is."""
     found = storage.find(path)
     if found is None:
-        return "no such folder"
+        return f"no such folder{_describe_hub(storage, path)}"
     return None if found.is_folder else "a file, expected a folder"
 
 

@@ -54,9 +54,18 @@ def read_output(path: PathLike) -> str:
     return read_place(path)
 
 
+_OF_MODELS = re.compile(
+    r".*\.(safetensors|bin|pth?|ckpt|distcp|gguf|model)|\.metadata|merges\.txt|checklist\.chk"
+    r"|(.*config|params|.*tokenizer|.*vocab|.*index|special_tokens_map|added_tokens|tekken|distconv)\.json"
+)
+"""Names under which nobody wants a card, a manifest or a chart, but finds them beside the one that was meant."""
+
+
 def read_small_output(path: PathLike) -> str:
     """Take a path or URL of a small file that is written last; UsageError, before hours of work, where it cannot be."""
     name = read_output(path)
+    if _OF_MODELS.fullmatch(os.path.basename(name)):
+        raise UsageError(f"{name}: a name of a model's files, of which one could be lost; give another name")
     if find_scheme(name) is not None:
         return name
     folder = os.path.dirname(name) or "."

@@ -1,40 +1,26 @@
 """The model that a trained one is like: what only its config, its tokenizer and its user know."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError
 from distconv.formats.meta.files import find_files
-from distconv.formats.meta.legal import is_legal
+from distconv.formats.meta.foreign import describe_folder
 from distconv.formats.meta.small_files import CONFIG_NAME
 from distconv.formats.plain_json import parse_object
 from distconv.formats.safetensors.catalog import TransformersCatalog, read_transformers_catalog
 from distconv.formats.safetensors.folder import find_transformers_files
 from distconv.humanize import format_count
 from distconv.output.loading import SMALL_FILE_BYTES
+from distconv.output.targets import TRANSFORMERS
+from distconv.output.tokenizers import lacks_tokenizer
 from distconv.planning.plan import Plan
 from distconv.sidecars.config import to_json
-from distconv.sidecars.processors import PREPROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PREPROCESSOR_NAME
+from distconv.sidecars.processors import PREPROCESSOR_NAME, PROCESSOR_NAME
 from distconv.storage.base import Storage, is_folder, join, list_files, read_small
 from distconv.storage.given import describe_no_folder
 
-_COPIED = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    PREPROCESSOR_NAME,
-    PROCESSOR_NAME,
-    VIDEO_PREPROCESSOR_NAME,
-)
-"""What Transformers reads beside a model's weights and config."""
 _TEMPLATES = "additional_chat_templates"
 _TEMPLATE, _TEMPLATE_END = "chat_template.jinja", ".jinja"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -73,17 +59,20 @@ class Like:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Say what becomes of chat templates in a folder of their own."""
-        if not self.templates:
-            return ()
-        what = (
-            "left out, as its processor would not find them elsewhere"
-            if self.has_processor
-            else f"put into {_TOKENIZER_CONFIG}, where Transformers reads them too"
-        )
-        return (
-            f"{join(self.folder, _TEMPLATES)}: {format_count(len(self.templates), 'chat template')}, {what}",
-        )
+        """Say that there is no tokenizer, and what becomes of chat templates in a folder of their own."""
+        return tuple(self._list_notes())
+
+    def _list_notes(self) -> Iterator[str]:
+        if lacks_tokenizer(self.config, (path.rpartition("/")[2] for path in self.small)):
+            yield f"{self.folder}: no tokenizer in it, so there will be none beside what is made"
+        if self.templates:
+            what = (
+                "left out, as its processor would not find them elsewhere"
+                if self.has_processor
+                else f"put into {_TOKENIZER_CONFIG}, where Transformers reads them too"
+            )
+            count = format_count(len(self.templates), "chat template")
+            yield f"{join(self.folder, _TEMPLATES)}: {count}, {what}"
 
 
 def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
@@ -96,8 +85,9 @@ def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
         raise InputError(f"{folder}: {_describe_misfit(storage, folder)}")
     path = join(folder, CONFIG_NAME)
     config = parse_object(path, read_small(storage, path, SMALL_FILE_BYTES))
-    copied = [name for name in _COPIED if name in names]
-    copied += sorted(name for name in names if is_legal(name))
+    copied = sorted(
+        name for name in names if TRANSFORMERS.is_recorded(name) and name not in TRANSFORMERS.marks
+    )
     small = tuple(join(folder, name) for name in copied)
     templates = tuple(_list_templates(storage, join(folder, _TEMPLATES)))
     if not weights:
@@ -116,7 +106,7 @@ def _describe_misfit(storage: Storage, folder: str) -> str:
             f"in Meta's layout, and `like=` takes a Transformers folder; make one by `distconv convert {folder} LIKE`, and "
             "give that"
         )
-    return f"no {CONFIG_NAME}; give by `like=` the folder of the model that was trained"
+    return f"no {CONFIG_NAME}; give by `like=` the folder of the model that was trained; {describe_folder(storage, folder)}"
 
 
 def _list_templates(storage: Storage, folder: str) -> list[str]:

@@ -113,9 +113,9 @@ def read_trained(
     Tensors that INPUT lacks are taken from ``like`` where its weights were asked for. Raises InputError with all that is wrong
     of one kind.
     """
-    refuse_unreadable(files.folder, files.tensors)
     shapes = {name: tensor.shape for name, tensor in files.tensors.items()}
     architecture = read_architecture(like.config_path, like.config, shapes)
+    refuse_unreadable(files.folder, _list_strange(files, architecture))
     chosen = choose_dialect(files.tensors, dialect)
     counts = None if chosen is None else _count_heads(chosen, like, architecture)
     form = _find_form(files, chosen, like, architecture)
@@ -137,6 +137,12 @@ def read_trained(
     twins = tuple(_find_twins(form, {name: boxed[own] for name, own in held.items()}))
     notes = (*files.notes, *like.notes, *_describe(found, files, chosen), *_describe_filled(filled, like))
     return TrainedModel(files, like, architecture, chosen, counts, (*made, *filled), twins, notes)
+
+
+def _list_strange(files: TrainedFiles, architecture: Architecture) -> Iterator[str]:
+    """Give the names of which no end is one of the model's: what others call so is their own."""
+    known = architecture.memory.keys() | architecture.saved.keys()
+    return (name for name in files.tensors if known.isdisjoint(list_ends([name])))
 
 
 def _count_heads(dialect: Dialect, like: Like, architecture: Architecture) -> HeadCounts:

@@ -261,6 +261,7 @@ def test_a_whole_model_in_a_folder_that_is_called_like_a_ranks_is_whole(tmp_path
         (("latest_checkpointed_iteration.txt", "iter_0000010/mp_rank_00/x.pt"), "Megatron-Bridge"),
         (("_CHECKPOINT_METADATA", "manifest.ocdbt"), "JAX's (Orbax, _CHECKPOINT_METADATA)"),
         (("step.nemo",), "NeMo's (step.nemo)"),
+        (("blobs/ab", "refs/main", "snapshots/1/model.safetensors"), "the hub's cache of a repository"),
     ],
 )
 def test_what_other_trainers_leave_is_named_with_the_way_out(

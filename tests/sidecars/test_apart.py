@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from distconv.sidecars.architecture import read_architecture
 from distconv.sidecars.empty import read_empty_model
 from distconv.storage.local import LocalStorage
 
+ROOT = Path(__file__).parents[2]
 KINDS = {"llama": "LlamaForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
 SIZES = {
     "hidden_size": 16, "intermediate_size": 32, "vocab_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -76,6 +78,36 @@ def test_the_answer_is_that_of_this_process_and_nothing_is_imported_from_the_fol
     assert look() == here
     assert not (tmp_path / "ran").exists()
     assert "transformers" not in sys.modules
+
+
+def test_a_package_that_is_found_by_the_folder_in_which_one_is_asks_no_other_one(tmp_path: Path) -> None:
+    for name in ("__init__", "version", "errors", "sidecars/__init__", "sidecars/apart"):
+        path = tmp_path / f"distconv/{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / f"distconv/{name}.py", path)
+    (tmp_path / "distconv/sidecars/looks.py").write_text("""print('{"refused": "asked of this one"}')""")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "asked of this one" in done.stderr, done.stderr
+
+
+def test_a_folder_that_is_gone_keeps_no_answer_back(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})\n{ASK}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"import sys; sys.path.append('a hook')\n{program}"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from distconv.humanize import list_some
-from distconv.storage.base import Storage
+from distconv.storage.base import Storage, join
 
 _DEEPSPEED = (
     "a checkpoint of DeepSpeed's ({}), in which ZeRO has cut flat parameters among ranks; the zero_to_fp32.py beside it makes "
@@ -39,7 +39,7 @@ def describe_folder(storage: Storage, folder: str) -> str:
     names = [entry.name for entry in storage.list_folder(folder)]
     if not names:
         return "the folder is empty"
-    foreign = describe_foreign_trainer(names)
+    foreign = describe_foreign_trainer(names) or _describe_cache(storage, folder, names)
     if foreign is not None:
         return f"it holds {foreign}"
     adapters = [name for name in names if _ADAPTER.fullmatch(name)]
@@ -54,6 +54,13 @@ def describe_folder(storage: Storage, folder: str) -> str:
             "give the model that it was made of"
         )
     return f"it holds {list_some(names, 8)}"
+
+
+def _describe_cache(storage: Storage, folder: str, names: Iterable[str]) -> str | None:
+    if not {"blobs", "snapshots"} <= set(names):
+        return None
+    kept = [join(folder, "snapshots", name) for name in storage.list_names(join(folder, "snapshots"))]
+    return f"the hub's cache of a repository; give the folder of a revision: {list_some(sorted(kept), 4)}"
 
 
 def note_adapters(storage: Storage, folder: str) -> tuple[str, ...]:
