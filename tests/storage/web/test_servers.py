@@ -10,7 +10,7 @@ import pytest
 import distconv
 from distconv.errors import ConversionError, InputError, UsageError
 from distconv.storage.base import read_range
-from distconv.storage.places import open_places, read_place
+from distconv.storage.places import open_places, read_local, read_output, read_place
 from distconv.storage.web.client import get_client
 from tests.checkpoints import write_checkpoint
 from tests.downloads import Files, serving
@@ -178,6 +178,14 @@ def test_urls_that_cannot_be_read_are_refused_and_not_repeated(url: str, said: s
     with pytest.raises(UsageError, match=said) as refused:
         read_place(url)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["s3://", "S3://models/out", "s3:/models/out", "gs:///", "HF://me/model"])
+@pytest.mark.parametrize("read", [read_place, read_output, read_local])
+def test_what_was_meant_as_a_url_is_no_folder_of_this_host(read: Callable[[str], str], name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}: expected {name.partition(':')[0].lower()}:// in small"):
+        read(name)
+    assert read(f"./{name}") == f"./{name}"
 
 
 def test_a_url_is_asked_for_as_it_is_given_but_for_what_no_url_has(web: Serve, tmp_path: Path) -> None:
