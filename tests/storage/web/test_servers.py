@@ -95,6 +95,17 @@ def test_shards_are_tried_to_the_first_that_is_missing(web: Serve, tmp_path: Pat
     assert open_places(url).list_names(url) == expected
 
 
+def test_a_server_with_a_page_for_every_name_is_told(web: Serve, tmp_path: Path) -> None:
+    files, url = web(tmp_path)
+    page = b'HTTP/1.1 206 Here\r\nETag: "page"\r\nContent-Range: bytes 0-0/9\r\nContent-Length: 1\r\n\r\n<'
+    # A test must end.
+    files.raw = lambda name, _wanted: (
+        page if "consolidated.999" not in name else b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"
+    )
+    with pytest.raises(InputError, match="does the server answer with a page for every name"):
+        open_places(url).list_folder(f"{url}/model")
+
+
 def test_a_folder_that_holds_nothing_known_is_none(web: Serve, tmp_path: Path) -> None:
     _files, url = web(tmp_path)
     with pytest.raises(InputError, match="no such file or folder"):
