@@ -54,6 +54,15 @@ def test_from_inspect_to_a_speaking_model_each_command_names_the_next(
     )[1] == [speaking]
 
 
+def test_a_folder_that_could_be_taken_for_an_option_is_not(
+    checkpoint: Callable[[Spec], Path], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, (verifying,) = run("convert", checkpoint(Spec("llama-2")), "--", "-out")
+    (speaking,) = follow(run, verifying)
+    assert speaking == "distconv verify ./-out --generate 'Once upon a time'"
+
+
 def test_the_way_back_and_manifests_have_their_own(
     checkpoint: Callable[[Spec], Path], tmp_path: Path, run: Run
 ) -> None:

@@ -23,7 +23,9 @@ def hint(verb: str, *words: str, repeated: bool = True) -> None:
         return
     group = context.find_root().command
     assert isinstance(group, click.Group)  # noqa: S101  the root is ours
-    typed = ["distconv", verb, *words]
+    place, *rest = words
+    # What begins with a dash would be an option.
+    typed = ["distconv", verb, f"./{place}" if place.startswith("-") else place, *rest]
     if repeated:
         typed += _repeat(context, group.commands[verb], words)
     shown = " ".join(shlex.quote(escape(word)) for word in typed)

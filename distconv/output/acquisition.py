@@ -26,6 +26,8 @@ _WATCH_SECONDS = 0.5
 _BEATS = 2
 """So many are seen of who lives: one may be an old one that this host had not seen yet."""
 _PAUSE_SECONDS = 0.2
+_MOST_SWEEPS = 16
+"""Who claims sweeps once; a store that loses what is begun does so for ever."""
 
 
 @contextlib.contextmanager
@@ -117,7 +119,7 @@ def _claim(
 
 def _release(storage: Storage, ownership: Ownership) -> None:
     """Remove the owner's file if it is still this one's."""
-    while True:
+    for _ in range(_MOST_SWEEPS):
         # Where it fails, the process id tells the next one that nobody lives here any more.
         with contextlib.suppress(OSError, OutputError):
             try:

@@ -12,6 +12,8 @@ from distconv.storage.local import LocalStorage
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _WRITABLE = ("s3",)
 _READABLE = ("s3", "gs", "az", "hf", "http", "https")
+_MEANT = re.compile(rf"({'|'.join(_READABLE)}):/+(.*)", re.IGNORECASE | re.DOTALL)
+"""What was meant as a URL, also where ``pathlib`` took a slash away."""
 
 
 def find_scheme(path: str) -> str | None:
@@ -20,13 +22,24 @@ def find_scheme(path: str) -> str | None:
     return None if match is None else match[1]
 
 
+def _read_scheme(name: str) -> str | None:
+    """Give the scheme of what a person gave; UsageError where a URL was meant, and a local path would be taken."""
+    scheme, meant = find_scheme(name), _MEANT.match(name)
+    if meant is not None and (scheme is None or not meant[2]):
+        raise UsageError(
+            f"{name}: expected {meant[1].lower()}:// in small letters, with two slashes, and a place behind it; is a "
+            f"variable of the shell not set? A folder of this host is ./{name}"
+        )
+    return scheme
+
+
 def read_place(path: PathLike) -> str:
     """Take a path or URL of what is read; UsageError where a URL is of no kind that is known.
 
     A revision on the Hugging Face Hub becomes the commit that it is now, so that all that is read is of one.
     """
     name = os.fspath(path)
-    scheme = find_scheme(name)
+    scheme = _read_scheme(name)
     if scheme is None:
         return name
     if scheme not in _READABLE:
@@ -46,7 +59,7 @@ def read_place(path: PathLike) -> str:
 def read_output(path: PathLike) -> str:
     """Take a path or URL of what is written; UsageError where a URL is of a kind that is only read, or not known."""
     name = os.fspath(path)
-    scheme = find_scheme(name)
+    scheme = _read_scheme(name)
     if scheme in _READABLE and scheme not in _WRITABLE:
         from distconv.storage.web.read_only import refuse_writing
 
@@ -79,7 +92,7 @@ def read_small_output(path: PathLike) -> str:
 def read_local(path: PathLike) -> str:
     """Take a path as it was given; UsageError where it is a URL."""
     name = os.fspath(path)
-    if find_scheme(name) is not None:
+    if _read_scheme(name) is not None:
         raise UsageError(f"{name}: a URL, expected a folder of this host")
     return name
 

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.client
 import io
+import os
 import socket
 import ssl
 import struct
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from distconv.errors import UsageError
 from distconv.storage.base import Buffer
 
 _CONNECT_SECONDS = 10.0
@@ -37,10 +39,15 @@ class Answer:
 class BrokenError(Exception):
     """A connection failed; its cause tells how. Whether the request was carried out is unknown."""
 
-    def __init__(self, cause: BaseException, *, was_idle: bool) -> None:
-        """``was_idle``: the server may only have grown tired of waiting for a next request."""
+    def __init__(self, cause: BaseException, *, was_idle: bool, by: str = "") -> None:
+        """``was_idle``: the server may only have grown tired of waiting for a next request; ``by`` names a proxy."""
         super().__init__(str(cause))
-        self.cause, self.was_idle = cause, was_idle
+        self.cause, self.was_idle, self.by = cause, was_idle, by
+
+    @property
+    def said(self) -> str:
+        """What an answer was that was none, where that is known better than by its error's type."""
+        return str(self.cause) if type(self.cause) is http.client.HTTPException else type(self.cause).__name__
 
 
 class Connections:
@@ -77,7 +84,9 @@ class Connections:
             if was_idle:
                 # The others have waited as long as this one.
                 self.close()
-            raise BrokenError(error, was_idle=was_idle) from error
+            by = f" by the proxy {connection.host}:{connection.port}"
+            is_direct = connection.host.lower() == parts.hostname
+            raise BrokenError(error, was_idle=was_idle, by="" if is_direct else by) from error
         except BaseException:
             connection.close()
             raise
@@ -106,6 +115,24 @@ class Connections:
         return _make_connection(place, self._context), False
 
 
+def trust(certificates: str, variable: str) -> ssl.SSLContext:
+    """Trust what the system trusts, and certificates in a file or folder; UsageError, by ``variable``, where these are none."""
+    context = ssl.create_default_context()
+    kind = "capath" if os.path.isdir(certificates) else "cafile"
+    try:
+        context.load_verify_locations(**{kind: certificates})
+    except OSError as error:
+        reason = (
+            os.strerror(error.errno)
+            if error.errno and not isinstance(error, ssl.SSLError)
+            else "no certificates"
+        )
+        raise UsageError(
+            f"{certificates}: {reason}; {variable} should name a file of certificates as PEM, or a folder of them"
+        ) from None
+    return context
+
+
 def _make_connection(place: tuple[str, str], context: ssl.SSLContext | None) -> http.client.HTTPConnection:
     """Make a connection; with TLS through HTTPS_PROXY, where that is set and NO_PROXY does not name the host."""
     scheme, host = place
@@ -114,10 +141,15 @@ def _make_connection(place: tuple[str, str], context: ssl.SSLContext | None) -> 
     proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get("https")
     if not proxy:
         return http.client.HTTPSConnection(host, timeout=_CONNECT_SECONDS, context=context)
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    connection = http.client.HTTPSConnection(
-        parts.hostname or "", parts.port or 80, timeout=_CONNECT_SECONDS, context=context
-    )
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        port = parts.port or 80
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        # It may have a password.
+        raise UsageError("HTTPS_PROXY: expected http://[USER:PASSWORD@]HOST[:PORT]")
+    connection = http.client.HTTPSConnection(parts.hostname, port, timeout=_CONNECT_SECONDS, context=context)
     user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
     basic = f"Basic {base64.b64encode(user.encode()).decode()}"
     connection.set_tunnel(host, headers={"Proxy-Authorization": basic} if parts.username else {})

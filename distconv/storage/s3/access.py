@@ -4,12 +4,14 @@ import logging
 import os
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from distconv.errors import ConversionError
+from distconv.errors import ConversionError, DistconvError
 from distconv.storage.extras import need
+from distconv.storage.http.wire import trust
 from distconv.storage.s3.place import Place, check_endpoint
 
 _DEFAULT_REGION = "us-east-1"
@@ -53,35 +55,58 @@ class Access:
         signer.payload = lambda _request: _UNSIGNED
         request = awsrequest.AWSRequest(method=method, url=url, headers=dict(headers))
         signer.add_auth(request)
-        return dict(request.headers.items())
+        signed = {name: str(value) for name, value in request.headers.items()}
+        if not all(value.isascii() and value.isprintable() for value in signed.values()):
+            raise ConversionError(
+                f"s3: {self.identity} or the region hold a line's end or a sign that is not ASCII, which no request can "
+                "have; is one too many in AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN or AWS_REGION?"
+            )
+        return signed
 
     def _freeze(self) -> object:
-        exceptions = need("botocore.exceptions", "s3")
-        try:
+        with _told(f"the credentials of {self.identity} could not be had: "):
             return self._credentials.get_frozen_credentials()  # type: ignore[attr-defined]
-        except exceptions.BotoCoreError as error:
-            raise ConversionError(
-                f"s3: the credentials of {self.identity} could not be had: {error}"
-            ) from None
+
+
+@contextmanager
+def _told(what: str = "") -> Iterator[None]:
+    """Tell as ConversionError what botocore cannot do: it runs programs, and reads files and answers that others made."""
+    exceptions = need("botocore.exceptions", "s3")
+    try:
+        yield
+    except DistconvError:
+        raise
+    except exceptions.BotoCoreError as error:
+        raise ConversionError(f"s3: {what}{' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConversionError(f"s3: {what}{error.filename or ''}: {error.strerror or error}") from None
+    except Exception as error:  # noqa: BLE001
+        # Its text may be of what was read.
+        raise ConversionError(
+            f"s3: {what}AWS's settings, or what they lead to, are not of the form that is expected "
+            f"({type(error).__name__}); look at the AWS_ variables, the profile and its credential_process"
+        ) from None
 
 
 def find_access(place: Place) -> Access:
     """Find credentials, region and endpoint; ConversionError where there are no credentials."""
-    session_module, exceptions = need("botocore.session", "s3"), need("botocore.exceptions", "s3")
+    session_module = need("botocore.session", "s3")
     # What it signs, session tokens included, it tells whoever wants to see all that is logged.
     logging.getLogger("botocore.auth").setLevel(logging.INFO)
-    try:
+    with _told():
         session = session_module.Session(profile=place.profile)
+        # As all of AWS's tools but botocore have it.
+        chosen = place.region or os.environ.get("AWS_REGION")
+        if chosen:
+            session.set_config_variable("region", chosen)
         credentials = session.get_credentials()
-        region = place.region or session.get_config_variable("region") or _DEFAULT_REGION
+        region = session.get_config_variable("region") or _DEFAULT_REGION
         given = place.endpoint_url or _find_configured(session)
         endpoint = (given or _resolve(session, region)).rstrip("/")
         style = place.addressing
         if style == "auto":
             style = (session.get_config_variable("s3") or {}).get("addressing_style", "auto")
         sums = (session.get_config_variable("request_checksum_calculation") or "").lower() != "when_required"
-    except exceptions.BotoCoreError as error:
-        raise ConversionError(f"s3: {error}") from None
     if credentials is None:
         raise ConversionError(
             "s3: no credentials found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -96,11 +121,8 @@ def find_access(place: Place) -> Access:
 def make_context(place: Place) -> ssl.SSLContext:
     """Trust what the system trusts, and the certificates that botocore brings or is told of."""
     session = need("botocore.session", "s3").Session(profile=place.profile)
-    context = ssl.create_default_context()
-    context.load_verify_locations(
-        session.get_config_variable("ca_bundle") or need("botocore.httpsession", "s3").get_cert_path(True)
-    )
-    return context
+    given = session.get_config_variable("ca_bundle")
+    return trust(given or need("botocore.httpsession", "s3").get_cert_path(True), "AWS_CA_BUNDLE")
 
 
 def _find_configured(session: object) -> str | None:

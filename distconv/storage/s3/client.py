@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree as ET
 
 from distconv.storage.base import Buffer
 from distconv.storage.http.retry import TransientError, Window, persist
 from distconv.storage.http.wire import Answer, BrokenError, Connections, Receive
 from distconv.storage.requests import count_request
 from distconv.storage.s3.access import find_access, host_of, make_context
+from distconv.storage.s3.documents import parse
 from distconv.storage.s3.place import Place, make_path
 from distconv.storage.s3.refusals import SLOW, fail, find_region, is_transient, read_answer, refuse
 
@@ -39,7 +41,7 @@ class Call:
     @property
     def path(self) -> str:
         """What it is about, in messages."""
-        return make_path(self.bucket, self.key)
+        return make_path(self.bucket, self.key or self.query.get("prefix", ""))
 
 
 class Client:
@@ -101,8 +103,25 @@ class Client:
             # An answer to HEAD has no body that would say why.
             ranged = {**call.headers, "Range": "bytes=0-0"}
             self.ask_once(replace(call, method="GET", headers=ranged), accept=frozenset({404, 416}))
-            raise TransientError(errno.EAGAIN, f"{call.operation}: refused, then not", call.path)
+            reason = f"HEAD is refused ({answer.status}), GET of the same is not; does a proxy lie between?"
+            raise TransientError(errno.EAGAIN, f"{call.operation}: {reason}", call.path)
         raise refuse(call.path, call.operation, answer, code, self.access.identity)
+
+    def ask_xml(self, call: Call, root: str, *, accept: frozenset[int] = frozenset()) -> ET.Element | None:
+        """Send a request whose answer is XML of this root; None where it was refused with what ``accept`` has.
+
+        OSError where anything else comes under a status of success: who asks what there is must not take it for nothing.
+        """
+        answer = self.ask(call, accept=accept)
+        if answer.status >= 300:
+            return None
+        found = parse(answer.body)
+        if found is None or found.tag != root:
+            reason = (
+                f"{self._host} answers what is no {root}; is the endpoint right, or does a proxy lie between?"
+            )
+            raise OSError(errno.EREMOTEIO, f"{call.operation}: {reason}", call.path)
+        return found
 
     def close(self) -> None:
         """Let go of connections that nobody uses; others are made where they are needed."""
@@ -116,7 +135,7 @@ class Client:
         try:
             answer = self._connections.exchange(call.method, url, headers, call.body, receive)
         except BrokenError as broken:
-            error = fail(call.path, call.operation, self._host, broken.cause)
+            error = fail(call.path, call.operation, self._host, broken)
             if isinstance(error, TransientError):
                 error.at_once = broken.was_idle
             raise error from broken.cause

@@ -1,11 +1,11 @@
 """What is in a folder: keys that begin alike, up to the next slash."""
 
 from collections.abc import Iterator
+from xml.etree import ElementTree as ET
 
 from distconv.storage.base import Entry
-from distconv.storage.http.wire import Answer
 from distconv.storage.s3.client import Call, Client
-from distconv.storage.s3.documents import keys, parse, text
+from distconv.storage.s3.documents import keys, text
 from distconv.storage.s3.objects import MISSING, head
 from distconv.storage.s3.removal import NOTE_BYTES, name_note
 from distconv.storage.s3.uploads import list_uploads
@@ -18,9 +18,10 @@ def list_objects(client: Client, bucket: str, folder: str) -> Iterator[Entry]:
         query = {"list-type": "2", "prefix": folder, "delimiter": "/", "encoding-type": "url"}
         if token:
             query["continuation-token"] = token
-        answer = client.ask(Call("ListObjectsV2", "GET", bucket, "", query), accept=MISSING)
-        root = parse(answer.body)
-        if answer.status == 404 or root is None:
+        root = client.ask_xml(
+            Call("ListObjectsV2", "GET", bucket, "", query), "ListBucketResult", accept=MISSING
+        )
+        if root is None:
             return
         for key, element in keys(root, "Contents"):
             name = key.removeprefix(folder)
@@ -29,7 +30,10 @@ def list_objects(client: Client, bucket: str, folder: str) -> Iterator[Entry]:
                 etag, size = text(element, "ETag"), int(text(element, "Size") or 0)
                 yield _look_closer(client, bucket, key, Entry(name, False, size, etag, f"{size} {etag}"))
         for key, _element in keys(root, "CommonPrefixes"):
-            yield Entry(key.removeprefix(folder).rstrip("/"), True, 0, "")
+            name = key.removeprefix(folder).rstrip("/")
+            # A folder without a name is no path's.
+            if name:
+                yield Entry(name, True, 0, "")
         token = text(root, "NextContinuationToken")
         if text(root, "IsTruncated") != "true" or not token:
             return
@@ -43,19 +47,18 @@ def list_attempts(client: Client, bucket: str, folder: str) -> Iterator[Entry]:
 
 def has_bucket(client: Client, bucket: str, folder: str) -> bool:
     """Whether the bucket is there; asked by ``folder``, outside of which one may not be allowed to look."""
-    return _list_one(client, bucket, folder).status != 404
+    return _list_one(client, bucket, folder) is not None
 
 
 def has_keys(client: Client, bucket: str, folder: str) -> bool:
     """Whether there is a folder: whether anything lies in it, or it is a bucket."""
-    answer = _list_one(client, bucket, folder)
-    root = parse(answer.body)
-    return answer.status != 404 and root is not None and (not folder or root.find("Contents") is not None)
+    root = _list_one(client, bucket, folder)
+    return root is not None and (not folder or root.find("Contents") is not None)
 
 
-def _list_one(client: Client, bucket: str, folder: str) -> Answer:
+def _list_one(client: Client, bucket: str, folder: str) -> ET.Element | None:
     query = {"list-type": "2", "prefix": folder, "max-keys": "1"}
-    return client.ask(Call("ListObjectsV2", "GET", bucket, "", query), accept=MISSING)
+    return client.ask_xml(Call("ListObjectsV2", "GET", bucket, "", query), "ListBucketResult", accept=MISSING)
 
 
 def _look_closer(client: Client, bucket: str, key: str, entry: Entry) -> Entry:

@@ -40,30 +40,39 @@ class Head:
         return REMOVED in self.metadata
 
 
-def read_head(answer: Answer) -> Head:
-    """Read what the headers of an answer to HEAD or GET say."""
-    total = answer.headers.get("content-range", "").rpartition("/")[2] or answer.headers.get("content-length")
-    return Head(int(total or 0), answer.headers.get("etag", ""), answer.headers)
+def _read_head(path: str, answer: Answer) -> Head:
+    """Read what the headers of an answer to HEAD or GET say; OSError where they do not tell size and version."""
+    total = answer.headers.get("content-range", "").rpartition("/")[2] or answer.headers.get(
+        "content-length", ""
+    )
+    etag = answer.headers.get("etag", "")
+    if not total.isdecimal() or not etag or etag.startswith("W/"):
+        lacking = "size" if not total.isdecimal() else "strong ETag, by which a change would be noticed"
+        reason = f"comes without a {lacking}; is the endpoint right, or does a proxy lie between?"
+        raise OSError(errno.EREMOTEIO, reason, path)
+    return Head(int(total), etag, answer.headers)
 
 
 def head(client: Client, bucket: str, key: str, *, with_sum: bool = False) -> Head | None:
     """Look at an object, and at the checksum that the store keeps of it; None where there is none."""
     headers = {"x-amz-checksum-mode": "ENABLED"} if with_sum else {}
-    answer = client.ask(Call("HeadObject", "HEAD", bucket, key, headers=headers), accept=MISSING)
-    return None if answer.status == 404 else read_head(answer)
+    call = Call("HeadObject", "HEAD", bucket, key, headers=headers)
+    answer = client.ask(call, accept=MISSING)
+    return None if answer.status == 404 else _read_head(call.path, answer)
 
 
 def get(client: Client, bucket: str, key: str, limit_bytes: int) -> tuple[Head, bytes] | None:
     """Read the beginning of an object; None where there is none."""
     ranged = {"Range": f"bytes=0-{limit_bytes - 1}"}
-    answer = client.ask(Call("GetObject", "GET", bucket, key, headers=ranged), accept=frozenset({404, 416}))
+    call = Call("GetObject", "GET", bucket, key, headers=ranged)
+    answer = client.ask(call, accept=frozenset({404, 416}))
     if answer.status == 404:
         return None
     if answer.status == 416:
         # An empty object has no first byte.
         found = head(client, bucket, key)
         return None if found is None else (found, b"")
-    return read_head(answer), answer.body[:limit_bytes]
+    return _read_head(call.path, answer), answer.body[:limit_bytes]
 
 
 def put(client: Client, bucket: str, key: str, content: Buffer, condition: Mapping[str, str]) -> Answer:

@@ -34,8 +34,12 @@ class Place:
 
 def check_endpoint(url: str) -> None:
     """Raise UsageError, which does not show the URL, where it is no endpoint."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or parts.query:
+    try:
+        parts = urlsplit(url)
+        is_sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_sound = False
+    if not is_sound or "@" in parts.netloc or parts.query:
         raise UsageError("endpoint: expected http(s)://HOST[:PORT] without a user, a password or a query")
 
 

@@ -7,7 +7,7 @@ import ssl
 from distconv.errors import ConversionError
 from distconv.storage.base import ConflictError
 from distconv.storage.http.retry import TransientError
-from distconv.storage.http.wire import Answer
+from distconv.storage.http.wire import Answer, BrokenError
 from distconv.storage.s3.documents import find_error, parse, text
 
 SLOW = frozenset({"SlowDown", "503 Slow Down", "ThrottlingException", "RequestLimitExceeded"})
@@ -64,23 +64,29 @@ def refuse(path: str, operation: str, answer: Answer, code: str, identity: str) 
         return PermissionError(
             errno.EACCES, f"{operation} is not allowed to {identity} ({code or 403})", path
         )
-    if answer.status in {301, 307} or code in {"AuthorizationHeaderMalformed", "PermanentRedirect"}:
-        region = find_region(answer) or "another region"
-        return ConversionError(f"{path}: the bucket is of {region}; name that region, or its endpoint")
+    if 300 <= answer.status < 400 or code == "AuthorizationHeaderMalformed":
+        region = find_region(answer)
+        where = (
+            f"the bucket is of the region {region}; set AWS_REGION to that, or give its endpoint"
+            if region
+            else f"{operation}: the store answers {answer.status} and leads elsewhere; is the endpoint right?"
+        )
+        return ConversionError(f"{path}: {where}")
     if answer.status in {409, 412}:
         kind = ConflictError if answer.status == 409 else OSError
         return kind(errno.EAGAIN, f"{operation}: somebody else changed it meanwhile ({code})", path)
-    return OSError(errno.EIO, f"{operation}: the store answers {answer.status} {code}".rstrip(), path)
+    return OSError(errno.EREMOTEIO, f"{operation}: the store answers {answer.status} {code}".rstrip(), path)
 
 
-def fail(path: str, operation: str, host: str, cause: BaseException) -> Exception:
+def fail(path: str, operation: str, host: str, broken: BrokenError) -> Exception:
     """Give the error that a broken connection stands for; one that may pass, but where a certificate is wrong."""
+    cause = broken.cause
     if isinstance(cause, ssl.SSLCertVerificationError):
         return ConversionError(
             f"{path}: the certificate of {host} is not trusted ({cause.verify_message}); "
             "AWS_CA_BUNDLE may name a file with those that are"
         )
-    number, reason = errno.ECONNRESET, type(cause).__name__
+    number, reason = errno.ECONNRESET, broken.said
     if isinstance(cause, ssl.SSLError):
         reason = cause.reason or reason
     elif isinstance(cause, TimeoutError):
@@ -90,4 +96,4 @@ def fail(path: str, operation: str, host: str, cause: BaseException) -> Exceptio
         known = cause.errno is not None and cause.errno > 0
         number = cause.errno if known and cause.errno else errno.EHOSTUNREACH
         reason = os.strerror(number) if known else cause.strerror or reason
-    return TransientError(number, f"{operation}: the connection to {host} failed ({reason})", path)
+    return TransientError(number, f"{operation}: the connection to {host}{broken.by} failed ({reason})", path)

@@ -37,7 +37,11 @@ class S3Removal:
         self._token = uuid.uuid4().hex
         marks = {ATTEMPT: self._token, REMOVED: self._token}
         self._upload = begin_upload(client, self._bucket, self._key, marks)
-        self._part = send_part(client, self._bucket, self._key, self._upload, 1, (self._content,))
+        try:
+            self._part = send_part(client, self._bucket, self._key, self._upload, 1, (self._content,))
+        except BaseException:
+            self.abort()
+            raise
 
     def commit(self) -> None:
         """Remove the file; one that was not there is no error. FileNotFoundError where this was dropped."""

@@ -73,9 +73,8 @@ def list_parts(
     marker = str(first - 1) if first > 1 else ""
     while True:
         query = {"uploadId": upload} | ({"part-number-marker": marker} if marker else {})
-        answer = client.ask(Call("ListParts", "GET", bucket, key, query), accept=MISSING)
-        root = parse(answer.body)
-        if answer.status == 404 or root is None:
+        root = client.ask_xml(Call("ListParts", "GET", bucket, key, query), "ListPartsResult", accept=MISSING)
+        if root is None:
             return None
         found += (part for part in parse_parts(root) if first <= part.number < end)
         marker = text(root, "NextPartNumberMarker")
@@ -94,9 +93,9 @@ def list_uploads(client: Client, bucket: str, folder: str) -> Iterator[str]:
     markers: dict[str, str] = {}
     while True:
         query = {"uploads": "", "prefix": folder, "delimiter": "/", "encoding-type": "url"}
-        root = parse(client.ask(Call("ListMultipartUploads", "GET", bucket, "", query | markers)).body)
-        if root is None:
-            return
+        call = Call("ListMultipartUploads", "GET", bucket, "", query | markers)
+        root = client.ask_xml(call, "ListMultipartUploadsResult")
+        assert root is not None  # noqa: S101  no refusal is accepted
         for key, element in keys(root, "Upload"):
             name = key.removeprefix(folder)
             # Not all servers know a delimiter here.

@@ -99,9 +99,11 @@ def describe_failure(path: str, host: str, broken: BrokenError) -> Exception:
         # What a proxy answers has no number.
         reason = str(cause)
     else:
-        reason = type(cause).__name__
+        reason = broken.said
     error = TransientError(
-        errno.EHOSTUNREACH, f"the connection to {host} failed ({reason}); is this machine online?", path
+        errno.EHOSTUNREACH,
+        f"the connection to {host}{broken.by} failed ({reason}); is this machine online?",
+        path,
     )
     error.at_once = broken.was_idle
     return error

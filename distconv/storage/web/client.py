@@ -17,7 +17,7 @@ from distconv.errors import ConversionError, InputError
 from distconv.storage.base import Told, ignore
 from distconv.storage.http.ranges import Range
 from distconv.storage.http.retry import TransientError, Window, persist
-from distconv.storage.http.wire import Answer, BrokenError, Connections, Receive
+from distconv.storage.http.wire import Answer, BrokenError, Connections, Receive, trust
 from distconv.storage.pinning import describe_change
 from distconv.storage.requests import count_request
 from distconv.storage.web.answers import (
@@ -178,9 +178,7 @@ def make_context() -> ssl.SSLContext:
     """Trust what the system trusts, and the certificates that Python's other clients bring or are told of."""
     import certifi
 
-    context = ssl.create_default_context()
-    context.load_verify_locations(os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
-    return context
+    return trust(os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where(), "REQUESTS_CA_BUNDLE")
 
 
 _client = Client()

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from distconv.errors import UsageError
 from distconv.storage.base import Entry
@@ -33,22 +33,29 @@ class Resolved:
 
 
 def find_endpoint() -> str:
-    """Give the hub's address, from HF_ENDPOINT where that is set; UsageError where it has a password in it."""
+    """Give the hub's address, from HF_ENDPOINT where that is set; UsageError where it is none, or has a password in it."""
     from huggingface_hub import constants
 
     endpoint = constants.ENDPOINT
-    if "@" in endpoint.partition("://")[2].partition("/")[0]:
+    try:
+        parts = urlsplit(endpoint)
+        is_sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_sound = False
+    if not is_sound or "@" in parts.netloc:
         raise UsageError("HF_ENDPOINT: expected http(s)://HOST[:PORT] without a user or a password")
     return endpoint
 
 
 def pin(path: str) -> str:
     """Name the commit that a path's revision is now; UsageError where it is no path of a model's repository."""
+    if split(path) is not None:
+        return path
+    # Before its library is imported, which does not bear another one.
+    endpoint = find_endpoint()
     from huggingface_hub import HfApi, parse_hf_uri
     from huggingface_hub.errors import HfUriError
 
-    if split(path) is not None:
-        return path
     try:
         given = parse_hf_uri(path)
     except HfUriError as error:
@@ -57,10 +64,10 @@ def pin(path: str) -> str:
         raise UsageError(
             f"{path}: a {given.type}, expected a model's repository: hf://ORG/REPO[@REVISION][/FOLDER]"
         )
-    api = HfApi(endpoint=find_endpoint(), library_name=LIBRARY)
+    api = HfApi(endpoint=endpoint, library_name=LIBRARY)
     found = ask(
         path,
-        find_endpoint(),
+        endpoint,
         lambda: api.model_info(given.id, revision=given.revision or "main", expand=["sha"], timeout=_SECONDS),
     )
     return make_path(given.id, str(found.sha), given.path_in_repo.strip("/"))

@@ -24,6 +24,10 @@ def explain(path: str, endpoint: str, error: Exception) -> Exception:
         )
     if isinstance(error, HfHubHTTPError):
         return _explain_answer(path, endpoint, error)
+    if isinstance(error, UnicodeEncodeError):
+        return ConversionError(
+            f"{path}: HF_TOKEN, or what `hf auth login` left, has a sign that no token has; mend it"
+        )
     kind = type(error)
     if isinstance(error, OSError) or kind.__module__.partition(".")[0].startswith("httpx"):
         return TransientError(

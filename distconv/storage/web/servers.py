@@ -33,6 +33,7 @@ NAMES = (
 )  # fmt: skip
 """Tried in every folder."""
 _SHARDS_AT_ONCE = 8
+_MOST_NUMBERED = 256
 _FILE = re.compile(r".*\.(pth|pt|bin|ckpt|safetensors|json|model|chk|txt|md)|LICENSE|USE_POLICY")
 """Names that no folder has."""
 _INDEX_BYTES = 64 << 20
@@ -149,7 +150,7 @@ def _look_at(folder: str, names: Iterable[str]) -> list[Entry]:
 
 
 def _look_for(folder: str, numbered: str) -> list[Entry]:
-    """Look for files by their numbers, to the first that is missing."""
+    """Look for files by their numbers, to the first that is missing; InputError where none ever is."""
     found: list[Entry] = []
     while len(found) % _SHARDS_AT_ONCE == 0:
         first = len(found)
@@ -159,4 +160,9 @@ def _look_for(folder: str, numbered: str) -> list[Entry]:
             if name not in there:
                 return found
             found.append(there[name])
+        if len(found) >= _MOST_NUMBERED:
+            raise InputError(
+                f"{folder}: seems to hold {numbered.format(0)} to {name} and more; does the server answer with a page for "
+                "every name? Log in, correct the URL, or download the files first"
+            )
     return found

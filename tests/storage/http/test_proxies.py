@@ -3,12 +3,16 @@
 import socket
 import ssl
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from distconv.errors import UsageError
 from distconv.storage.http.wire import BrokenError, Connections
+from distconv.storage.s3.refusals import fail
+from distconv.storage.web.answers import describe_failure
 
 
 @contextmanager
@@ -42,6 +46,27 @@ def test_a_proxy_is_asked_for_a_tunnel_to_the_host(monkeypatch: pytest.MonkeyPat
     assert b"Signature" not in request
     # base64 of me:s@cret
     assert (b"Proxy-Authorization: Basic bWU6c0BjcmV0" in request) == bool(user)
+
+
+@pytest.mark.parametrize("proxy", ["http://me:sec/ret@h:1", "http://h:port", "socks5://h:1", "http://[::1"])
+def test_a_proxy_that_is_none_is_told_and_not_shown(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(UsageError, match="HTTPS_PROXY: expected http://") as caught:
+        Connections(ssl.create_default_context).exchange("GET", "https://store.example/", {}, (), None)
+    assert "sec" not in "".join(traceback.format_exception(caught.value)).replace(__file__, "")
+
+
+def test_a_proxy_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://me:secret@127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(BrokenError) as caught:
+        Connections(ssl.create_default_context).exchange("GET", "https://store.example/", {}, (), None)
+    for told in (
+        describe_failure("https://store.example/file", "store.example", caught.value),
+        fail("s3://models/file", "GetObject", "store.example", caught.value),
+    ):
+        assert "to store.example by the proxy 127.0.0.1:9 failed (Connection refused)" in str(told)
 
 
 def test_hosts_that_no_proxy_names_are_asked_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

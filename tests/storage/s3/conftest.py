@@ -28,8 +28,8 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
         patch.setenv("AWS_CONFIG_FILE", str(path.with_name("config")))
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-            patch.delenv(name, raising=False)
+        for name in ("PROFILE", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION"):
+            patch.delenv(f"AWS_{name}", raising=False)
         yield path
 
 

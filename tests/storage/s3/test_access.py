@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,43 @@ def test_without_credentials_it_is_said_where_they_could_come_from(
         find_access(Place(profile="nobody"))
 
 
+@pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "AWS_REGION"])
+def test_what_no_header_can_hold_is_told_and_not_shown(
+    profiles: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDNOBODY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    # As a file that was read into a variable ends.
+    monkeypatch.setenv(variable, f"{TOKEN}\n")
+    with pytest.raises(ConversionError, match=f"the credentials of the environment .*{variable}") as caught:
+        S3Storage(Place("http://127.0.0.1:9")).find("s3://models/file")
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("credential_process = echo secret", r"not of the form that is expected \(JSONDecodeError\)"),
+        ("credential_process = /nowhere/program", "s3: /nowhere/program: No such file or directory"),
+        ("services = mine\n[services mine]\ns3 = rubbish", r"expected \(AttributeError\)"),
+        (
+            "role_arn = arn:aws:iam::1:role/mine\nweb_identity_token_file = /nowhere/token",
+            "could not be had: /nowhere/token: No such file or directory",
+        ),
+    ],
+)
+def test_settings_that_botocore_cannot_take_are_one_message(
+    profiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str, said: str
+) -> None:
+    (tmp_path / "config").write_text(f"[profile odd]\n{settings}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    if "services" in settings:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDNOBODY")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    with pytest.raises(ConversionError, match=said):
+        S3Storage(Place(profile="odd")).find("s3://models/file")
+
+
 def test_endpoints_are_found_where_the_tools_of_aws_find_them(
     secret_profile: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +142,8 @@ def test_endpoints_are_found_where_the_tools_of_aws_find_them(
     assert find_access(place).endpoint == "https://s3.us-east-1.amazonaws.com"
     monkeypatch.setenv("AWS_DEFAULT_REGION", "cn-north-1")
     assert find_access(place).endpoint == "https://s3.cn-north-1.amazonaws.com.cn"
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    assert find_access(place).endpoint == "https://s3.eu-central-1.amazonaws.com"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://one.example/prefix/")
     assert find_access(place).endpoint == "https://one.example/prefix"
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://two.example")

@@ -62,6 +62,19 @@ def test_a_small_file_is_written_and_removed_though_others_come_in_between(
     assert held.list_names(folder) == ()
 
 
+def test_a_folder_that_cannot_be_given_back_is_not_tried_for_ever_and_leaves_no_uploads(
+    held: S3Storage, stand: ObjectStore, folder: str
+) -> None:
+    # For ever, as where the bucket has gone; but a test must end.
+    fault = Fault("error", "UploadPart", "*.distconv.owner.*", code="NoSuchUpload", times=100)
+    with owned(held, folder, print):
+        stand.fault(fault)
+        stand.clear_requests()
+    assert len(stand.requests("UploadPart")) < 20
+    stand.clear_faults()
+    assert [name for name in held.list_names(folder) if is_partial(name)] == []
+
+
 @pytest.mark.first(1)
 def test_one_elsewhere_that_beats_is_left_alone_and_a_silent_one_succeeded(
     storage: S3Storage, folder: str, monkeypatch: pytest.MonkeyPatch

@@ -3,19 +3,21 @@
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from distconv.errors import ConversionError
+from distconv.errors import ConversionError, UsageError
 from distconv.storage.base import join, opened, read_range
 from distconv.storage.http.wire import Answer
 from distconv.storage.requests import count_requests
 from distconv.storage.s3.client import Call, Client, connect
+from distconv.storage.s3.listing import list_objects
 from distconv.storage.s3.place import Place
 from distconv.storage.s3.storage import S3Storage
+from distconv.storage.s3.uploads import list_parts, list_uploads
 from tests.object_store import Fault, ObjectStore
 from tests.storage.s3.test_verbs import begun
 from tests.tls import serve, write_certificate
@@ -58,6 +60,46 @@ def test_a_certificate_that_nobody_trusts_is_told_at_once(secure: tuple[str, Pat
     storage = S3Storage(Place(url, profile="stand"))
     with pytest.raises(ConversionError, match=r"the certificate of .* is not trusted"):
         storage.find("s3://models/file")
+
+
+@pytest.mark.parametrize(("name", "said"), [("none.pem", "No such file"), ("text.pem", "no certificates")])
+def test_certificates_that_are_none_are_told_with_who_names_them(
+    secure: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    (tmp_path / "text.pem").write_text("text")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / name))
+    with pytest.raises(UsageError, match=f"{name}: {said}.*; AWS_CA_BUNDLE should name"):
+        S3Storage(Place(secure[0], profile="stand")).find("s3://models/file")
+
+
+PAGE = b"<html><body>Please log in</body></html>"
+ASK: dict[str, Callable[[S3Storage, Client], object]] = {
+    "find": lambda storage, _client: storage.find("s3://models/file"),
+    "open": lambda storage, _client: storage.open("s3://models/file"),
+    "objects": lambda _storage, client: list(list_objects(client, "models", "folder/")),
+    "uploads": lambda _storage, client: list(list_uploads(client, "models", "folder/")),
+    "parts": lambda _storage, client: list_parts(client, "models", "file", "upload"),
+}
+
+
+@pytest.mark.parametrize("asked", ASK)
+@pytest.mark.parametrize(
+    ("status", "headers", "kind"),
+    [
+        (200, {}, OSError),
+        (200, {"content-length": str(len(PAGE)), "etag": 'W/"1"'}, OSError),
+        (302, {"location": "https://login.example/?secret"}, ConversionError),
+    ],
+)
+def test_an_answer_of_somebody_else_is_not_taken_for_an_empty_place(
+    held: S3Storage, monkeypatch: pytest.MonkeyPatch, asked: str, status: int, headers: dict[str, str],
+    kind: type[Exception],
+) -> None:  # fmt: skip
+    client = connect(held.place)
+    monkeypatch.setattr(client._connections, "exchange", lambda *_: Answer(status, headers, PAGE))
+    with pytest.raises(kind, match=r"is the endpoint right") as caught:
+        ASK[asked](held, client)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("is_told_in", ["header", "body"])

@@ -189,6 +189,11 @@ def test_folders_are_what_keys_begin_with(storage: S3Storage, folder: str) -> No
     unfinished.abort()
 
 
+def test_what_lies_behind_two_slashes_is_not_in_a_folder(held: S3Storage, folder: str) -> None:
+    write_small(held, f"{folder}//file", b"")
+    assert held.list_folder(folder) == ()
+
+
 def test_small_files_are_made_once_and_changed_only_where_they_are_ones_own(
     storage: S3Storage, folder: str
 ) -> None:
@@ -222,7 +227,16 @@ def test_what_is_no_path_is_refused(held: S3Storage, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:9000", "ftp://host", "https://user:word@host", "https://host?a=b"]
+    "url",
+    [
+        "localhost:9000",
+        "ftp://host",
+        "https://user:word@host",
+        "https://host?a=b",
+        "http://host:port",
+        "http://host:99999",
+        "http://[::1",
+    ],
 )
 def test_an_endpoint_with_a_password_or_that_is_none_is_refused_and_not_shown(url: str) -> None:
     with pytest.raises(UsageError) as caught:

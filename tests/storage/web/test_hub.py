@@ -257,6 +257,22 @@ def test_who_is_offline_is_told_so(
         distconv.inspect(URL)
 
 
+@pytest.mark.parametrize("endpoint", ["localhost:8080", "http://host:port", "http://me:secret@host", ""])
+def test_an_address_of_a_hub_that_is_none_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    with pytest.raises(UsageError, match="HF_ENDPOINT: expected http"):
+        distconv.inspect(URL)
+
+
+def test_a_token_that_no_header_can_hold_is_told(hub: HubFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_\u00e4secret")
+    with pytest.raises(ConversionError, match=r"HF_TOKEN.* has a sign that no token has") as caught:
+        distconv.inspect(URL)
+    assert "secret" not in str(caught.value)
+
+
 def test_a_hub_that_cannot_be_reached_is_named(hub: HubFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("distconv.storage.web.hub_api.FIRST_PATIENCE_SECONDS", 0.0)

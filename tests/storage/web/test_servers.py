@@ -10,7 +10,7 @@ import pytest
 import distconv
 from distconv.errors import ConversionError, InputError, UsageError
 from distconv.storage.base import read_range
-from distconv.storage.places import open_places, read_place
+from distconv.storage.places import open_places, read_local, read_output, read_place
 from distconv.storage.web.client import get_client
 from tests.checkpoints import write_checkpoint
 from tests.downloads import Files, serving
@@ -93,6 +93,17 @@ def test_shards_are_tried_to_the_first_that_is_missing(web: Serve, tmp_path: Pat
     _files, url = web(tmp_path)
     expected = tuple(f"consolidated.{number:02d}.pth" for number in range(there))
     assert open_places(url).list_names(url) == expected
+
+
+def test_a_server_with_a_page_for_every_name_is_told(web: Serve, tmp_path: Path) -> None:
+    files, url = web(tmp_path)
+    page = b'HTTP/1.1 206 Here\r\nETag: "page"\r\nContent-Range: bytes 0-0/9\r\nContent-Length: 1\r\n\r\n<'
+    # A test must end.
+    files.raw = lambda name, _wanted: (
+        page if "consolidated.999" not in name else b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"
+    )
+    with pytest.raises(InputError, match="does the server answer with a page for every name"):
+        open_places(url).list_folder(f"{url}/model")
 
 
 def test_a_folder_that_holds_nothing_known_is_none(web: Serve, tmp_path: Path) -> None:
@@ -180,6 +191,14 @@ def test_urls_that_cannot_be_read_are_refused_and_not_repeated(url: str, said: s
     with pytest.raises(UsageError, match=said) as refused:
         read_place(url)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["s3://", "S3://models/out", "s3:/models/out", "gs:///", "HF://me/model"])
+@pytest.mark.parametrize("read", [read_place, read_output, read_local])
+def test_what_was_meant_as_a_url_is_no_folder_of_this_host(read: Callable[[str], str], name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}: expected {name.partition(':')[0].lower()}:// in small"):
+        read(name)
+    assert read(f"./{name}") == f"./{name}"
 
 
 def test_a_url_is_asked_for_as_it_is_given_but_for_what_no_url_has(web: Serve, tmp_path: Path) -> None:
