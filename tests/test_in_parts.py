@@ -71,6 +71,7 @@ def interrupt(source: Path, output: Path, place: object, name: str) -> Journal:
     return read_journal(output)
 
 
+@pytest.mark.slow
 @given(
     name=st.sampled_from(["llama", "experts"]),
     whole=st.integers(0, 1 << 17),

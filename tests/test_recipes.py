@@ -218,6 +218,7 @@ def _find_codes(text: str) -> list[str]:
     return re.findall(r"^exit code \d+$", text, re.MULTILINE)
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     "title", [pytest.param(title, marks=[pytest.mark.slow] if title in SLOW else []) for title in PREPARED]
 )

@@ -97,6 +97,7 @@ def test_any_number_of_ray_workers_gives_the_same_bytes(
     assert read_bytes(tmp_path / "out") == inline
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_three_slots")
 def test_ray_workers_write_the_same_bytes_for_metas_code(
     transformers_model: Callable[[ModelSpec], Path], tmp_path: Path

@@ -26,6 +26,7 @@ def client(seaweed: Seaweed) -> Iterator[BaseClient]:
         yield made
 
 
+@pytest.mark.slow
 def test_an_upload_is_completed_only_where_nothing_is(client: BaseClient) -> None:
     parts = [os.urandom(5 << 20), os.urandom(9)]
     told = {"Bucket": "models", "Key": "folder/model.safetensors"}

@@ -118,7 +118,7 @@ def test_nothing_of_who_was_taken_for_dead_lands_in_a_successors_model(
     assert_clean(output)
 
 
-@pytest.mark.first(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload"])
 @pytest.mark.parametrize("after_effect", [False, True], ids=["before", "after"])
 def test_a_successor_goes_on_with_the_same_upload_and_makes_the_same_bytes(

@@ -170,6 +170,7 @@ def test_sixteen_shards_with_each_key_head_twice_become_eight_and_sixteen_again(
         assert all(torch.equal(shard[name], original[name]) for name in shard)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=share(24))
 @given(part_bytes=st.integers(300, 60_000), shards=st.sampled_from([1, 2, 4]))
 def test_the_size_of_parts_changes_no_byte(

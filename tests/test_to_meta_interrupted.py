@@ -99,7 +99,7 @@ def is_clean(output: Path) -> bool:
 
 
 # What fails may pass: reads are tried again after a while, so there are fewer of these.
-@pytest.mark.first(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "step"), [("writes", 7), ("reads", 200), pytest.param("reads", 9, marks=pytest.mark.slow)]
 )

@@ -383,6 +383,7 @@ def outcome(content: bytes, path: Path) -> tuple[str, float]:
     return message, time.process_time() - started
 
 
+@pytest.mark.slow
 def test_a_hostile_value_in_any_place_is_read_or_refused_at_once_and_changes_nothing(tmp_path: Path) -> None:
     good = save(tmp_path / "good.pth", make_state())
     before = read(good)
@@ -396,6 +397,7 @@ def test_a_hostile_value_in_any_place_is_read_or_refused_at_once_and_changes_not
         assert read(good) == before, name
 
 
+@pytest.mark.first(8)
 @pytest.mark.parametrize("name", VALUES)
 def test_a_pickle_of_any_size_takes_little_time_and_memory_and_never_ends_the_process(
     good: Path, name: str

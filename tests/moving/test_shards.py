@@ -131,6 +131,7 @@ WHOLES = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @same_bytes
 @given(
     WHOLES, st.integers(1, 5), st.sampled_from([1, 60, 1 << 20]), st.integers(1, 200) | st.none(),

@@ -244,7 +244,7 @@ def test_large_views_are_read_in_few_requests_and_about_once(
     assert (max(device.taken_bytes) <= 2 * (4 << 20)) or not plain
 
 
-@pytest.mark.first(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "stored", "dtype", "most_bytes"),
     [

@@ -169,6 +169,7 @@ def test_a_unit_for_which_the_gpu_had_no_memory_is_made_again(
     assert read_data(tmp_path / "cuda") == read_data(tmp_path / "host")
 
 
+@pytest.mark.slow
 def test_a_gpu_that_stays_full_is_said_once_and_leaves_nothing_that_looks_whole(
     checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

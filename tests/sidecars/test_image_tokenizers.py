@@ -107,6 +107,7 @@ def test_a_base_model_ends_text_and_an_instruct_model_turns(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generation", LARGEST)
 def test_metas_file_comes_back_byte_for_byte(folders, generation, llama_3_file, llama_4_file):
     source = llama_4_file if generation == "llama-4" else llama_3_file

@@ -92,6 +92,7 @@ def test_who_takes_scores_from_sentencepieces_file_gets_those_of_the_ids(
     assert own.encode(strings) == [fast.encode(string, add_special_tokens=False).ids for string in strings]
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["pieces_folder", "llama_3_folder"])
 def test_who_asks_the_config_whether_text_begins_with_a_token_is_told_so(
     name: str, request: pytest.FixtureRequest

@@ -86,6 +86,7 @@ def test_tiktoken_text_survives_encoding_and_decoding(llama_3_folder):
     assert found == strings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder_name", ["pieces_folder", "llama_3_folder"])
 def test_a_tokenizer_saved_and_loaded_again_gives_the_same_ids(folder_name, request, tmp_path):
     first = load(request.getfixturevalue(folder_name))
