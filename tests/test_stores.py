@@ -204,6 +204,32 @@ def test_who_is_killed_at_any_step_is_gone_on_with(
 
 
 @pytest.mark.first(1)
+@pytest.mark.parametrize(
+    "keys", [(JOURNAL,), pytest.param((JOURNAL, ".distconv.owner.*"), marks=pytest.mark.slow)]
+)
+def test_what_could_not_be_removed_at_the_end_goes_with_the_next_run(
+    checkpoint: Write, place: StoredPath, keys: tuple[str, ...]
+) -> None:
+    store, source, output = place.store, checkpoint(SPEC), place / "out"
+    assert isinstance(store, ObjectStore)
+    for key in keys:
+        store.fault(
+            Fault("error", "DeleteObject", f"models/{output.key}/{key}", code="AccessDenied", times=100)
+        )
+    with pytest.raises(PermissionError, match="AccessDenied"):
+        distconv.convert(source, output, max_shard_size=200_000)
+    assert looks_whole(output)
+    store.clear_faults()
+    before = read_chunks(output)
+    distconv.convert(source, output, max_shard_size=200_000)
+    assert read_chunks(output) == before
+    assert_clean(output)
+
+
+def read_chunks(folder: StoredPath) -> dict[str, str]:
+    return {name: etag for name, etag in folder.etags().items() if name.endswith(".safetensors")}
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_who_is_stopped_leaves_what_the_next_run_goes_on_with(
     checkpoint: Write, tmp_path: Path, place: StoredPath, number: int, code: int

@@ -11,7 +11,7 @@ from distconv.families.translate import Decisions
 from distconv.formats.plain_json import LIMIT_BYTES
 from distconv.moving.digests import ALGORITHM, ChunkDigests
 from distconv.moving.shared import UnfinishedFile
-from distconv.output.ownership import is_owned, is_owner_attempt, is_owner_file
+from distconv.output.ownership import is_owned, is_owner_file
 from distconv.output.receipt import read_receipt
 from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TRANSFORMERS, Target, is_partial
 from distconv.output.unfinished import read_unfinished
@@ -146,8 +146,8 @@ def _is_of(identity: Mapping[str, object], target: Target, family: str, source: 
 def is_recorded(storage: Storage, output: str, identity: dict[str, object]) -> bool:
     """Whether OUTPUT has the receipt of this very conversion, and is nobody's any more; only looks."""
     there = storage.list_names(output)
-    # Its owner is about to finish, or was killed as it did; perhaps while it gave the folder back, of which the rest has to go.
-    if RECEIPT_NAME not in there or is_owned(there) or any(map(is_owner_attempt, there)):
+    # Its owner is about to finish, or was killed or kept from it as it did: what is left of that has to go.
+    if RECEIPT_NAME not in there or is_owned(there) or any(map(is_partial, there)):
         return False
     try:
         return read_receipt(storage, join(output, RECEIPT_NAME)).identity == identity
