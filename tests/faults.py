@@ -157,9 +157,10 @@ def read_journal(output: AnyPath) -> Journal:
 def read_recorded(folder: AnyPath) -> set[str]:
     """Give the names of the chunks that an unfinished conversion's journal vouches for."""
     journal = folder / ".distconv.journal"
-    return (
-        {chunk["name"] for chunk in json.loads(journal.read_text())["chunks"]} if journal.exists() else set()
-    )
+    content = journal.read_text() if journal.exists() else ""
+    # Killed between a store's note in its place and the note's deletion, which counts as removed.
+    is_removed = not content or content.startswith("This file was removed.")
+    return set() if is_removed else {chunk["name"] for chunk in json.loads(content)["chunks"]}
 
 
 def looks_whole(folder: AnyPath) -> bool:

@@ -172,6 +172,7 @@ def test_shards_are_written_in_parts_that_a_store_takes(
         ("PutObject", ".distconv.owner.*"),
         ("UploadPart", "model-*"),
         ("CompleteMultipartUpload", "model.safetensors.index.json"),
+        ("CompleteMultipartUpload", JOURNAL),
         ("DeleteObject", JOURNAL),
         ("CompleteMultipartUpload", ".distconv.owner.*"),
         ("DeleteObject", ".distconv.owner.*"),
