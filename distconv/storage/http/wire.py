@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from distconv.errors import UsageError
 from distconv.storage.base import Buffer
+from distconv.storage.http.address import split_address
 
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
@@ -141,15 +142,13 @@ def _make_connection(place: tuple[str, str], context: ssl.SSLContext | None) -> 
     proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get("https")
     if not proxy:
         return http.client.HTTPSConnection(host, timeout=_CONNECT_SECONDS, context=context)
-    try:
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        port = parts.port or 80
-    except ValueError:
-        parts, port = urlsplit(""), 0
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    parts = split_address(proxy if "://" in proxy else f"http://{proxy}")
+    if parts is None:
         # It may have a password.
         raise UsageError("HTTPS_PROXY: expected http://[USER:PASSWORD@]HOST[:PORT]")
-    connection = http.client.HTTPSConnection(parts.hostname, port, timeout=_CONNECT_SECONDS, context=context)
+    connection = http.client.HTTPSConnection(
+        parts.hostname or "", parts.port or 80, timeout=_CONNECT_SECONDS, context=context
+    )
     user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
     basic = f"Basic {base64.b64encode(user.encode()).decode()}"
     connection.set_tunnel(host, headers={"Proxy-Authorization": basic} if parts.username else {})

@@ -4,9 +4,9 @@ import posixpath
 import re
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 from distconv.errors import UsageError
+from distconv.storage.http.address import split_address
 
 SCHEME = "s3://"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -34,12 +34,8 @@ class Place:
 
 def check_endpoint(url: str) -> None:
     """Raise UsageError, which does not show the URL, where it is no endpoint."""
-    try:
-        parts = urlsplit(url)
-        is_sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_sound = False
-    if not is_sound or "@" in parts.netloc or parts.query:
+    parts = split_address(url)
+    if parts is None or "@" in parts.netloc or parts.query:
         raise UsageError("endpoint: expected http(s)://HOST[:PORT] without a user, a password or a query")
 
 

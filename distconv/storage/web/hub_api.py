@@ -4,10 +4,11 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from distconv.errors import UsageError
 from distconv.storage.base import Entry
+from distconv.storage.http.address import split_address
 from distconv.storage.http.retry import persist
 from distconv.storage.web.client import FIRST_PATIENCE_SECONDS, PATIENCE_SECONDS
 from distconv.storage.web.hub_errors import explain, find_token
@@ -37,12 +38,8 @@ def find_endpoint() -> str:
     from huggingface_hub import constants
 
     endpoint = constants.ENDPOINT
-    try:
-        parts = urlsplit(endpoint)
-        is_sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_sound = False
-    if not is_sound or "@" in parts.netloc:
+    parts = split_address(endpoint)
+    if parts is None or "@" in parts.netloc:
         raise UsageError("HF_ENDPOINT: expected http(s)://HOST[:PORT] without a user or a password")
     return endpoint
 
