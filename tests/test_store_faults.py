@@ -19,7 +19,8 @@ from tests.stored import AnyPath, StoredPath, use_store
 from tests.test_stores import SPEC, share
 
 Write = Callable[[Spec], Path]
-ROUNDS = extent.share(8)
+ROUNDS = max(2, extent.share(8))
+"""One alone may be told as failed."""
 
 
 @pytest.fixture
@@ -53,5 +54,4 @@ def test_a_conversion_among_faults_is_whole_and_right_or_told_as_failed(
     distconv.convert(source, tmp_path / "expected", **options)  # type: ignore[arg-type]
     expected = digest_folder(tmp_path / "expected")
     found = convert_among_faults(source, outputs, store, expected, ROUNDS, os.getpid(), **options)
-    # Of few, each may be told as failed.
-    assert found["whole"] or not extent.THOROUGH
+    assert found["whole"]
