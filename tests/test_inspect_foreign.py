@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -98,3 +98,36 @@ def test_what_torch_saved_of_another_family_is_compared_by_its_own_checksums(fol
     content[content.index(largest) + 9] ^= 1
     (folder / "pytorch_model.bin").write_bytes(content)
     assert "CRC32" in "".join(distconv.check(folder).findings)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "words"),
+    [
+        ({}, "neither tokenizer.model nor tokenizer.json"),
+        (
+            {"tokenizer.json": '{"model": {"type": "BPE", "byte_fallback": true, "vocab": {}}}'},
+            "the BPE of a sentencepiece",
+        ),
+    ],
+)
+def test_of_a_llama_whose_tokenizer_metas_code_cannot_have_that_is_noted(
+    tmp_path: Path, tokenizer: Mapping[str, str], words: str
+) -> None:
+    folder = tmp_path / "model"
+    make_model("llama").save_pretrained(folder)
+    for name, text in tokenizer.items():
+        (folder / name).write_text(text)
+    found = distconv.inspect(folder).to_json()
+    assert found["architectures"] == ["LlamaForCausalLM"]
+    report = distconv.check(folder)
+    assert report.ok
+    for notes in (found["notes"], report.notes):
+        assert any(words in note for note in notes)
+    with pytest.raises(distconv.DistconvError, match=words):
+        distconv.convert(folder, tmp_path / "out", to="meta", shards=1)
+
+
+def test_a_llama_whose_tokenizer_cannot_be_read_is_not_as_it_should_be(tmp_path: Path) -> None:
+    make_model("llama").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    assert any("tokenizer.json" in finding for finding in distconv.check(tmp_path).findings)

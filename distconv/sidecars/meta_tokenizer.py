@@ -23,6 +23,10 @@ _LEGACY_NAME = "added_tokens.json"
 _MOST_SHOWN = 5
 
 
+class NoMetaTokenizerError(InputError):
+    """What a folder has of a tokenizer, Meta's code cannot have; nothing is wrong with the folder."""
+
+
 @dataclass(frozen=True, slots=True)
 class MetaTokenizer:
     """tokenizer.model, and what the folder's tokenizer has beyond it."""
@@ -51,7 +55,7 @@ def make_meta_tokenizer(
     elif parsed:
         content = make_rank_file(path, parsed)
     else:
-        raise InputError(f"{folder}: neither {TOKENIZER_NAME} nor {_TABLE_NAME}; {_ADVICE}")
+        raise NoMetaTokenizerError(f"{folder}: neither {TOKENIZER_NAME} nor {_TABLE_NAME}; {_ADVICE}")
     vocabulary = make_vocabulary(path, content, _tell_special_count(parsed))
     beyond = {number: text for number, text in added.items() if number >= vocabulary.size}
     notes = _note_renamed(path, vocabulary, added) if isinstance(vocabulary, RankVocabulary) else ()
@@ -67,9 +71,11 @@ def make_rank_file(path: str, parsed: Mapping[str, object]) -> bytes:
     model = parsed.get("model")
     found = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(found, dict) or model.get("type") not in {None, "BPE"}:
-        raise InputError(f"{path}: no BPE with a vocabulary, expected that of Llama 3 or 4; {_ADVICE}")
+        raise NoMetaTokenizerError(
+            f"{path}: no BPE with a vocabulary, expected that of Llama 3 or 4; {_ADVICE}"
+        )
     if model.get("byte_fallback") is True or "▁" in found:
-        raise InputError(
+        raise NoMetaTokenizerError(
             f"{path}: the BPE of a sentencepiece model, whose scores tokenizer.json does not have; {_ADVICE}"
         )
     tokens = _read_tokens(path, found)
@@ -78,7 +84,7 @@ def make_rank_file(path: str, parsed: Mapping[str, object]) -> bytes:
     make_rank_vocabulary(path, content)
     _check_merges(path, found, model.get("merges"), tokens)
     if _tell_special_count(parsed) is None or parsed.get("normalizer") is not None:
-        raise InputError(
+        raise NoMetaTokenizerError(
             f"{path}: text is cut before it is merged in another way than Llama 3 and 4 do; {_ADVICE}"
         )
     return content
@@ -147,13 +153,15 @@ def _read_tokens(path: str, found: Mapping[str, object]) -> list[bytes]:
         number: text for text, number in found.items() if isinstance(number, int) and 0 <= number < len(found)
     }
     if len(texts) != len(found):
-        raise InputError(f"{path}: ids are not those from 0 to {len(found) - 1:,}, each once; {_ADVICE}")
+        raise NoMetaTokenizerError(
+            f"{path}: ids are not those from 0 to {len(found) - 1:,}, each once; {_ADVICE}"
+        )
     tokens = []
     for rank in range(len(texts)):
         try:
             tokens.append(bytes(values[sign] for sign in texts[rank]))
         except KeyError:
-            raise InputError(
+            raise NoMetaTokenizerError(
                 f"{path}: token {rank:,} ({texts[rank]!r:.40}) is not written in bytes, as a BPE of Llama 3 is; {_ADVICE}"
             ) from None
     return tokens
@@ -168,7 +176,7 @@ def _check_merges(path: str, found: Mapping[str, object], merges: object, tokens
     if numbers != expected:
         wrong = len(set(expected) ^ {*numbers})
         how = f"{wrong:,} of them too many or too few" if wrong else "they are in another order"
-        raise InputError(
+        raise NoMetaTokenizerError(
             f"{path}: its {len(pairs):,} merges are not those that follow from ranks ({how}): "
             f"Meta's code would give other ids; {_ADVICE}"
         )

@@ -21,7 +21,7 @@ from distconv.storage.base import Storage, join
 from distconv.verbs.options import Options
 from distconv.verbs.sources import open_meta
 from distconv.verbs.trained_input import find_trained_files, take_like
-from distconv.verbs.transformers_model import read_model, tell_foreign
+from distconv.verbs.transformers_model import read_any_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,11 @@ def look_at_model(storage: Storage, options: Options) -> Work:
     files = find_transformers_files(storage, options.source)
     findings: list[str] = []
     find_names: FindNames = find_transformers_names
+    foreign = None
     try:
-        if tell_foreign(storage, files) is None:
-            read_model(storage, files, family=options.family)
-        else:
-            find_names = keep_names
+        model = read_any_model(storage, files, family=options.family)
+        if isinstance(model, str):
+            foreign, find_names = model, keep_names
             read_transformers_catalog(storage, files, find_names)
     except InputError as error:
         findings += str(error).splitlines()
@@ -111,9 +111,9 @@ def look_at_model(storage: Storage, options: Options) -> Work:
             bare.append(path)
     compared = "headers and index" if find_names is keep_names else f"headers, index and {CONFIG_NAME}"
     notes = [_note_bare(storage, files.folder, bare, compared)] if bare else []
-    if find_names is keep_names:
+    if foreign is not None:
         notes.append(
-            f"{files.folder}: of a model that Meta's layout has no place for, tensors are not compared with {CONFIG_NAME} "
+            f"{foreign}; of a model that cannot be brought into Meta's layout tensors are not compared with {CONFIG_NAME} "
             f"here; `distconv verify {files.folder}` does"
         )
     return Work(tasks, findings, notes, len(bare))

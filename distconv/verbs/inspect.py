@@ -26,7 +26,7 @@ from distconv.verbs.reports import Report
 from distconv.verbs.sources import open_meta
 from distconv.verbs.tables import Table
 from distconv.verbs.trained_input import find_beside, find_trained_files, take_like
-from distconv.verbs.transformers_model import TransformersModel, read_model, tell_foreign
+from distconv.verbs.transformers_model import TransformersModel, read_any_model
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -84,12 +84,12 @@ def inspect(
 
 def _inspect_transformers(storage: Storage, options: Options) -> Inspection:
     files = find_transformers_files(storage, options.source, options.tokenizer)
-    foreign = tell_foreign(storage, files)
-    if foreign is None:
-        return _inspect_model(storage, read_model(storage, files, family=options.family))
+    model = read_any_model(storage, files, family=options.family)
+    if isinstance(model, TransformersModel):
+        return _inspect_model(storage, model)
     found, rows = describe_foreign(storage, files)
     note = f"{files.folder}: `to='meta'` is refused of this model; `distconv verify {files.folder}` proves whether it is whole"
-    return Inspection(found, rows, (*files.notes, foreign, note))
+    return Inspection(found, rows, (*files.notes, model, note))
 
 
 def _inspect_trained(storage: Storage, options: Options) -> Inspection:

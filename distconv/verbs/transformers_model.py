@@ -25,7 +25,12 @@ from distconv.sidecars.meta_config import MetaConfig, read_meta_config, refuse_f
 from distconv.sidecars.meta_images import is_image_config, read_image_config, to_params
 from distconv.sidecars.meta_params import make_params
 from distconv.sidecars.meta_parts import ImageConfig
-from distconv.sidecars.meta_tokenizer import MetaTokenizer, decide_rows, make_meta_tokenizer
+from distconv.sidecars.meta_tokenizer import (
+    MetaTokenizer,
+    NoMetaTokenizerError,
+    decide_rows,
+    make_meta_tokenizer,
+)
 from distconv.storage.base import Storage, read_small
 
 _MOST_FINDINGS = 20
@@ -93,21 +98,6 @@ class TransformersModel:
         return self.config.family.architecture == "llama" and _OUTPUT_NAME not in self.catalog.tensors
 
 
-def tell_foreign(storage: Storage, files: TransformersFiles) -> str | None:
-    """Say by config.json alone why Meta's layout has no place for a model; None of those that it may have one for.
-
-    InputError where that is no JSON object.
-    """
-    content = read_small(storage, files.config, SMALL_FILE_BYTES)
-    if is_image_config(files.config, content):
-        return None
-    try:
-        refuse_foreign(files.config, content)
-    except InputError as error:
-        return str(error)
-    return None
-
-
 def read_model(storage: Storage, files: TransformersFiles, *, family: str | None = None) -> TransformersModel:
     """Read config, tokenizer and all headers, and hold them against each other.
 
@@ -140,6 +130,25 @@ def read_model(storage: Storage, files: TransformersFiles, *, family: str | None
             f"{files.config}: ties the output to the embedding, and {_OUTPUT_NAME} is stored, which counts"
         )
     return TransformersModel(files, catalog, config, made, rows, tuple(notes))
+
+
+def read_any_model(
+    storage: Storage, files: TransformersFiles, *, family: str | None = None
+) -> TransformersModel | str:
+    """Read a model as ``read_model`` does; give the reason where Meta's layout has no place for it or its tokenizer.
+
+    What such a model holds is not looked at. InputError where config.json is no JSON object.
+    """
+    content = read_small(storage, files.config, SMALL_FILE_BYTES)
+    if not is_image_config(files.config, content):
+        try:
+            refuse_foreign(files.config, content)
+        except InputError as error:
+            return str(error)
+    try:
+        return read_model(storage, files, family=family)
+    except NoMetaTokenizerError as error:
+        return str(error)
 
 
 def _check_tensors(
