@@ -83,7 +83,9 @@ def torture_inline(
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             code = process.wait()
-        done += code == -signal.SIGKILL
+        if code == -signal.SIGKILL:
+            done += 1
+            whole_seconds *= 1.1
         if code not in {0, -signal.SIGKILL}:
             message = f"ended with {code}"
             raise AssertionError(message)
@@ -92,6 +94,7 @@ def torture_inline(
             check_equal(expected, output)
             ended += 1
             output = place / f"output{len(options)}-{ended}"
+            whole_seconds *= 0.8  # the machine may have become faster: kills are wanted
         elif looks_whole(output):
             check_tensors(expected, output)
     before = recorded_stamps(output)

@@ -3,12 +3,13 @@
 In memory some models hold tensors in one that are saved apart, as the experts of a mixture.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any
 
 from distconv.errors import InputError
-from distconv.sidecars.apart import ask, make_question
+from distconv.sidecars.apart import Answerer, ask, is_asked_here, make_question, start_answerer
 
 Shape = tuple[int, ...]
 
@@ -56,19 +57,37 @@ class Architecture:
     """In memory: names of tensors that are others, by which of the two is saved."""
 
 
-def read_architecture(path: str, config: Mapping[str, object], shapes: Mapping[str, Shape]) -> Architecture:
+_last: dict[str, Architecture] = {}
+"""By the question, what was asked last: it is the same for all steps of a run."""
+
+
+@contextlib.contextmanager
+def expect_architecture() -> Iterator[Answerer | None]:
+    """Start what ``read_architecture`` asks; None where nothing is gained, as something was asked before."""
+    if _last or is_asked_here():
+        yield None
+    else:
+        with start_answerer() as answerer:
+            yield answerer
+
+
+def read_architecture(
+    path: str, config: Mapping[str, object], shapes: Mapping[str, Shape], answerer: Answerer | None = None
+) -> Architecture:
     """Have the model made that a config.json describes; ``shapes`` are those of INPUT's tensors.
 
     InputError where that cannot be done.
     """
     _refuse_foreign(path, config)
-    return _read(path, make_question("saves", config, shapes, _TENSORS))
+    question = make_question("saves", config, shapes, _TENSORS)
+    if question not in _last:
+        found = _make(ask(path, question, answerer))
+        _last.clear()
+        _last[question] = found
+    return _last[question]
 
 
-@lru_cache(maxsize=1)
-def _read(path: str, question: str) -> Architecture:
-    """Ask once for what a conversion reads again at its end, and for all steps of a run."""
-    found = ask(path, question)
+def _make(found: dict[str, Any]) -> Architecture:
     saved = {
         name: Saved(tuple(shape), memory, tuple(first), tuple(axes))
         for name, (shape, memory, first, axes) in found["saved"].items()

@@ -14,12 +14,13 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from distconv.errors import InputError, Stopped
 from distconv.layout.dtypes import contiguous_strides
 from distconv.sidecars.lean_torch import leave_out_of_torch
-from distconv.sidecars.meta_device import empty_model
+from distconv.sidecars.meta_device import empty_model, import_usual_model
 from distconv.sidecars.settings import take_settings
 
 if TYPE_CHECKING:
@@ -189,9 +190,12 @@ def main() -> None:
     # Others' code may write there.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    kind, config, shapes, least_tensors = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_asker, daemon=True).start()
+    questions: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_read_question, args=(questions,), daemon=True).start()
+    # Who asks may have started this before there was a question.
     leave_out_of_torch()
+    import_usual_model()
+    kind, config, shapes, least_tensors = json.loads(questions.get())
     answer = look(kind, config, {name: tuple(shape) for name, shape in shapes.items()}, least_tensors)
     out.write(json.dumps(answer))
     out.flush()
@@ -199,8 +203,11 @@ def main() -> None:
     os._exit(0)
 
 
-def _end_with_asker() -> None:
-    sys.stdin.buffer.read()
+def _read_question(questions: "SimpleQueue[bytes]") -> None:
+    """Take what is asked, and end with whoever asked it."""
+    if question := sys.stdin.buffer.readline():
+        questions.put(question)
+        sys.stdin.buffer.read()
     os._exit(1)
 
 

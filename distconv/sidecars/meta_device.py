@@ -23,6 +23,11 @@ def empty_model(settings: dict[str, object], tensors: int) -> Iterator["PreTrain
         yield _make_model(settings)
 
 
+def import_usual_model() -> None:
+    """Import what most questions take: the makers of models, and Llama's."""
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel  # noqa: F401
+
+
 def _make_model(settings: dict[str, object]) -> "PreTrainedModel":
     import torch
     import transformers

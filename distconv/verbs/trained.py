@@ -14,7 +14,7 @@ from distconv.humanize import list_some, shorten
 from distconv.layout.dtypes import STORABLE, DType
 from distconv.layout.files import OutputTensor
 from distconv.layout.tensors import Digit, Tensor, cut, regroup
-from distconv.sidecars.architecture import Architecture, Saved, read_architecture
+from distconv.sidecars.architecture import Architecture, Saved
 from distconv.storage.base import Storage
 from distconv.verbs.like import Like
 
@@ -106,15 +106,13 @@ def _drop_axis(tensor: Tensor, axis: int) -> Tensor:
 
 
 def read_trained(
-    storage: Storage, files: TrainedFiles, like: Like, *, dialect: str | None = None
+    storage: Storage, files: TrainedFiles, like: Like, architecture: Architecture, dialect: str | None
 ) -> TrainedModel:
     """Find the model's tensors among INPUT's, and hold them against what a model of ``like``'s config takes.
 
     Tensors that INPUT lacks are taken from ``like`` where its weights were asked for. Raises InputError with all that is wrong
     of one kind.
     """
-    shapes = {name: tensor.shape for name, tensor in files.tensors.items()}
-    architecture = read_architecture(like.config_path, like.config, shapes)
     refuse_unreadable(files.folder, _list_strange(files, architecture))
     chosen = choose_dialect(files.tensors, dialect)
     counts = None if chosen is None else _count_heads(chosen, like, architecture)

@@ -14,6 +14,8 @@ from distconv.formats.safetensors.ranks import find_rank_folders, find_weight_fo
 from distconv.formats.views import TensorView
 from distconv.output.descriptions import telling_unfinished
 from distconv.output.identity import InputFiles
+from distconv.sidecars.apart import Answerer
+from distconv.sidecars.architecture import Architecture, expect_architecture, read_architecture
 from distconv.storage.base import Storage, is_folder, join
 from distconv.verbs.collector import held_collector
 from distconv.verbs.like import Like, read_like
@@ -44,6 +46,7 @@ class TrainedInput:
 
     files: TrainedFiles
     like: Like
+    architecture: Architecture
     dialect: str | None
 
     def list_files(self) -> InputFiles:
@@ -59,7 +62,7 @@ class TrainedInput:
     def read(self, storage: Storage) -> TrainedModel:
         """Read where the model's tensors lie, see ``read_trained``."""
         with held_collector():
-            return read_trained(storage, self.files, self.like, dialect=self.dialect)
+            return read_trained(storage, self.files, self.like, self.architecture, self.dialect)
 
     def _read_views(self, storage: Storage) -> Iterable[TensorView]:
         with held_collector():
@@ -111,10 +114,13 @@ def find_trained_files(storage: Storage, options: Options) -> TrainedFiles:
 
 def find_trained(storage: Storage, options: Options) -> TrainedInput:
     """Find INPUT and the model that it is like."""
-    return take_like(storage, options, find_trained_files(storage, options))
+    with expect_architecture() as answerer:
+        return take_like(storage, options, find_trained_files(storage, options), answerer)
 
 
-def take_like(storage: Storage, options: Options, files: TrainedFiles) -> TrainedInput:
+def take_like(
+    storage: Storage, options: Options, files: TrainedFiles, answerer: Answerer | None = None
+) -> TrainedInput:
     """Find the model that INPUT is like, which lies beside it where --like does not say otherwise.
 
     UsageError for what only Meta's checkpoints have to be told, as config and tokenizer come from that model.
@@ -134,7 +140,9 @@ def take_like(storage: Storage, options: Options, files: TrainedFiles) -> Traine
         )
     with telling_unfinished(storage, folder):
         like = read_like(storage, folder, weights=options.fill_from_like)
-    return TrainedInput(files, like, options.dialect)
+    shapes = {name: tensor.shape for name, tensor in files.tensors.items()}
+    architecture = read_architecture(like.config_path, like.config, shapes, answerer)
+    return TrainedInput(files, like, architecture, options.dialect)
 
 
 def find_beside(storage: Storage, source: str, folder: str) -> str | None:

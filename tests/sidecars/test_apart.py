@@ -1,11 +1,14 @@
 """What Transformers is asked, a process of its own answers: the same, out of the way, and no longer than somebody waits."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -148,6 +151,41 @@ def test_it_ends_with_whoever_waits_for_it(number: signal.Signals) -> None:
     assert asker.wait(timeout=60) != 0
     _gone, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
+
+
+@contextlib.contextmanager
+def start() -> Iterator[tuple[apart.Answerer, psutil.Process]]:
+    """Start what answers, and give its process as well."""
+    before = set(psutil.Process().children())
+    with apart.start_answerer() as answerer:
+        (process,) = set(psutil.Process().children()) - before
+        yield answerer, process
+
+
+@pytest.mark.parametrize("reason", [None, KeyboardInterrupt()])
+def test_one_that_was_started_and_is_asked_nothing_has_ended(reason: BaseException | None) -> None:
+    with contextlib.suppress(KeyboardInterrupt), start() as (_answerer, process):
+        if reason is not None:
+            raise reason
+    assert not process.is_running()
+
+
+def test_one_that_has_ended_before_it_is_asked_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "_MODULE", "distconv.nothing")
+    with start() as (answerer, process):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        with pytest.raises(ConversionError, match=r"config.json: the process .* ended with 1 \(.*No module"):
+            answerer.answer("config.json", "[]")
+
+
+@pytest.mark.usefixtures("alone")
+def test_one_that_is_started_beforehand_answers_the_same() -> None:
+    question = apart.make_question("saves", SIZES | {"model_type": "llama"}, SHAPES, 4096)
+    with start() as (answerer, process):
+        answer = apart.ask("config.json", question, answerer)
+    assert not process.is_running()
+    assert answer == apart.ask("config.json", question)
 
 
 def test_whoever_asks_imports_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
