@@ -159,8 +159,11 @@ def read_recorded(folder: AnyPath) -> set[str]:
     journal = folder / ".distconv.journal"
     content = journal.read_text() if journal.exists() else ""
     # Killed between a store's note in its place and the note's deletion, which counts as removed.
-    is_removed = not content or content.startswith("This file was removed.")
-    return set() if is_removed else {chunk["name"] for chunk in json.loads(content)["chunks"]}
+    if not content or content.startswith("This file was removed."):
+        return set()
+    found = json.loads(content)
+    # A file that is both was about to be committed, or just was.
+    return {chunk["name"] for chunk in found["chunks"]} - found.get("unfinished", {}).keys()
 
 
 def looks_whole(folder: AnyPath) -> bool:
