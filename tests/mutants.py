@@ -90,6 +90,7 @@ def run(folder: Path, names: Sequence[str], processes: int, memory_bytes: int) -
     command = [sys.executable, "-P", script, "--max-children", str(processes), *names]
     with tempfile.TemporaryDirectory(prefix="distconv-mutants-", ignore_cleanup_errors=True) as temporary:
         own = {"PYTHONPATH": str(folder / "mutants"), "OMP_NUM_THREADS": "1", "TMPDIR": temporary}
+        own["DISTCONV_TESTS_FOLDERS"] = temporary  # what takes long to make is the same for all mutants
         return subprocess.run(command, cwd=folder, env=os.environ | own, check=False).returncode
 
 

@@ -307,7 +307,7 @@ def test_a_transformers_folder_without_a_word_on_the_way_is_pointed_to_it(
         (("convert", "{in}", "{out}", "--shards", "2"), "it needs --to meta"),
         (("plan", "{in}", "--shards", "2"), "it needs --to meta"),
         (("convert", "{hf}", "{out}", "--to", "meta", "--shards", "0"), "not in the range"),
-        (("convert", "{hf}", "{out}", "--to", "meta", "--shards", "101"), "expected 1 to 100"),
+        (("convert", "{hf}", "{out}", "--to", "meta", "--shards", "101"), "shards 101: expected a number, 1 to 100"),
         (("plan", "{hf}", "--to", "meta", "--shards", "3"), "Meta's code cannot divide among them"),
         (("convert", "{in}", "{out}", "--to", "gguf"), "'gguf' is not one of 'transformers', 'meta'"),
         (("verify", "{in}", "--generate", "Once"), "text is continued by Transformers"),

@@ -61,6 +61,18 @@ def test_all_steps_of_a_run_are_converted_and_only_what_is_new_is_done_again(
     assert digest_folder(tmp_path / "out/step-900") == before
 
 
+def test_a_link_to_a_step_and_what_is_hidden_are_no_steps(run: Run, folders: Path, tmp_path: Path) -> None:
+    source = run(step_900="rows", step_1000="grid")
+    (source / "latest").symlink_to("step-1000")
+    shutil.copytree(folders / "hybrid", source / ".step-1100.saving")
+    shutil.copytree(folders / "hybrid", tmp_path / "other")
+    (source / "step-800").symlink_to(tmp_path / "other")
+    ended = call(["convert", source, tmp_path / "out", "--each", "--like", folders / "llama-hf"])
+    assert ended.returncode == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"step-800", "step-900", "step-1000"}
+    assert f"note: {source}: latest: another name of step-1000, left out" in ended.stderr
+
+
 def test_a_broken_step_is_named_and_keeps_no_other_from_it(run: Run, folders: Path, tmp_path: Path) -> None:
     source = run(step_1="rows", step_2="grid", step_3="hybrid")
     lost = source / "step-2/__0_0.distcp"

@@ -30,7 +30,7 @@ class Cluster:
     def __post_init__(self) -> None:
         """Refuse what no Ray could give, with UsageError."""
         if self.workers is not None and not (is_whole(self.workers) and self.workers >= 1):
-            raise UsageError(f"workers {self.workers}: expected at least 1")
+            raise UsageError(f"workers {self.workers!r}: expected a number, at least 1")
         if not 0 < self.gpus <= 1:
             raise UsageError(f"{self.gpus:g} GPUs a worker: expected more than 0 and at most 1")
         for name, amount in self.resources.items():

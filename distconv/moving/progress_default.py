@@ -3,11 +3,23 @@
 import importlib.util
 import sys
 
+from distconv.errors import UsageError
 from distconv.moving.progress import Progress, SilentProgress
 
 
-def choose_default_progress() -> Progress:
-    """Give a bar to a notebook, or lines where it lacks ipywidgets; scripts and shells stay silent."""
+def take_progress(given: Progress | None) -> Progress:
+    """Give what was given, or a bar to a notebook, lines where it lacks ipywidgets; scripts and shells stay silent.
+
+    UsageError for what cannot be told anything.
+    """
+    if given is not None:
+        lacking = [name for name in dir(SilentProgress) if name[0] != "_" and not hasattr(given, name)]
+        if lacking:
+            raise UsageError(
+                f"`progress={given!r:.60}`: has no {', '.join(lacking)}; give an object as distconv.Progress is, "
+                "LineProgress(print) for one"
+            )
+        return given
     if not _is_notebook():
         return SilentProgress()
     if importlib.util.find_spec("ipywidgets") is None:

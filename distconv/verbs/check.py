@@ -11,7 +11,7 @@ from distconv.errors import InputError
 from distconv.formats.meta.checklist import compare_crc32, compare_md5
 from distconv.humanize import format_count, pluralise
 from distconv.moving.progress import Progress
-from distconv.moving.progress_default import choose_default_progress
+from distconv.moving.progress_default import take_progress
 from distconv.storage.base import PathLike, Storage
 from distconv.storage.parallel import map_at_once
 from distconv.storage.places import read_place
@@ -83,7 +83,7 @@ def check(
         params=read_place_or_none(params), like=read_place_or_none(like), dialect=dialect,
         fill_from_like=fill_from_like, endpoint_url=endpoint_url,
     )  # fmt: skip
-    return check_input(options, progress or choose_default_progress())
+    return check_input(options, take_progress(progress))
 
 
 def check_input(options: Options, progress: Progress) -> CheckReport:

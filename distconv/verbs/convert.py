@@ -11,7 +11,7 @@ from distconv.layout.units import Unit
 from distconv.moving.executor import Cluster, forget
 from distconv.moving.job import Job, Preconditions, Receipt
 from distconv.moving.progress import Progress, Stopwatch
-from distconv.moving.progress_default import choose_default_progress
+from distconv.moving.progress_default import take_progress
 from distconv.moving.running import run_units
 from distconv.moving.trace import RunCharts, sum_requests, summarise
 from distconv.output.identity import Source, make_identity, refuse_overlap
@@ -67,7 +67,7 @@ def convert(
         check=check, verify=verify, overwrite=overwrite, ignore_free_space=ignore_free_space, trace=trace,
         report=report, endpoint_url=endpoint_url, cluster=Cluster(address, workers, gpus_per_worker, worker_resources or {}),
     )  # fmt: skip
-    return run(options, progress or choose_default_progress())
+    return run(options, take_progress(progress))
 
 
 def run(options: Options, progress: Progress) -> ConversionReport:

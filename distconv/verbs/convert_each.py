@@ -1,6 +1,7 @@
 """Convert all checkpoints of a run, each into a folder of its own; the same command again goes on."""
 
 import os
+import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -120,10 +121,13 @@ def _list_steps(storage: Storage, options: Options, progress: Progress) -> list[
         )
     found: list[str] = []
     unfinished: list[str] = []
-    for entry in storage.list_folder(options.source):
-        one = replace(options, source=join(options.source, entry.name))
-        if entry.is_folder and is_trained(storage, one):
-            (unfinished if is_being_saved(storage, one) else found).append(entry.name)
+    for name, links in _find_steps(storage, options).items():
+        is_unfinished = is_being_saved(storage, replace(options, source=join(options.source, name)))
+        (unfinished if is_unfinished else found).append(name)
+        if links and not is_unfinished:
+            progress.note(
+                f"note: {options.source}: {list_some(links, _MOST_SHOWN)}: another name of {name}, left out"
+            )
     if unfinished:
         left = (
             f"{options.source}: {list_some(sorted(unfinished, key=by_numbers), _MOST_SHOWN)}: no .metadata, which is written last: "
@@ -138,3 +142,19 @@ def _list_steps(storage: Storage, options: Options, progress: Progress) -> list[
             f"{options.source}: no trainer's checkpoint directly below it; {describe_folder(storage, options.source)}"
         )
     return sorted(found, key=by_numbers)
+
+
+def _find_steps(storage: Storage, options: Options) -> dict[str, list[str]]:
+    """Give the names of checkpoints, each with its other names here, as a link to the latest one is."""
+    alike: dict[str, list[str]] = {}
+    for entry in storage.list_folder(options.source):
+        one = replace(options, source=join(options.source, entry.name))
+        # A hidden one is a trainer's while it saves, or a tool's.
+        if entry.is_folder and not entry.name.startswith(".") and is_trained(storage, one):
+            alike.setdefault(storage.real_path(one.source), []).append(entry.name)
+    steps = {}
+    for real, names in alike.items():
+        own = posixpath.basename(real)
+        name = own if own in names else min(names, key=by_numbers)
+        steps[name] = sorted(set(names) - {name})
+    return steps

@@ -27,7 +27,7 @@ from distconv.errors import InputError, UsageError
 from distconv.formats.meta.checklist import Listed
 from distconv.humanize import format_count, format_size
 from distconv.moving.progress import Progress
-from distconv.moving.progress_default import choose_default_progress
+from distconv.moving.progress_default import take_progress
 from distconv.output.acquisition import owned
 from distconv.output.room import refuse_full
 from distconv.storage.base import PathLike, join
@@ -106,7 +106,7 @@ def download(
     if not releases:
         raise UsageError("no model was named; give for instance 7B or Llama-3.1-8B-Instruct")
     link = read_link(url)
-    progress = progress or choose_default_progress()
+    progress = take_progress(progress)
     storage = LocalStorage()
     place = read_local(to)
     storage.make_folder(place)

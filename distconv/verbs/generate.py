@@ -4,7 +4,7 @@ from typing import Any
 
 from distconv.errors import InputError, OutputError, UsageError
 from distconv.moving.progress import Progress
-from distconv.moving.progress_default import choose_default_progress
+from distconv.moving.progress_default import take_progress
 from distconv.output.descriptions import describe_unfinished
 from distconv.output.receipt import find_target
 from distconv.output.targets import META
@@ -63,7 +63,7 @@ def generate(
     if shown is not None:
         refuse_blind(path)
     refuse_wordless(path)
-    told = progress or choose_default_progress()
+    told = take_progress(progress)
     told.note("loading the model")
     tokenizer = _load_tokenizer(path)
     model = _load(path, told, sees=shown is not None)

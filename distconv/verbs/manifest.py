@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from distconv.humanize import format_count, format_size
 from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
-from distconv.moving.progress_default import choose_default_progress
+from distconv.moving.progress_default import take_progress
 from distconv.output.manifest import Manifest
 from distconv.storage.base import PathLike, write_small
 from distconv.storage.places import read_place, read_small_output
@@ -78,6 +78,6 @@ def manifest(
     storage = open_storage(options)
     cluster = choose_cluster(options)
     found = open_tensors(storage, options, cluster)
-    made = digest_tensors(storage, found.tensors, progress or choose_default_progress(), cluster)
+    made = digest_tensors(storage, found.tensors, take_progress(progress), cluster)
     write_small(storage, options.output, made.to_bytes())
     return ManifestReport(options.source, options.output, made, found.notes)

@@ -67,7 +67,7 @@ class Options:
                 "`fill_from_like=True` takes tensors from the folder that `like=` names: give that"
             )
         if self.shards is not None and not (is_whole(self.shards) and 1 <= self.shards <= MOST_SHARDS):
-            raise UsageError(f"shards {self.shards}: expected 1 to {MOST_SHARDS}")
+            raise UsageError(f"shards {self.shards!r}: expected a number, 1 to {MOST_SHARDS}")
 
 
 def open_storage(options: Options, *beside: str | None) -> Storage:

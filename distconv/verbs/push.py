@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from distconv.errors import ConversionError, DistconvError, OutputError, UsageError
 from distconv.moving.progress import Progress
-from distconv.moving.progress_default import choose_default_progress
+from distconv.moving.progress_default import take_progress
 from distconv.output.findings import Depth
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.proof import prove
@@ -76,7 +76,7 @@ def push(
     depth = Depth.DATA if verify else Depth.STRUCTURE
     # Before the proof, so that what is sent is what was proved.
     before = _list_chunks(storage, output_path)
-    proof = prove(storage, output_path, depth, progress or choose_default_progress())
+    proof = prove(storage, output_path, depth, take_progress(progress))
     findings = [finding.words for finding in proof.findings]
     if proof.receipt is None and not findings:
         findings.append(

@@ -14,7 +14,7 @@ from pathlib import Path
 from distconv.errors import OutputError, UsageError, describe_missing_package
 from distconv.humanize import format_count
 from distconv.moving.progress import Progress
-from distconv.moving.progress_default import choose_default_progress
+from distconv.moving.progress_default import take_progress
 from distconv.output.findings import Depth
 from distconv.output.proof import prove
 from distconv.storage.base import PathLike
@@ -77,7 +77,7 @@ def sign(
         signer = sign_ec_key.Signer(Path(key))
     except (OSError, TypeError, ValueError) as error:
         raise UsageError(f"{os.fspath(key)}: {error}; expected {_KEYS}") from None
-    proof = prove(open_places(folder), folder, Depth.DATA, progress or choose_default_progress())
+    proof = prove(open_places(folder), folder, Depth.DATA, take_progress(progress))
     if proof.findings:
         raise OutputError(
             "\n".join((f"{folder}: not whole, and so not signed", *(found.words for found in proof.findings)))

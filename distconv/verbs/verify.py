@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from distconv.errors import InputError, UsageError
 from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
-from distconv.moving.progress_default import choose_default_progress
+from distconv.moving.progress_default import take_progress
 from distconv.output.findings import Depth
 from distconv.output.manifest import Manifest, make_manifest
 from distconv.output.proof import Proof, prove
@@ -51,9 +51,7 @@ def verify(
     check = None if signature is None or public_key is None else read_signature(signature, public_key)
     asked, path = name_for_workers(asked), None if card is None else read_small_output(card)
     storage = open_storage(asked, path)
-    report = _verify(
-        storage, asked, choose_cluster(asked), progress or choose_default_progress(), carded=path is not None
-    )
+    report = _verify(storage, asked, choose_cluster(asked), take_progress(progress), carded=path is not None)
     if check is not None:
         report = _add(report, check(asked.output))
     if path is not None:

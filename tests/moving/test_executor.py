@@ -51,9 +51,9 @@ def test_a_cluster_may_be_as_small_as_it_can_be() -> None:
     assert Cluster(resources={"disk": 1e-9, "cpu": 5.0}).resources == {"disk": 1e-9, "cpu": 5.0}
 
 
-@pytest.mark.parametrize("workers", [0, -1])
+@pytest.mark.parametrize("workers", [0, -1, "2"])
 def test_fewer_than_one_worker_are_none(workers: int) -> None:
-    with pytest.raises(UsageError, match=f"workers {workers}: expected at least 1"):
+    with pytest.raises(UsageError, match=f"workers {workers!r}: expected a number, at least 1"):
         Cluster(workers=workers)
 
 
