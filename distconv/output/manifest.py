@@ -128,7 +128,8 @@ def _read(content: Mapping[str, object]) -> Manifest:
 def _read_row(name: str, row: Mapping[str, object]) -> Listed:
     dtype, shape = take(row, "dtype", str, name), take(row, "shape", list, name)
     check(dtype in DTYPES, f"dtype of {name:.80} is unknown")
-    check(all(type(extent) is int and extent >= 0 for extent in shape), f"shape of {name:.80}")
+    whole = all(type(extent) is int and extent >= 0 for extent in shape)
+    check(whole, f"shape of {name:.80} has what is no whole number, or less than 0")
     digest = take(row, ALGORITHM, str, name)
     check_digest(digest, XXH3, name)
     counts = {key: take(row, key, int, name) for key in ("nan", "infinite") if key in row}
