@@ -41,6 +41,7 @@ def found_with(*names: str, conversion: object = None) -> Found:
         (found_with(JOURNAL, conversion={key: value for key, value in IDENTITY.items() if key != "dtype"}), "another conversion (no `dtype=` before, `dtype='bfloat16'` now)"),
         (found_with(JOURNAL, conversion=IDENTITY | {"instruct": True, "distconv": "0.1", "tied": False, "kv_replication": None}), f"another conversion (version 0.1 before, {VERSION} now; `instruct=True` before, no `instruct=True` now; output layer tied no before, yes now; copies of each key head unknown before, 2 now)"),
         (found_with(JOURNAL, conversion=IDENTITY | {"dtype": "`\n", "max_shard_size": [], "family": 1}), "another conversion (`family=1` before, `family='llama-2'` now; `dtype=` '`\\n' before, `dtype='bfloat16'` now; `max_shard_size=` a list before, `max_shard_size='5B'` now)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"distconv": "'v'"}), f"another conversion (version \"'v'\" before, {VERSION} now)"),
         (found_with(JOURNAL, conversion=IDENTITY | {"source": None}), "another conversion (INPUT is another, or changed since: params.json)"),
         (found_with(JOURNAL, conversion=IDENTITY | {"source": {"params.json": 1}}), "another conversion (INPUT is another, or changed since: params.json)"),
         (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("dcb", 1)}), "another conversion (INPUT is another, or changed since: b, c, d)"),
@@ -50,6 +51,13 @@ def found_with(*names: str, conversion: object = None) -> Found:
 )  # fmt: skip
 def test_what_stands_in_the_way_is_told_by_its_difference(found: Found, words: str) -> None:
     assert describe_difference(found, IDENTITY) == words
+
+
+def test_what_has_no_name_for_people_is_told_by_its_own() -> None:
+    found = found_with(JOURNAL, conversion={"to": "transformers", "kind": "a", "files": {"b": 1}})
+    assert describe_difference(found, {"kind": "c", "files": {"b": 2}}) == (
+        "another conversion (kind a before, c now; files is another, or changed since: b)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
