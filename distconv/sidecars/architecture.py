@@ -80,11 +80,12 @@ def read_architecture(
     """
     _refuse_foreign(path, config)
     question = make_question("saves", config, shapes, _TENSORS)
-    if question not in _last:
+    found = _last.get(question)
+    if found is None:
         found = _make(ask(path, question, answerer))
         _last.clear()
         _last[question] = found
-    return _last[question]
+    return found
 
 
 def _make(found: dict[str, Any]) -> Architecture:

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from queue import SimpleQueue
@@ -205,9 +204,16 @@ def main() -> None:
 
 def _read_question(questions: "SimpleQueue[bytes]") -> None:
     """Take what is asked, and end with whoever asked it."""
-    if question := sys.stdin.buffer.readline():
-        questions.put(question)
-        sys.stdin.buffer.read()
+    # By nothing that Python closes when it ends: that would wait for this, and then abort.
+    content = b""
+    while not content.endswith(b"\n"):
+        more = os.read(0, 1 << 20)
+        if not more:
+            os._exit(1)
+        content += more
+    questions.put(content)
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 

@@ -179,6 +179,19 @@ def test_one_that_has_ended_before_it_is_asked_is_named(monkeypatch: pytest.Monk
             answerer.answer("config.json", "[]")
 
 
+@pytest.mark.parametrize("is_asked_first", [True, False])
+def test_one_whose_libraries_cannot_be_imported_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked_first: bool
+) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('undefined symbol: x')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with start() as (answerer, process):
+        while not is_asked_first and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        with pytest.raises(ConversionError, match=r"ended with 1 \(ImportError: undefined symbol: x\)"):
+            answerer.answer("config.json", "[]")
+
+
 @pytest.mark.usefixtures("alone")
 def test_one_that_is_started_beforehand_answers_the_same() -> None:
     question = apart.make_question("saves", SIZES | {"model_type": "llama"}, SHAPES, 4096)
