@@ -83,8 +83,8 @@ def find_files(
     if entry.is_folder and not notes and folder not in {source, join(source, ORIGINAL)}:
         notes += (f"the checkpoint is {folder}",)
     notes += note_adapters(storage, folder)
-    legal, legal_notes = find_legal(storage, *near[:2])
-    return SourceFiles(folder, shards, found_params, tokenizer, legal, (*notes, *legal_notes), scales)
+    legal = find_legal(storage, *near[:2])
+    return SourceFiles(folder, shards, found_params, tokenizer, legal, notes, scales)
 
 
 def _find_params(

@@ -18,25 +18,19 @@ def is_legal(name: str) -> bool:
     return _LEGAL.fullmatch(name) is not None
 
 
-def find_legal(storage: Storage, folder: str, parent: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Find the model's licence and policy; and notes on those nearby that may be somebody else's.
+def find_legal(storage: Storage, folder: str, parent: str) -> tuple[str, ...]:
+    """Find the model's licence and policy.
 
     What lies beside the shards is the model's, and so is what lies beside ``original/``. Any other
-    parent may be a project of its own, with a licence of its own.
+    parent may be a project of its own: what does not read like Meta's there is its own licence.
     """
     found = {name: join(folder, name) for name in _legal_names(storage, folder)}
-    notes = []
+    is_original = posixpath.basename(storage.real_path(folder)) == "original"
     for name in _legal_names(storage, parent):
         path = join(parent, name)
-        if name in found:
-            continue
-        if posixpath.basename(storage.real_path(folder)) == "original" or is_of_meta(storage, path):
+        if name not in found and (is_original or is_of_meta(storage, path)):
             found[name] = path
-        else:
-            notes.append(
-                f"{path}: not copied, it does not read like Meta's; put the model's own beside the shards"
-            )
-    return tuple(found[name] for name in sorted(found)), tuple(notes)
+    return tuple(found[name] for name in sorted(found))
 
 
 def _legal_names(storage: Storage, folder: str) -> list[str]:

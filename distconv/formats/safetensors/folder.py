@@ -83,7 +83,7 @@ def find_transformers_files(storage: Storage, source: str, tokenizer: str | None
     small = {name: join(folder, name) for name in SMALL_NAMES if name in names}
     if tokenizer is not None:
         small[TOKENIZER_NAME] = take_given(storage, tokenizer, TOKENIZER_NAME, "the tokenizer")
-    legal, notes = find_legal(storage, folder, find_parent(storage, folder))
+    legal = find_legal(storage, folder, find_parent(storage, folder))
     return TransformersFiles(
         folder,
         weights.paths,
@@ -91,7 +91,7 @@ def find_transformers_files(storage: Storage, source: str, tokenizer: str | None
         join(folder, CONFIG_NAME),
         small,
         legal,
-        (*weights.notes, *note_adapters(storage, folder), *notes),
+        (*weights.notes, *note_adapters(storage, folder)),
     )
 
 
