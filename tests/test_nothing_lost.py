@@ -166,7 +166,7 @@ def small_disk(mount: Callable[..., Path]) -> Path:
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
     checkpoint: Write, small_disk: Path
 ) -> None:
-    with pytest.raises(OutputError, match=r"needed, .* free; free .* or give a folder elsewhere"):
+    with pytest.raises(OutputError, match=r"needed .*, .* free; free .* or give a folder elsewhere"):
         convert(checkpoint(SPEC), small_disk / "out")
     assert list(small_disk.iterdir()) == []
 

@@ -90,7 +90,7 @@ Shards = Callable[[Spec, str, int], tuple[Path, Path]]
 def differences(output: Path, against: Path) -> tuple[str, ...]:
     """Give what is found; nothing is, or it is not right."""
     report = distconv.verify(output, against=against)
-    assert report.ok is not bool(report.differences)
+    assert report.ok is bool(report) is not bool(report.differences)
     return report.differences
 
 

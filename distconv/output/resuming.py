@@ -153,11 +153,10 @@ def _look_for_room(
     overwrite: bool,
 ) -> None:
     there = frozenset() if overwrite else find_finished(storage, output, plan.files)
-    needed_bytes = _SMALL_FILES_BYTES + sum(
-        chunk.size_bytes for chunk in plan.files if chunk.name not in there
-    )
+    needed_bytes = sum(chunk.size_bytes for chunk in plan.files if chunk.name not in there)
     replaced = find_replaced(storage, output, target) if overwrite else ()
     removed = [
         size for name, size in found.entries.items() if any(old.is_model_file(name) for old in replaced)
     ]
-    refuse_full(output, needed_bytes, free_bytes + found.left_bytes + sum(removed))
+    free_bytes += found.left_bytes + sum(removed)
+    refuse_full(output, needed_bytes, free_bytes, _SMALL_FILES_BYTES)

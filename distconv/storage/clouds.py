@@ -141,7 +141,9 @@ def _make_entry(name: str, meta: Mapping[str, object]) -> Entry:
 def _split(path: str) -> tuple[str, str, str]:
     match = _PATH.fullmatch(path)
     if match is None:
-        raise UsageError(f"{path}: expected gs://BUCKET/PREFIX or az://CONTAINER/PREFIX")
+        raise UsageError(
+            f"{path}: expected gs://BUCKET/PREFIX or az://CONTAINER/PREFIX, the first being of 2 letters, digits, dots, hyphens and underscores or more"
+        )
     return match["scheme"], match["bucket"], (match["key"] or "").strip("/")
 
 

@@ -1,10 +1,14 @@
 """What is at a path that a person gave, or what is wrong with that."""
 
+import contextlib
+import difflib
+import posixpath
 import re
 
 from distconv.errors import InputError
 from distconv.storage.base import Entry, Storage, is_folder, join
 
+_LIKENESS, _MOST_NAMES = 0.85, 4096
 _REPOSITORY = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*")
 
 
@@ -12,8 +16,21 @@ def find_given(storage: Storage, path: str) -> Entry:
     """Give what is at a path that a person gave; InputError where nothing is."""
     found = storage.find(path)
     if found is None:
-        raise InputError(f"{path}: no such file or folder{_describe_hub(storage, path)}")
+        raise InputError(
+            f"{path}: no such file or folder{_describe_hub(storage, path) or _name_near(storage, path)}"
+        )
     return found
+
+
+def _name_near(storage: Storage, path: str) -> str:
+    """Name what lies there under a name that looks much the same; a store may have any number of names."""
+    folder, name = posixpath.split(path.rstrip("/"))
+    names: tuple[str, ...] = ()
+    if "://" not in path:
+        with contextlib.suppress(OSError):  # nobody asked for it
+            names = storage.list_names(folder or ".")
+    near = difflib.get_close_matches(name, names[:_MOST_NAMES], 1, _LIKENESS)
+    return f"; did you mean {join(folder, near[0]) if folder else near[0]}?" if near else ""
 
 
 def _describe_hub(storage: Storage, path: str) -> str:

@@ -41,6 +41,10 @@ class CheckReport(Report):
         """Whether nothing is wrong."""
         return not self.findings
 
+    def __bool__(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.ok
+
     def to_json(self) -> dict[str, object]:
         """Give the same as plain values."""
         return {

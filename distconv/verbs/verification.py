@@ -35,6 +35,10 @@ class Verification(Report):
         """Whether nothing differs."""
         return not self.differences
 
+    def __bool__(self) -> bool:
+        """Whether nothing differs."""
+        return self.ok
+
     @property
     def _tensors(self) -> str:
         return f"{self.tensors} tensors{f' of {self.shards} shards' if (self.shards or 1) > 1 else ''}"

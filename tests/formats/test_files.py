@@ -350,10 +350,10 @@ def test_the_checkpoint_that_is_found_below_is_named(tmp_path: Path) -> None:
         assert find(tmp_path / path).notes == ()
 
 
-def test_a_name_that_is_the_hubs_is_told_how_the_hub_is_named(
+def test_where_nothing_is_a_name_of_the_hub_or_one_that_is_near_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make(tmp_path, "runs/step-1/model.pt")
+    make(tmp_path, "runs/step-1/model.pt", "Llama-2-7b/LICENSE")
     monkeypatch.chdir(tmp_path)
     for path, end in {
         "meta-llama/Llama-2-7b-hf": "; a repository of the hub is given as hf://meta-llama/Llama-2-7b-hf",
@@ -361,6 +361,11 @@ def test_a_name_that_is_the_hubs_is_told_how_the_hub_is_named(
         "none": "",
         "./meta-llama/Llama-2-7b-hf": "",
         "a/b/c": "",
+        "runs/steep-1": "; did you mean runs/step-1?",
+        "./Runs/": "",
+        "rums": "",
+        "Llama-2-7B": "; did you mean Llama-2-7b?",
+        "./Lama-2-7b/": "; did you mean ./Llama-2-7b?",
     }.items():
         with pytest.raises(InputError) as raised:
             find_files(LocalStorage(), path)

@@ -97,7 +97,7 @@ ROOM = (32 << 20) + 7_000_000
 def test_a_folder_needs_room_for_what_is_not_there_yet_and_for_small_files(tmp_path: Path) -> None:
     assert check(tmp_path, ROOM) == check(tmp_path, -1) == Found({}, 0, None, {}, {})
     assert refused(tmp_path, ROOM - 2000) == (
-        "out: 40.6 MB needed, 40.6 MB free; free 2.0 kB or give a folder elsewhere; "
+        "out: 40.6 MB needed (33.6 MB of it for small files), 40.6 MB free; free 2.0 kB or give a folder elsewhere; "
         "where the file system takes more than it has free, as one that compresses may, add `ignore_free_space=True`"
     )
     Path(make_attempt(str(tmp_path / "config.json"))).write_bytes(bytes(2000))

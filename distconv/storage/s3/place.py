@@ -43,7 +43,9 @@ def split_path(path: str) -> tuple[str, str]:
     """Give bucket and key, which is empty for the bucket itself; UsageError where it is no such path."""
     bucket, _, key = path.removeprefix(SCHEME).partition("/")
     if not path.startswith(SCHEME) or not _BUCKET.fullmatch(bucket):
-        raise UsageError(f"{path}: expected s3://BUCKET/KEY")
+        raise UsageError(
+            f"{path}: expected s3://BUCKET/KEY, a bucket's name being of 2 letters, digits, dots, hyphens and underscores or more"
+        )
     return bucket, key.rstrip("/")
 
 

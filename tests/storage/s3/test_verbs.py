@@ -220,9 +220,11 @@ def test_one_place_has_one_spelling(storage: S3Storage) -> None:
     assert storage.free_bytes("s3://models") is None
 
 
-@pytest.mark.parametrize("path", ["s3://", "s3:///key", "s3://a b/c", "/local", "gs://bucket/key"])
+@pytest.mark.parametrize(
+    "path", ["s3://", "s3:///key", "s3://b/key", "s3://a b/c", "/local", "gs://bucket/key"]
+)
 def test_what_is_no_path_is_refused(held: S3Storage, path: str) -> None:
-    with pytest.raises(UsageError, match="expected s3://BUCKET/KEY"):
+    with pytest.raises(UsageError, match="expected s3://BUCKET/KEY, a bucket's name being of 2 letters"):
         held.open(path)
 
 
