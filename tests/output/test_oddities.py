@@ -73,6 +73,8 @@ def test_types_that_differ_between_layers_or_from_the_config_are_found_and_wider
     )
     stray = write(l1_w=BFLOAT16, l2_w=FLOAT32, l3_w=BFLOAT16)
     assert find_odd_dtypes(stray, None, "") == (["l2_w: stored as float32, in other layers as bfloat16"], [])
+    even = write(l1_w=FLOAT32, l2_w=BFLOAT16, l1_x=BFLOAT16, l2_x=BFLOAT16)
+    assert find_odd_dtypes(even, None, "") == (["l1_w: stored as float32, in other layers as bfloat16"], [])
     other = write(l1_w=BFLOAT16, l2_w=BFLOAT16, l1_n=FLOAT16)
     assert find_odd_dtypes(other, None, "") == (["l1_n: stored as float16, most weights as bfloat16"], [])
     assert find_odd_dtypes({}, "bfloat16", "config.json") == ([], [])
