@@ -17,9 +17,9 @@ import pytest
 from distconv.errors import OutputError
 from distconv.output import acquisition, holders, ownership
 from distconv.output.acquisition import owned
-from distconv.output.holders import Holder
-from distconv.output.ownership import OWNER_PREFIX, Ownership
-from distconv.storage.fencing import is_attempt
+from distconv.output.holders import Holder, _state
+from distconv.output.ownership import OWNER_PREFIX, Ownership, is_owner_attempt
+from distconv.storage.fencing import is_attempt, make_attempt
 from distconv.storage.local import LocalStorage
 
 STORAGE = LocalStorage()
@@ -120,6 +120,26 @@ def test_who_claims_a_folder_and_does_not_get_it_leaves_nothing(tmp_path: Path) 
 def test_a_process_id_that_is_used_again_is_not_the_holder(tmp_path: Path, started: str) -> None:
     write_owner(tmp_path, dataclasses.replace(Holder.here(), pid=os.getppid(), started=started))
     take(tmp_path)
+
+
+def test_a_process_that_has_ended_and_for_which_nobody_waited_is_not_the_holder(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        started = _state(process.pid)[1]
+        holder = dataclasses.replace(Holder.here(), pid=process.pid, started=started)
+        assert holder.lives_here()
+        process.kill()
+        while _state(process.pid)[0] != "Z":
+            pass
+        assert holder.lives_here() is False
+        write_owner(tmp_path, holder)
+        take(tmp_path)
+
+
+def test_what_an_owner_was_removing_is_told_by_its_name() -> None:
+    owner = make_attempt(f"{OWNER_PREFIX}00000001")
+    assert is_owner_attempt(owner)
+    assert not is_owner_attempt(make_attempt("model.safetensors"))
+    assert not is_owner_attempt(f".{OWNER_PREFIX}00000001")
 
 
 @pytest.mark.parametrize("lives", [True, False])

@@ -168,6 +168,15 @@ def test_parts_are_recorded_by_what_their_file_is_open_as_until_it_is_finished(
     assert look_at_output(STORAGE, str(tmp_path)).unfinished == {FIRST: UnfinishedFile(first, {1: parts[1]})}
 
 
+def test_a_file_of_parts_is_recorded_beside_them_before_it_is_committed(tmp_path: Path, begin: Begin) -> None:
+    attempt = make_attempt(str(tmp_path / SECOND))
+    begun = begin(Input(), unfinished={SECOND: UnfinishedFile(attempt, {1: PartDigests((DIGEST,))})})
+    begun.expect(done(SECOND, ONE))
+    found = look_at_output(STORAGE, str(tmp_path))
+    assert found.digests == {SECOND: RecordedDigests(None, {"c": DIGEST}, None, None)}
+    assert found.unfinished == begun.unfinished
+
+
 def test_what_a_file_was_open_as_is_dropped_once_what_it_is_open_as_is_recorded(
     tmp_path: Path, begin: Begin
 ) -> None:
