@@ -16,7 +16,7 @@ def take_progress(given: Progress | None) -> Progress:
         lacking = [name for name in dir(SilentProgress) if name[0] != "_" and not hasattr(given, name)]
         if lacking:
             raise UsageError(
-                f"`progress={given!r:.60}`: has no {', '.join(lacking)}; give an object as distconv.Progress is, "
+                f"progress: {given!r:.60} has no {', '.join(lacking)}; give an object as distconv.Progress is, "
                 "LineProgress(print) for one"
             )
         return given
