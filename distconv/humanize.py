@@ -9,6 +9,7 @@ from distconv.errors import UsageError
 GIGABYTE, MEGABYTE = 1e9, 1e6
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _LEAST_WITHOUT_UNIT = 1000
+_RULE = f"a number without a unit is one of bytes, from {_LEAST_WITHOUT_UNIT} on"
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([a-z]*)")
 
 
@@ -27,9 +28,11 @@ def parse_size(size: int | str) -> int:
     match = _SIZE.fullmatch(str(size).strip().lower())
     count = 0 if match is None else _multiply(match[1], _UNITS.get(match[2], 0))
     if match is None or count < 1:
-        raise UsageError(f"{size!r} is not a size; write 5GB, 500MB, 2GiB or a number of bytes")
+        raise UsageError(f"{size!r} is not a size; write 5GB, 500MB or 2GiB; {_RULE}")
     if not match[2] and count < _LEAST_WITHOUT_UNIT:
-        raise UsageError(f"{size!r} has no unit; write {match[1]}GB, or {match[1]}B for so many bytes")
+        raise UsageError(
+            f"{size!r} has no unit; write {match[1]}GB, or {match[1]}B for so many bytes; {_RULE}"
+        )
     return count
 
 

@@ -6,6 +6,7 @@ FOLDER holds stories260K.bin and tok512.bin, a model of karpathy/tinyllamas that
 is given, and none lies in ../shared/data/stories260K beside this checkout, weights are random, and so is what is said.
 """
 
+import argparse
 import shlex
 import subprocess
 import sys
@@ -19,11 +20,11 @@ SHARDS = 4
 STORIES = Path(__file__).resolve().parents[2] / "shared" / "data" / "stories260K"
 
 
-def find_stories(arguments: list[str]) -> Path | None:
+def find_stories(given: Path | None) -> Path | None:
     """Give the folder with the trained model, if there is one; one that was named must have its files."""
-    folder = Path(arguments[0]) if arguments else STORIES
+    folder = given or STORIES
     missing = [name for name in STORY_FILES if not (folder / name).is_file()]
-    if arguments and missing:
+    if given and missing:
         sys.exit(f"{folder}: holds no {' and no '.join(missing)}")
     return None if missing else folder
 
@@ -40,7 +41,14 @@ def run(*arguments: str, cwd: Path) -> None:
 
 def main() -> None:
     """Go the whole way."""
-    stories = find_stories(sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        description="Convert a small Llama 2 on a local Ray, prove it, load it, and let it speak."
+    )
+    parser.add_argument(
+        "folder", metavar="FOLDER", nargs="?", type=Path,
+        help=f"with {' and '.join(STORY_FILES)} of karpathy/tinyllamas; without it weights are random",
+    )  # fmt: skip
+    stories = find_stories(parser.parse_args().folder)
     with tempfile.TemporaryDirectory(prefix="distconv-demo-") as name:
         folder = Path(name)
         if stories:
@@ -57,6 +65,7 @@ def main() -> None:
         run("verify", "llama-2-hf", "--against", "llama-2", "--generate", "Once upon a time", cwd=folder)
         if not stories:
             print("Its weights are random, and so is what it says.")
+    print(f"{folder} is removed again: `next:` above is for models of your own.")
 
 
 if __name__ == "__main__":

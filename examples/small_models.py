@@ -2,25 +2,36 @@
 
     python examples/small_models.py FOLDER
 
-writes the first one, in one shard, to try distconv with.
+writes the first one, in one shard, to try distconv with; with --gigabytes N a larger one of its kind, in eight.
 """
 
+import argparse
 import json
+import math
+import shlex
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import sentencepiece
-import torch
+try:
+    import numpy as np
+    import sentencepiece
+    import torch
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"no {error.name} here; install distconv as README.md says under Start, or call this by the Python of the "
+        "virtual environment that has it"
+    )
 
 Tensors = dict[str, torch.Tensor]
 
 STORY_FILES = ("stories260K.bin", "tok512.bin")
 _TOKENS = 800
+_POOL = 1 << 22
+"""More values than any tensor has: each is a stretch of these, which takes no time however large the model is."""
 _ROWS, _COLUMNS = 0, 1
 _CUTS = {
     "tok_embeddings": _COLUMNS, "output": _ROWS, "wq": _ROWS, "wk": _ROWS, "wv": _ROWS, "wo": _COLUMNS,
@@ -29,35 +40,51 @@ _CUTS = {
 """How Llama 2's shards cut each tensor; norms are whole in all of them."""
 
 
-def write_random_model(folder: Path, shards: int) -> None:
-    """Write a model of random weights, whose tokenizer is trained on this project's own licence."""
-    dim, heads, key_heads, layers, ffn = 512, 16, 8, 4, 1536
-    generator = torch.Generator().manual_seed(0)
+def write_random_model(folder: Path, shards: int, least_bytes: int = 0) -> None:
+    """Write a Llama 2 of random weights, whose tokenizer is trained on this project's own licence.
 
-    def draw(*shape: int) -> torch.Tensor:
-        return (torch.randn(shape, generator=generator) * 0.05).to(torch.bfloat16)
-
+    It has four layers, or as many as ``least_bytes`` take; one shard of it is in memory at a time.
+    """
+    dim, heads, key_heads, ffn = 512, 16, 8, 1536
     keys = dim // heads * key_heads
-    ones = torch.ones(dim, dtype=torch.bfloat16)
-    tensors = {
-        "tok_embeddings.weight": draw(_TOKENS, dim),
-        "norm.weight": ones,
-        "output.weight": draw(_TOKENS, dim),
-    }
+    kinds: dict[str, tuple[int, ...]] = {
+        "attention.wq": (dim, dim), "attention.wk": (keys, dim), "attention.wv": (keys, dim), "attention.wo": (dim, dim),
+        "feed_forward.w1": (ffn, dim), "feed_forward.w2": (dim, ffn), "feed_forward.w3": (ffn, dim),
+        "attention_norm": (dim,), "ffn_norm": (dim,),
+    }  # fmt: skip
+    layer_bytes = 2 * sum(math.prod(shape) for shape in kinds.values())
+    layers = max(4, -(-least_bytes // layer_bytes))
+    shapes = {"tok_embeddings.weight": (_TOKENS, dim), "norm.weight": (dim,), "output.weight": (_TOKENS, dim)}
     for layer in range(layers):
-        shapes = {
-            "attention.wq": (dim, dim), "attention.wk": (keys, dim), "attention.wv": (keys, dim),
-            "attention.wo": (dim, dim), "feed_forward.w1": (ffn, dim), "feed_forward.w2": (dim, ffn),
-            "feed_forward.w3": (ffn, dim),
-        }  # fmt: skip
-        tensors |= {f"layers.{layer}.{name}.weight": draw(*shape) for name, shape in shapes.items()}
-        tensors |= {f"layers.{layer}.{name}_norm.weight": ones for name in ("attention", "ffn")}
+        shapes |= {f"layers.{layer}.{kind}.weight": shape for kind, shape in kinds.items()}
     params = {
         "dim": dim, "multiple_of": ffn, "ffn_dim_multiplier": 1.0, "n_heads": heads, "n_kv_heads": key_heads,
         "n_layers": layers, "norm_eps": 1e-05, "vocab_size": -1,
     }  # fmt: skip
-    _write_checkpoint(folder, tensors, params, shards)
+    _write_checkpoint(folder, _draw(shapes, shards), params)
     _train_tokenizer(folder / "tokenizer.model")
+
+
+def _draw(shapes: Mapping[str, tuple[int, ...]], shards: int) -> Iterator[Tensors]:
+    """Give one shard after the other, each tensor of it a random stretch of the same random values; norms are ones."""
+    generator = torch.Generator().manual_seed(0)
+    pool = (torch.randn(_POOL, generator=generator) * 0.05).to(torch.bfloat16)
+    for _shard in range(shards):
+        state = {}
+        for name, shape in shapes.items():
+            axis = _find_cut(name)
+            if axis is None:
+                state[name] = torch.ones(shape, dtype=torch.bfloat16)
+                continue
+            part = [size // shards if at == axis else size for at, size in enumerate(shape)]
+            size = math.prod(part)
+            start = int(torch.randint(_POOL - size, (1,), generator=generator))
+            state[name] = pool[start : start + size].view(part)
+        yield state
+
+
+def _find_cut(name: str) -> int | None:
+    return _CUTS.get(name.split(".")[-2])
 
 
 def _train_tokenizer(path: Path) -> None:
@@ -102,7 +129,7 @@ def write_story_model(folder: Path, exported: Path, shards: int) -> None:
         "dim": dim, "multiple_of": 4, "n_heads": heads, "n_kv_heads": key_heads, "n_layers": layers,
         "norm_eps": 1e-05, "vocab_size": -1,
     }  # fmt: skip
-    _write_checkpoint(folder, tensors, params, shards)
+    _write_checkpoint(folder, _cut(tensors, shards), params)
     (folder / "tokenizer.model").write_bytes(_make_tokenizer(tokenizer.read_bytes()))
 
 
@@ -131,27 +158,47 @@ def _make_tokenizer(exported: bytes) -> bytes:
     return bytes(made.SerializeToString())
 
 
-def _write_checkpoint(folder: Path, tensors: Tensors, params: Mapping[str, object], shards: int) -> None:
-    """Write consolidated.00.pth to the last, cut as Meta cuts them, and params.json."""
-    folder.mkdir(parents=True)
-    parts = {}
-    for name, tensor in tensors.items():
-        axis = _CUTS.get(name.split(".")[-2])
-        parts[name] = [tensor] * shards if axis is None else list(tensor.chunk(shards, axis))
+def _cut(tensors: Tensors, shards: int) -> Iterator[Tensors]:
+    """Give one shard after the other, cut as Meta cuts them."""
     for shard in range(shards):
-        state = {name: part[shard].clone() for name, part in parts.items()}
-        torch.save(state, folder / f"consolidated.{shard:02d}.pth")
+        yield {
+            name: tensor if (axis := _find_cut(name)) is None else tensor.chunk(shards, axis)[shard]
+            for name, tensor in tensors.items()
+        }
+
+
+def _write_checkpoint(folder: Path, shards: Iterable[Tensors], params: Mapping[str, object]) -> None:
+    """Write consolidated.00.pth to the last, and params.json."""
+    folder.mkdir(parents=True)
+    for number, state in enumerate(shards):
+        # A view would be saved with all that it is a view of.
+        own = {name: tensor.clone() for name, tensor in state.items()}
+        torch.save(own, folder / f"consolidated.{number:02d}.pth")
     (folder / "params.json").write_text(json.dumps(params) + "\n")
 
 
 def main() -> None:
     """Write the model of random weights into a new folder."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python examples/small_models.py FOLDER")
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        description="Write a small Llama 2 of random weights in Meta's layout, to try distconv with."
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a new folder, whatever its name")
+    parser.add_argument(
+        "--gigabytes",
+        metavar="N",
+        type=int,
+        default=0,
+        help="a larger one, of so many GB in 8 shards, whose conversion takes long enough to be interrupted",
+    )
+    given = parser.parse_args()
+    folder, gigabytes = given.folder, given.gigabytes
+    if gigabytes < 0:
+        parser.error(f"--gigabytes {gigabytes}: expected 1 or more")
     if folder.exists():
         sys.exit(f"{folder}: is there already; give a new folder")
-    write_random_model(folder, shards=1)
+    write_random_model(folder, 8 if gigabytes else 1, gigabytes * 10**9)
+    made = f"a random Llama 2 of {gigabytes} GB in 8 shards" if gigabytes else "a small random Llama 2"
+    print(f"{folder}: {made}; next: distconv inspect {shlex.quote(str(folder))}")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def test_sizes_are_bytes_or_what_people_write(
 ) -> None:
     source = checkpoint(Spec())
     if size_bytes is None:
-        with pytest.raises(distconv.UsageError, match=r"^'9e3' is not a size; write 5GB, 500MB, 2GiB or"):
+        with pytest.raises(distconv.UsageError, match=r"^'9e3' is not a size; write 5GB, 500MB or 2GiB; "):
             distconv.plan(source, max_shard_size=size)
     else:
         assert distconv.plan(source, max_shard_size=size).to_json()["max_shard_size"] == size_bytes

@@ -65,7 +65,7 @@ def test_help_names_every_command_once_under_a_heading_and_its_examples_stand_li
     for title, names in COMMANDS.items():
         below = listed.partition(f"\n{title}:\n")[2].partition("\n\n")[0].splitlines()
         assert [line.split()[0] for line in below] == list(names)
-    assert "\n    distconv plan Llama-2-70b\n" in out
+    assert "\n    distconv plan llama-2-7b\n" in out
 
 
 def test_help_shows_every_option_once_and_many_under_headings(run: Run) -> None:
@@ -295,7 +295,7 @@ def test_a_transformers_folder_without_a_word_on_the_way_is_pointed_to_it(
     for arguments in (("convert", tmp_path / "hf", tmp_path / "out"), ("plan", tmp_path / "hf")):
         code, out, err = run(*arguments)
         assert (code, out) == (2, "")
-        assert "which needs no conversion; for Meta's code give --to meta" in err
+        assert "which needs no conversion; a Llama for Meta's code is made by --to meta" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -459,6 +459,7 @@ def test_the_tokenizer_is_converted_alone(run: Run, checkpoint: Write, tmp_path:
         (["plan", "{in}", "--shard", "2"], "error: no such option '--shard' (Did you mean one of: '--max-shard-size', '--shards'?); see"),
         (["plan", "{in}", "{out}"], "error: got unexpected extra argument"),
         (["nonsense"], "error: no such command 'nonsense'; see `distconv --help`\n"),
+        (["convrt"], "error: no such command 'convrt' (Did you mean 'convert'?); see `distconv --help`\n"),
     ],
 )  # fmt: skip
 def test_wrong_usage_and_bad_input_exit_with_2_and_leave_nothing(
@@ -827,6 +828,16 @@ def test_colours_are_for_terminals_and_not_where_they_are_unwanted(checkpoint, t
         rows = [line for line in shown.splitlines() if name in line]
         assert rows
         assert all(len(line) <= 80 for line in rows)
+
+
+def test_examples_of_the_help_go_on_with_the_folder_that_the_first_one_makes(run) -> None:
+    from distconv.downloads.releases import find_release
+
+    typed = re.findall(r"^ +distconv (.*)$", run("--help")[1], re.MULTILINE)
+    assert typed[0] == "download --models 7B --to ."
+    made = find_release("7B").folder
+    assert typed[1:3] == [f"inspect {made}", f"check {made}"]
+    assert not [line for line in typed if "Llama-2" in line]
 
 
 def test_every_command_has_help_with_an_example(run) -> None:

@@ -16,6 +16,7 @@ from tests.patience import HANG_SECONDS
 from tests.test_to_meta_stories import DATA, WRITER
 
 DEMO = ROOT / "examples" / "demo.py"
+SMALL_MODELS = DEMO.with_name("small_models.py")
 with_stories = pytest.mark.skipif(
     not (DATA.is_dir() and WRITER.exists()), reason="the trained model does not lie beside the checkout"
 )
@@ -50,6 +51,11 @@ def test_the_demonstration_goes_the_whole_way(stories: bool, tmp_path: Path) -> 
     assert "are whole and equal to llama-2" in done.stdout
     told = ", there was a little girl named Lily. She loved to play outside in the park." in done.stdout
     assert told or not stories
+    # What is called next cannot be typed: it is of a folder that is gone.
+    last = done.stdout.splitlines()[-1]
+    assert last.endswith(" is removed again: `next:` above is for models of your own.")
+    assert not Path(last.split(" is ")[0]).exists()
+    assert "\nllama-2-hf: Llama 2, " in done.stdout
 
 
 @pytest.mark.slow
@@ -62,16 +68,56 @@ def test_a_folder_without_the_trained_model_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_checkpoint_to_type_the_readme_with_is_written_under_any_name_once(tmp_path: Path) -> None:
-    program = ROOT / "examples" / "small_models.py"
-    done = run_demo(tmp_path / "Llama-2-7b", program=program)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    made = tmp_path / "Llama-2-7b"
+    done = run_demo(made, program=SMALL_MODELS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{made}: a small random Llama 2; next: distconv inspect {made}\n"
     report = distconv.convert(tmp_path / "Llama-2-7b", tmp_path / "llama-2-7b-hf")
     assert (report.family, report.chunks) == ("Llama 2", 1)
-    again = run_demo(tmp_path / "Llama-2-7b", program=program)
+    again = run_demo(made, program=SMALL_MODELS)
     assert (again.returncode, again.stderr) == (
         1,
         f"{tmp_path / 'Llama-2-7b'}: is there already; give a new folder\n",
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [DEMO, SMALL_MODELS])
+def test_help_is_given_and_nothing_is_written(program: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_demo("--help", program=program)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: {program.name} ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("program", [DEMO, SMALL_MODELS])
+def test_what_is_not_installed_is_told_in_one_line(program: Path, tmp_path: Path) -> None:
+    # Without site there is the standard library alone.
+    command = [sys.executable, "-S", program, tmp_path / "model"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG_SECONDS)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("no numpy here; install distconv as README.md says under Start")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_a_larger_model_is_converted_in_several_chunks_and_is_whole(tmp_path: Path) -> None:
+    made = tmp_path / "Llama-2-70b"
+    done = run_demo(made, "--gigabytes", "1", program=SMALL_MODELS)
+    assert done.stdout == f"{made}: a random Llama 2 of 1 GB in 8 shards; next: distconv inspect {made}\n"
+    assert 1e9 <= sum(path.stat().st_size for path in made.glob("*.pth")) < 1.02e9
+    assert distconv.check(made).ok
+    assert distconv.convert(made, tmp_path / "hf").chunks > 2
+    assert distconv.verify(tmp_path / "hf", against=made).ok
+
+
+def test_a_size_below_zero_is_refused(tmp_path: Path) -> None:
+    done = run_demo(tmp_path / "model", "--gigabytes", "-1", program=SMALL_MODELS)
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: --gigabytes -1: expected 1 or more\n")
+    assert not (tmp_path / "model").exists()
 
 
 @with_stories
@@ -103,3 +149,7 @@ def test_the_random_model_is_cut_as_another_writer_cuts(small_models, tmp_path: 
     assert shard["layers.0.attention.wo.weight"].shape == (512, 128)
     assert shard["layers.0.feed_forward.w2.weight"].shape == (512, 384)
     assert shard["layers.0.ffn_norm.weight"].shape == (512,)
+    # Nothing more is saved than that.
+    first = shard["output.weight"]
+    assert first.untyped_storage().nbytes() == 2 * first.numel()
+    assert len({tuple(tensor.flatten()[:8].tolist()) for tensor in shard.values() if tensor.dim() > 1}) == 30

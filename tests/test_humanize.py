@@ -46,6 +46,13 @@ def test_a_small_number_in_text_needs_its_unit(written: str) -> None:
         parse_size(written)
 
 
+@pytest.mark.parametrize("written", ["5", "five"])
+def test_what_is_refused_as_a_size_is_told_one_rule_by_which_the_rest_is_taken(written: str) -> None:
+    with pytest.raises(UsageError, match=r"; a number without a unit is one of bytes, from 1000 on$"):
+        parse_size(written)
+    assert parse_size("1000") == 1000
+
+
 @pytest.mark.parametrize("given", [True, False, 0, -5, "True", None, 1.5])
 def test_what_is_no_size_is_not_taken_for_one(given: object) -> None:
     with pytest.raises(UsageError, match=r"is not a size|has no unit"):

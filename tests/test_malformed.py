@@ -151,7 +151,7 @@ EMBEDDING, WQ, W1, NORM = (
 
 CASES: list[tuple[str, Damage, str]] = [
     ("no params.json", remove("params.json"), "no params.json beside the shards"),
-    ("no shards", remove(*(f"consolidated.{n:02d}.pth" for n in range(4))), "no consolidated.*.pth here"),
+    ("no shards", remove(*(f"consolidated.{n:02d}.pth" for n in range(4))), "no checkpoint of Meta's, Transformers' or a trainer's here"),
     ("a shard is missing", remove(SECOND), "shards 00, 02, 03 found, 01 missing"),
     ("the first shard is missing", remove(FIRST), "shards 01, 02, 03 found, 00 missing"),
     ("the last shard is missing", remove("consolidated.03.pth"), "3 of 4 shards, by their heads: layers.0.attention.wq.weight has"),

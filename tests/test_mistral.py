@@ -101,6 +101,15 @@ def test_logits_are_those_of_mistrals_forward(write: Write, tmp_path: Path, spec
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+def test_several_files_of_one_shard_are_counted_and_told_as_that(write: Write) -> None:
+    found = distconv.inspect(write(SPECS["mixtral's first files"]))
+    assert re.fullmatch(r"1, in 8 files \(.* kB\)", dict(found.rows)["shards"])
+    assert (
+        " and 7 more: no two of them hold the same tensor, so they are parts of one shard" in found.notes[0]
+    )
+    assert dict(distconv.inspect(write(SPECS["7B v0.3"])).rows)["shards"].startswith("1 (")
+
+
 @pytest.mark.first(5)
 @on_all
 def test_saving_a_reloaded_model_changes_neither_weights_nor_config(

@@ -149,6 +149,13 @@ def test_without_a_good_token_it_says_how_to_get_one(hub: Hub, output: Path, tmp
     assert "hf_wrong" not in refused.stderr
 
 
+def test_a_hub_that_cannot_be_reached_is_named_as_where_it_is_read(output: Path, tmp_path: Path) -> None:
+    refused = push(Hub(port=9), output, "me/llama")
+    assert refused.returncode == 1
+    assert "error: me/llama: 127.0.0.1:9 cannot be reached (" in refused.stderr
+    assert "is this machine online? HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy" in refused.stderr
+
+
 def test_a_bad_name_is_refused(hub: Hub, output: Path, tmp_path: Path) -> None:
     refused = push(hub, output, "a/b/c")
     assert refused.returncode == 2

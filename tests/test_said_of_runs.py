@@ -49,6 +49,17 @@ def test_another_folder_is_called_equal_in_the_types_that_it_was_cast_to(
     assert compare(own, own) == ([], "")
 
 
+def test_output_is_called_as_it_was_given_on_ray_too(
+    checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = checkpoint(SPEC)
+    assert distconv.convert(source, "out").output == "out"
+    # It is done already, so that no Ray is started.
+    again = distconv.convert(source, "out", workers=2)
+    assert (again.output, again.already_done) == ("out", True)
+
+
 def test_a_trained_model_is_called_equal_in_the_type_that_it_was_cast_to(
     folders: Path, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """Distributed checkpoints that are not whole, not one model's, or not of a kind that can be read, are refused by name."""
 
+import os
 import pickle
 import shutil
 import warnings
@@ -175,6 +176,17 @@ def test_a_metadata_that_is_something_else_is_named(folders: Folders, tmp_path: 
     words = refused(source, folders / "llama-hf")
     assert any(kind in words for kind in ("a git-LFS pointer", "an HTML", "JSON text"))
     assert "expected the pickle that torch writes" in words
+
+
+@pytest.mark.parametrize("size", [0, 50])
+def test_a_metadata_that_was_cut_off_is_to_be_copied_again(
+    folders: Folders, tmp_path: Path, size: int
+) -> None:
+    source = shutil.copytree(folders / "rows", tmp_path / "in")
+    os.truncate(source / ".metadata", size)
+    words = refused(source, folders / "llama-hf")
+    assert words.startswith(f"{source / '.metadata'}: its description is cut off at byte {size}; ")
+    assert words.endswith("damaged: copy it again")
 
 
 @pytest.mark.parametrize(

@@ -71,13 +71,13 @@ def cli(context: click.Context, *, debug: bool) -> None:
     Examples:
       distconv download --models 7B --to .
       distconv inspect llama-2-7b
-      distconv check Llama-2-7b
-      distconv plan Llama-2-70b
-      distconv convert Llama-2-7b llama-2-7b-hf
+      distconv check llama-2-7b
+      distconv plan llama-2-7b
+      distconv convert llama-2-7b llama-2-7b-hf
       distconv convert Meta-Llama-3.1-8B-Instruct out --instruct --verify
-      distconv convert Llama-2-70b out --workers 8
+      distconv convert llama-2-70b out --workers 8
       distconv convert llama-2-7b-hf out --to meta
-      distconv convert Llama-2-70b out --to meta --shards 4
+      distconv convert llama-2-70b out --to meta --shards 4
     """  # noqa: D301
     context.obj = debug
 

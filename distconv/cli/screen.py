@@ -61,10 +61,14 @@ def show_usage_error(error: click.ClickException) -> None:
         return
     # What it suggests stands behind the end of its sentence, and choices on lines of their own.
     message = error.format_message().replace(". (", " (").replace("\n\t", " ")
+    message = _SUGGESTION.sub(r" (\1)", message)
     context = error.ctx if isinstance(error, click.UsageError) else None
     command = "distconv" if context is None else context.command_path
     told = f"{message[:1].lower()}{message[1:].removesuffix('.')}; see `{command} --help`"
     click.echo(f"{paint('error:', 'red')} {escape_lines(told)}", err=True)
+
+
+_SUGGESTION = re.compile(r"\. (Did you mean .*\?)$")
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from distconv.storage.local import LocalStorage
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _WRITABLE = ("s3",)
 _READABLE = ("s3", "gs", "az", "hf", "http", "https")
-_MEANT = re.compile(rf"({'|'.join(_READABLE)}):/+(.*)", re.IGNORECASE | re.DOTALL)
-"""What was meant as a URL, also where ``pathlib`` took a slash away."""
+_MEANT = re.compile(rf"({'|'.join(_READABLE)}):/*(.*)", re.IGNORECASE | re.DOTALL)
+"""What was meant as a URL, also where ``pathlib`` took a slash away, or a person left them out."""
 
 
 def find_scheme(path: str) -> str | None:

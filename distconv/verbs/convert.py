@@ -72,6 +72,7 @@ def convert(
 
 def run(options: Options, progress: Progress) -> ConversionReport:
     """Convert as ``convert`` does."""
+    given = options.output
     options = name_for_workers(replace(options, device=choose_device(options)))
     watch, before = Stopwatch(progress), count_requests()
     charts = RunCharts(options.output, options.trace, options.report)
@@ -91,7 +92,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
         report, receipts = _convert(source, options, prepared, watch, started)
         count = format_count(len(prepared.plan.files), prepared.target.noun)
         charts.write(storage, receipts, f"{prepared.subject.title}, {count}")
-        return replace(report, requests=sum_requests(receipts, before))
+        return replace(report, output=given, requests=sum_requests(receipts, before))
 
 
 def _ask(source: Source, options: Options, watch: Stopwatch, questions: Sequence[Unit]) -> Sequence[Receipt]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from distconv.families.dimensions import Dimensions, MixtralDimensions, MllamaDimensions, ModelDimensions
 from distconv.families.llama import Family
 from distconv.families.translate import Decisions, join_ranks, list_shard_counts, make_targets
+from distconv.formats.meta.catalog import Catalog
 from distconv.formats.safetensors.folder import find_transformers_files
 from distconv.humanize import format_choice, format_count, format_size
 from distconv.layout.dtypes import BFLOAT16, STORABLE, name_dtypes
@@ -135,7 +136,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         ("family", _name_family(choice.family, instruct=choice.instruct)),
         ("known by", "; ".join(choice.evidence)),
         ("folder", files.folder),
-        ("shards", f"{len(files.shards)} ({format_size(checkpoint.catalog.size_bytes)})"),
+        ("shards", _count_shards(checkpoint.catalog)),
         ("tokenizer", files.tokenizer or "none found"),
         ("parameters", f"{parameters:,}"),
         ("stored as", " and ".join(dtypes)),
@@ -144,6 +145,13 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         *([("for Meta", f"can be cut into {format_choice(counts, 'shard')}")] if counts else []),
     ]
     return Inspection(found, rows, checkpoint.notes)
+
+
+def _count_shards(catalog: Catalog) -> str:
+    """Count shards, and their files where one has several."""
+    files = sum(len(shard.paths) for shard in catalog.shards)
+    inside = f", in {files} files" if files > len(catalog.shards) else ""
+    return f"{len(catalog.shards)}{inside} ({format_size(catalog.size_bytes)})"
 
 
 def _list_counts(checkpoint: Checkpoint, decisions: Decisions) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.local import LocalStorage
 from distconv.storage.pinning import make_stamp
 from distconv.storage.places import read_local
+from distconv.storage.web.hub_errors import describe_unreachable, is_of_connection
 from distconv.verbs.card import CARD_NAME, make_card
 from distconv.verbs.reports import Report
 
@@ -152,7 +153,7 @@ def _read_own(path: str) -> bytes:
 
 
 def _upload(model: _Model, repo: str, examined: str, *, public: bool) -> PushReport:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     notes = []
@@ -177,6 +178,8 @@ def _upload(model: _Model, repo: str, examined: str, *, public: bool) -> PushRep
     except (OSError, DistconvError):
         raise
     except Exception as error:
+        if is_of_connection(error):
+            raise describe_unreachable(repo, constants.ENDPOINT, error) from None
         first = next(iter(str(error).splitlines()), "")
         raise ConversionError(
             f"{repo}: {type(error).__name__}: {first}; run the same command again to go on"

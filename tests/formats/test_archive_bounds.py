@@ -208,7 +208,7 @@ def test_whatever_a_parser_raises_is_one_short_line() -> None:
     assert "(ValueError: two lines)" in str(_damaged(MemoryReader(b""), ValueError("two\n  lines")))
 
 
-def test_files_that_share_no_tensor_are_parts_of_one_rank_and_that_is_said(tmp_path: Path) -> None:
+def test_files_that_share_no_tensor_are_parts_of_one_shard_and_that_is_said(tmp_path: Path) -> None:
     paths = [save(tmp_path / f"{name}.pth", {name: torch.ones(2)}) for name in "ab"]
     single = read(paths[0])
     assert (len(single.shards), single.notes) == (1, ())
@@ -218,5 +218,5 @@ def test_files_that_share_no_tensor_are_parts_of_one_rank_and_that_is_said(tmp_p
     assert (shard.name, shard.paths) == ("a.pth", tuple(map(str, paths)))
     assert shard.size_bytes == both.size_bytes == sum(path.stat().st_size for path in paths)
     assert both.notes == (
-        f"{paths[0]} and 1 more: no two of them hold the same tensor, so they are parts of one rank",
+        f"{paths[0]} and 1 more: no two of them hold the same tensor, so they are parts of one shard",
     )

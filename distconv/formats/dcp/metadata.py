@@ -59,6 +59,7 @@ LANGUAGE = Language(
     ),
     _MOST_STEPS,
     refusal="torch.distributed.checkpoint does not write; refused as unsafe",
+    again="copy it again",
     rows={_CHUNK: (_CHUNK,), _PLACE: (_INDEX, _PLACE)},
 )
 

@@ -98,7 +98,7 @@ def _group(ranks: list[list[FileTensors]]) -> tuple[list[list[FileTensors]], tup
     distinct = {name for file in files for name in file.tensors}
     if len(ranks) == 1 or len(ranks) < len(files) or sum(len(file.tensors) for file in files) > len(distinct):
         return ranks, ()
-    note = f"{name_files(files)}: no two of them hold the same tensor, so they are parts of one rank"
+    note = f"{name_files(files)}: no two of them hold the same tensor, so they are parts of one shard"
     return [files], (note,)
 
 

@@ -158,7 +158,7 @@ def _choose(storage: Storage, source: str, candidates: list[Candidate]) -> Candi
     """Take the only candidate; several are only named."""
     if not candidates:
         raise InputError(
-            f"{source}: no consolidated.*.pth here or in original/; {describe_folder(storage, source)}"
+            f"{source}: no checkpoint of Meta's, Transformers' or a trainer's here; {describe_folder(storage, source)}"
         )
     if len(candidates) == 1:
         return candidates[0]
@@ -181,7 +181,7 @@ def _refuse_transformers(storage: Storage, candidates: list[Candidate]) -> None:
         raise InputError(
             f"{candidates[0].folder}: no consolidated.*.pth here or in original/; it holds {candidates[0].name} "
             f"and {CONFIG_NAME}: already in Transformers' format, which needs no conversion; "
-            "for Meta's code give `to='meta'`, for other chunks or a right index `like=` and the folder itself; if its tensors are Meta's, give `params=`"
+            "a Llama for Meta's code is made by `to='meta'`, other chunks or a right index by `like=` and the folder itself; if its tensors are Meta's, give `params=`"
         )
 
 

@@ -29,6 +29,8 @@ class Language:
     most_steps: int
     refusal: str
     """The end of the sentence that refuses a name."""
+    again: str = "download it again"
+    """What to do where the pickle is damaged."""
     rows: Mapping[Class, tuple[Class, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """Behind an object of a class: those of which there are often others, one row after the other."""
 

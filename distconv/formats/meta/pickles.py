@@ -21,7 +21,7 @@ STATE_DICT = Language(
     most_steps=1_000_000,  # a tensor takes about 40
     refusal="a state dict of tensors does not need; refused as unsafe: save model.state_dict() alone",
 )
-_ADVICE = "not a readable torch checkpoint: the file is truncated or damaged: download it again"
+_ADVICE = "not a readable torch checkpoint: the file is truncated or damaged: "
 
 
 class EndsEarlyError(InputError):
@@ -41,7 +41,7 @@ def load_pickle(content: bytes, start: int = 0, language: Language = STATE_DICT)
         return machine.run(HANDLERS), machine.position
     except (IndexError, ValueError, struct.error) as error:
         if machine.position >= len(content):
-            message = f"its description is cut off at byte {len(content):,}; {_ADVICE}"
+            message = f"its description is cut off at byte {len(content):,}; {_ADVICE}{language.again}"
             raise EndsEarlyError(message) from None
-        message = f"its description makes no sense at byte {machine.position:,} ({error}); {_ADVICE}"
+        message = f"its description makes no sense at byte {machine.position:,} ({error}); {_ADVICE}{language.again}"
         raise InputError(message) from None

@@ -28,16 +28,25 @@ def explain(path: str, endpoint: str, error: Exception) -> Exception:
         return ConversionError(
             f"{path}: HF_TOKEN, or what `hf auth login` left, has a sign that no token has; mend it"
         )
-    kind = type(error)
-    if isinstance(error, OSError) or kind.__module__.partition(".")[0].startswith("httpx"):
-        return TransientError(
-            errno.EHOSTUNREACH,
-            f"{host} cannot be reached ({kind.__name__}); is this machine online? HF_ENDPOINT names a mirror, "
-            "HTTPS_PROXY a proxy",
-            path,
-        )
+    if isinstance(error, OSError) or is_of_connection(error):
+        return describe_unreachable(path, endpoint, error)
     return ConversionError(
-        f"{path}: {host} answers what is not the hub's ({kind.__name__}); is HF_ENDPOINT right?"
+        f"{path}: {host} answers what is not the hub's ({type(error).__name__}); is HF_ENDPOINT right?"
+    )
+
+
+def is_of_connection(error: Exception) -> bool:
+    """Whether the library by which the hub's own asks says that a connection failed."""
+    return type(error).__module__.partition(".")[0].startswith("httpx")
+
+
+def describe_unreachable(path: str, endpoint: str, error: Exception) -> TransientError:
+    """Give the error that a failed connection to the hub stands for."""
+    return TransientError(
+        errno.EHOSTUNREACH,
+        f"{urlsplit(endpoint).netloc} cannot be reached ({type(error).__name__}); is this machine online? "
+        "HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy",
+        path,
     )
 
 

@@ -193,7 +193,9 @@ def test_urls_that_cannot_be_read_are_refused_and_not_repeated(url: str, said: s
     assert "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["s3://", "S3://models/out", "s3:/models/out", "gs:///", "HF://me/model"])
+@pytest.mark.parametrize(
+    "name", ["s3://", "S3://models/out", "s3:/models/out", "hf:me/model", "gs:///", "HF://me/model"]
+)
 @pytest.mark.parametrize("read", [read_place, read_output, read_local])
 def test_what_was_meant_as_a_url_is_no_folder_of_this_host(read: Callable[[str], str], name: str) -> None:
     with pytest.raises(UsageError, match=f"{name}: expected {name.partition(':')[0].lower()}:// in small"):
