@@ -12,12 +12,13 @@ from distconv.output.manifest import Manifest, make_manifest
 from distconv.output.proof import Proof, prove
 from distconv.output.targets import META, TRANSFORMERS
 from distconv.storage.base import PathLike, Storage, write_small
+from distconv.storage.given import refuse_other
 from distconv.storage.places import read_place, read_small_output
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.running import choose_cluster, name_for_workers
 from distconv.verbs.sign import read_signature
 from distconv.verbs.verification import Verification
-from distconv.verbs.verification_card import make_verification_card
+from distconv.verbs.verification_card import is_card, make_verification_card
 
 if TYPE_CHECKING:
     from distconv.verbs.against import Comparison
@@ -51,6 +52,8 @@ def verify(
     check = None if signature is None or public_key is None else read_signature(signature, public_key)
     asked, path = name_for_workers(asked), None if card is None else read_small_output(card)
     storage = open_storage(asked, path)
+    if path is not None:
+        refuse_other(storage, path, is_card, "card")
     report = _verify(storage, asked, choose_cluster(asked), take_progress(progress), carded=path is not None)
     if check is not None:
         report = _add(report, check(asked.output))
