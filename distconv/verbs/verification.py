@@ -22,11 +22,11 @@ class Verification(Report):
     shards: int | None
     """How many there are of Meta's; None in Transformers' format."""
     data_proved: bool
-    """Whether all data was compared, with the receipt's digests or with the source."""
+    """Whether all data was read and compared, with the receipt's digests or with the source."""
     examined: str
     """What was looked at, for people."""
     manifest: Manifest | None
-    """Digests of the tensors of a Transformers folder, as they were read."""
+    """Digests of the tensors of a Transformers folder, as they were read; None where not all could be."""
     differences: tuple[str, ...]
     notes: tuple[str, ...]
 

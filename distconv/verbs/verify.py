@@ -96,12 +96,19 @@ def _verify(
         cast_to=() if against is None else tuple(against.list_casts(proof.headers)),
         tensors=sum(len(written) for written in proof.headers.values()),
         shards=len(proof.headers) if proof.target is META else None,
-        data_proved=proof.data_proved or against is not None,
-        examined=proof.examined if against is None else f"{proof.examined}, and every tensor compared",
+        data_proved=proof.data_read and (proof.receipt is not None or against is not None),
+        examined=_tell_examined(proof, compared=against is not None),
         manifest=manifest,
         differences=tuple(finding.words for finding in findings),
         notes=notes,
     )
+
+
+def _tell_examined(proof: Proof, *, compared: bool) -> str:
+    """Say for people what was looked at, and what of it was compared: nothing where no data could be read."""
+    if not compared or not proof.data.tensors:
+        return proof.examined
+    return f"{proof.examined}, and every tensor{'' if proof.data_read else ' of it'} compared"
 
 
 def _list_tensors(
@@ -109,8 +116,11 @@ def _list_tensors(
 ) -> Manifest | None:
     """Give the manifest of OUTPUT: of a Transformers folder where digests were made, of Meta's shards for ``progress``.
 
-    Those hold parts, so that whole tensors are read again, as ``distconv manifest`` reads them.
+    Those hold parts, so that whole tensors are read again, as ``distconv manifest`` reads them. None where not all
+    could be read: what is left is another model's.
     """
+    if not proof.data_read:
+        return None
     if proof.target is TRANSFORMERS:
         tensors = tuple(proof.list_tensors())
         return make_manifest(tensors) if tensors else None
