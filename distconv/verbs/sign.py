@@ -73,8 +73,7 @@ def sign(
     folder = read_place(output)
     if find_scheme(folder) is not None:
         raise UsageError(f"{folder}: only a folder of this host can be signed; copy it here")
-    path = Path(read_small_output(read_local(signature or os.path.join(folder, SIGNATURE_NAME))))
-    refuse_other(LocalStorage(), str(path), _is_signature, "signature")
+    path = _take_path(signature or os.path.join(folder, SIGNATURE_NAME))
     _refuse_missing(key, _KEYS)
     try:
         signer = sign_ec_key.Signer(Path(key))
@@ -93,6 +92,13 @@ def sign(
     signer.sign(payload).write(path)
     files = sum(1 for _ in manifest.resource_descriptors())
     return SignReport(folder, str(path), files, proof.notes)
+
+
+def _take_path(signature: PathLike) -> Path:
+    """Take where the signature goes; UsageError where something else is."""
+    path = read_small_output(read_local(signature))
+    refuse_other(LocalStorage(), path, _is_signature, "signature")
+    return Path(path)
 
 
 def _is_signature(head: bytes) -> bool:

@@ -10,6 +10,7 @@ from distconv.moving.progress_default import take_progress
 from distconv.output.findings import Depth
 from distconv.output.manifest import Manifest, make_manifest
 from distconv.output.proof import Proof, prove
+from distconv.output.receipt import Conversion
 from distconv.output.targets import META, TRANSFORMERS
 from distconv.storage.base import PathLike, Storage, write_small
 from distconv.storage.given import refuse_other
@@ -19,6 +20,7 @@ from distconv.verbs.running import choose_cluster, name_for_workers
 from distconv.verbs.sign import read_signature
 from distconv.verbs.verification import Verification
 from distconv.verbs.verification_card import is_card, make_verification_card
+from distconv.version import VERSION
 
 if TYPE_CHECKING:
     from distconv.verbs.against import Comparison
@@ -59,6 +61,7 @@ def verify(
         report = _add(report, check(asked.output))
     if path is not None:
         write_small(storage, path, make_verification_card(report, path))
+        report = replace(report, card=path)
     return report
 
 
@@ -70,6 +73,8 @@ def _verify(
     storage: Storage, asked: Options, cluster: Cluster | None, progress: Progress, *, carded: bool
 ) -> Verification:
     against = _read_source(storage, asked, cluster) if asked.source else None
+    if against is not None:
+        progress.note(f"reading all data of {asked.output}")
     proof = prove(
         storage,
         asked.output,
@@ -81,6 +86,7 @@ def _verify(
     )
     findings = list(proof.findings)
     if against is not None:
+        progress.note(f"comparing every tensor with {asked.source}")
         findings += against.compare(proof, progress)
     manifest, notes = None, proof.notes
     try:
@@ -101,7 +107,15 @@ def _verify(
         manifest=manifest,
         differences=tuple(finding.words for finding in findings),
         notes=notes,
+        damaged=_find_damaged(proof),
     )
+
+
+def _find_damaged(proof: Proof) -> Conversion | None:
+    """Give the conversion that makes again what the folder itself shows to be damaged: this version's, and no other."""
+    if not proof.findings or proof.receipt is None or proof.receipt.conversion.version != VERSION:
+        return None
+    return proof.receipt.conversion
 
 
 def _tell_examined(proof: Proof, *, compared: bool) -> str:
