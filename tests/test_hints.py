@@ -127,7 +127,7 @@ def test_after_findings_in_a_folder_of_distconvs_the_command_that_mends_it_is_na
     source, out, why = (
         checkpoint(Spec("llama-2", shards=2)),
         tmp_path / "my out",
-        "to make again what is damaged",
+        "to make again what is damaged, with the options that it had",
     )
     assert call(("convert", source, out, *options)).returncode == 0
     beside = out / ("params.json" if "meta" in options else "config.json")

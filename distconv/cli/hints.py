@@ -60,7 +60,14 @@ def hint_at_mending(output: str, damaged: "Conversion | None") -> None:
     words = [] if damaged.shards is None else ["--to", "meta", "--shards", str(damaged.shards)]
     if damaged.instruct and damaged.shards is None:
         words.append("--instruct")
-    hint("convert", "INPUT", output, "--verify", *words, why="to make again what is damaged")
+    hint(
+        "convert",
+        "INPUT",
+        output,
+        "--verify",
+        *words,
+        why="to make again what is damaged, with the options that it had",
+    )
 
 
 def hint_at_speaking(output: str) -> None:
