@@ -745,6 +745,19 @@ LocalStorage.find = find
         assert err.count("error: ") == 1
 
 
+@pytest.mark.parametrize(("verb", "resumes"), [("verify", False), ("convert", True)])
+def test_only_of_what_goes_on_where_it_stopped_it_is_said_to_go_on(
+    tmp_path: Path, verb: str, resumes: bool
+) -> None:
+    process = start_hanging(
+        "LocalStorage.find = hang", "--debug", verb, tmp_path, *([tmp_path / "out"] if resumes else ())
+    )
+    process.send_signal(signal.SIGINT)
+    _out, err = process.communicate(timeout=HANG_SECONDS)
+    advice = "run the same command again to go on" if resumes else "run it again"
+    assert err.endswith(f"error: interrupted; {advice}\n")
+
+
 def test_signals_that_the_shell_wants_ignored_stay_ignored() -> None:
     code = """
 import signal

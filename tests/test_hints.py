@@ -10,6 +10,7 @@ import torch.distributed.checkpoint as dcp
 from transformers import LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from distconv.cli import main
+from tests.called import call
 from tests.checkpoints import Spec
 
 Run = Callable[..., tuple[str, list[str]]]
@@ -111,3 +112,64 @@ def test_what_is_printed_after_a_conversion_loads_the_model_of_whatever_class(
         scope: dict[str, object] = {}
         exec("\n".join(lines), scope)
         assert type(scope["model"]) is kind
+
+
+def find_reason(said: str, why: str) -> str:
+    """Give the one command that is hinted at for a reason."""
+    (hint,) = (line for line in said.splitlines() if line.startswith(f"next, {why}: "))
+    return hint.removeprefix(f"next, {why}: ")
+
+
+@pytest.mark.parametrize("options", [(), ("--instruct",), ("--to", "meta", "--shards", "2")], ids=str)
+def test_after_findings_in_a_folder_of_distconvs_the_command_that_mends_it_is_named(
+    checkpoint: Callable[[Spec], Path], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    source, out, why = (
+        checkpoint(Spec("llama-2", shards=2)),
+        tmp_path / "my out",
+        "to make again what is damaged, with the options that it had",
+    )
+    assert call(("convert", source, out, *options)).returncode == 0
+    beside = out / ("params.json" if "meta" in options else "config.json")
+    beside.unlink()
+    for weights in (path for path in out.iterdir() if path.suffix in {".safetensors", ".pth"}):
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+    verified = call(("verify", out))
+    assert (verified.returncode, why in verified.stdout) == (1, False)
+    mending = find_reason(verified.stderr, why)
+    assert mending == f"distconv convert INPUT '{out}' --verify{''.join(f' {word}' for word in options)}"
+    _, *words = shlex.split(mending)
+    mended = call([source if word == "INPUT" else word for word in words])
+    assert mended.returncode == 0, mended.stderr
+    assert call(("verify", out)).returncode == 0
+    beside.unlink()
+    assert "next" not in call(("verify", out, "--quiet")).stderr + call(("verify", out, "--json")).stderr
+    # Nobody knows of what it was made.
+    (out / "distconv.json").unlink()
+    assert "next" not in call(("verify", out)).stderr
+
+
+def test_that_input_was_not_compared_with_its_own_checksums_is_said_where_it_has_some(
+    checkpoint: Callable[[Spec], Path], folders: Path, tmp_path: Path
+) -> None:
+    source, why = checkpoint(Spec("llama-2")), "as INPUT was not compared with its own checksums"
+    bare = checkpoint(Spec("llama-2", legacy=True, checklist=False))
+    first = call(("convert", source, tmp_path / "hf", "--family", "llama-2"))
+    assert find_reason(first.stderr, why) == f"distconv check {source} --family llama-2"
+    trained = call(("convert", folders / "grid", tmp_path / "trained", "--like", folders / "llama-hf"))
+    assert find_reason(trained.stderr, why).startswith(f"distconv check {folders / 'grid'} --like")
+    for words in (
+        ("convert", source, tmp_path / "hf", "--family", "llama-2"),  # which is there already
+        ("convert", source, tmp_path / "checked", "--check"),
+        ("convert", source, tmp_path / "quiet", "--quiet"),
+        ("convert", source, tmp_path / "json", "--json"),
+        ("convert", tmp_path / "hf", tmp_path / "meta", "--to", "meta"),
+        ("convert", bare, tmp_path / "old"),
+    ):
+        done = call(words)
+        assert (done.returncode, why in done.stderr) == (0, False), words
+    listed = checkpoint(Spec("llama-2", legacy=True))
+    told = find_reason(call(("convert", listed, tmp_path / "last")).stderr, why)
+    assert told == f"distconv check {listed}"

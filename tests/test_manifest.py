@@ -241,6 +241,37 @@ def test_what_could_not_be_written_at_the_end_is_refused_before_anything_is_read
     assert progress.calls == []
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "notes.md", "pyproject.json"])
+def test_a_file_that_stands_there_already_is_replaced_only_by_the_command_that_wrote_it(
+    model: Path, tmp_path: Path, name: str
+) -> None:
+    path, progress = tmp_path / name, RecordingProgress()
+    path.write_text('{"mine": "# Verification of distconv-manifest, distconv-card"}')
+    for write in (
+        lambda: distconv.manifest(model, path, progress=progress),
+        lambda: distconv.verify(model, card=path, progress=progress),
+    ):
+        with pytest.raises(UsageError, match=f"{re.escape(str(path))}: there already.*remove it, or give"):
+            write()
+        assert path.read_text().startswith('{"mine"')
+    assert progress.calls == []
+    # A file that mktemp has made is nobody's.
+    path.write_bytes(b"")
+    distconv.manifest(model, path)
+    made = path.read_bytes()
+    with pytest.raises(UsageError, match="no card that distconv wrote"):
+        distconv.verify(model, card=path)
+    distconv.manifest(model, path)
+    assert path.read_bytes() == made
+    path.unlink()
+    distconv.verify(model, card=path)
+    with pytest.raises(UsageError, match="no manifest that distconv wrote"):
+        distconv.manifest(model, path)
+    card = path.read_bytes()
+    distconv.verify(model, card=path)
+    assert path.read_bytes() == card
+
+
 def test_tensors_that_nobody_knows_are_listed_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     save_file({"x": torch.arange(6).view(2, 3)}, tmp_path / "model/model.safetensors", {"format": "pt"})

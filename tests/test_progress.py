@@ -191,6 +191,17 @@ def draw(progress: BarProgress, terminal: Terminal) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn).replace("\r", "")
 
 
+def test_what_a_terminal_echoes_behind_the_bars_begins_no_line_of_its_own(terminal: Terminal) -> None:
+    progress = BarProgress(terminal)
+    progress.begin(10_000_000_000, 2)
+    progress.take("lane 0", "model-00001-of-00002.safetensors", 5_000_000_000)
+    *_, last = lines = draw(progress, terminal).split("\n")
+    progress.end()
+    # The cursor stays behind it; one more than 100 would be the first of the next line.
+    assert len(f"{last}^C^C") <= 100
+    assert max(map(len, lines)) > 90
+
+
 @pytest.mark.parametrize(("seconds", "told"), [(4.9, False), (5.1, True)])
 def test_the_bar_tells_no_time_before_it_is_known(
     terminal: Terminal, clock: Clock, seconds: float, told: bool

@@ -39,6 +39,11 @@ class Notes(distconv.SilentProgress):
     def note(self, message: str) -> None:
         self.told.append(message)
 
+    @property
+    def remarks(self) -> list[str]:
+        """What was remarked, beside what is being done."""
+        return [message for message in self.told if message.startswith("note: ")]
+
 
 class StoppedError(Exception):
     """Ends a conversion as a kill would, but for what is cleaned up."""
@@ -68,9 +73,15 @@ def _stop(*_arguments: object) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"instruct": True}, "`to='transformers'`, `instruct=True`, 6 of 6 chunks so far"),
-        ({"to": "meta"}, "`to='meta'`, `shards=1`, 1 of 1 shard so far"),
-        ({"to": "meta", "shards": 2}, "`to='meta'`, `shards=2`, 2 of 2 shards so far"),
+        (
+            {"instruct": True},
+            "`to='transformers'`, `instruct=True`, all 6 chunks are written, what stands beside them is not",
+        ),
+        ({"to": "meta"}, "`to='meta'`, `shards=1`, its shard is written, what stands beside it is not"),
+        (
+            {"to": "meta", "shards": 2},
+            "`to='meta'`, `shards=2`, all 2 shards are written, what stands beside them is not",
+        ),
     ],
     ids=["transformers", "meta", "two shards"],
 )
@@ -220,12 +231,12 @@ def test_a_missing_chat_template_is_found_where_an_instruct_model_is_asked_for(
     (chat / "chat_template.jinja").unlink()
     (chat / "distconv.json").unlink()
     assert distconv.verify(chat, against=source, instruct=True, progress=notes).ok
-    assert not notes.told
+    assert not notes.remarks
     config = json.loads((chat / "tokenizer_config.json").read_text())
     config["chat_template"] = [{"name": "default", "template": "{{ messages }}"}]
     (chat / "tokenizer_config.json").write_text(json.dumps(config))
     assert distconv.verify(chat, against=source, instruct=True, progress=notes).ok
-    assert notes.told == [f"note: {chat}: its chat template is another than a conversion of Llama 3 gives"]
+    assert notes.remarks == [f"note: {chat}: its chat template is another than a conversion of Llama 3 gives"]
 
 
 def test_inspect_tells_a_chat_model_by_its_template(checkpoint: Write, tmp_path: Path) -> None:

@@ -114,6 +114,31 @@ def test_a_model_that_is_no_transformers_folder_is_called_what_it_is(
         assert (done.returncode, f"error: {like}: {words}" in done.stderr) == (2, True), done.stderr
 
 
+def test_convert_says_of_a_check_what_check_says(checkpoint: Write, tmp_path: Path) -> None:
+    source = checkpoint(SPEC)
+    (checked,) = call(("check", source)).stdout.splitlines()
+    assert checked.endswith("all as they should be")
+    assert checked in call(("convert", source, tmp_path / "out", "--check")).stderr.splitlines()
+    assert checked not in call(("convert", source, tmp_path / "quiet", "--check", "--quiet")).stderr
+
+
+def test_verify_says_where_its_card_is_and_what_each_of_its_bars_is_about(
+    checkpoint: Write, tmp_path: Path
+) -> None:
+    source, output, card = checkpoint(SPEC), tmp_path / "out", tmp_path / "card.md"
+    distconv.convert(source, output)
+    found = call(("verify", output, "--against", source, "--card", card))
+    assert found.stdout.splitlines()[-1] == f"{card}: a card of what was found"
+    reading, comparing = (
+        found.stderr.index(words)
+        for words in (f"reading all data of {output}\n", f"comparing every tensor with {source}\n")
+    )
+    assert reading < found.stderr.index("100.0%") < comparing < found.stderr.rindex("100.0%")
+    (output / "config.json").unlink()
+    assert call(("verify", output, "--card", card)).stdout.splitlines()[-1].startswith(f"{card}: a card")
+    assert "card" not in call(("verify", output)).stdout
+
+
 def test_check_says_which_files_it_compared_with_nothing(checkpoint: Write, tmp_path: Path) -> None:
     source = shutil.copytree(checkpoint(SPEC), tmp_path / "in")
     assert distconv.check(source).notes == ()

@@ -147,3 +147,16 @@ def test_a_key_that_is_not_there_is_named_once(tmp_path: Path) -> None:
         distconv.sign(tmp_path, key)
     assert str(raised.value).startswith(f"{key}: no such file; expected an elliptic-curve key")
     assert str(raised.value).count(str(key)) == 1
+
+
+def test_a_file_that_stands_there_already_is_replaced_by_a_signature_only_where_it_is_one(
+    output: Path, tmp_path: Path
+) -> None:
+    private, public = write_key(tmp_path)
+    key = private.read_bytes()
+    with pytest.raises(UsageError, match=r"key\.pem: there already, and no signature"):
+        distconv.sign(output, private, signature=private)
+    assert private.read_bytes() == key
+    for _again in range(2):
+        distconv.sign(output, private)
+    assert check(output, public) == []

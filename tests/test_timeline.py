@@ -1,11 +1,13 @@
 """What a run tells of itself: its summary, its trace and its picture."""
 
+import io
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 import distconv
 from distconv.cli import main
@@ -107,3 +109,28 @@ def test_a_trace_that_could_not_be_written_is_refused_before_anything_is_done(
     with pytest.raises(UsageError, match=r"cannot be written|in OUTPUT"):
         distconv.convert(checkpoint(SPEC), tmp_path / "out", trace=tmp_path / name)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_file_that_stands_there_already_is_no_trace_and_no_report_and_stays(
+    checkpoint: Callable[[Spec], Path], tmp_path: Path
+) -> None:
+    source, out = checkpoint(SPEC), tmp_path / "out"
+    mine = {"trace": b'{"schemaVersion": 1, "traceEvents": []}', "report": draw_with_matplotlib()}
+    for option, content in mine.items():
+        path = tmp_path / option
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=f"{option}: there already, and no {option}"):
+            distconv.convert(source, out, **{option: path})
+        assert path.read_bytes() == content
+        assert not out.exists()
+        path.unlink()
+    for _again in range(2):
+        distconv.convert(source, out, overwrite=True, trace=tmp_path / "trace", report=tmp_path / "report")
+    assert json.loads((tmp_path / "trace").read_bytes())["traceEvents"]
+
+
+def draw_with_matplotlib() -> bytes:
+    """Draw what is nobody's report: a training curve, for one."""
+    content = io.BytesIO()
+    Figure().savefig(content, format="png")
+    return content.getvalue()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import distconv
 from distconv.errors import ConversionError, InputError, OutputError
+from distconv.output import contents, proof
 from distconv.sidecars.tokenizer import Vocabulary
 from distconv.storage.local import LocalStorage
 from distconv.verbs import making
 from distconv.verbs.tokenizer import convert_tokenizer
 from tests.checkpoints import Spec
 from tests.faults import digest_folder, looks_whole
+from tests.moving.fakes import RecordingProgress
 
 Write = Callable[[Spec], Path]
 Damage = Callable[[Path], object]
@@ -366,6 +369,56 @@ def test_without_a_receipt_it_is_said_that_the_data_was_not_proved(checkpoint: W
     assert compared.ok
     assert compared.to_json()["data_proved"] is True
     assert "not proved" not in compared.lines()[0]
+
+
+@pytest.mark.parametrize("to", ["transformers", "meta"])
+def test_of_a_folder_that_could_not_be_read_no_data_is_called_proved(
+    checkpoint: Write, tmp_path: Path, to: str
+) -> None:
+    source, output, progress = checkpoint(SPEC), tmp_path / "out", RecordingProgress()
+    distconv.convert(source, output, to=to)
+    (weights,) = (path for path in output.iterdir() if path.suffix in {".safetensors", ".pth"})
+    os.truncate(weights, 1000)
+    for found in (
+        distconv.verify(output, progress=progress),
+        distconv.verify(output, against=source, progress=progress, card=tmp_path / "card.md"),
+    ):
+        told = found.to_json()
+        assert (told["ok"], told["data_proved"], told["tensors"], told["sha256"]) == (False, False, 0, None)
+        assert told["examined"] == "structure and small files; no data could be read"
+    card = (tmp_path / "card.md").read_text()
+    assert re.search(r"findings?\*\*: structure and small files; no data could be read\.\n", card)
+    # Where nothing is read, nothing is told of how far along it is; checklist.chk has the MD5s of small files too.
+    assert progress.calls == [] or to == "meta"
+
+
+def test_of_a_folder_of_which_a_part_was_read_not_all_is_called_proved(
+    checkpoint: Write, output: Path
+) -> None:
+    os.truncate(chunk(output), 1000)
+    told = distconv.verify(output).to_json()
+    assert (told["data_proved"], told["sha256"]) == (False, None)
+    assert told["examined"] == "structure, small files, the digests of what data could be read"
+    told = distconv.verify(output, against=checkpoint(SPEC)).to_json()
+    assert told["data_proved"] is False
+    assert told["examined"] == (
+        "structure, small files, the digests of what data could be read, and every tensor of it compared"
+    )
+    (output / "distconv.json").unlink()
+    assert distconv.verify(output).examined == "structure, and the values of what data could be read"
+
+
+def test_what_cannot_be_read_any_more_as_its_turn_comes_is_not_called_proved(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_cut(*arguments: object, **named: object) -> contents.Data:
+        os.truncate(chunk(output), chunk(output).stat().st_size - 1)
+        return contents.read_data(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(proof, "read_data", read_cut)
+    found = distconv.verify(output)
+    assert (found.ok, found.data_proved, found.manifest) == (False, False, None)
+    assert found.examined == "structure, small files, the digests of what data could be read"
 
 
 def test_a_path_that_is_no_folder_is_called_so(tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ import sys
 from distconv.cli.signals import Signals, make_stop, write_error
 from distconv.cli.streams import mend_streams
 
+_RESUMING = {"convert", "download", "push"}
+"""Commands that go on where they were stopped; all others begin anew."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code.
@@ -16,12 +19,14 @@ def main(arguments: list[str] | None = None) -> None:
     it ends; with others, they are given back.
     """
     mend_streams()
-    signals = Signals()
+    words = sys.argv[1:] if arguments is None else arguments
+    verb = next((word for word in words if not word.startswith("-")), "")
+    signals = Signals(resumes=verb in _RESUMING)
     signals.install()
     if arguments is None:
         signals.keep()
     try:
-        code = _run_guarded(sys.argv[1:] if arguments is None else arguments, signals)
+        code = _run_guarded(words, signals)
     finally:
         if arguments is not None:
             signals.restore()

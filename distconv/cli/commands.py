@@ -200,6 +200,8 @@ def _show_how_to_go_on(source: str, output: str, to: str, done: "ConversionRepor
         families = {family.title: family for family in FAMILIES.values()}
         if done.family in families:
             click.echo(_load_by_meta(output, done.chunks, families[done.family]))
+    if done.unchecked and not done.already_done:
+        hint("check", source, why="as INPUT was not compared with its own checksums")
     if done.verified:
         hint_at_speaking(output)
     else:

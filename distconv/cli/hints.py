@@ -3,6 +3,7 @@
 import contextlib
 import shlex
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -12,11 +13,14 @@ from distconv.cli.screen import paint
 from distconv.errors import UsageError, escape
 from distconv.humanize import write_size
 
+if TYPE_CHECKING:
+    from distconv.output.receipt import Conversion
 
-def hint(verb: str, *words: str, repeated: bool = True) -> None:
-    """Tell the command that comes next, if ``repeated`` with the options given to this one that it takes too.
 
-    To standard error; nothing to programs, and to who wants quiet.
+def hint(verb: str, *words: str, repeated: bool = True, why: str = "") -> None:
+    """Tell the command that comes next, and why if that is not plain.
+
+    If ``repeated``, with the options given to this one that it takes too. To standard error; nothing to programs, and to who wants quiet.
     """
     context = click.get_current_context()
     if context.params.get("as_json") or context.params.get("quiet"):
@@ -29,7 +33,8 @@ def hint(verb: str, *words: str, repeated: bool = True) -> None:
     if repeated:
         typed += _repeat(context, group.commands[verb], words)
     shown = " ".join(shlex.quote(escape(word)) for word in typed)
-    click.echo(f"{paint('next:', 'green')} {shown}", err=True)
+    head = f"next, {why}:" if why else "next:"
+    click.echo(f"{paint(head, 'green')} {shown}", err=True)
 
 
 def _repeat(context: click.Context, following: click.Command, said: tuple[str, ...]) -> Iterator[str]:
@@ -46,6 +51,23 @@ def _repeat(context: click.Context, following: click.Command, said: tuple[str, .
                     option.opts[0],
                     write_size(value) if isinstance(option.type, Size) else str(value),
                 )
+
+
+def hint_at_mending(output: str, damaged: "Conversion | None") -> None:
+    """Tell what makes again what is damaged of an OUTPUT of distconv's, with those of its options that are known."""
+    if damaged is None:
+        return
+    words = [] if damaged.shards is None else ["--to", "meta", "--shards", str(damaged.shards)]
+    if damaged.instruct and damaged.shards is None:
+        words.append("--instruct")
+    hint(
+        "convert",
+        "INPUT",
+        output,
+        "--verify",
+        *words,
+        why="to make again what is damaged, with the options that it had",
+    )
 
 
 def hint_at_speaking(output: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from distconv.cli.hints import hint, hint_at_speaking
+from distconv.cli.hints import hint, hint_at_mending, hint_at_speaking
 from distconv.cli.options import (
     Place,
     dtype_option,
@@ -194,6 +194,7 @@ def verify(
         )  # fmt: skip
     show(report, as_json=as_json)
     if not report.ok:
+        hint_at_mending(output, report.damaged)
         sys.exit(1)
     _let_speak(output, text, image, progress, as_json=as_json)
 

@@ -42,8 +42,9 @@ class _CtrlC(KeyboardInterrupt):
 class Signals:
     """The signal handlers of one command."""
 
-    def __init__(self) -> None:
-        """Install nothing yet."""
+    def __init__(self, *, resumes: bool = True) -> None:
+        """Install nothing yet; ``resumes`` says whether the command, run again, goes on where it stopped."""
+        self._advice = "run the same command again to go on" if resumes else "run it again"
         self.asked: int | None = None
         """The signal that was raised, if one was."""
         self.told = False
@@ -85,7 +86,7 @@ class Signals:
     def tell(self, stopped: "Stopped") -> str:
         """Give the words for a person, who is told once."""
         self.told = True
-        return f"{stopped}; run the same command again to go on"
+        return f"{stopped}; {self._advice}"
 
     def _take(self, number: int, _frame: "FrameType | None") -> None:
         """Raise, once."""

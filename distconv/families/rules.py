@@ -266,7 +266,7 @@ def describe_foreign_tensors(catalog: Catalog) -> str | None:
         ),
         (
             r"(layers\.\d+\.(self_attn|mlp|input_layernorm|post_attention_layernorm)|embed_tokens)\..*",
-            "a checkpoint with Transformers' names, which needs no conversion; for Meta's code give its folder and `to='meta'`",
+            "a checkpoint with Transformers' names, which needs no conversion; a Llama for Meta's code is made of its folder by `to='meta'`",
         ),
         (
             r".*\.qscale_(weight|act)",

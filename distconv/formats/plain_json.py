@@ -74,3 +74,8 @@ def _make_object(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
             message = f"{key[:40]!r} is there twice, with different values"
             raise ValueError(message)
     return found
+
+
+def is_document(head: bytes, form: str) -> bool:
+    """Whether a file that begins so is a JSON object that says near its beginning of which ``format`` it is."""
+    return head.lstrip().startswith(b"{") and f'"format": "{form}"'.encode() in head

@@ -9,10 +9,12 @@ from distconv.errors import escape, escape_lines
 from distconv.moving.progress_lines import WINDOW_SECONDS, is_settled
 
 if TYPE_CHECKING:
+    import rich.console
     import rich.progress
 
 LINES = 8
 """So many workers have a line of their own: with more, a terminal shows nothing else."""
+_ECHO_COLUMNS = len("^C^C")
 
 
 class BarProgress:
@@ -42,7 +44,8 @@ class BarProgress:
 
         self._units, self._units_done, self._kind = units, 0, kind
         self._workers = {}
-        self._bar = columns.Progress(
+        console = rich.console.Console(file=self._file)
+        self._bar = _choose_bars(console)(
             columns.TextColumn(
                 "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
             ),
@@ -51,7 +54,7 @@ class BarProgress:
             columns.DownloadColumn(table_column=Column(no_wrap=True)),
             _make_speed_column(),
             _make_time_left_column(),
-            console=rich.console.Console(file=self._file),
+            console=console,
             transient=False,
             expand=True,
             speed_estimate_period=WINDOW_SECONDS,
@@ -112,6 +115,23 @@ class BarProgress:
 
     def _description(self) -> str:
         return f"{self._units_done} of {self._units} {self._kind}"
+
+
+def _choose_bars(console: "rich.console.Console") -> "type[rich.progress.Progress]":
+    """Give bars that leave the end of their lines free.
+
+    A terminal echoes ``^C`` where the cursor is, behind the last line: were that full, the echo would begin another one,
+    and the next drawing stand below the last instead of in its place.
+    """
+    from rich.console import RenderableType
+    from rich.constrain import Constrain
+    from rich.progress import Progress
+
+    class Bars(Progress):
+        def get_renderable(self) -> RenderableType:
+            return Constrain(super().get_renderable(), max(1, console.width - _ECHO_COLUMNS))
+
+    return Bars
 
 
 def _make_speed_column() -> "rich.progress.ProgressColumn":

@@ -18,7 +18,7 @@ def run_units(
     job: Job, units: Sequence[Unit], cluster: Cluster | None, progress: Progress, keep: Keep
 ) -> tuple[Receipt, ...]:
     """Do all units, in this process where there is no cluster; ``keep`` is told of each."""
-    if cluster is None:
+    if cluster is None or not units:
         return run_here(job, units, progress, keep=keep)
     from distconv.moving.ray.driver import run_on_ray
 
@@ -28,7 +28,12 @@ def run_units(
 def run_here(
     job: Job, units: Sequence[Unit], progress: Progress, *, convert: Convert = make_unit, keep: Keep = forget
 ) -> tuple[Receipt, ...]:
-    """Do all units in this process, by a lane for each processor that it may use, up to a few."""
+    """Do all units in this process, by a lane for each processor that it may use, up to a few.
+
+    Where there is none, nothing is told of how far along it is.
+    """
+    if not units:
+        return ()
     return run_inline(job, units, min(_INLINE_LANES, _count_processors()), progress, convert, keep)
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
 from distconv.errors import ConversionError, UsageError, describe_missing_package
@@ -13,10 +13,13 @@ from distconv.humanize import GIGABYTE
 from distconv.moving.job import Receipt
 from distconv.moving.spans import STAGES
 from distconv.storage.base import PathLike, Storage, write_small
+from distconv.storage.given import refuse_other
+from distconv.storage.local import LocalStorage
 from distconv.storage.places import read_local, read_small_output
 from distconv.storage.requests import count_requests
 
 _COLOURS = ("#4477aa", "#ccbb44", "#aa3377", "#228833")
+_SOFTWARE = "distconv"
 
 
 def summarise(receipts: Sequence[Receipt]) -> dict[str, object]:
@@ -70,8 +73,8 @@ class RunCharts:
     def __init__(self, output: str, trace: PathLike | None, report: PathLike | None) -> None:
         """Refuse, before hours of work, with UsageError, what could not be written after them."""
         self._output = output
-        self._trace = None if trace is None else _read_path(trace, output)
-        self._report = None if report is None else _read_path(report, output)
+        self._trace = None if trace is None else _read_path(trace, output, _is_trace, "trace")
+        self._report = None if report is None else _read_path(report, output, _is_report, "report")
         if report is not None:
             try:
                 import matplotlib as mpl
@@ -100,11 +103,20 @@ class RunCharts:
             raise ConversionError(words) from error
 
 
-def _read_path(path: PathLike, output: str) -> str:
+def _read_path(path: PathLike, output: str, is_own: Callable[[bytes], bool], what: str) -> str:
     name = read_small_output(read_local(path))
     if os.path.realpath(os.path.dirname(name) or ".") == os.path.realpath(output):
         raise UsageError(f"{name}: in OUTPUT, which holds nothing but the model; give another folder")
+    refuse_other(LocalStorage(), name, is_own, what)
     return name
+
+
+def _is_trace(head: bytes) -> bool:
+    return head.startswith(b'{"traceEvents": [')
+
+
+def _is_report(head: bytes) -> bool:
+    return head.startswith(b"\x89PNG") and _SOFTWARE.encode() in head
 
 
 def make_trace(receipts: Sequence[Receipt]) -> bytes:
@@ -186,5 +198,5 @@ def draw_report(receipts: Sequence[Receipt], title: str) -> bytes:
     throughput.set_ylabel("GB written")
     throughput.grid(visible=True, alpha=0.3)
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
+    figure.savefig(content, format="png", dpi=120, metadata={"Software": _SOFTWARE})
     return content.getvalue()

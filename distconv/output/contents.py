@@ -42,6 +42,8 @@ class Data:
     findings: tuple[Finding, ...] = ()
     tensors: Mapping[tuple[str, str], Seen] | None = None
     """None where it was not read."""
+    unread: frozenset[str] = frozenset()
+    """Names of files that could not be read to their ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +109,17 @@ def read_data(
     receipts = run_units(job, [unit for own in units.values() for unit in own], cluster, progress, forget)
     found = {done.chunk: done.found or Found() for done in receipts}
     seen: dict[tuple[str, str], Seen] = {}
+    unread = set[str]()
     for task in tasks:
         read = _bring_together(task, units[task.name], found)
+        if read.problem is not None:
+            unread.add(task.name)
         difference = _compare(task, read)
         if difference is not None:
             findings.append(difference)
         for name, tally in read.tallies.items():
             seen[task.name, name] = Seen(task.tensors[name], tally, read.digests.get(name))
-    return Data(tuple(findings), seen)
+    return Data(tuple(findings), seen, frozenset(unread))
 
 
 def _make_tasks(

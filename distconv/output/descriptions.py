@@ -10,7 +10,7 @@ from distconv.families.known import ALL_FAMILIES
 from distconv.humanize import format_count, list_first, write_size
 from distconv.moving.shared import UnfinishedFile
 from distconv.output.state import Found, read_record
-from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TARGETS, TRANSFORMERS
+from distconv.output.targets import JOURNAL_NAME, RECEIPT_NAME, TARGETS, TRANSFORMERS, Target
 from distconv.output.values import WORD, show
 from distconv.storage.base import Storage, is_folder, join
 
@@ -44,12 +44,10 @@ def describe_unfinished(storage: Storage, folder: str) -> str | None:
     recorded = [name for name in digests if isinstance(name, str) and target.is_weights(name)]
     done = [name for name in recorded if name in names]
     total = _tell_total(told.get("shards"), (*recorded, *unfinished))
-    files = format_count(len(done), target.noun)
-    if total is not None:
-        files = f"{len(done):,} of {format_count(total, target.noun)}"
+    reached = f"{_count_done(len(done), total, target)}{_count_parts(unfinished, {*names} - {*done})}"
     return (
         f"{folder}: a conversion{_name_family(told.get('family'))} into it is not finished "
-        f"({asked}{files} so far{_count_parts(unfinished, {*names} - {*done})}); run the same conversion again, and it "
+        f"({asked}{reached}); run the same conversion again, and it "
         f"goes on: `distconv convert INPUT {folder}`, with the options that it had"
     )
 
@@ -81,6 +79,17 @@ def _tell_total(shards: object, files: Iterable[str]) -> int | None:
         match = _NUMBERED.fullmatch(name)
         return 1 if match is None else int(match[1])
     return None
+
+
+def _count_done(done: int, total: int | None, target: Target) -> str:
+    """Say how many files of weights are there, of how many, or what is missing where these are not."""
+    if total is None:
+        return f"{format_count(done, target.noun)} so far"
+    if done < total:
+        return f"{done:,} of {format_count(total, target.noun)} so far"
+    if total == 1:
+        return f"its {target.noun} is written, what stands beside it is not"
+    return f"all {format_count(total, target.noun)} are written, what stands beside them is not"
 
 
 def _count_parts(unfinished: Mapping[str, UnfinishedFile], names: set[str]) -> str:

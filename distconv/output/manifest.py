@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from distconv.errors import InputError
-from distconv.formats.plain_json import parse_object
+from distconv.formats.plain_json import is_document, parse_object
 from distconv.layout.dtypes import DTYPES, DType
 from distconv.moving.digests import ALGORITHM
 from distconv.moving.values import Tally
@@ -97,6 +97,11 @@ def _make_row(listed: Listed) -> dict[str, object]:
         ALGORITHM: listed.digest,
         **{key: value for key, value in odd.items() if value},
     }
+
+
+def is_manifest_head(head: bytes) -> bool:
+    """Whether a file that begins so is a manifest."""
+    return is_document(head, FORMAT)
 
 
 def is_manifest(content: Mapping[str, object]) -> bool:

@@ -50,25 +50,33 @@ class Proof:
 
     target: Target
     depth: Depth
+    names: Sequence[str]
+    """Of all files of weights that should be there."""
     headers: Headers
+    """Of those that could be read."""
     receipt: ModelReceipt | None
     data: Data
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
 
     @property
-    def data_proved(self) -> bool:
-        """Whether all data was read and compared with its digests."""
-        return self.depth >= Depth.DATA and self.receipt is not None
+    def data_read(self) -> bool:
+        """Whether all data was read."""
+        return self.data.tensors is not None and not {*self.names} - {*self.headers} and not self.data.unread
 
     @property
     def examined(self) -> str:
         """Say for people what was looked at."""
-        if self.receipt is None:
-            return "structure and values" if self.depth >= Depth.MODEL else "structure"
-        if self.depth < Depth.DATA:
-            return f"structure and small files; the {self.target.noun}s' data was not read"
-        return "structure, small files, the digests of all data"
+        recorded = self.receipt is not None
+        looked = "structure and small files" if recorded else "structure"
+        if self.data.tensors is None:
+            return f"{looked}; the {self.target.noun}s' data was not read" if recorded else looked
+        if not self.data_read and not self.data.tensors:
+            return f"{looked}; no data could be read"
+        seen = "all data" if self.data_read else "what data could be read"
+        if recorded:
+            return f"structure, small files, the digests of {seen}"
+        return "structure and values" if self.data_read else f"structure, and the values of {seen}"
 
     def list_tensors(self) -> Iterator[Listed]:
         """Give each tensor that has a digest, as a manifest has it."""
@@ -112,7 +120,7 @@ def prove(
     if receipt is None and not damage:
         unrecorded = _describe_unrecorded(target, depth, output, against)
         notes.append(f"{output}: no {RECEIPT_NAME}, so {unrecorded}")
-    return Proof(target, depth, headers, receipt, data, tuple(dict.fromkeys(findings)), tuple(notes))
+    return Proof(target, depth, names, headers, receipt, data, tuple(dict.fromkeys(findings)), tuple(notes))
 
 
 def _refuse_no_folder(storage: Storage, output: str) -> None:

@@ -4,12 +4,14 @@ import contextlib
 import difflib
 import posixpath
 import re
+from collections.abc import Callable
 
-from distconv.errors import InputError
-from distconv.storage.base import Entry, Storage, is_folder, join
+from distconv.errors import InputError, UsageError
+from distconv.storage.base import Entry, Storage, is_file, is_folder, join, opened, read_range
 
 _LIKENESS, _MOST_NAMES = 0.85, 4096
 _REPOSITORY = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*")
+_HEAD_BYTES = 256
 
 
 def find_given(storage: Storage, path: str) -> Entry:
@@ -56,3 +58,24 @@ def take_given(storage: Storage, path: str, name: str, what: str) -> str:
     if storage.find(path) is None:
         raise InputError(f"{path}: no such file (given as {what})")
     return path
+
+
+def read_head(storage: Storage, path: str) -> bytes:
+    """Give the first bytes of a file, by which it is told what it is; none where no file is."""
+    if not is_file(storage, path):
+        return b""
+    with opened(storage, path) as reader:
+        return bytes(read_range(reader, 0, min(_HEAD_BYTES, reader.size_bytes)))
+
+
+def refuse_other(storage: Storage, path: str, is_own: Callable[[bytes], bool], what: str) -> None:
+    """Raise UsageError where a small file that is written last would take the place of one of another kind.
+
+    ``is_own`` tells by its head one that the same command wrote; an empty one, as ``mktemp`` makes it, loses nothing.
+    """
+    head = read_head(storage, path)
+    if head and not is_own(head):
+        raise UsageError(
+            f"{path}: there already, and no {what} that distconv wrote, so that it is not replaced; remove it, or give "
+            "another name"
+        )

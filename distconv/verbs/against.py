@@ -11,15 +11,14 @@ from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
 from distconv.output.contents import take_written
 from distconv.output.findings import Finding
-from distconv.output.manifest import make_manifest, read_manifest
+from distconv.output.manifest import is_manifest_head, make_manifest, read_manifest
 from distconv.output.proof import Proof
 from distconv.output.targets import TRANSFORMERS, Target
-from distconv.storage.base import Storage, opened, read_range
+from distconv.storage.base import Storage
+from distconv.storage.given import read_head
 from distconv.verbs.compare_manifests import compare_manifests
 from distconv.verbs.options import Options
 from distconv.verbs.whole_tensors import cast_tensors, digest_tensors, open_tensors
-
-_HEAD_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +40,7 @@ class Comparison:
 
 def is_manifest_file(storage: Storage, path: str) -> bool:
     """Whether a file is a manifest, told by its first bytes."""
-    entry = storage.find(path)
-    if entry is None or entry.is_folder:
-        return False
-    with opened(storage, path) as reader:
-        head = bytes(read_range(reader, 0, min(_HEAD_BYTES, reader.size_bytes)))
-    return head.lstrip().startswith(b"{") and b'"format": "distconv-manifest"' in head
+    return is_manifest_head(read_head(storage, path))
 
 
 def against_manifest(

@@ -1,6 +1,6 @@
 """What of INPUT can be compared with checksums of its own, and what headers and names alone tell."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
@@ -15,12 +15,13 @@ from distconv.formats.safetensors.catalog import read_transformers_catalog
 from distconv.formats.safetensors.folder import TransformersFiles, find_transformers_files
 from distconv.formats.safetensors.names import find_transformers_names, keep_names
 from distconv.humanize import list_some
+from distconv.layout.files import OutputTensor
 from distconv.layout.regions import Region
 from distconv.output.targets import CHECKLIST_NAME, RECEIPT_NAME
 from distconv.storage.base import Storage, join
 from distconv.verbs.options import Options
-from distconv.verbs.sources import open_meta
-from distconv.verbs.trained_input import find_trained_files, take_like
+from distconv.verbs.sources import Found, open_meta
+from distconv.verbs.trained_input import TrainedInput, find_trained_files, take_like
 from distconv.verbs.transformers_model import read_any_model
 
 
@@ -42,6 +43,17 @@ class Work:
     findings: Sequence[str]
     notes: Sequence[str]
     by_headers: int = 0
+
+
+def has_checksums(storage: Storage, found: Found, tensors: Iterable[OutputTensor]) -> bool:
+    """Whether INPUT, of which tensors are made, has checksums of its own; of a trainer's files the first one tells."""
+    regions = (tensor.copies[0].region for tensor in tensors if tensor.copies)
+    if isinstance(found, TrainedInput):
+        own = next((region for region in regions if region.path in found.files.weights), None)
+        return own is not None and bool(found.files.read_checksums(storage, [own]))
+    if any(region.crc32 for region in regions):
+        return True
+    return isinstance(found, SourceFiles) and bool(read_checklists(storage, found)[0])
 
 
 def look_at_checkpoint(storage: Storage, options: Options) -> Work:

@@ -45,6 +45,8 @@ class ConversionReport(Report):
     notes: tuple[str, ...]
     requests: Mapping[str, int] = field(default_factory=dict)
     """To other hosts, by operation."""
+    unchecked: bool = False
+    """Whether INPUT has checksums of its own, with which it was not compared."""
 
     def to_json(self) -> dict[str, object]:
         """Give the same as plain values."""

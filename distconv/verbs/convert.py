@@ -20,6 +20,7 @@ from distconv.planning.plan import Plan
 from distconv.storage.base import PathLike
 from distconv.storage.places import read_output, read_place
 from distconv.storage.requests import count_requests
+from distconv.verbs.checkable import has_checksums
 from distconv.verbs.conversion_report import ConversionReport
 from distconv.verbs.finished import examine
 from distconv.verbs.making import Moved, make_output
@@ -89,10 +90,11 @@ def run(options: Options, progress: Progress) -> ConversionReport:
         prepared = prepare(storage, found, options, source, partial(_ask, source, options, watch))
         for note in prepared.notes:
             watch.note(f"note: {note}")
+        unchecked = not options.check and has_checksums(storage, found, prepared.plan.tensors)
         report, receipts = _convert(source, options, prepared, watch, started)
         count = format_count(len(prepared.plan.files), prepared.target.noun)
         charts.write(storage, receipts, f"{prepared.subject.title}, {count}")
-        return replace(report, output=given, requests=sum_requests(receipts, before))
+        return replace(report, output=given, requests=sum_requests(receipts, before), unchecked=unchecked)
 
 
 def _ask(source: Source, options: Options, watch: Stopwatch, questions: Sequence[Unit]) -> Sequence[Receipt]:
@@ -166,3 +168,5 @@ def _check(options: Options, progress: Progress) -> None:
         progress.note(f"note: {note}")
     if report.findings:
         raise InputError.of(report.findings)
+    for line in report.lines():
+        progress.note(line)

@@ -6,8 +6,9 @@ from distconv.humanize import format_count, format_size
 from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import take_progress
-from distconv.output.manifest import Manifest
+from distconv.output.manifest import Manifest, is_manifest_head
 from distconv.storage.base import PathLike, write_small
+from distconv.storage.given import refuse_other
 from distconv.storage.places import read_place, read_small_output
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.reports import Report
@@ -76,6 +77,7 @@ def manifest(
     )  # fmt: skip
     options = name_for_workers(options)
     storage = open_storage(options)
+    refuse_other(storage, options.output, is_manifest_head, "manifest")
     cluster = choose_cluster(options)
     found = open_tensors(storage, options, cluster)
     made = digest_tensors(storage, found.tensors, take_progress(progress), cluster)

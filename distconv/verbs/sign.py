@@ -18,6 +18,8 @@ from distconv.moving.progress_default import take_progress
 from distconv.output.findings import Depth
 from distconv.output.proof import prove
 from distconv.storage.base import PathLike
+from distconv.storage.given import refuse_other
+from distconv.storage.local import LocalStorage
 from distconv.storage.places import find_scheme, open_places, read_local, read_place, read_small_output
 from distconv.verbs.reports import Report
 
@@ -71,7 +73,7 @@ def sign(
     folder = read_place(output)
     if find_scheme(folder) is not None:
         raise UsageError(f"{folder}: only a folder of this host can be signed; copy it here")
-    path = Path(read_small_output(read_local(signature or os.path.join(folder, SIGNATURE_NAME))))
+    path = _take_path(signature or os.path.join(folder, SIGNATURE_NAME))
     _refuse_missing(key, _KEYS)
     try:
         signer = sign_ec_key.Signer(Path(key))
@@ -90,6 +92,17 @@ def sign(
     signer.sign(payload).write(path)
     files = sum(1 for _ in manifest.resource_descriptors())
     return SignReport(folder, str(path), files, proof.notes)
+
+
+def _take_path(signature: PathLike) -> Path:
+    """Take where the signature goes; UsageError where something else is."""
+    path = read_small_output(read_local(signature))
+    refuse_other(LocalStorage(), path, _is_signature, "signature")
+    return Path(path)
+
+
+def _is_signature(head: bytes) -> bool:
+    return head.startswith(b"{") and b"application/vnd.dev.sigstore.bundle" in head
 
 
 def _refuse_missing(path: PathLike, expected: str) -> None:

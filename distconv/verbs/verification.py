@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from distconv.humanize import shorten
 from distconv.output.findings import MOST_SHOWN
 from distconv.output.manifest import Manifest
+from distconv.output.receipt import Conversion
 from distconv.output.targets import RECEIPT_NAME
 from distconv.verbs.reports import Report
 
@@ -22,13 +23,17 @@ class Verification(Report):
     shards: int | None
     """How many there are of Meta's; None in Transformers' format."""
     data_proved: bool
-    """Whether all data was compared, with the receipt's digests or with the source."""
+    """Whether all data was read and compared, with the receipt's digests or with the source."""
     examined: str
     """What was looked at, for people."""
     manifest: Manifest | None
-    """Digests of the tensors of a Transformers folder, as they were read."""
+    """Digests of the tensors of a Transformers folder, as they were read; None where not all could be."""
     differences: tuple[str, ...]
     notes: tuple[str, ...]
+    damaged: Conversion | None = None
+    """The conversion of which OUTPUT is, which makes again what is damaged; None where nothing is, or where it was none."""
+    card: str | None = None
+    """The file to which the card of this was written."""
 
     @property
     def ok(self) -> bool:
@@ -60,6 +65,9 @@ class Verification(Report):
 
     def lines(self) -> tuple[str, ...]:
         """Give the same for people."""
+        return (*self._tell(), *(() if self.card is None else (f"{self.card}: a card of what was found",)))
+
+    def _tell(self) -> tuple[str, ...]:
         if self.ok and not self.data_proved:
             proved = f"the data was not proved, there is no good {RECEIPT_NAME}; `against=INPUT` compares it"
             return (f"{self.output}: all {self._tensors} are whole in {self.examined}; {proved}",)

@@ -6,10 +6,13 @@ import shlex
 from collections.abc import Iterator
 from importlib import metadata
 
+from distconv.formats.plain_json import is_document
 from distconv.humanize import format_count, format_size
 from distconv.verbs.verification import Verification
 from distconv.version import VERSION
 
+_FORMAT = "distconv-card"
+_TITLE = "# Verification of "
 _LIBRARIES = ("numpy", "safetensors", "torch", "transformers", "xxhash")
 
 
@@ -20,10 +23,15 @@ def make_verification_card(report: Verification, path: str) -> bytes:
     return (json.dumps(_collect(report), indent=1) + "\n").encode()
 
 
+def is_card(head: bytes) -> bool:
+    """Whether a file that begins so is a card."""
+    return head.startswith(_TITLE.encode()) or is_document(head, _FORMAT)
+
+
 def _collect(report: Verification) -> dict[str, object]:
     found = report.manifest
     return {
-        "format": "distconv-card",
+        "format": _FORMAT,
         "version": 1,
         **{key: value for key, value in report.to_json().items() if key != "sha256"},
         "command": _name_command(report),
@@ -46,7 +54,7 @@ def _name_command(report: Verification) -> str:
 
 def _write(report: Verification) -> Iterator[str]:
     found = report.manifest
-    yield f"# Verification of {_escape(report.output)}"
+    yield f"{_TITLE}{_escape(report.output)}"
     yield ""
     found_wrong = format_count(len(report.differences), "finding")
     yield f"**{'Whole' if report.ok else found_wrong}**: {report.examined}."

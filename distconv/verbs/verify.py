@@ -10,14 +10,17 @@ from distconv.moving.progress_default import take_progress
 from distconv.output.findings import Depth
 from distconv.output.manifest import Manifest, make_manifest
 from distconv.output.proof import Proof, prove
+from distconv.output.receipt import Conversion
 from distconv.output.targets import META, TRANSFORMERS
 from distconv.storage.base import PathLike, Storage, write_small
+from distconv.storage.given import refuse_other
 from distconv.storage.places import read_place, read_small_output
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.running import choose_cluster, name_for_workers
 from distconv.verbs.sign import read_signature
 from distconv.verbs.verification import Verification
-from distconv.verbs.verification_card import make_verification_card
+from distconv.verbs.verification_card import is_card, make_verification_card
+from distconv.version import VERSION
 
 if TYPE_CHECKING:
     from distconv.verbs.against import Comparison
@@ -51,11 +54,14 @@ def verify(
     check = None if signature is None or public_key is None else read_signature(signature, public_key)
     asked, path = name_for_workers(asked), None if card is None else read_small_output(card)
     storage = open_storage(asked, path)
+    if path is not None:
+        refuse_other(storage, path, is_card, "card")
     report = _verify(storage, asked, choose_cluster(asked), take_progress(progress), carded=path is not None)
     if check is not None:
         report = _add(report, check(asked.output))
     if path is not None:
         write_small(storage, path, make_verification_card(report, path))
+        report = replace(report, card=path)
     return report
 
 
@@ -67,6 +73,8 @@ def _verify(
     storage: Storage, asked: Options, cluster: Cluster | None, progress: Progress, *, carded: bool
 ) -> Verification:
     against = _read_source(storage, asked, cluster) if asked.source else None
+    if against is not None:
+        progress.note(f"reading all data of {asked.output}")
     proof = prove(
         storage,
         asked.output,
@@ -78,6 +86,7 @@ def _verify(
     )
     findings = list(proof.findings)
     if against is not None:
+        progress.note(f"comparing every tensor with {asked.source}")
         findings += against.compare(proof, progress)
     manifest, notes = None, proof.notes
     try:
@@ -93,12 +102,27 @@ def _verify(
         cast_to=() if against is None else tuple(against.list_casts(proof.headers)),
         tensors=sum(len(written) for written in proof.headers.values()),
         shards=len(proof.headers) if proof.target is META else None,
-        data_proved=proof.data_proved or against is not None,
-        examined=proof.examined if against is None else f"{proof.examined}, and every tensor compared",
+        data_proved=proof.data_read and (proof.receipt is not None or against is not None),
+        examined=_tell_examined(proof, compared=against is not None),
         manifest=manifest,
         differences=tuple(finding.words for finding in findings),
         notes=notes,
+        damaged=_find_damaged(proof),
     )
+
+
+def _find_damaged(proof: Proof) -> Conversion | None:
+    """Give the conversion that makes again what the folder itself shows to be damaged: this version's, and no other."""
+    if not proof.findings or proof.receipt is None or proof.receipt.conversion.version != VERSION:
+        return None
+    return proof.receipt.conversion
+
+
+def _tell_examined(proof: Proof, *, compared: bool) -> str:
+    """Say for people what was looked at, and what of it was compared: nothing where no data could be read."""
+    if not compared or not proof.data.tensors:
+        return proof.examined
+    return f"{proof.examined}, and every tensor{'' if proof.data_read else ' of it'} compared"
 
 
 def _list_tensors(
@@ -106,8 +130,11 @@ def _list_tensors(
 ) -> Manifest | None:
     """Give the manifest of OUTPUT: of a Transformers folder where digests were made, of Meta's shards for ``progress``.
 
-    Those hold parts, so that whole tensors are read again, as ``distconv manifest`` reads them.
+    Those hold parts, so that whole tensors are read again, as ``distconv manifest`` reads them. None where not all
+    could be read: what is left is another model's.
     """
+    if not proof.data_read:
+        return None
     if proof.target is TRANSFORMERS:
         tensors = tuple(proof.list_tensors())
         return make_manifest(tensors) if tensors else None

@@ -397,7 +397,7 @@ CALLED = {
     "FSDP": "flat parameters of FSDP; save a full state dict (FULL_STATE_DICT)",
     "torchtune": "a checkpoint with torchtune's own names; save it by torchtune's FullModelMetaCheckpointer",
     "torchtitan": "a checkpoint with torchtitan's newer or gpt-fast's names; export it in Transformers' format from there",
-    "Transformers": "a checkpoint with Transformers' names, which needs no conversion; for Meta's code give its folder and `to='meta'`",
+    "Transformers": "a checkpoint with Transformers' names, which needs no conversion; a Llama for Meta's code is made of its folder by `to='meta'`",
     "quantized": "a quantized checkpoint (int4 or int8 weights, as SpinQuant has them); convert the bf16 model instead",
     "LoRA": "a LoRA checkpoint; merge it into the model first",
     "mixture-of-experts": (

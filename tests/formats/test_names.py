@@ -145,7 +145,7 @@ def test_what_was_taken_off_and_left_aside_is_said(checkpoint: Write, tmp_path: 
         (lambda _state: {"_fsdp_wrapped_module._flat_param": torch.ones(9)}, "flat parameters of FSDP"),
         (lambda _state: {"layers.0.attn.q_proj.weight": torch.ones(2, 2)}, "torchtune"),
         (lambda _state: {"layers.0.attention.qkv_linear.wq.weight": torch.ones(2, 2)}, "torchtitan"),
-        (lambda _state: {"module.model.layers.0.self_attn.q_proj.weight": torch.ones(2, 2)}, "Transformers' names, which needs no conversion; for Meta's code give its folder and `to='meta'` (it has module.model.layers.0"),
+        (lambda _state: {"module.model.layers.0.self_attn.q_proj.weight": torch.ones(2, 2)}, "Transformers' names, which needs no conversion; a Llama for Meta's code is made of its folder by `to='meta'` (it has module.model.layers.0"),
         (lambda _state: {"model": {"model.embed_tokens.weight": torch.ones(2, 2)}}, "Transformers' names"),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ from distconv.output.descriptions import describe_unfinished, telling_unfinished
 from distconv.storage.local import LocalStorage
 
 FIRST, SECOND = (f"model-0000{number}-of-00003.safetensors" for number in (1, 2))
+SHARDS = ["consolidated.00.pth", "consolidated.01.pth"]
 IT_IS, TO = "into it is not finished", "`to='transformers'`, "
 ATTEMPT = f".{FIRST}.host-1-abcdef01.partial"
 
@@ -29,14 +30,18 @@ def write(folder: Path, conversion: object, *recorded: str, parts: int = 0) -> N
 @pytest.mark.parametrize(
     ("conversion", "recorded", "there", "words"),
     [
-        ({"family": "llama-2"}, [FIRST, SECOND], [SECOND], f" of Llama 2 {IT_IS} ({TO}1 of 3 chunks"),
-        ({"family": "qwen3"}, ["model.safetensors"], [], f" of qwen3 {IT_IS} ({TO}0 of 1 chunk"),
-        ({"family": "two words"}, [], [], f" {IT_IS} ({TO}0 chunks"),
-        ({"family": 2, "to": "nowhere"}, ["LICENSE"], ["LICENSE"], f" {IT_IS} (`to='nowhere'`, 0 chunks"),
-        ({"instruct": True, "dtype": "x"}, [], [], f" {IT_IS} ({TO}`instruct=True`, 0 chunks"),
+        ({"family": "llama-2"}, [FIRST, SECOND], [SECOND], f" of Llama 2 {IT_IS} ({TO}1 of 3 chunks so far"),
+        ({"family": "qwen3"}, ["model.safetensors"], [], f" of qwen3 {IT_IS} ({TO}0 of 1 chunk so far"),
+        ({"family": "two words"}, [], [], f" {IT_IS} ({TO}0 chunks so far"),
+        ({"family": 2, "to": "nowhere"}, ["LICENSE"], ["LICENSE"], f" {IT_IS} (`to='nowhere'`, 0 chunks so far"),
+        ({"instruct": True, "dtype": "x"}, [], [], f" {IT_IS} ({TO}`instruct=True`, 0 chunks so far"),
         ({"to": "meta", "shards": 2}, ["consolidated.00.pth"], ["consolidated.00.pth"],
-         f" {IT_IS} (`to='meta'`, `shards=2`, 1 of 2 shards"),
-        ("damaged", [], [], f" {IT_IS} (0 chunks"),
+         f" {IT_IS} (`to='meta'`, `shards=2`, 1 of 2 shards so far"),
+        ("damaged", [], [], f" {IT_IS} (0 chunks so far"),
+        ({}, ["model.safetensors"], ["model.safetensors"],
+         f" {IT_IS} ({TO}its chunk is written, what stands beside it is not"),
+        ({"to": "meta", "shards": 2}, SHARDS, SHARDS,
+         f" {IT_IS} (`to='meta'`, `shards=2`, all 2 shards are written, what stands beside them is not"),
     ],
 )  # fmt: skip
 def test_how_far_a_conversion_is_is_told_by_its_journal_and_what_is_there(
@@ -46,7 +51,7 @@ def test_how_far_a_conversion_is_is_told_by_its_journal_and_what_is_there(
     for name in there:
         (tmp_path / name).touch()
     assert describe_unfinished(LocalStorage(), str(tmp_path)) == (
-        f"{tmp_path}: a conversion{words} so far); run the same conversion again, and it goes on: "
+        f"{tmp_path}: a conversion{words}); run the same conversion again, and it goes on: "
         f"`distconv convert INPUT {tmp_path}`, with the options that it had"
     )
 
