@@ -10,7 +10,7 @@ from distconv.version import VERSION
 Json = dict[str, object]
 STORAGE = LocalStorage()
 JOURNAL, RECEIPT = ".distconv.journal", "distconv.json"
-DIGEST, MD5, SHA256 = "0" * 32, "1" * 32, "2" * 64
+DIGEST, MD5, SHA256 = "0" * 32, "1f" * 16, "2" * 64
 SOURCE: Json = {"params.json": {"sha256": SHA256}}
 IDENTITY: Json = {
     "distconv": VERSION, "family": "llama-2", "instruct": False, "dtype": "bfloat16", "max_shard_size": 5,

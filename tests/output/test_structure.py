@@ -1,12 +1,14 @@
 """What names and headers of anybody's files of weights tell of files that are missing, and of tensors that are there twice."""
 
+import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from distconv.formats.written import Headers, Written
 from distconv.layout.dtypes import FLOAT32
-from distconv.output.structure import check_forms
+from distconv.output.structure import check_forms, check_recorded
 from distconv.output.targets import TRANSFORMERS
 from distconv.storage.local import LocalStorage
 
@@ -39,6 +41,29 @@ def test_files_are_missing_by_what_the_others_are_called(
     tmp_path: Path, names: list[str], words: list[str]
 ) -> None:
     assert look(tmp_path, names, {}) == words
+
+
+def test_all_that_a_receipt_records_is_looked_at_whatever_is_wrong_before(tmp_path: Path) -> None:
+    for name, size in (("b", 3), ("c", 2), ("x", 1)):
+        (tmp_path / name).write_bytes(bytes(size))
+    (tmp_path / "z").mkdir()
+    chunks = [SimpleNamespace(name=name, size_bytes=2, tensors={name: ""}) for name in "abc"]
+    digest = hashlib.sha256(bytes(1)).hexdigest()
+    receipt = SimpleNamespace(
+        chunks=chunks, files={"v": digest, "w": digest, "x": digest, "c": digest, "z": digest}
+    )
+    shared = Written("c", 0, FLOAT32, (), shares="c")
+    own = Written("c", 0, FLOAT32, ())
+    headers = {"b": {}, "c": {"c": own, "other": shared}}
+    found = check_recorded(LocalStorage(), str(tmp_path), receipt, headers)  # type: ignore[arg-type]
+    assert [(finding.words.replace(f"{tmp_path}/", ""), finding.chunk) for finding in found] == [
+        ("b: 3 bytes, distconv.json records 2", "b"),
+        ("b: does not hold the tensors that distconv.json records", "b"),
+        ("v: missing", None),
+        ("w: missing", None),
+        ("c: differs from its SHA-256 in distconv.json", None),
+        ("z: a folder, pipe or device, expected a regular file", None),
+    ]
 
 
 def test_tensors_in_two_files_are_named_with_both(tmp_path: Path) -> None:

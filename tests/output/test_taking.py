@@ -1,6 +1,7 @@
 """What is in the way of a conversion, whether there is room, and what is said of it."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ def found_with(*names: str, conversion: object = None) -> Found:
         (found_with(JOURNAL, conversion=IDENTITY | {"instruct": True, "distconv": "0.1", "tied": False, "kv_replication": None}), f"another conversion (version 0.1 before, {VERSION} now; `instruct=True` before, no `instruct=True` now; output layer tied no before, yes now; copies of each key head unknown before, 2 now)"),
         (found_with(JOURNAL, conversion=IDENTITY | {"dtype": "`\n", "max_shard_size": [], "family": 1}), "another conversion (`family=1` before, `family='llama-2'` now; `dtype=` '`\\n' before, `dtype='bfloat16'` now; `max_shard_size=` a list before, `max_shard_size='5B'` now)"),
         (found_with(JOURNAL, conversion=IDENTITY | {"distconv": "'v'"}), f"another conversion (version \"'v'\" before, {VERSION} now)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"max_shard_size": 1}), "another conversion (`max_shard_size='1B'` before, `max_shard_size='5B'` now)"),
+        (found_with(JOURNAL, conversion=IDENTITY | {"max_shard_size": 0}), "another conversion (`max_shard_size=0` before, `max_shard_size='5B'` now)"),
         (found_with(JOURNAL, conversion=IDENTITY | {"source": None}), "another conversion (INPUT is another, or changed since: params.json)"),
         (found_with(JOURNAL, conversion=IDENTITY | {"source": {"params.json": 1}}), "another conversion (INPUT is another, or changed since: params.json)"),
         (found_with(JOURNAL, conversion=IDENTITY | {"source": SOURCE | dict.fromkeys("dcb", 1)}), "another conversion (INPUT is another, or changed since: b, c, d)"),
@@ -111,6 +114,17 @@ def test_what_will_be_replaced_makes_room_if_it_may_be(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_bytes(bytes(5000))
     check(tmp_path, ROOM - 5000, overwrite=True)
     assert "free 1 B or" in refused(tmp_path, ROOM - 5001, overwrite=True)
+
+
+def test_a_chunk_that_is_there_needs_no_room_unless_it_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_text(json.dumps({"conversion": IDENTITY, "chunks": []}))
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(bytes(3_000_000))
+    check(tmp_path, ROOM - 3_000_000)
+    assert "free 1 B or" in refused(tmp_path, ROOM - 3_000_001)
+    # Made again it takes the room of the one that is removed.
+    journal_bytes = (tmp_path / JOURNAL).stat().st_size
+    check(tmp_path, ROOM - 3_000_000 - journal_bytes, overwrite=True)
+    assert "free 1 B or" in refused(tmp_path, ROOM - 3_000_001 - journal_bytes, overwrite=True)
 
 
 def test_what_overwriting_leaves_is_named_with_what_is_in_the_way(tmp_path: Path) -> None:
