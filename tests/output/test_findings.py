@@ -13,7 +13,8 @@ import distconv
 from distconv.errors import OutputError
 from distconv.moving.progress import SilentProgress
 from distconv.output.findings import Depth
-from distconv.output.proof import prove
+from distconv.output.proof import _describe_unrecorded, prove
+from distconv.output.targets import META, TRANSFORMERS, Target
 from distconv.storage.local import LocalStorage
 from tests import test_whole, test_whole_meta
 from tests.checkpoints import Spec
@@ -420,3 +421,19 @@ def test_what_is_said_of_damaged_shards(shards: Path, tmp_path: Path, name: str,
     output = shutil.copytree(shards, tmp_path / "out")
     OF_SHARDS[name](output)
     assert say(output) == said
+
+
+@pytest.mark.parametrize(
+    ("target", "depth", "against", "words"),
+    [
+        (TRANSFORMERS, Depth.MODEL, "in", "only the comparison with in tells what its tensors should be"),
+        (META, Depth.MODEL, "in", "only the comparison with in tells what its tensors should be, and only `distconv check out` whether its files are those that Meta published"),
+        (TRANSFORMERS, Depth.MODEL, "", "nothing tells what the data should be"),
+        (META, Depth.STRUCTURE, "", "nothing tells what the data should be"),
+        (META, Depth.DATA, "", "the data was compared only with the CRC32s of its own records, and with checklist.chk where it is; whether a download of Meta's is whole `distconv check out` tells"),
+    ],
+)  # fmt: skip
+def test_what_tells_of_data_that_no_receipt_records_is_said(
+    target: Target, depth: Depth, against: str, words: str
+) -> None:
+    assert _describe_unrecorded(target, depth, "out", against) == words
