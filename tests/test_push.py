@@ -132,6 +132,24 @@ def test_a_public_repository_is_not_written_to_by_accident(hub: Hub, output: Pat
     assert push(hub, output, "somebody/llama", "--public").returncode == 0
 
 
+def test_a_signature_is_sent_and_the_card_does_not_break_it(hub: Hub, output: Path, tmp_path: Path) -> None:
+    pytest.importorskip("model_signing")
+    from tests.keys import write_key
+
+    private, public = write_key(tmp_path)
+    for name in ("diary.txt", ".x.partial"):
+        (output / name).unlink()
+    distconv.sign(output, private)
+    assert push(hub, output, "somebody/llama").returncode == 0
+    got = tmp_path / "got"
+    got.mkdir()
+    for name, content in hub.repositories["somebody/llama"].files.items():
+        (got / name).write_bytes(content)
+    assert {"model.sig", "README.md"} <= {path.name for path in got.iterdir()}
+    report = distconv.verify(got, signature=got / "model.sig", public_key=public)
+    assert report.ok, report.differences
+
+
 def test_cards_that_are_there_stay(hub: Hub, output: Path, tmp_path: Path) -> None:
     hub.repositories["somebody/llama"] = Repository(private=True, files={"README.md": b"theirs"})
     done = push(hub, output, "somebody/llama")

@@ -223,6 +223,8 @@ def test_a_missing_chat_template_is_found_where_an_instruct_model_is_asked_for(
     assert distconv.verify(base, against=source).ok
     assert distconv.verify(chat, against=source, instruct=True).ok
     [found] = distconv.verify(base, against=source, instruct=True).differences
+    assert distconv.verify(chat, instruct=True).ok
+    assert distconv.verify(base, instruct=True).differences == (found,)
     assert found.startswith(
         f"{base}: no chat template, which an instruct model has; convert with `instruct=True`"
     )

@@ -1,38 +1,26 @@
 """What is signed is what the folder holds, and model-signing's own command says so too."""
 
 import base64
+import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 import distconv
+from distconv.cli import main
 from distconv.errors import OutputError, UsageError
 from tests.checkpoints import Spec
+from tests.keys import write_key
 from tests.moving.fakes import RecordingProgress
 from tests.patience import HANG_SECONDS
 
 pytest.importorskip("model_signing")
 SPEC = Spec("llama-2", heads=8, kv_heads=4, shards=2)
-
-
-def write_key(folder: Path, name: str = "key") -> tuple[Path, Path]:
-    """Write a private key and its public one."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    (folder / f"{name}.pem").write_bytes(private)
-    (folder / f"{name}.pub").write_bytes(public)
-    return folder / f"{name}.pem", folder / f"{name}.pub"
 
 
 @pytest.fixture
@@ -74,6 +62,27 @@ def test_a_signature_is_good_here_and_for_model_signing_until_a_byte_changes(
     assert words.endswith("holds: changed: generation_config.json")
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_signature_is_named_and_a_readme_written_after_it_is_no_fault(
+    output: Path, tmp_path: Path, when: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private, public = write_key(tmp_path)
+    if when == "before":
+        (output / "README.md").write_text("mine")
+    distconv.sign(output, private)
+    (output / ".gitattributes").write_text("*.safetensors filter=lfs")
+    (output / "README.md").write_text("mine")
+    report = distconv.verify(output, signature=output / "model.sig", public_key=public)
+    assert report.ok, report.differences
+    assert report.examined == f"structure, small files, the digests of all data, the signature by {public}"
+    assert (f"{output}/README.md: not signed" in report.notes) is (when == "after")
+    (output / "README.md").write_text("another")
+    assert len(check(output, public)) == (when == "before")
+    with contextlib.suppress(SystemExit):
+        main(["verify", str(output), "--signature", str(output / "model.sig"), "--public-key", str(public)])
+    assert ("the signature by" in capsys.readouterr().out) is (when == "after")
+
+
 def test_the_statement_has_the_source_the_plan_and_the_output(output: Path, tmp_path: Path) -> None:
     private, public = write_key(tmp_path)
     distconv.sign(output, private, signature=tmp_path / "elsewhere.sig")
@@ -108,6 +117,11 @@ def test_another_key_a_file_more_and_a_damaged_signature_are_found(output: Path,
     (words,) = check(output, public)
     assert "notes.txt" in words
     (output / "notes.txt").unlink()
+    (output / "more").mkdir()
+    (output / "more/modeling.py").write_text("new")
+    (words,) = check(output, public)
+    assert words.endswith("Extra files: more/modeling.py")
+    shutil.rmtree(output / "more")
     content = json.loads((output / "model.sig").read_text())
     content["dsseEnvelope"]["payload"] = base64.b64encode(b"{}").decode()
     (output / "model.sig").write_text(json.dumps(content))

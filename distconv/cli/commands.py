@@ -179,11 +179,15 @@ def convert(
 def _conclude(
     source: str, output: str, to: str, done: "ConversionReport | EachReport", *, silent: bool
 ) -> None:
-    """Tell of steps that were not converted, or how to go on with the one model."""
+    """Tell of steps that were not converted, or how to go on with the one model, or with the last of all."""
+    from distconv.storage.base import join
     from distconv.verbs.convert_each import EachReport
 
     if isinstance(done, EachReport):
         done.check()
+        last = done.reports[-1]
+        if not last.verified:
+            hint("verify", last.output, "--against", join(source, os.path.basename(last.output)))
     elif not silent:
         _show_how_to_go_on(source, output, to, done)
 

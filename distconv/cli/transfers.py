@@ -88,7 +88,8 @@ def push(*, output: str, repo: str, public: bool, verify: bool, quiet: bool, as_
     """Upload the finished OUTPUT to the Hugging Face Hub as REPO (USER/NAME), private by default.
 
     OUTPUT must be whole: every file is compared with its digest, or all but the chunks by
-    --no-verify. Only what distconv.json names is sent, and a README.md; links are not followed.
+    --no-verify. Only what distconv.json names is sent, a README.md, and what `distconv sign` left
+    in it as model.sig; links are not followed.
     The token is that of `hf auth login` or HF_TOKEN. A model card says what was converted, how,
     and the digest of every file, unless there is a README.md already. The same command run again
     goes on where an interrupted one stopped.

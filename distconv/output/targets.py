@@ -21,6 +21,8 @@ from distconv.storage.base import Storage
 from distconv.storage.fencing import ATTEMPT_ENDING
 
 RECEIPT_NAME = "distconv.json"
+CARD_NAME = "README.md"
+"""What people write of a model, wherever it is published; nothing loads it."""
 JOURNAL_NAME = ".distconv.journal"
 CHECKLIST_NAME = "checklist.chk"
 

@@ -12,7 +12,6 @@ from distconv.humanize import format_count
 from distconv.output.receipt import Conversion, ModelReceipt
 from distconv.output.targets import RECEIPT_NAME, TRANSFORMERS
 
-CARD_NAME = "README.md"
 _LICENCES = {
     "llama-2": "llama2",
     "code-llama": "llama2",

@@ -15,14 +15,15 @@ from distconv.output.findings import Depth
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.proof import prove
 from distconv.output.receipt import ModelReceipt, read_receipt
-from distconv.output.targets import RECEIPT_NAME
+from distconv.output.targets import CARD_NAME, RECEIPT_NAME
 from distconv.storage.base import PathLike, Storage, join
 from distconv.storage.local import LocalStorage
 from distconv.storage.pinning import make_stamp
 from distconv.storage.places import read_local
 from distconv.storage.web.hub_errors import describe_unreachable, is_of_connection
-from distconv.verbs.card import CARD_NAME, make_card
+from distconv.verbs.card import make_card
 from distconv.verbs.reports import Report
+from distconv.verbs.sign import SIGNATURE_NAME
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -64,7 +65,7 @@ def push(
     quiet: bool = True,
     progress: Progress | None = None,
 ) -> PushReport:
-    """Upload ``output``'s own files to ``repo`` ("USER/NAME"), with a model card where there is none.
+    """Upload ``output``'s own files to ``repo`` ("USER/NAME"), a signature in it too, with a model card where there is none.
 
     ``output`` must be whole: structure and small files, and with ``verify`` the digests of all data. The token is the
     one of ``hf auth login`` or HF_TOKEN. The repository is private unless ``public`` is given. An interrupted upload
@@ -135,8 +136,9 @@ def _read_files(output: str, receipt: ModelReceipt) -> dict[str, bytes]:
             raise OutputError(
                 f"{join(output, name)}: changed while it was read; not uploaded, run the same command again"
             )
-    if os.path.lexists(join(output, CARD_NAME)):
-        files[CARD_NAME] = _read_own(join(output, CARD_NAME))
+    for name in (CARD_NAME, SIGNATURE_NAME):
+        if os.path.lexists(join(output, name)):
+            files[name] = _read_own(join(output, name))
     return files | {RECEIPT_NAME: receipt.content}
 
 

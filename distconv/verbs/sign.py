@@ -5,6 +5,8 @@ checks it too. What distconv.json says of the conversion stands in it beside tha
 options, of which the same bytes can be made again. Only what is on a local disk can be signed.
 """
 
+import base64
+import json
 import os
 import re
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from distconv.moving.progress import Progress
 from distconv.moving.progress_default import take_progress
 from distconv.output.findings import Depth
 from distconv.output.proof import prove
+from distconv.output.targets import CARD_NAME
 from distconv.storage.base import PathLike
 from distconv.storage.given import refuse_other
 from distconv.storage.local import LocalStorage
@@ -25,6 +28,7 @@ from distconv.verbs.reports import Report
 
 SIGNATURE_NAME = "model.sig"
 _MISSING = describe_missing_package("model-signing", "sign")
+_OF_GIT = re.compile(r"\.git(/|ignore$|attributes$|hub/)")
 _PUBLIC = "the public key as PEM"
 _KEYS = "an elliptic-curve key as PEM, without a password: openssl ecparam -genkey -name prime256v1 -noout"
 
@@ -111,8 +115,18 @@ def _refuse_missing(path: PathLike, expected: str) -> None:
         raise UsageError(f"{os.fspath(path)}: no such file; expected {expected}")
 
 
-def read_signature(signature: PathLike, public_key: PathLike) -> Callable[[str], str | None]:
-    """Give what tells why a signature is not that of a folder by this key, None where it is.
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What a signature is worth."""
+
+    false: str | None = None
+    """Why it is not that of the folder by the key; None where it is."""
+    notes: tuple[str, ...] = ()
+    """What in the folder it does not sign, and does no harm."""
+
+
+def read_signature(signature: PathLike, public_key: PathLike) -> Callable[[str], Signed]:
+    """Give what compares a signature by this key with a folder.
 
     UsageError where there is no such file, or no key in it.
     """
@@ -123,21 +137,41 @@ def read_signature(signature: PathLike, public_key: PathLike) -> Callable[[str],
     _refuse_missing(public_key, _PUBLIC)
     try:
         config = Config()  # type: ignore[no-untyped-call]
-        verifier = config.use_elliptic_key_verifier(public_key=Path(public_key))
+        verifier = config.use_elliptic_key_verifier(public_key=Path(public_key)).set_ignore_unsigned_files(
+            True
+        )
     except (OSError, TypeError, ValueError) as error:
         raise UsageError(f"{os.fspath(public_key)}: {error}; expected {_PUBLIC}") from None
     path = Path(signature)
     _refuse_missing(path, "a signature that distconv sign made")
 
-    def find_false(output: str) -> str | None:
+    def compare(output: str) -> Signed:
+        words = f"{path}: not a signature by this key of what {output} holds"
         try:
             verifier.verify(Path(output), path)
+            unsigned = _list_files(output) - _list_signed(path) - set(_find_inside(output, path))
         # Whatever a damaged signature makes of the library, it is the signature's fault.
         except Exception as error:  # noqa: BLE001
-            return f"{path}: not a signature by this key of what {output} holds: {_describe(error)}"
-        return None
+            return Signed(f"{words}: {_describe(error)}")
+        if others := sorted(unsigned - {CARD_NAME}):
+            return Signed(f"{words}: Extra files: {', '.join(others)}")
+        # Whoever publishes a model writes one, and no loader reads it.
+        return Signed(notes=tuple(f"{os.path.join(output, name)}: not signed" for name in unsigned))
 
-    return find_false
+    return compare
+
+
+def _list_files(folder: str) -> set[str]:
+    """Give the paths in a folder of all files that model-signing looks at: not what git has there."""
+    found = (os.path.join(place, name) for place, _folders, names in os.walk(folder) for name in names)
+    return {path for each in found if not _OF_GIT.match(path := os.path.relpath(each, folder))}
+
+
+def _list_signed(signature: Path) -> set[str]:
+    """Give the paths that a good signature's statement lists."""
+    bundle = json.loads(signature.read_bytes())
+    statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
+    return {row["name"] for row in statement["predicate"]["resources"]}
 
 
 def _find_inside(folder: str, path: Path) -> list[str]:

@@ -1,5 +1,7 @@
 """Prove that OUTPUT is whole, and that it holds INPUT's tensors, on another path than the worker's."""
 
+import os
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -7,7 +9,8 @@ from distconv.errors import InputError, UsageError
 from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import take_progress
-from distconv.output.findings import Depth
+from distconv.output.chat import find_missing_template
+from distconv.output.findings import Depth, Finding
 from distconv.output.manifest import Manifest, make_manifest
 from distconv.output.proof import Proof, prove
 from distconv.output.receipt import Conversion
@@ -17,7 +20,7 @@ from distconv.storage.given import refuse_other
 from distconv.storage.places import read_place, read_small_output
 from distconv.verbs.options import Options, open_storage, read_place_or_none
 from distconv.verbs.running import choose_cluster, name_for_workers
-from distconv.verbs.sign import read_signature
+from distconv.verbs.sign import Signed, read_signature
 from distconv.verbs.verification import Verification
 from distconv.verbs.verification_card import is_card, make_verification_card
 from distconv.version import VERSION
@@ -58,15 +61,22 @@ def verify(
         refuse_other(storage, path, is_card, "card")
     report = _verify(storage, asked, choose_cluster(asked), take_progress(progress), carded=path is not None)
     if check is not None:
-        report = _add(report, check(asked.output))
+        report = _add(report, check(asked.output), os.fspath(public_key or ""))
     if path is not None:
         write_small(storage, path, make_verification_card(report, path))
         report = replace(report, card=path)
     return report
 
 
-def _add(report: Verification, words: str | None) -> Verification:
-    return report if words is None else replace(report, differences=(*report.differences, words))
+def _add(report: Verification, signed: Signed, key: str) -> Verification:
+    """Say of a signature what is wrong with it, or by which key it is."""
+    if signed.false is not None:
+        return replace(report, differences=(*report.differences, signed.false))
+    return replace(
+        report,
+        examined=f"{report.examined}, the signature by {key}",
+        notes=(*report.notes, *signed.notes),
+    )
 
 
 def _verify(
@@ -84,10 +94,7 @@ def _verify(
         digests=carded or against is not None,
         against=asked.source,
     )
-    findings = list(proof.findings)
-    if against is not None:
-        progress.note(f"comparing every tensor with {asked.source}")
-        findings += against.compare(proof, progress)
+    findings = [*proof.findings, *_compare(storage, asked, proof, against, progress)]
     manifest, notes = None, proof.notes
     try:
         manifest = _list_tensors(storage, asked, proof, cluster, progress if carded else None)
@@ -109,6 +116,18 @@ def _verify(
         notes=notes,
         damaged=_find_damaged(proof),
     )
+
+
+def _compare(
+    storage: Storage, asked: Options, proof: Proof, against: "Comparison | None", progress: Progress
+) -> Iterable[Finding]:
+    """Compare OUTPUT with its source; without one tell only whether it talks as it was said to."""
+    if against is not None:
+        progress.note(f"comparing every tensor with {asked.source}")
+        return against.compare(proof, progress)
+    if asked.instruct and proof.target is TRANSFORMERS:
+        return find_missing_template(storage, asked.output)
+    return ()
 
 
 def _find_damaged(proof: Proof) -> Conversion | None:
