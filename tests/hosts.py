@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -145,8 +146,10 @@ def count_nodes(head: Host) -> int:
         "import ray; ray.init(address='auto', log_to_driver=False, logging_level='ERROR'); "
         "print('nodes', sum(node['Alive'] for node in ray.nodes()))"
     )
-    found = head.run(str(Path(RAY).with_name("python")), "-c", script)
-    return int(found.stdout.split()[-1]) if found.returncode == 0 else 0
+    done = head.run(str(Path(RAY).with_name("python")), "-c", script)
+    # Behind it Ray may write where a thread of its own was as it ended.
+    found = re.search(r"^nodes ([0-9]+)$", done.stdout, re.MULTILINE)
+    return int(found[1]) if found is not None else 0
 
 
 def wait_for(reached: Callable[[], bool], what: str) -> None:
