@@ -113,6 +113,7 @@ def test_a_larger_model_is_converted_in_several_chunks_and_is_whole(tmp_path: Pa
     assert distconv.verify(tmp_path / "hf", against=made).ok
 
 
+@pytest.mark.slow
 def test_a_size_below_zero_is_refused(tmp_path: Path) -> None:
     done = run_demo(tmp_path / "model", "--gigabytes", "-1", program=SMALL_MODELS)
     assert done.returncode == 2

@@ -192,6 +192,7 @@ def test_one_whose_libraries_cannot_be_imported_says_so(
             answerer.answer("config.json", "[]")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alone")
 def test_one_that_is_started_beforehand_answers_the_same() -> None:
     question = apart.make_question("saves", SIZES | {"model_type": "llama"}, SHAPES, 4096)
