@@ -162,8 +162,11 @@ def read_signature(signature: PathLike, public_key: PathLike) -> Callable[[str],
 
 
 def _list_files(folder: str) -> set[str]:
-    """Give the paths in a folder of all files that model-signing looks at: not what git has there."""
-    found = (os.path.join(place, name) for place, _folders, names in os.walk(folder) for name in names)
+    """Give the paths in a folder of all that model-signing would sign, links to folders too: not what git has there."""
+    found: list[str] = []
+    for place, folders, names in os.walk(folder):
+        within = [os.path.join(place, name) for name in folders]
+        found += [os.path.join(place, name) for name in names] + list(filter(os.path.islink, within))
     return {path for each in found if not _OF_GIT.match(path := os.path.relpath(each, folder))}
 
 
