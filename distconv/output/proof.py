@@ -49,7 +49,6 @@ class Proof:
     """What was found, and how much was looked at."""
 
     target: Target
-    depth: Depth
     names: Sequence[str]
     """Of all files of weights that should be there."""
     headers: Headers
@@ -120,7 +119,7 @@ def prove(
     if receipt is None and not damage:
         unrecorded = _describe_unrecorded(target, depth, output, against)
         notes.append(f"{output}: no {RECEIPT_NAME}, so {unrecorded}")
-    return Proof(target, depth, names, headers, receipt, data, tuple(dict.fromkeys(findings)), tuple(notes))
+    return Proof(target, names, headers, receipt, data, tuple(dict.fromkeys(findings)), tuple(notes))
 
 
 def _refuse_no_folder(storage: Storage, output: str) -> None:

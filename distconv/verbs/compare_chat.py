@@ -1,7 +1,7 @@
 """Whether a Transformers folder talks as the chat model that it is said to be."""
 
 from distconv.moving.progress import Progress
-from distconv.output.chat import find_missing_template
+from distconv.output.chat import describe_no_template
 from distconv.output.findings import Finding
 from distconv.sidecars.chat import CHAT_TEMPLATES
 from distconv.sidecars.settings import read_chat_template
@@ -17,9 +17,11 @@ def compare_chat(storage: Storage, output: str, checkpoint: Checkpoint, progress
     choice = checkpoint.choice
     if not choice.instruct or choice.family.chat is None:
         return []
-    missing = find_missing_template(storage, output)
-    if not missing and read_chat_template(storage, output) != CHAT_TEMPLATES[choice.family.chat]:
+    found = read_chat_template(storage, output)
+    if found is None:
+        return [describe_no_template(output)]
+    if found != CHAT_TEMPLATES[choice.family.chat]:
         progress.note(
             f"note: {output}: its chat template is another than a conversion of {choice.family.title} gives"
         )
-    return missing
+    return []
