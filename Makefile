@@ -12,9 +12,12 @@ MARKS := not slow and not peer and not gpu and not netns
 # Files of tests are run beside each other, each by one process, as its tests share what they make once, in the order
 # of tests/extent.py; a process that was killed is not started again, and the test in which it was is named at the end.
 BESIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
-# Each computes with one thread: more of them would wait for each other, and take a fifth more processor time for it.
 # What Python has compiled is kept, whatever the environment says: hundreds of processes would do it again, half of their time.
-SETTINGS := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
+KEEPING := PYTHONDONTWRITEBYTECODE=
+# Each computes with one thread: more of them would wait for each other, and take a fifth more processor time for it.
+SETTINGS := OMP_NUM_THREADS=1 $(KEEPING)
+# The pip of Python 3.11 itself takes half a minute more to find what fits together.
+VENV = test -x $(BIN)/pip || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --upgrade pip; }
 ifeq ($(CI),true)
 MARKS := not gpu
 PEERS := peers
@@ -26,20 +29,20 @@ help:
 .PHONY: help demo test lint format peers bench gpu gpu-wheels torture mutants clean
 
 .venv/installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --constraint constraints.txt torch --index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 # What a demonstration needs, and no more; nothing is compiled that may never be imported.
 .venv/demo: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --no-compile --constraint constraints.txt torch --index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable .
 	touch $@
 
 demo: $(if $(wildcard .venv/installed),.venv/installed,.venv/demo)
-	$(BIN)/python examples/demo.py $(STORIES)
+	$(KEEPING) $(BIN)/python examples/demo.py $(STORIES)
 
 test: lint $(PEERS)
 	$(SETTINGS) $(BIN)/python -m pytest -q $(BESIDE) -m "$(MARKS)"

@@ -94,7 +94,7 @@ def test_a_progress_of_ones_own_is_told_of_the_work_and_others_need_none(
 
 
 def test_what_cannot_be_told_of_progress_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(distconv.UsageError, match=r"progress: <built-in function print> has no .*advance"):
+    with pytest.raises(distconv.UsageError, match=rf"progress: {re.escape(repr(print))} has no .*advance"):
         distconv.convert(tmp_path / "in", tmp_path / "out", progress=print)  # type: ignore[arg-type]
 
 
