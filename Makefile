@@ -17,7 +17,7 @@ KEEPING := PYTHONDONTWRITEBYTECODE=
 # Each computes with one thread: more of them would wait for each other, and take a fifth more processor time for it.
 SETTINGS := OMP_NUM_THREADS=1 $(KEEPING)
 # The pip of Python 3.11 itself takes half a minute more to find what fits together.
-VENV = test -x $(BIN)/pip || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --upgrade pip; }
+VENV = test -x $(1)/bin/pip || { $(PYTHON) -m venv $(1) && $(1)/bin/python -m pip install --quiet --upgrade pip; }
 ifeq ($(CI),true)
 MARKS := not gpu
 PEERS := peers
@@ -29,14 +29,14 @@ help:
 .PHONY: help demo test lint format peers bench gpu gpu-wheels torture mutants clean
 
 .venv/installed: pyproject.toml constraints.txt
-	$(VENV)
+	$(call VENV,.venv)
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --constraint constraints.txt torch --index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 # What a demonstration needs, and no more; nothing is compiled that may never be imported.
 .venv/demo: pyproject.toml constraints.txt
-	$(VENV)
+	$(call VENV,.venv)
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --no-compile --constraint constraints.txt torch --index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable .
 	touch $@
@@ -81,7 +81,7 @@ mutants: .venv/mutants
 peers: $(patsubst tests/peers/%.txt,.peers/%/installed,$(wildcard tests/peers/*.txt))
 
 .peers/%/installed: tests/peers/%.txt
-	$(PYTHON) -m venv .peers/$*
+	$(call VENV,.peers/$*)
 	.peers/$*/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
