@@ -5,6 +5,7 @@ import functools
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,16 @@ def test_heavy_packages_are_imported_only_where_they_are_used(asked: str) -> Non
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_files_and_tests_that_rooms_of_mutants_name_are_there() -> None:
+    tests = PACKAGE.parent / "tests"
+    for name, room in tomllib.loads((tests / "mutants.toml").read_text(encoding="utf-8"))["rooms"].items():
+        for file in (*room["files"], *room.get("without", ())):
+            assert (PACKAGE / file).exists(), f"{name}: {file}"
+        for test in (*room["tests"], *room.get("without_tests", ())):
+            file, _, function = test.partition("::")
+            assert (tests / file).exists(), f"{name}: {test}"
+            if function:
+                defined = {getattr(node, "name", "") for node in parse(tests / file).body}
+                assert function in defined, f"{name}: {test}"
