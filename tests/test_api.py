@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,6 +128,7 @@ def test_sizes_that_are_none_are_refused_before_anything_is_read(size: int | str
 
 
 PROGRAM = """
+import re
 import sys
 from pathlib import Path
 from typing import assert_type

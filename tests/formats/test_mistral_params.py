@@ -89,6 +89,7 @@ YARN = {"factor": 16, "original_max_position_embeddings": 16384, "beta": 32, "al
         ({"sliding_window": 4096, "_sliding_window": 4096}, "sliding_window and _sliding_window are both given"),
         ({"moe": {"num_experts": 8}}, r"no 'moe\.num_experts_per_tok'"),
         ({"moe": 8}, "moe is 8, expected an object"),
+        ({"use_scaled_rope": True}, ": rope is scaled, as that of no Mistral is; leave rope_scaling and use_scaled_rope out$"),
     ],
 )  # fmt: skip
 def test_what_is_not_converted_is_refused_by_its_own_name(

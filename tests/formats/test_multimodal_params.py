@@ -46,6 +46,13 @@ def test_llama_3_2_vision_is_read_whole(tmp_path: Path) -> None:
     assert (params.llama_4, params.ffn_dim, params.notes) == (None, 14336, ())
 
 
+def test_fields_of_two_models_with_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r": fields of Llama 3\.2 Vision and of Llama 4 in one file, expected those of one$"
+    ):
+        read(tmp_path, SCOUT | {key: value for key, value in VISION.items() if key.startswith("vision_")})
+
+
 def test_cross_attention_layers_may_lie_where_the_first_files_had_them(tmp_path: Path) -> None:
     older = {key: value for key, value in VISION.items() if key != "vision_num_cross_attention_layers"}
     nested = {"vision_model": {"cross_attention_adapter": {"num_layers": 20}}}

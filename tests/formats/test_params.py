@@ -214,6 +214,7 @@ SCHEME: dict[str, object] = {"scheme": "int4_weight_int8_dynamic_activation", "g
         ({"quantization_args": {**SCHEME, "spinquant": True}, "lora_args": None}, "a SpinQuant checkpoint"),
         ({"quantization_args": {**SCHEME, "spinquant": False}}, "an int4-quantized checkpoint"),
         ({"quantization_args": "int4"}, "an int4-quantized checkpoint"),
+        ({"quantization_args": SCHEME, "lora_args": {"rank": 0, "scale": 2.0}}, "an int4-quantized checkpoint"),
         ({"quantization_args": {"scheme": None}, "lora_args": {"rank": 16}}, "a LoRA checkpoint; merge it into the model"),
     ],
 )  # fmt: skip
@@ -239,6 +240,12 @@ def test_experts_that_are_counted_as_none_are_none(tmp_path: Path) -> None:
     assert read(tmp_path, GOOD | {"moe_args": unused}).dim == 4096
     with pytest.raises(InputError, match="Llama 4"):
         read(tmp_path, GOOD | {"moe_args": unused | {"num_experts": 16}})
+
+
+def test_lora_of_no_rank_is_none(tmp_path: Path) -> None:
+    assert read(tmp_path, GOOD | {"lora_args": {"rank": 0, "scale": 2.0}}).dim == 4096
+    with pytest.raises(InputError, match="LoRA"):
+        read(tmp_path, GOOD | {"lora_args": {"scale": 2.0}})
 
 
 def test_what_metas_own_classes_write_of_a_plain_model_is_plain(tmp_path: Path) -> None:
