@@ -1,6 +1,9 @@
 """Which part of a tensor a rank has is where torch's own placements put it."""
 
+import itertools
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +12,9 @@ from hypothesis import strategies as st
 from torch.distributed.tensor.placement_types import Shard, _StridedShard
 
 from distconv.errors import InputError
-from distconv.formats.dcp.dtensors import Runs, _place
-from distconv.formats.marks import Class, Record
+from distconv.formats.dcp.dtensors import PartMark, Runs, _place, _rebuild
+from distconv.formats.marks import Class, Record, StorageMark, TensorMark
+from distconv.layout.dtypes import FLOAT32
 
 Cut = tuple[str, int, int]
 """Class, axis of the tensor, and split factor."""
@@ -104,3 +108,102 @@ def test_placements_that_nobody_has_are_refused(
     cuts = [("_StridedShard", 0, factor), ("_StridedShard", 1, factor)]
     with pytest.raises(InputError, match=said):
         _place((4096, 4096), make_spec((2, 2), (0, 0), cuts, order))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("first", ["_StridedShard", "Shard"])
+def test_each_rank_has_what_torch_gives_it_of_pieces_of_pieces(first: str, factor: int) -> None:
+    whole = torch.arange(25)
+    for place, inner in itertools.product(range(2), range(3)):
+        cuts = [(first, 0, factor), ("_StridedShard", 0, 2)]
+        expected = cut_by_torch(cut_by_torch(whole, 2, place, cuts[0]), 3, inner, cuts[1])
+        runs, _is_copy = _place((25,), make_spec((2, 3), (place, inner), cuts, ()))
+        assert torch.equal(take(whole, runs), expected)
+        assert all(size for _first, size in runs[0])
+
+
+@pytest.mark.parametrize("at", [*itertools.product(range(3), range(2), range(3))])
+def test_of_ranks_that_hold_the_same_the_first_is_read(at: tuple[int, int, int]) -> None:
+    cuts = [("Replicate", 0, 1), ("Shard", 0, 1), ("Replicate", 0, 1)]
+    runs, is_copy = _place((4,), make_spec((3, 2, 3), at, cuts, ()))
+    assert (runs, is_copy) == ((((2 * at[1], 2),),), (at[0], at[2]) != (0, 0))
+
+
+def entries(*found: object) -> dict[str, object]:
+    return {"shard_order": found}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"placements": None}, r"^placements are None; not a DTensor that is known$"),
+        ({"placements": make_record("Shard", {})}, r"^placements are an object; not a DTensor that is known$"),
+        ({"placements": (None, None)}, r"^place 1 of 2 on a mesh$"),
+        ({"at": [1]}, r"^a mesh of \(2, 2\) at a list for 2 placements$"),
+        ({"at": [1, 0, 0]}, r"^a mesh of \(2, 2\) at a list for 2 placements$"),
+        ({"at": None}, r"^a mesh of \(2, 2\) at None for 2 placements$"),
+        ({"at": "10"}, r"^a mesh of \(2, 2\) at '10' for 2 placements$"),
+        ({"at": [2, 0]}, r"^place 2 of 2 on a mesh$"),
+        ({"at": [-1, 0]}, r"^place -1 of 2 on a mesh$"),
+        ({"at": [1.0, 0]}, r"^place a float of 2 on a mesh$"),
+        ({"axis": 2}, r"^placement Shard, expected Shard or Replicate; save it by torch\.distributed\.checkpoint$"),
+        ({"axis": -1}, r"^placement Shard, expected Shard or Replicate"),
+        ({"axis": None}, r"^placement Shard, expected Shard or Replicate"),
+        ({"kind": "Partial"}, r"^placement Partial, expected Shard or Replicate"),
+        (entries(None), r"^the order of its shards holds None; not a DTensor that is known$"),
+        (entries(make_record("ShardOrderEntry", {})), r"^the order of its shards holds an object; not a DTensor"),
+        (entries(make_record("ShardOrderEntry", {}, 0)), r"^the order of its shards holds an object; not a DTensor"),
+        (entries(make_record("ShardOrderEntry", {}, 0, 1)), r"^the order of its shards holds an object; not a DTen"),
+        (entries(make_record("", {}, 0, (2,))), r"^the order of its shards names axes that its mesh has not; not a D"),
+        ({"layout": {}}, r"^a mesh whose shape is not to be found; save it by torch\.distributed\.checkpoint$"),
+        ({"layout": {"shape": (2, "x")}}, r"^'x' is no number of ranks$"),
+        ({"layout": {"shape": (2, (1, 2.0))}}, r"^a tuple is no number of ranks$"),
+    ],
+)  # fmt: skip
+def test_what_no_dtensor_says_is_refused_by_name(changed: dict[str, Any], said: str) -> None:
+    parts = {"layout": {"shape": (2, 2)}, "at": [1, 0], "axis": 0, "kind": "Shard"} | changed
+    layout = make_record("_MeshLayout", parts["layout"])
+    mesh = make_record("DeviceMesh", {"_layout": layout, "_coordinate_on_dim": parts["at"]})
+    shard = make_record(parts["kind"], {"dim": parts["axis"]})
+    spec: dict[object, object] = {"mesh": mesh, "placements": (shard, shard), **changed}
+    with pytest.raises(InputError, match=said):
+        _place((8, 8), spec)
+
+
+PART = TensorMark(StorageMark("0", FLOAT32, 4), FLOAT32, 0, (4,), (1,))
+SPEC = make_record("DTensorSpec", make_spec((2,), (1,), [("Shard", 0, 1)], ()))
+
+
+def rebuild(local: object, *given: object) -> object:
+    return _rebuild((None, None, given, {"_local_tensor": local, "_spec": SPEC}))
+
+
+def test_a_part_is_what_the_rank_holds_of_the_tensor() -> None:
+    assert rebuild(PART, None, None, (8,)) == PartMark(
+        PART.storage, FLOAT32, 0, (4,), (1,), (8,), (((4, 4),),), is_copy=False
+    )
+    with pytest.raises(
+        InputError, match=r"^a part of shape \(5,\) of a tensor of \(9,\), its placements give \(4,\)$"
+    ):
+        rebuild(replace(PART, shape=(5,)), None, None, (9,))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (),
+        (None, None),
+        (None, None, [8]),
+        (None, None, (8, -1)),
+        (None, None, (8.0,)),
+        (None, None, (1 << 60,)),
+    ],
+)
+def test_a_tensor_of_another_class_is_refused(given: tuple[object, ...]) -> None:
+    words = r"^a tensor of a class of its own, which is no DTensor; save the state dict of plain tensors$"
+    with pytest.raises(InputError, match=words):
+        rebuild(PART, *given)
+    with pytest.raises(InputError, match=words):
+        rebuild(None, None, None, (8,))
+    with pytest.raises(InputError, match=words):
+        _rebuild((None, None, given, None))
