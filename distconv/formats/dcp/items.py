@@ -28,6 +28,9 @@ _STREAMED, _ENCRYPTED = 8, 1
 _DESCRIPTION, _DATA = b"data.pkl", b"data"
 
 
+_LONGER = "its head is longer than what was read of it"
+
+
 class CutShortError(InputError):
     """What stands before the data is longer than what was read."""
 
@@ -91,14 +94,17 @@ def _check_extent(mark: TensorMark) -> TensorMark:
 def _read_local(head: bytes, position: int) -> tuple[bytes, int, int, int]:
     """Give a record's name, where its content begins, its flags, and its size, which is 0 where it was streamed."""
     if position + _LOCAL.size > len(head):
-        raise CutShortError("its head is longer than what was read of it")
+        raise CutShortError(_LONGER)
     signature, _version, flags, method, _time, _date, _crc, size, _whole, name, extra = _LOCAL.unpack_from(
         head, position
     )
     if signature != _LOCAL_SIGNATURE or method or flags & _ENCRYPTED:
         raise InputError(f"no record of stored data at byte {position:,} of an item; the file is damaged")
     first = position + _LOCAL.size
-    return head[first : first + name], first + name + extra, flags, size
+    start = first + name + extra
+    if start > len(head):
+        raise CutShortError(_LONGER)
+    return head[first : first + name], start, flags, size
 
 
 def _read_description(head: bytes, start: int) -> tuple[TensorMark, int]:
@@ -115,7 +121,7 @@ def _find_end(head: bytes, start: int) -> int:
         if _DESCRIPTOR.unpack_from(head, end)[2] == end - start:
             return end
         end = head.find(_DESCRIPTOR_SIGNATURE, end + 1)
-    raise CutShortError("its head is longer than what was read of it")
+    raise CutShortError(_LONGER)
 
 
 def find_checksum(behind: bytes, size_bytes: int) -> int:
