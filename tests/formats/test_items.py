@@ -4,16 +4,21 @@ import io
 import struct
 import zipfile
 import zlib
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from distconv.errors import InputError
+from distconv.formats.dcp.boxes import _read_item
 from distconv.formats.dcp.items import CutShortError, Heads, Item, _check_extent, find_checksum
 from distconv.formats.dcp.metadata import Chunk
 from distconv.formats.marks import StorageMark, TensorMark
 from distconv.formats.meta.pickles import EndsEarlyError
 from distconv.layout.dtypes import DTYPES, FLOAT32, DType
+from distconv.storage.base import opened
+from distconv.storage.local import LocalStorage
 
 MATRIX = torch.arange(12, dtype=torch.float32).reshape(3, 4)
 TENSORS = {
@@ -112,6 +117,33 @@ def test_of_a_head_that_is_cut_anywhere_more_is_asked_for(writer: str) -> None:
         with pytest.raises((CutShortError, EndsEarlyError)):
             Heads().read(bytearray(content[:size]), *describe(MATRIX, content))
     assert Heads().read(bytearray(content[:whole]), *describe(MATRIX, content)).size_bytes == MATRIX.nbytes
+
+
+@pytest.mark.parametrize("extra_bytes", [200, 1_000, 7_000, 50_000])
+def test_a_long_head_is_read_in_few_steps(tmp_path: Path, extra_bytes: int) -> None:
+    content = write_anew(save(MATRIX), io.BytesIO(), bytes(extra_bytes))
+    (tmp_path / "__0_0.distcp").write_bytes(b"another" + content)
+    with opened(LocalStorage(), str(tmp_path / "__0_0.distcp")) as reader:
+        counted = Mock(wraps=reader)
+        item = _read_item(counted, *describe(MATRIX, content), Heads())
+        prove(item, content, MATRIX)
+        assert [call.args[0] for call in counted.read_into.call_args_list] == [7] * {200: 1, 50_000: 3}.get(
+            extra_bytes, 2
+        )
+
+
+def test_a_head_without_end_is_read_no_further(tmp_path: Path) -> None:
+    content = write_anew(save(MATRIX), io.BytesIO(), bytes(1 << 20))
+    (tmp_path / "__0_0.distcp").write_bytes(b"another" + content)
+    with opened(LocalStorage(), str(tmp_path / "__0_0.distcp")) as reader:
+        counted = Mock(wraps=reader)
+        with pytest.raises(CutShortError, match=r"^its head is longer than what was read of it$"):
+            _read_item(counted, *describe(MATRIX, content), Heads())
+        assert [len(call.args[1]) for call in counted.read_into.call_args_list] == [
+            1 << 10,
+            8 << 10,
+            64 << 10,
+        ]
 
 
 def test_items_are_taken_apart_once_for_each_beginning() -> None:
