@@ -111,6 +111,23 @@ def test_a_trace_that_could_not_be_written_is_refused_before_anything_is_done(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("other", ["run", "./run", "away/../run", "folder/run", "link"])
+def test_a_trace_and_a_report_of_one_name_are_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], other: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "away").mkdir()
+    (tmp_path / "folder").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to("run")
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", "no-such-input", "out", "--trace", "run", "--report", other])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: {other}: the same file for --trace and --report, expected two; give another name\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_file_that_stands_there_already_is_no_trace_and_no_report_and_stays(
     checkpoint: Callable[[Spec], Path], tmp_path: Path
 ) -> None:

@@ -75,6 +75,8 @@ class RunCharts:
         self._output = output
         self._trace = None if trace is None else _read_path(trace, output, _is_trace, "trace")
         self._report = None if report is None else _read_path(report, output, _is_report, "report")
+        if self._trace is not None and self._report is not None:
+            _refuse_one_for_both(self._trace, self._report)
         if report is not None:
             try:
                 import matplotlib as mpl
@@ -109,6 +111,13 @@ def _read_path(path: PathLike, output: str, is_own: Callable[[bytes], bool], wha
         raise UsageError(f"{name}: in OUTPUT, which holds nothing but the model; give another folder")
     refuse_other(LocalStorage(), name, is_own, what)
     return name
+
+
+def _refuse_one_for_both(trace: str, report: str) -> None:
+    if os.path.realpath(trace) == os.path.realpath(report):
+        raise UsageError(
+            f"{report}: the same file for `trace=` and `report=`, expected two; give another name"
+        )
 
 
 def _is_trace(head: bytes) -> bool:
