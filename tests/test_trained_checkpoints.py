@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import time
@@ -165,6 +166,15 @@ def test_a_model_of_another_architecture_is_saved_as_transformers_saves_it(
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", local_files_only=True)
         assert torch.equal(loaded(tokens).logits, make_model(kind)(tokens).logits)
     assert distconv.verify(tmp_path / "out", against=folders / name).ok
+
+
+def test_a_chunk_that_cannot_be_read_is_one_finding(folders: Path, tmp_path: Path) -> None:
+    source, output = folders / TRAINED[0], tmp_path / "out"
+    distconv.convert(source, output, like=folders / "llama-hf", max_shard_size=50_000)
+    lost, *_others = sorted(output.glob("model-*.safetensors"))
+    os.truncate(lost, 100)
+    (words,) = distconv.verify(output, against=source).differences
+    assert words.startswith(f"{lost}: ")
 
 
 def test_what_is_beside_the_model_is_left_out_and_said(folders: Path) -> None:

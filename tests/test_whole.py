@@ -408,6 +408,32 @@ def test_of_a_folder_of_which_a_part_was_read_not_all_is_called_proved(
     assert distconv.verify(output).examined == "structure, and the values of what data could be read"
 
 
+@pytest.mark.parametrize("damage", ["a chunk cut short", "a missing chunk"])
+@pytest.mark.parametrize("other", ["checkpoint", "folder", "manifest"])
+def test_a_chunk_that_cannot_be_read_is_one_finding_whatever_it_is_compared_with(
+    checkpoint: Write, model: Path, output: Path, tmp_path: Path, other: str, damage: str
+) -> None:
+    against = {"checkpoint": checkpoint(SPEC), "folder": model, "manifest": tmp_path / "manifest.json"}
+    distconv.manifest(model, tmp_path / "manifest.json")
+    lost = chunk(output)
+    assert len(load_file(lost)) > 1
+    IN_THE_STRUCTURE[damage](output)
+    (words,) = distconv.verify(output, against=against[other]).differences
+    assert words.startswith(f"{lost}: ")
+
+
+def test_a_chunk_that_cannot_be_read_is_made_again_without_a_word_on_each_of_its_tensors(
+    checkpoint: Write, output: Path
+) -> None:
+    progress, lost = RecordingProgress(), chunk(output)
+    lost.unlink()
+    convert(checkpoint(SPEC), output, verify=True, progress=progress)
+    assert [note for note in progress.notes if "missing" in note] == [
+        f"{lost}: missing, though the index names it; it is made again"
+    ]
+    assert distconv.verify(output).ok
+
+
 def test_what_cannot_be_read_any_more_as_its_turn_comes_is_not_called_proved(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """What is said of a model folder that was looked at."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -24,3 +25,10 @@ class Finding:
 
     words: str
     chunk: str | None = None
+    absent: bool = False
+    """Whether it says of a tensor that no file holds it."""
+
+
+def leave_unknown(findings: Iterable[Finding], unread: Collection[str]) -> list[Finding]:
+    """Leave out which tensors no file holds where some are ``unread``, which is told of these: they may hold them."""
+    return [finding for finding in findings if not (finding.absent and unread)]

@@ -59,9 +59,14 @@ class Proof:
     notes: tuple[str, ...]
 
     @property
+    def unread(self) -> frozenset[str]:
+        """Names of files of weights that could not be read to their ends."""
+        return frozenset(self.names) - self.headers.keys() | self.data.unread
+
+    @property
     def data_read(self) -> bool:
         """Whether all data was read."""
-        return self.data.tensors is not None and not {*self.names} - {*self.headers} and not self.data.unread
+        return self.data.tensors is not None and not self.unread
 
     @property
     def examined(self) -> str:

@@ -69,7 +69,7 @@ def compare_chunks(
     )
     with Sources(storage) as sources:
         words = [_explain_missing(matches[0], checkpoint, sources) for matches in missing.values()]
-    return findings + [Finding(one) for one in words if one is not None]
+    return findings + [Finding(one, absent=True) for one in words if one is not None]
 
 
 def _explain_missing(match: Match, checkpoint: Checkpoint, sources: Sources) -> str | None:

@@ -22,7 +22,7 @@ def compare_manifests(found: Manifest, expected: Manifest, source: str, locate: 
         else:
             words = _compare(own, other, source, locate)
         if words is not None:
-            yield Finding(words)
+            yield Finding(words, absent=own is None)
 
 
 def _describe_single(name: str, found: Manifest, expected: Manifest, source: str) -> str | None:

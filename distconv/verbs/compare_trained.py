@@ -66,7 +66,7 @@ def compare_trained(
         lambda reading, *one: _compare(_Comparison(model.counts, reading, dtype), *one),
         progress,
     )
-    return findings + [Finding(f"{name}: missing") for name in wanted]
+    return findings + [Finding(f"{name}: missing", absent=True) for name in wanted]
 
 
 def _compare(comparison: _Comparison, made: Made | None, name: str, written: Written) -> str | None:

@@ -7,7 +7,7 @@ from distconv.errors import ConversionError, OutputError
 from distconv.humanize import shorten
 from distconv.moving.existing import find_finished
 from distconv.moving.progress import Progress
-from distconv.output.findings import MOST_SHOWN, Depth, Finding
+from distconv.output.findings import MOST_SHOWN, Depth, Finding, leave_unknown
 from distconv.output.proof import prove
 from distconv.output.structure import read_headers
 from distconv.storage.base import Storage
@@ -36,7 +36,7 @@ def examine(
     if verify:
         findings += _compare(storage, output, prepared, progress)
         looked = f"{looked}, and every tensor compared with the source"
-    for finding in findings:
+    for finding in dict.fromkeys(findings):
         progress.note(f"{finding.words}; it is made again" if finding.chunk else finding.words)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in prepared.files.items()}
     late = prepared.target.checklist  # it is made of the others, and was proved with them
@@ -73,4 +73,5 @@ def _compare(storage: Storage, output: str, prepared: Prepared, progress: Progre
     progress.note("verifying every tensor against the source")
     names = [file.name for file in prepared.plan.files]
     headers, findings = read_headers(storage, output, prepared.target, names)
-    return findings + prepared.compare(storage, headers, progress)
+    unread = set(names) - headers.keys()
+    return findings + leave_unknown(prepared.compare(storage, headers, progress), unread)

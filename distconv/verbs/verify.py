@@ -10,7 +10,7 @@ from distconv.moving.executor import Cluster
 from distconv.moving.progress import Progress
 from distconv.moving.progress_default import take_progress
 from distconv.output.chat import find_missing_template
-from distconv.output.findings import Depth, Finding
+from distconv.output.findings import Depth, Finding, leave_unknown
 from distconv.output.manifest import Manifest, make_manifest
 from distconv.output.proof import Proof, prove
 from distconv.output.receipt import Conversion
@@ -124,7 +124,7 @@ def _compare(
     """Compare OUTPUT with its source; without one tell only whether it talks as it was said to."""
     if against is not None:
         progress.note(f"comparing every tensor with {asked.source}")
-        return against.compare(proof, progress)
+        return leave_unknown(against.compare(proof, progress), proof.unread)
     if asked.instruct and proof.target is TRANSFORMERS:
         return find_missing_template(storage, asked.output)
     return ()
