@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed import checkpoint as dcp
 from transformers import AutoModelForImageTextToText
 
 import distconv
@@ -344,3 +346,68 @@ def test_a_conversion_goes_on_where_an_earlier_one_was_cut_off(
     report = distconv.convert(source, tmp_path / "part", max_shard_size=200_000)
     assert report.kept_chunks == report.chunks - 1
     assert gone.read_bytes() == (tmp_path / "whole" / gone.name).read_bytes()
+
+
+def save_alone(state: Tensors, folder: Path) -> None:
+    """Save as a trainer of one process does."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        dcp.save({"model": state}, checkpoint_id=folder, no_dist=True)
+
+
+@pytest.fixture(scope="module")
+def trained(write: Callable[[Spec], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give a function that saves a model that was trained from another in some type, and gives the folder of both."""
+    place = tmp_path_factory.mktemp("trained")
+
+    def save(name: str, dtype: str = "bfloat16") -> Path:
+        folder = place / f"{name}-{dtype}"
+        if not folder.exists():
+            distconv.convert(write(NAMED[name]), folder / "like")
+            model = AutoModelForImageTextToText.from_pretrained(folder / "like", dtype=dtype)
+            save_alone(model.state_dict(), folder / "saved")
+        return folder
+
+    return save
+
+
+def list_dtypes(folder: Path) -> dict[str, object]:
+    """Give the type that a config names for all, and for each of its parts."""
+    config = json.loads((folder / "config.json").read_text())
+    parts = {"": config} | {key: part for key, part in config.items() if key.endswith("_config")}
+    return {key: part["dtype"] for key, part in parts.items()}
+
+
+@pytest.mark.first(2)
+@pytest.mark.parametrize("name", ["vision", "scout"])
+@pytest.mark.parametrize(("stored", "cast"), [("bfloat16", "float16"), ("float32", "auto")])
+def test_the_config_of_a_trained_model_names_one_type_for_all_parts_as_transformers_saves_it(
+    trained: Callable[..., Path], tmp_path: Path, name: str, stored: str, cast: str
+) -> None:
+    folder, dtype = trained(name, stored), stored if cast == "auto" else cast
+    distconv.convert(folder / "saved", tmp_path / "out", like=folder / "like", dtype=cast)
+    model = AutoModelForImageTextToText.from_pretrained(folder / "like", dtype=dtype)
+    model.save_pretrained(tmp_path / "saved")
+    assert list_dtypes(tmp_path / "out") == list_dtypes(tmp_path / "saved")
+    assert set(list_dtypes(tmp_path / "out").values()) == {dtype}
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype="auto")
+    assert {str(tensor.dtype) for tensor in loaded.parameters()} == {f"torch.{dtype}"}
+
+
+def test_the_config_of_a_part_keeps_a_type_that_its_tensors_have(
+    trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = trained("vision")
+    like = shutil.copytree(folder / "like", tmp_path / "like")
+    config = json.loads((like / "config.json").read_text())
+    config["vision_config"] |= {"dtype": "float32", "torch_dtype": "float32"}
+    (like / "config.json").write_text(json.dumps(config))
+    state = AutoModelForImageTextToText.from_pretrained(like, dtype="auto").state_dict()
+    state = {name: tensor.float() if "vision_model" in name else tensor for name, tensor in state.items()}
+    save_alone(state, tmp_path / "saved")
+    distconv.convert(tmp_path / "saved", tmp_path / "out", like=like)
+    kept = list_dtypes(tmp_path / "out")
+    assert kept["vision_config"] == "float32"
+    assert kept == list_dtypes(like) | {"": kept[""]}
+    distconv.convert(tmp_path / "saved", tmp_path / "cast", like=like, dtype="float16")
+    assert set(list_dtypes(tmp_path / "cast").values()) == {"float16"}

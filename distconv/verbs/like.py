@@ -119,10 +119,26 @@ def make_sidecars(storage: Storage, like: Like, plan: Plan) -> dict[str, bytes]:
     files = {path.rpartition("/")[2]: read_small(storage, path, SMALL_FILE_BYTES) for path in like.small}
     if like.templates and not like.has_processor:
         files |= _put_templates_together(storage, like, files)
-    config = {key: value for key, value in like.config.items() if key not in _OF_ANOTHER}
-    config |= dict.fromkeys(_TYPES, plan.dtype.name)
-    files[CONFIG_NAME] = to_json(config)
+    files[CONFIG_NAME] = to_json(_make_config(like, plan))
     return files
+
+
+def _make_config(like: Like, plan: Plan) -> dict[str, object]:
+    """Give the config with the type that was written, and its parts' configs in place of one that no tensor has.
+
+    Transformers 4.57 loads a part in the type that its own config names.
+    """
+    stored = dict.fromkeys(_TYPES, plan.dtype.name)
+    held = {tensor.dtype.name for tensor in plan.tensors}
+    config = {key: value for key, value in like.config.items() if key not in _OF_ANOTHER} | stored
+    places = [config]
+    for place in places:
+        for key, part in place.items():
+            if isinstance(part, dict) and "model_type" in part:
+                named = {part[name] for name in _TYPES if isinstance(part.get(name), str)}
+                place[key] = own = part | (stored if named - held else {})
+                places.append(own)
+    return config
 
 
 def _put_templates_together(storage: Storage, like: Like, files: dict[str, bytes]) -> dict[str, bytes]:
