@@ -25,6 +25,7 @@ import distconv
 from distconv.cli import main
 from distconv.errors import InputError, OutputError
 from distconv.output.identity import Source
+from distconv.storage.given import find_given
 from tests.called import call
 from tests.checkpoints import Spec
 from tests.faults import digest_folder, looks_whole, read_recorded
@@ -505,14 +506,50 @@ def test_what_keeps_one_from_a_store_is_said_once_and_nothing_is_written(
 ) -> None:  # fmt: skip
     stored = f"s3://{end}/{place.key}"
     source, output = (stored, tmp_path / "out") if side == "in" else (checkpoint(SPEC), stored)
-    if side == "in" and end == "nobucket":
-        words = "no such file or folder"
     ended = run(*command(source, output), **environment)
     assert ended.returncode == code, ended.stderr
     (told,) = [line for line in ended.stderr.splitlines() if not line.startswith("note: ")]
     assert words in told
     assert not (tmp_path / "out").exists()
     assert place.etags() == {}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("convert", "{}", "out"), ("inspect", "{}"), ("plan", "{}"), ("check", "{}"), ("verify", "{}"),
+        ("verify", "hf", "--against", "{}"), ("manifest", "{}", "manifest.json"),
+        ("convert", "in", "out", "--tokenizer", "{}"), ("convert", "in", "out", "--params", "{}"),
+        ("manifest", "hf", "{}/manifest.json"), ("verify", "hf", "--card", "{}/card.md"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.parametrize("given", ["s3://nobucket/models/llama", "s3://nobucket"])
+def test_a_bucket_that_is_not_there_is_named_before_anything_is_read(
+    checkpoint: Write, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str,
+    asked: tuple[str, ...],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").symlink_to(checkpoint(SPEC))
+    if "hf" in asked:
+        distconv.convert("in", "hf")
+    ended = call([word.format(given) for word in asked])
+    assert ended.returncode == 2
+    assert re.fullmatch(
+        r"error: s3://nobucket\S*: there is no bucket nobucket; (make it, or )?correct its name( \(given as .*\))?\n",
+        ended.stderr,
+    )
+    assert not Path("out").exists()
+
+
+def test_of_a_bucket_that_one_may_not_list_it_is_not_said_that_it_is_not_there() -> None:
+    class Guarded:
+        def find(self, path: str) -> None:
+            if path == "s3://models":
+                raise PermissionError(path)
+
+    with pytest.raises(InputError, match=r"^s3://models/mine/none: no such file or folder$"):
+        find_given(Guarded(), "s3://models/mine/none")  # type: ignore[arg-type]
 
 
 def test_without_botocore_it_is_said_how_to_get_it(checkpoint: Write, tmp_path: Path) -> None:

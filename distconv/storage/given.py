@@ -11,6 +11,7 @@ from distconv.storage.base import Entry, Storage, is_file, is_folder, join, open
 
 _LIKENESS, _MOST_NAMES = 0.85, 4096
 _REPOSITORY = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*")
+_BUCKET = re.compile(r"s3://([^/]+)")
 _HEAD_BYTES = 256
 
 
@@ -18,10 +19,24 @@ def find_given(storage: Storage, path: str) -> Entry:
     """Give what is at a path that a person gave; InputError where nothing is."""
     found = storage.find(path)
     if found is None:
-        raise InputError(
-            f"{path}: no such file or folder{_describe_hub(storage, path) or _name_near(storage, path)}"
-        )
+        near = _describe_hub(storage, path) or _name_near(storage, path)
+        raise InputError(f"{path}: {_describe_nothing(storage, path, f'no such file or folder{near}')}")
     return found
+
+
+def _describe_nothing(storage: Storage, path: str, words: str) -> str:
+    """Say that nothing is at a path, which of a store may be as it has no such bucket."""
+    bucket = _find_no_bucket(storage, path)
+    return words if bucket is None else f"there is no bucket {bucket}; correct its name"
+
+
+def _find_no_bucket(storage: Storage, path: str) -> str | None:
+    """Give the name of a path's bucket where there is none; None also where nobody but its owner may know."""
+    match = _BUCKET.match(path)
+    with contextlib.suppress(PermissionError):
+        if match is not None and storage.find(match[0]) is None:
+            return match[1]
+    return None
 
 
 def _name_near(storage: Storage, path: str) -> str:
@@ -47,7 +62,7 @@ def describe_no_folder(storage: Storage, path: str) -> str | None:
     """Say why a path is no folder's, as the end of a sentence; None of one that is."""
     found = storage.find(path)
     if found is None:
-        return f"no such folder{_describe_hub(storage, path)}"
+        return _describe_nothing(storage, path, f"no such folder{_describe_hub(storage, path)}")
     return None if found.is_folder else "a file, expected a folder"
 
 
@@ -56,7 +71,7 @@ def take_given(storage: Storage, path: str, name: str, what: str) -> str:
     if is_folder(storage, path):
         path = join(path, name)
     if storage.find(path) is None:
-        raise InputError(f"{path}: no such file (given as {what})")
+        raise InputError(f"{path}: {_describe_nothing(storage, path, 'no such file')} (given as {what})")
     return path
 
 
@@ -69,11 +84,13 @@ def read_head(storage: Storage, path: str) -> bytes:
 
 
 def refuse_other(storage: Storage, path: str, is_own: Callable[[bytes], bool], what: str) -> None:
-    """Raise UsageError where a small file that is written last would take the place of one of another kind.
+    """Raise UsageError where a small file that is written last would take the place of one of another kind, or has none.
 
     ``is_own`` tells by its head one that the same command wrote; an empty one, as ``mktemp`` makes it, loses nothing.
     """
     head = read_head(storage, path)
+    if not head and (bucket := _find_no_bucket(storage, path)) is not None:
+        raise UsageError(f"{path}: there is no bucket {bucket}; make it, or correct its name")
     if head and not is_own(head):
         raise UsageError(
             f"{path}: there already, and no {what} that distconv wrote, so that it is not replaced; remove it, or give "
