@@ -542,6 +542,40 @@ def test_a_bucket_that_is_not_there_is_named_before_anything_is_read(
     assert not Path("out").exists()
 
 
+def test_an_empty_object_of_a_folders_name_is_taken_as_the_folder_that_some_tools_make_by_it(
+    checkpoint: Write, place: StoredPath, tmp_path: Path
+) -> None:
+    source = checkpoint(SPEC)
+    distconv.convert(source, tmp_path / "hf")
+    for folder, name in ((source, "meta"), (tmp_path / "hf", "hf")):
+        share(folder, place / name).write_bytes(b"")
+    distconv.convert(place / "meta", tmp_path / "out")
+    assert_equal(tmp_path / "out", tmp_path / "hf")
+    assert distconv.verify(place / "hf", against=place / "meta").ok
+
+
+@pytest.mark.parametrize(
+    "asked", [("convert", "{}", "out"), ("inspect", "{}"), ("verify", "{}")], ids=" ".join
+)
+def test_an_object_of_a_folders_name_is_told_of_as_well_as_the_folder(
+    checkpoint: Write,
+    place: StoredPath,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    share(checkpoint(SPEC), place)
+    place.write_bytes(b"hello")
+    for given in (str(place), f"{place}/"):
+        ended = call([word.format(given) for word in asked])
+        assert ended.returncode == 2
+        assert ended.stderr == (
+            f"error: {place}: a file of 5 bytes, and a folder of the same name, expected one of them; remove the other, "
+            "or give it another name\n"
+        )
+
+
 def test_of_a_bucket_that_one_may_not_list_it_is_not_said_that_it_is_not_there() -> None:
     class Guarded:
         def find(self, path: str) -> None:

@@ -13,7 +13,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 
@@ -53,21 +53,22 @@ class CloudStorage(ReadOnly):
             entries[name] = Entry(name, True, 0, "")
         for meta in found["objects"]:
             name = str(meta["path"]).removeprefix(prefix)
-            if name and "/" not in name:
+            if name and "/" not in name and (meta["size"] or name not in entries):
                 entries[name] = _make_entry(name, meta)
         return tuple(entries[name] for name in sorted(entries))
 
     def find(self, path: str) -> Entry | None:
-        """What is at this path, if anything."""
+        """What is at this path, if anything; an empty object of a folder's name is how some tools make the folder."""
         store, key = _open(path)
-        if key:
-            try:
+        file = None
+        with suppress(FileNotFoundError):
+            if key:
                 with _explaining(path):
                     count_request("head")
-                    return _make_entry(posixpath.basename(key), _obstore().head(store, key))
-            except FileNotFoundError:
-                pass
-        return Entry(posixpath.basename(key), True, 0, "") if self.list_folder(path) else None
+                    file = _make_entry(posixpath.basename(key), _obstore().head(store, key))
+        if (file is None or not file.size_bytes) and self.list_folder(path):
+            return Entry(posixpath.basename(key), True, 0, "")
+        return file
 
     def open(self, path: str) -> "CloudReader":
         """Open a file for reading, without a request where it is known which one it must be."""

@@ -12,16 +12,30 @@ from distconv.storage.base import Entry, Storage, is_file, is_folder, join, open
 _LIKENESS, _MOST_NAMES = 0.85, 4096
 _REPOSITORY = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*")
 _BUCKET = re.compile(r"s3://([^/]+)")
+_OF_KEYS = re.compile(r"(s3|gs|az)://.*", re.DOTALL)
 _HEAD_BYTES = 256
 
 
 def find_given(storage: Storage, path: str) -> Entry:
-    """Give what is at a path that a person gave; InputError where nothing is."""
+    """Give what is at a path that a person gave; InputError where nothing is, or a store has a file and a folder."""
     found = storage.find(path)
     if found is None:
         near = _describe_hub(storage, path) or _name_near(storage, path)
         raise InputError(f"{path}: {_describe_nothing(storage, path, f'no such file or folder{near}')}")
+    twins = _describe_twins(storage, path, found)
+    if twins is not None:
+        raise InputError(f"{path}: {twins}")
     return found
+
+
+def _describe_twins(storage: Storage, path: str, found: Entry) -> str | None:
+    """Say that a file has the name of a folder, as only a store's keys may: nobody knows which of them is meant."""
+    if found.is_folder or not _OF_KEYS.fullmatch(path) or not storage.list_names(path):
+        return None
+    return (
+        f"a file of {found.size_bytes:,} bytes, and a folder of the same name, expected one of them; remove the other, "
+        "or give it another name"
+    )
 
 
 def _describe_nothing(storage: Storage, path: str, words: str) -> str:
@@ -63,7 +77,9 @@ def describe_no_folder(storage: Storage, path: str) -> str | None:
     found = storage.find(path)
     if found is None:
         return _describe_nothing(storage, path, f"no such folder{_describe_hub(storage, path)}")
-    return None if found.is_folder else "a file, expected a folder"
+    if found.is_folder:
+        return None
+    return _describe_twins(storage, path, found) or "a file, expected a folder"
 
 
 def take_given(storage: Storage, path: str, name: str, what: str) -> str:

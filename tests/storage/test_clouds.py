@@ -63,6 +63,24 @@ def test_what_is_there_is_found_and_listed(bucket: tuple[str, Any]) -> None:
         storage.open(f"{url}/a")
 
 
+def test_an_empty_object_of_a_folders_name_is_that_folder_and_another_one_a_file(
+    bucket: tuple[str, Any],
+) -> None:
+    url, store = bucket
+    storage = CloudStorage(url[:2])
+    for key, content in {"a": b"", "a/x": b"x", "b": b"hello", "b/x": b"x", "c": b""}.items():
+        obstore.put(store, key, content)
+    kinds = {"a": (True, 0), "b": (False, 5), "c": (False, 0)}
+    listed = {entry.name: (entry.is_folder, entry.size_bytes) for entry in storage.list_folder(url)}
+    assert listed == kinds
+    for name, kind in kinds.items():
+        entry = storage.find(f"{url}/{name}")
+        assert entry is not None
+        assert (entry.is_folder, entry.size_bytes) == kind
+    with pytest.raises(InputError, match="b: a file of 5 bytes, and a folder of the same name"):
+        distconv.inspect(f"{url}/b")
+
+
 def test_a_file_that_changes_is_not_read_on(bucket: tuple[str, Any]) -> None:
     url, store = bucket
     path = f"{url}/file"

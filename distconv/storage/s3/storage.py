@@ -42,8 +42,8 @@ class S3Storage:
         attempts = submit(_find_attempts, self.place, bucket, prefix)
         found: dict[str, Entry] = {}
         for entry in (*list_objects(client, bucket, prefix), *attempts.result()):
-            # A key may be the beginning of others; as a file it is found first.
-            if not entry.is_folder or entry.name not in found:
+            # A key may be the beginning of others; as a file it is found first, unless it is empty: see ``find``.
+            if not entry.is_folder or entry.name not in found or not found[entry.name].size_bytes:
                 found[entry.name] = entry
         return tuple(found[name] for name in sorted(found))
 
@@ -52,16 +52,18 @@ class S3Storage:
         return tuple(entry.name for entry in self.list_folder(folder))
 
     def find(self, path: str) -> Entry | None:
-        """What is at this path, if anything."""
+        """What is at this path, if anything; an empty object of a folder's name is how some tools make the folder."""
         if not _can_be(path):
             return None
         client, (bucket, key) = connect(self.place), split_path(path)
         found = head(client, bucket, key) if key else None
-        if found is not None and not found.is_removed:
-            return Entry(posixpath.basename(path), False, found.size_bytes, found.etag, found.stamp)
-        if has_keys(client, *split_folder(path)):
+        if found is not None and found.is_removed:
+            found = None
+        if (found is None or not found.size_bytes) and has_keys(client, *split_folder(path)):
             return Entry(posixpath.basename(path.rstrip("/")), True, 0, "")
-        return None
+        if found is None:
+            return None
+        return Entry(posixpath.basename(path), False, found.size_bytes, found.etag, found.stamp)
 
     def open(self, path: str) -> S3Reader:
         """Open a file for reading: without a request where it is known which one it must be, else with its beginning."""

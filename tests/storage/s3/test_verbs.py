@@ -246,6 +246,22 @@ def test_an_endpoint_with_a_password_or_that_is_none_is_refused_and_not_shown(ur
     assert url not in str(caught.value)
 
 
+def test_an_empty_object_of_a_folders_name_is_that_folder_and_another_one_a_file(
+    storage: S3Storage, folder: str
+) -> None:
+    for name, content in (("marked", b""), ("both", b"hello"), ("empty", b"")):
+        write_small(storage, join(folder, name), content)
+    for name in ("marked", "both"):
+        write_small(storage, join(folder, name, "file"), b"")
+    kinds = {"marked": (True, 0), "both": (False, 5), "empty": (False, 0)}
+    listed = {entry.name: (entry.is_folder, entry.size_bytes) for entry in storage.list_folder(folder)}
+    assert listed == kinds
+    for name, kind in kinds.items():
+        entry = storage.find(join(folder, name))
+        assert entry is not None
+        assert (entry.is_folder, entry.size_bytes) == kind
+
+
 def test_a_bucket_that_is_not_there_is_named(held: S3Storage) -> None:
     assert held.find("s3://nowhere/file") is None
     assert held.list_names("s3://nowhere/folder") == ()
