@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import torch
 
 import distconv
 from distconv.cli import main
+from distconv.errors import InputError
+from distconv.formats.safetensors.folder import find_transformers_files
+from distconv.storage.local import LocalStorage
+from distconv.storage.local_files import LocalReader
+from distconv.verbs.transformers_model import read_any_model, read_model
 from tests.dcp_folders import make_model
 from tests.foreign_folders import INDEX, read_index, write_folder
 from tests.reference import read_tensors
@@ -131,3 +137,25 @@ def test_a_llama_whose_tokenizer_cannot_be_read_is_not_as_it_should_be(tmp_path:
     make_model("llama").save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     assert any("tokenizer.json" in finding for finding in distconv.check(tmp_path).findings)
+
+
+def test_the_config_of_a_llama_is_read_once_and_of_another_family_before_its_headers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, storage = Counter[str](), LocalStorage()
+
+    def count(_self: LocalStorage, path: str) -> LocalReader:
+        read[Path(path).name] += 1
+        return LocalReader(path)
+
+    make_model("llama").save_pretrained(tmp_path / "llama")
+    monkeypatch.setattr(LocalStorage, "open", count)
+    assert isinstance(read_any_model(storage, find_transformers_files(storage, f"{tmp_path}/llama")), str)
+    assert read["config.json"] == 1
+    # What Meta's layout has no place for is told before what is damaged in it, but where that layout is asked for.
+    for path in folder.glob("*.safetensors"):
+        path.write_bytes(b"damaged")
+    files = find_transformers_files(storage, str(folder))
+    assert "model_type is 'qwen3'" in str(read_any_model(storage, files))
+    with pytest.raises(InputError, match="safetensors: it is text, expected"):
+        read_model(storage, files)

@@ -1,7 +1,7 @@
 """A Transformers folder as INPUT: everything that is known of it without reading a tensor's data."""
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from distconv.errors import InputError, MismatchError
@@ -103,16 +103,31 @@ def read_model(storage: Storage, files: TransformersFiles, *, family: str | None
 
     Raises InputError with all that is wrong of one kind.
     """
-    catalog = read_transformers_catalog(storage, files)
-    small = {name: read_small(storage, path, SMALL_FILE_BYTES) for name, path in files.small.items()}
+    catalog, small = _read_rest(storage, files)
     content = read_small(storage, files.config, SMALL_FILE_BYTES)
-    sees = is_image_config(files.config, content)
-    if not sees:
+    if not is_image_config(files.config, content):
         # Its tokenizer may be of a kind that no Llama has.
         refuse_foreign(files.config, content)
+    return _fit_together(files, catalog, small, content, family)
+
+
+def _read_rest(storage: Storage, files: TransformersFiles) -> tuple[TransformersCatalog, Mapping[str, bytes]]:
+    """Read all headers and small files but config.json."""
+    catalog = read_transformers_catalog(storage, files)
+    return catalog, {name: read_small(storage, path, SMALL_FILE_BYTES) for name, path in files.small.items()}
+
+
+def _fit_together(
+    files: TransformersFiles,
+    catalog: TransformersCatalog,
+    small: Mapping[str, bytes],
+    content: bytes,
+    family: str | None,
+) -> TransformersModel:
+    """Hold against each other what was read; ``content`` is config.json's, of a model that Meta's layout has a place for."""
     made = make_meta_tokenizer(files.folder, small, files.small.get(TOKENIZER_NAME))
     config: MetaConfig | ImageConfig
-    if sees:
+    if is_image_config(files.config, content):
         config, catalog = read_image_config(files.config, content, family=family), catalog.with_images()
     else:
         config = read_meta_config(files.config, content, tokenizer=made.kind, family=family)
@@ -145,8 +160,9 @@ def read_any_model(
             refuse_foreign(files.config, content)
         except InputError as error:
             return str(error)
+    catalog, small = _read_rest(storage, files)
     try:
-        return read_model(storage, files, family=family)
+        return _fit_together(files, catalog, small, content, family)
     except NoMetaTokenizerError as error:
         return str(error)
 
