@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import DiaConfig, DiaForConditionalGeneration
 
 import distconv
+from distconv.cli import main
 from distconv.errors import InputError, UsageError
 from tests.refusals import refuse
 from tests.test_trained_checkpoints import change
@@ -298,9 +300,26 @@ def test_a_checkpoint_of_megatrons_is_named(folders: Folders, tmp_path: Path) ->
     assert "Megatron-Bridge" in refused(source, folders / "llama-hf")
 
 
-def test_an_optimizer_alone_is_no_model(folders: Folders, tmp_path: Path) -> None:
-    _save(tmp_path / "in", {"optimizer": {"state": {"a": torch.ones(2)}}})
-    assert "no tensor of LlamaForCausalLM in it" in refused(tmp_path / "in", folders / "llama-hf")
+@pytest.mark.parametrize(
+    ("state", "held"),
+    [
+        ({"optimizer": {"state": {"a": torch.ones(2)}}}, "optimizer.state.a"),
+        ({"exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}, "exp_avg, exp_avg_sq"),
+        ({f"m{number}": torch.ones(2) for number in range(10)}, "m0, m1, m2, m3, m4, m5, m6, m7 and 2 more"),
+    ],
+)
+def test_an_optimizer_alone_is_no_model(
+    folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str], state: dict[str, Any], held: str
+) -> None:
+    _save(tmp_path / "in", state)
+    assert refused(tmp_path / "in", folders / "llama-hf") == (
+        f"{tmp_path / 'in'}: no tensor of LlamaForCausalLM in it; it holds {held}, expected model.embed_tokens.weight and "
+        "others; if that is an optimizer's alone, give the folder that holds the model, otherwise give by `like=` the model "
+        "that was trained, by `dialect=` how its tensors are named, or save that model alone"
+    )
+    main(["inspect", str(tmp_path / "in")])
+    rows = dict(re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows["stored as"] == ("nothing" if "optimizer" in state else "float32")
 
 
 def test_two_models_are_not_one(folders: Folders, tmp_path: Path) -> None:

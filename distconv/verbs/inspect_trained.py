@@ -38,7 +38,7 @@ def describe_files(files: TrainedFiles, dialect: str | None) -> tuple[dict[str, 
         ("weights", format_count(len(files.weights), "file")),
         ("named as", "Transformers names them, or as nobody known does" if named is None else named.title),
         ("tensors", f"{len(kept):,}, of {elements:,} elements in all"),
-        ("stored as", " and ".join(dtypes)),
+        ("stored as", " and ".join(dtypes) or "nothing"),
         (
             "beside",
             ", ".join(f"{name} ({format_count(count, 'tensor')})" for name, count in beside.items())

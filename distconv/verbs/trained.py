@@ -121,7 +121,9 @@ def read_trained(
     held = {name: own for own, name in found.names.kept.items()}
     misfits = list(_find_misfits(files, form, held, counts, like))
     if not held or misfits:
-        raise InputError.of(shorten(misfits or [_describe_nothing(files, architecture)], _MOST_FINDINGS))
+        raise InputError.of(
+            shorten(misfits or [_describe_nothing(files, form, architecture)], _MOST_FINDINGS)
+        )
     boxed = files.read(storage, list(held.values()))
     made = tuple(_list_made(form, {name: boxed[own] for name, own in held.items()}))
     absent = [name for name in form.saved if name not in {one.name for one in made}]
@@ -236,9 +238,12 @@ def _find_misfits(
             yield f"{files.folder}: {own} is stored as {found.dtype}, {_EXPECTED_TYPE}"
 
 
-def _describe_nothing(files: TrainedFiles, architecture: Architecture) -> str:
-    shown = ", ".join(list(files.tensors)[:_MOST_SHOWN])
-    return f"{files.folder}: no tensor of {architecture.title} in it; it holds {shown}"
+def _describe_nothing(files: TrainedFiles, form: _Form, architecture: Architecture) -> str:
+    return (
+        f"{files.folder}: no tensor of {architecture.title} in it; it holds {list_some(list(files.tensors), _MOST_SHOWN)}, "
+        f"expected {form.recipes[0].source} and others; if that is an optimizer's alone, give the folder that holds the "
+        f"model, otherwise {_OTHER_NAMES}"
+    )
 
 
 def _find_foreign(found: ExpectedNames, files: TrainedFiles, architecture: Architecture) -> Iterator[str]:

@@ -292,7 +292,8 @@ def test_of_what_a_folder_holds_a_few_names_are_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (["consolidated.00.pth"], "m: no params.json beside the shards (consolidated.*.pth), in original/ or in the parent folder; copy params.json from Meta's download of this model, or give it by `params=`"),
+        (["consolidated.00.pth"], "m: no params.json beside the shards (consolidated.*.pth), in original/ or in the parent folder; copy it from Meta's or Mistral's download of this model, or give it by `params=`"),
+        (["consolidated.safetensors"], "m: no params.json beside the shards (consolidated.safetensors), in original/ or in the parent folder; copy it from Meta's or Mistral's download of this model, or give it by `params=`"),
         (["model.safetensors"], "m: no config.json beside the weights (model.safetensors); copy it from the model that this one is, or was trained from; if its tensors are Meta's, copy params.json from Meta's download of this model, or give it by `params=`"),
         (["params.json"], "m: no checkpoint of Meta's, Transformers' or a trainer's here; it holds params.json"),
         (["llama.Q4_0.gguf", "llama.F16.GGUF", "README.md"], "m: no checkpoint of Meta's, Transformers' or a trainer's here; it holds llama.F16.GGUF, llama.Q4_0.gguf: a GGUF file is made of a model for llama.cpp, and none is made of it again; give the model that it was made of"),

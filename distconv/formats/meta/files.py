@@ -124,13 +124,14 @@ def _refuse_other(storage: Storage, path: str) -> None:
 
 def _describe_missing(chosen: Candidate) -> str:
     """Say which file is missing that says what the weights are: their names tell whose they are, if anything does."""
-    copy_params = f"copy {PARAMS_NAME} from Meta's download of this model, or give it by `params=`"
+    way_out = "download of this model, or give it by `params=`"
     if chosen.layout.shared:
         return (
             f"no {CONFIG_NAME} beside the weights ({chosen.name}); copy it from the model that this one is, "
-            f"or was trained from; if its tensors are Meta's, {copy_params}"
+            f"or was trained from; if its tensors are Meta's, copy {PARAMS_NAME} from Meta's {way_out}"
         )
-    return f"no {PARAMS_NAME} beside the shards ({chosen.name}), in original/ or in the parent folder; {copy_params}"
+    where = f"beside the shards ({chosen.name}), in original/ or in the parent folder"
+    return f"no {PARAMS_NAME} {where}; copy it from Meta's or Mistral's {way_out}"
 
 
 _PARAMS_BYTES = 1 << 20
