@@ -1,5 +1,6 @@
 """Convert with threads of this process: the way for one machine without a cluster."""
 
+import contextlib
 import queue
 import threading
 import time
@@ -150,7 +151,6 @@ def _work(
     while (chunk := inbox.get()) is not None:
         moved_bytes = 0
         name = f"lane {lane}"
-        progress.take(name, chunk.name, chunk.size_bytes)
 
         def advance(size_bytes: int, name: str = name) -> None:
             nonlocal moved_bytes
@@ -159,11 +159,13 @@ def _work(
 
         result: Receipt | Failure
         try:
+            progress.take(name, chunk.name, chunk.size_bytes)
             result = convert(job, chunk, advance, stop.is_set)
-        except BaseException as error:  # noqa: BLE001  nobody else would ever hear of it
-            result = classify(chunk.name, error)
-            progress.advance(-moved_bytes, name)
-        else:
             # A chunk that was there already, and its header, count as moved too.
             progress.advance(chunk.size_bytes - moved_bytes, name)
+        except BaseException as error:  # noqa: BLE001  nobody else would ever hear of it
+            result = classify(chunk.name, error)
+            # It may be the progress itself that fails, each time.
+            with contextlib.suppress(BaseException):
+                progress.advance(-moved_bytes, name)
         outbox.put(_Outcome(lane, chunk, result))

@@ -117,6 +117,30 @@ def write_silently(
     return write_file(job, chunk, lambda _size_bytes: None, stopped)
 
 
+class FailingProgress(RecordingProgress):
+    """Raises of its own at one of its methods, each time: a bar that was closed, or a program that gave up."""
+
+    def __init__(self, method: str, error: type[BaseException]) -> None:
+        super().__init__()
+
+        def fail(*_arguments: object) -> None:
+            raise error("the bar is gone")
+
+        setattr(self, method, fail)
+
+
+@pytest.mark.parametrize("method", ["take", "advance"])
+@pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
+def test_a_progress_that_raises_ends_the_run_with_what_it_said(
+    tmp_path: Path, method: str, error: type[BaseException]
+) -> None:
+    with pytest.raises(ConversionError, match="the bar is gone"):
+        run_inline(
+            make_job(tmp_path), make_chunks(["chunk"]), 1, FailingProgress(method, error), write_slowly
+        )
+    assert find_partials(tmp_path) == []
+
+
 def test_there_are_no_more_lanes_than_chunks(tmp_path: Path) -> None:
     begun: list[threading.Thread] = []
 
