@@ -81,11 +81,15 @@ class Range:
 
 def check_range(response: http.client.HTTPResponse, first: int, end: int, size: int) -> None:
     """Raise HTTPException where other bytes come than were asked for."""
-    length = response.getheader("Content-Length", "")
-    is_whole = response.status == 200 and first == 0 and end == size
-    found = response.getheader("Content-Range", "")
-    if length != str(end - first) or not (is_whole or found == f"bytes {first}-{end - 1}/{size}"):
-        raise http.client.HTTPException(f"asked for bytes {first}-{end - 1}/{size}, got {found!r}")
+    length, found = response.getheader("Content-Length"), response.getheader("Content-Range", "")
+    is_long = length == str(end - first)
+    is_whole = response.status == 200 and first == 0 and end == size and is_long
+    # The length of a part need not be said (RFC 9110, 15.3.7), as where it comes in pieces.
+    is_part = found == f"bytes {first}-{end - 1}/{size}" and (is_long or length is None)
+    if not is_whole and not is_part:
+        raise http.client.HTTPException(
+            f"asked for bytes {first}-{end - 1}/{size}, got {found!r} in {length or 'any number of'} bytes"
+        )
 
 
 def _skip(buffers: Sequence[memoryview], done: int) -> list[memoryview]:

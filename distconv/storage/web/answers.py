@@ -100,10 +100,10 @@ def describe_failure(path: str, host: str, broken: BrokenError) -> Exception:
         reason = str(cause)
     else:
         reason = broken.said
+    # What is no HTTP came from somewhere.
+    question = "is this machine online?" if isinstance(cause, OSError) else "does a proxy lie between?"
     error = TransientError(
-        errno.EHOSTUNREACH,
-        f"the connection to {host}{broken.by} failed ({reason}); is this machine online?",
-        path,
+        errno.EHOSTUNREACH, f"the connection to {host}{broken.by} failed ({reason}); {question}", path
     )
     error.at_once = broken.was_idle
     return error

@@ -60,6 +60,27 @@ def test_another_range_than_was_asked_for_is_not_taken(first: int, end: int, tot
     assert memory == bytes(8)
 
 
+@pytest.mark.parametrize("size", ["Transfer-Encoding: chunked", "Connection: close"])
+def test_a_range_may_come_without_a_word_on_its_length(size: str) -> None:
+    body = b"3\r\n\x08\x09\x0a\r\n5\r\n\x0b\x0c\x0d\x0e\x0f\r\n0\r\n\r\n" if "chunked" in size else FILE[8:16]
+    head = f"HTTP/1.1 206 Partial\r\n{size}\r\nContent-Range: bytes 8-15/{len(FILE)}\r\n\r\n"
+    response = http.client.HTTPResponse(Socket(head.encode() + body))  # type: ignore[arg-type]
+    response.begin()
+    memory = bytearray(8)
+    Range("path", len(FILE), 8, [memoryview(memory)]).receive(response)
+    assert memory == FILE[8:16]
+
+
+def test_a_range_of_another_length_than_it_says_names_both() -> None:
+    head = b"HTTP/1.1 206 Partial\r\nContent-Length: 9\r\nContent-Range: bytes 0-7/1024\r\n\r\n"
+    response = http.client.HTTPResponse(Socket(head + FILE))  # type: ignore[arg-type]
+    response.begin()
+    with pytest.raises(
+        http.client.HTTPException, match="asked for bytes 0-7/1024, got 'bytes 0-7/1024' in 9 bytes"
+    ):
+        Range("path", len(FILE), 0, [memoryview(bytearray(8))]).receive(response)
+
+
 def test_a_range_beyond_the_end_is_refused_before_anything_is_asked() -> None:
     with pytest.raises(InputError, match="ends at byte 1,024, expected data up to byte 1,025"):
         Range("path", len(FILE), 1020, [memoryview(bytearray(5))])
