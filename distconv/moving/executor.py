@@ -1,6 +1,7 @@
 """What all that run units share: where they run, how much trouble is borne, what the end of an attempt means."""
 
 import errno
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -31,6 +32,8 @@ class Cluster:
         """Refuse what no Ray could give, with UsageError."""
         if self.workers is not None and not (is_whole(self.workers) and self.workers >= 1):
             raise UsageError(f"workers {self.workers!r}: expected a number, at least 1")
+        if self.address is not None:
+            _check_address(self.address)
         if not 0 < self.gpus <= 1:
             raise UsageError(f"{self.gpus:g} GPUs a worker: expected more than 0 and at most 1")
         for name, amount in self.resources.items():
@@ -39,6 +42,23 @@ class Cluster:
                     f"worker resource {name}={amount:g}: expected a custom resource of the cluster, "
                     "and more than 0 of it"
                 )
+
+
+_ADDRESS = re.compile(r"auto|local|\S+:([0-9]{1,5})")
+_LARGEST_PORT = 65_535
+
+
+def _check_address(address: str) -> None:
+    """Raise UsageError for what is no address that can be joined: Ray says of some nothing that a person can use."""
+    if "://" in address:
+        kind = "Ray Client" if address.startswith("ray://") else "the address of a job server"
+        raise UsageError(
+            f"{address}: {kind} is not supported; run on a node of the cluster, with the address auto, "
+            f"or submit a job with `ray job submit`"
+        )
+    found = _ADDRESS.fullmatch(address)
+    if found is None or not 0 < int(found[1] or 1) <= _LARGEST_PORT:
+        raise UsageError(f"address {address!r}: expected HOST:PORT of a cluster's head, auto or local")
 
 
 TICK_SECONDS = 0.5

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import re
 from dataclasses import replace
 
 import pytest
@@ -55,6 +56,20 @@ def test_a_cluster_may_be_as_small_as_it_can_be() -> None:
 def test_fewer_than_one_worker_are_none(workers: int) -> None:
     with pytest.raises(UsageError, match=f"workers {workers!r}: expected a number, at least 1"):
         Cluster(workers=workers)
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "head:6379", "10.0.0.1:1", "[::1]:65535"])
+def test_an_address_is_a_word_or_a_host_with_a_port(address: str) -> None:
+    assert Cluster(address).address == address
+
+
+@pytest.mark.parametrize(
+    "address", ["", " ", "head", "head:", ":6379", "head:port", "head:0", "head:65536", "a b:1", "head:1\n"]
+)
+def test_what_is_no_address_is_refused_before_ray_is_asked(address: str) -> None:
+    words = f"address {address!r}: expected HOST:PORT of a cluster's head, auto or local"
+    with pytest.raises(UsageError, match=re.escape(words)):
+        Cluster(address)
 
 
 @pytest.mark.parametrize("gpus", [0.0, -0.5, 1.0 + 1e-9, float("nan")])

@@ -60,13 +60,6 @@ def connected(cluster: Cluster, device: str, units: int, progress: Progress) -> 
         yield cluster
         return
     address = cluster.address or LOCAL
-    scheme, found, _rest = address.partition("://")
-    if found:
-        kind = "Ray Client" if scheme == "ray" else "the address of a job server"
-        raise UsageError(
-            f"{address}: {kind} is not supported; run on a node of the cluster, with the address auto, "
-            f"or submit a job with `ray job submit`"
-        )
     if address == LOCAL and cluster.workers is not None and device != "cuda":
         # Ray starts a process for each slot, whether a worker comes or not.
         cluster = replace(cluster, workers=min(cluster.workers, max(units, 1)))
@@ -230,12 +223,13 @@ def _explained(address: str) -> Iterator[None]:
 
 def _refuse_unreachable(address: str) -> None:
     """Knock before Ray does, which goes on knocking for many minutes and then ends the process."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    host, has_port, port = address.rpartition(":")
+    if not has_port:
+        # Where it is, Ray finds.
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ClusterError(
             f"Ray at {address} cannot be reached ({error}); is the cluster up, and is this its head's address?"
         ) from error
