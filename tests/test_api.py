@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,38 @@ def test_names_for_people_type_checkers_and_the_interpreter_are_the_same() -> No
     assert set(distconv._HOMES) <= set(distconv.__all__)
     with pytest.raises(AttributeError, match="module 'distconv' has no attribute 'nothing'"):
         _ = distconv.nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("", distconv.UsageError, "no name is given; is a variable of the shell not set?"),
+        ("a\0b", distconv.UsageError, "a zero byte, which no name can have"),
+        (b"name", TypeError, r"b'name': expected str or os.PathLike\[str\]; os.fsdecode gives that"),
+        (None, TypeError, "expected str, bytes or os.PathLike object, not NoneType"),
+    ],
+)
+def test_what_nothing_can_be_called_is_refused_wherever_a_name_is_taken(
+    checkpoint: Callable[[Spec], Path], tmp_path: Path, name: Any, error: type[Exception], words: str
+) -> None:
+    source, out = checkpoint(Spec()), tmp_path / "out"
+    calls = [
+        lambda: distconv.inspect(name),
+        lambda: distconv.convert(source, name),
+        lambda: distconv.verify(name),
+        lambda: distconv.manifest(source, name),
+        lambda: distconv.push(name, "me/x"),
+    ]
+    if name is not None:
+        calls += [
+            lambda: distconv.verify(source, against=name),
+            lambda: distconv.convert(source, out, tokenizer=name),
+            lambda: distconv.convert(source, out, trace=name),
+        ]
+    for call in calls:
+        with pytest.raises(error, match=words):
+            call()
+    assert not out.exists()
 
 
 def test_all_errors_are_exported_and_stand_in_the_tree_that_is_drawn() -> None:

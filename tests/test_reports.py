@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import pickle
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -114,6 +115,24 @@ def test_reports_say_what_the_command_prints(
     assert len(repr(distconv.manifest(tmp_path / "out", tmp_path / "m.json"))) < 200
     assert "<td" in distconv.plan(source)._repr_html_()
     json.dumps(made.to_json())
+
+
+def test_reports_cross_to_other_processes_and_back(
+    checkpoint: Callable[[Spec], Path], tmp_path: Path
+) -> None:
+    source, out = checkpoint(Spec("llama-2", shards=2)), tmp_path / "out"
+    for report in (
+        *(verb(source) for verb in (distconv.inspect, distconv.plan, distconv.check)),
+        distconv.convert(source, out),
+        distconv.plan(out, to="meta"),
+        distconv.verify(out),
+        distconv.manifest(out, tmp_path / "m.json"),
+        distconv.convert_tokenizer(source, tmp_path / "tokenizer"),
+    ):
+        again = pickle.loads(pickle.dumps(report))
+        assert again == report
+        assert str(again) == str(report)
+        assert again.to_json() == report.to_json()
 
 
 def test_a_report_with_a_hundred_thousand_findings_is_one_line_in_a_shell() -> None:

@@ -165,6 +165,8 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="file: a file or a link to nowhere is in the way"):
         HERE.make_folder(str(tmp_path / "file"))
+    with pytest.raises(OutputError, match="file/below/it: a file or a link to nowhere is in the way"):
+        HERE.make_folder(str(tmp_path / "file" / "below" / "it"))
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(OutputError, match="link: a file or a link to nowhere is in the way"):
         HERE.make_folder(str(tmp_path / "link"))

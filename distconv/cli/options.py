@@ -9,6 +9,7 @@ import click
 
 from distconv.errors import ClusterError, UsageError
 from distconv.humanize import parse_size
+from distconv.storage.places import take_name
 
 
 class Size(click.ParamType[int]):
@@ -49,8 +50,10 @@ class Place(click.Path):
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
     ) -> str | bytes | os.PathLike[str]:
         """Take any name but the empty one."""
-        if not value:
-            self.fail("no name is given; is a variable of the shell not set?", param, ctx)
+        try:
+            take_name(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
         return super().convert(value, param, ctx)
 
 

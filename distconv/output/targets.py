@@ -80,6 +80,10 @@ class Target:
     find_misfits: Callable[[Storage, str, Headers], Iterator[str]] = field(compare=False)
     """Tell which tensors a model made of the small files does not take."""
 
+    def __reduce__(self) -> tuple[Callable[[str], "Target"], tuple[str]]:
+        """Cross to another process as a name: what has a target is sent there, and functions are not."""
+        return _find_target, (self.name,)
+
     def is_weights(self, name: str) -> bool:
         """Whether a name is that of a file of weights."""
         return re.fullmatch(self.weights, name) is not None
@@ -178,6 +182,11 @@ META = Target(
 llama-models); llama.cpp's converter takes config.json, where there is one, before params.json."""
 
 TARGETS = {target.name: target for target in (TRANSFORMERS, META)}
+
+
+def _find_target(name: str) -> Target:
+    return TARGETS[name]
+
 
 _OURS = "|".join(
     (

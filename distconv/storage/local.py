@@ -79,7 +79,7 @@ class LocalStorage:
             made.append(above)
         try:
             os.makedirs(folder, exist_ok=True)
-        except FileExistsError as error:
+        except (FileExistsError, NotADirectoryError) as error:
             raise OutputError(
                 f"{folder}: a file or a link to nowhere is in the way, expected a folder"
             ) from error

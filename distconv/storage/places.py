@@ -10,6 +10,9 @@ from distconv.storage.base import Entry, PartWriter, PathLike, Reader, Removal, 
 from distconv.storage.local import LocalStorage
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://")
+_NOT_TEXT = re.compile("[\ud800-\udfff]")
+"""What Python has for bytes that are no UTF-8 (PEP 383)."""
+_NOT_NAMES = frozenset({"", ".", ".."})
 _WRITABLE = ("s3",)
 _READABLE = ("s3", "gs", "az", "hf", "http", "https")
 _MEANT = re.compile(rf"({'|'.join(_READABLE)}):/*(.*)", re.IGNORECASE | re.DOTALL)
@@ -22,15 +25,30 @@ def find_scheme(path: str) -> str | None:
     return None if match is None else match[1]
 
 
-def _read_scheme(name: str) -> str | None:
-    """Give the scheme of what a person gave; UsageError where a URL was meant, and a local path would be taken."""
+def take_name(path: PathLike) -> str:
+    """Take a path or URL as text; UsageError for what nothing can be called, TypeError for bytes."""
+    name = os.fspath(path)
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r}: expected str or os.PathLike[str]; os.fsdecode gives that")
+    if not name:
+        raise UsageError("no name is given; is a variable of the shell not set?")
+    if "\0" in name:
+        raise UsageError(f"{name}: a zero byte, which no name can have")
+    return name
+
+
+def _take(path: PathLike) -> tuple[str, str | None]:
+    """Give what a person gave, and its scheme; UsageError where a URL was meant, and a local path would be taken."""
+    name = take_name(path)
     scheme, meant = find_scheme(name), _MEANT.match(name)
     if meant is not None and (scheme is None or not meant[2]):
         raise UsageError(
             f"{name}: expected {meant[1].lower()}:// in small letters, with two slashes, and a place behind it; is a "
             f"variable of the shell not set? A folder of this host is ./{name}"
         )
-    return scheme
+    if scheme is not None and _NOT_TEXT.search(name):
+        raise UsageError(f"{name}: not UTF-8, as URLs are; correct the name")
+    return name, scheme
 
 
 def read_place(path: PathLike) -> str:
@@ -38,8 +56,7 @@ def read_place(path: PathLike) -> str:
 
     A revision on the Hugging Face Hub becomes the commit that it is now, so that all that is read is of one.
     """
-    name = os.fspath(path)
-    scheme = _read_scheme(name)
+    name, scheme = _take(path)
     if scheme is None:
         return name
     if scheme not in _READABLE:
@@ -58,12 +75,16 @@ def read_place(path: PathLike) -> str:
 
 def read_output(path: PathLike) -> str:
     """Take a path or URL of what is written; UsageError where a URL is of a kind that is only read, or not known."""
-    name = os.fspath(path)
-    scheme = _read_scheme(name)
+    name, scheme = _take(path)
     if scheme in _READABLE and scheme not in _WRITABLE:
         from distconv.storage.web.read_only import refuse_writing
 
         raise refuse_writing(name.partition("?")[0])
+    if scheme in _WRITABLE and not _NOT_NAMES.isdisjoint(name.rstrip("/").split("/")[3:]):
+        raise UsageError(
+            f"{name}: an empty name, . or .. among its folders, which one store keeps and another leaves out; leave them "
+            "out; is a variable of the shell not set?"
+        )
     return read_place(path)
 
 
@@ -91,8 +112,8 @@ def read_small_output(path: PathLike) -> str:
 
 def read_local(path: PathLike) -> str:
     """Take a path as it was given; UsageError where it is a URL."""
-    name = os.fspath(path)
-    if _read_scheme(name) is not None:
+    name, scheme = _take(path)
+    if scheme is not None:
         raise UsageError(f"{name}: a URL, expected a folder of this host")
     return name
 
