@@ -322,6 +322,16 @@ def test_an_output_that_overlaps_with_input_is_refused(
     assert source.etags() == before
 
 
+@pytest.mark.parametrize("inside", ["a//out", "/out", "./out", "a/../out"])
+def test_an_output_of_which_stores_differ_where_it_is_is_refused_and_nothing_is_written(
+    checkpoint: Write, place: StoredPath, inside: str
+) -> None:
+    meant = f"s3://models/{place.key}/{'a/out' if inside == 'a//out' else 'out'}"
+    with pytest.raises(OutputError, match=f"an empty name, . or .. among its folders, .*; give {meant}$"):
+        distconv.convert(checkpoint(SPEC), f"s3://models/{place.key}/{inside}", overwrite=True)
+    assert place.etags() == {}
+
+
 def test_an_output_in_another_bucket_or_of_a_longer_name_overlaps_with_nothing(
     checkpoint: Write, place: StoredPath
 ) -> None:

@@ -12,7 +12,6 @@ from distconv.storage.local import LocalStorage
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 """What Python has for bytes that are no UTF-8 (PEP 383)."""
-_NOT_NAMES = frozenset({"", ".", ".."})
 _WRITABLE = ("s3",)
 _READABLE = ("s3", "gs", "az", "hf", "http", "https")
 _MEANT = re.compile(rf"({'|'.join(_READABLE)}):/*(.*)", re.IGNORECASE | re.DOTALL)
@@ -80,11 +79,6 @@ def read_output(path: PathLike) -> str:
         from distconv.storage.web.read_only import refuse_writing
 
         raise refuse_writing(name.partition("?")[0])
-    if scheme in _WRITABLE and not _NOT_NAMES.isdisjoint(name.rstrip("/").split("/")[3:]):
-        raise UsageError(
-            f"{name}: an empty name, . or .. among its folders, which one store keeps and another leaves out; leave them "
-            "out; is a variable of the shell not set?"
-        )
     return read_place(path)
 
 

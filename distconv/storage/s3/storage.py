@@ -17,7 +17,7 @@ from distconv.storage.s3 import small
 from distconv.storage.s3.client import connect
 from distconv.storage.s3.listing import has_bucket, has_keys, list_attempts, list_objects
 from distconv.storage.s3.objects import delete, get, head
-from distconv.storage.s3.place import SCHEME, Place, normalise, split_folder, split_path
+from distconv.storage.s3.place import SCHEME, Place, make_path, normalise, split_folder, split_path
 from distconv.storage.s3.probe import probe
 from distconv.storage.s3.reader import S3Reader
 from distconv.storage.s3.removal import S3Removal, drop_attempt
@@ -85,8 +85,16 @@ class S3Storage:
         return replace(self, pins=dict(stamps))
 
     def make_folder(self, folder: str) -> None:
-        """Make nothing: a folder is there once something is in it. OutputError where there is no such bucket."""
+        """Make nothing: a folder is there once something is in it.
+
+        OutputError where there is no such bucket, or where stores differ in which folder it is.
+        """
         bucket, prefix = split_folder(folder)
+        if normalise(folder) != make_path(bucket, prefix.rstrip("/")).rstrip("/"):
+            raise OutputError(
+                f"{folder}: an empty name, . or .. among its folders, which some stores keep and others leave out; give "
+                f"{normalise(folder)}"
+            )
         if not has_bucket(connect(self.place), bucket, prefix):
             raise OutputError(f"{folder}: there is no bucket {bucket}; make it, or correct its name")
 
