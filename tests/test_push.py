@@ -174,10 +174,24 @@ def test_a_hub_that_cannot_be_reached_is_named_as_where_it_is_read(output: Path,
     assert "is this machine online? HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy" in refused.stderr
 
 
-def test_a_bad_name_is_refused(hub: Hub, output: Path, tmp_path: Path) -> None:
-    refused = push(hub, output, "a/b/c")
+@pytest.mark.parametrize("name", ["a/b/c", "", "a/b c", "x-", "a/b--c", "a/b.git", "hf://a/b"])
+def test_a_bad_name_is_refused_before_anything_is_read(
+    hub: Hub, output: Path, tmp_path: Path, name: str
+) -> None:
+    refused = push(hub, output, name)
     assert refused.returncode == 2
-    assert "a/b/c" in refused.stderr
+    words = f"error: {name!r}: no name of a repository on the hub; expected USER/NAME of letters, digits, -, _ and ., "
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(words)
+
+
+def test_without_any_token_nothing_is_read(hub: Hub, output: Path, tmp_path: Path) -> None:
+    with mock.patch.object(constants, "HF_TOKEN_PATH", str(tmp_path / "none")):
+        refused = push(hub, output, "llama", token="")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "error: llama: the hub wants a token; run `hf auth login` or set HF_TOKEN\n",
+    )
 
 
 @pytest.mark.parametrize(

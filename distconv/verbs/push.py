@@ -75,6 +75,7 @@ def push(
     that the hub or the network does.
     """
     storage, output_path = LocalStorage(), read_local(output)
+    _refuse_at_once(repo)
     depth = Depth.DATA if verify else Depth.STRUCTURE
     # Before the proof, so that what is sent is what was proved.
     before = _list_chunks(storage, output_path)
@@ -90,6 +91,23 @@ def push(
     model = _Model(output_path, before, files, make_card(proof.receipt, files))
     with _without_bars(quiet=quiet):
         return _upload(model, repo, proof.examined, public=public)
+
+
+def _refuse_at_once(repo: str) -> None:
+    """Raise UsageError for what the hub would refuse after hours of reading: a bad name, or nobody's."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise UsageError(
+            f"{repo!r}: no name of a repository on the hub; expected USER/NAME of letters, digits, -, _ and ., each with "
+            "a letter or digit at both ends, without -- and .., and not ending in .git"
+        ) from None
+    if get_token() is None:
+        raise _explain(repo, 401, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +174,7 @@ def _read_own(path: str) -> bytes:
 
 def _upload(model: _Model, repo: str, examined: str, *, public: bool) -> PushReport:
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     notes = []
     files = dict(model.files)
@@ -173,8 +191,6 @@ def _upload(model: _Model, repo: str, examined: str, *, public: bool) -> PushRep
         else:
             files.setdefault(CARD_NAME, model.card.encode())
         _send(api, place.repo_id, model, files)
-    except (LocalTokenNotFoundError, HFValidationError) as error:
-        raise UsageError(f"{repo}: {error}") from None
     except HfHubHTTPError as error:
         raise _explain(repo, error.response.status_code, str(error.server_message or "")) from None
     except (OSError, DistconvError):
