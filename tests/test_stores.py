@@ -505,9 +505,20 @@ OF_NOBODY = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
         ),
         ("models", OF_NOBODY, 1, "no credentials found; set AWS_PROFILE"),
         ("models", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, 1, "the connection to 127.0.0.1:9 failed"),
-        ("models", {"AWS_ENDPOINT_URL": "ftp://somewhere"}, 2, "endpoint: expected http(s)://HOST"),
+        (
+            "models",
+            {"AWS_ENDPOINT_URL": "ftp://somewhere"},
+            2,
+            "error: AWS_ENDPOINT_URL: expected http(s)://HOST",
+        ),
+        (
+            "models",
+            {"AWS_ENDPOINT_URL_S3": "http://somewhere/#x"},
+            2,
+            "error: AWS_ENDPOINT_URL_S3: expected http(s)://HOST",
+        ),
     ],
-    ids=["bucket", "secret", "key", "none", "nobody listens", "no endpoint"],
+    ids=["bucket", "secret", "key", "none", "nobody listens", "no endpoint", "a fragment"],
 )
 @pytest.mark.parametrize("side", [pytest.param("in", marks=pytest.mark.slow), "out"])
 def test_what_keeps_one_from_a_store_is_said_once_and_nothing_is_written(

@@ -131,14 +131,16 @@ def _find_configured(session: object) -> str | None:
         return None
     profile = session.get_scoped_config()  # type: ignore[attr-defined]
     services = session.full_config.get("services", {})  # type: ignore[attr-defined]
-    for found in (
-        os.environ.get("AWS_ENDPOINT_URL_S3"),
-        os.environ.get("AWS_ENDPOINT_URL"),
-        services.get(profile.get("services"), {}).get("s3", {}).get("endpoint_url"),
-        profile.get("endpoint_url"),
+    for given_by, found in (
+        *((name, os.environ.get(name)) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")),
+        (
+            "endpoint_url of the profile's services",
+            services.get(profile.get("services"), {}).get("s3", {}).get("endpoint_url"),
+        ),
+        ("endpoint_url of the profile", profile.get("endpoint_url")),
     ):
         if found:
-            check_endpoint(found)
+            check_endpoint(found, given_by)
             return str(found)
     return None
 

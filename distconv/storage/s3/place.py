@@ -29,14 +29,14 @@ class Place:
     def __post_init__(self) -> None:
         """Refuse an endpoint that is none, or that has a password in it, with UsageError."""
         if self.endpoint_url is not None:
-            check_endpoint(self.endpoint_url)
+            check_endpoint(self.endpoint_url, "`endpoint_url=`")
 
 
-def check_endpoint(url: str) -> None:
-    """Raise UsageError, which does not show the URL, where it is no endpoint."""
+def check_endpoint(url: str, given_by: str) -> None:
+    """Raise UsageError, which shows by what it was given and not the URL, where it is no endpoint."""
     parts = split_address(url)
-    if parts is None or "@" in parts.netloc or parts.query:
-        raise UsageError("endpoint: expected http(s)://HOST[:PORT] without a user, a password or a query")
+    if parts is None or "@" in parts.netloc or parts.query or parts.fragment:
+        raise UsageError(f"{given_by}: expected http(s)://HOST[:PORT] without a user, a password or a query")
 
 
 def split_path(path: str) -> tuple[str, str]:
