@@ -127,8 +127,8 @@ _ADVICE = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "your quota is used up: free some space and run the same command again",
     errno.EROFS: "give a folder that can be written to",
-    errno.EACCES: "check the permissions of the folder and its parents",
-    errno.EPERM: "check the permissions of the folder and its parents",
+    errno.EACCES: "check its permissions, and those of the folders above it",
+    errno.EPERM: "check its permissions, and those of the folders above it",
     errno.EIO: "the disk or network share failed; see its log, then run the same command again",
     errno.ESTALE: "the network share has changed; mount it again and run the same command again",
     errno.ENOENT: "it was there before; put it back and run the same command again",
@@ -139,4 +139,6 @@ def describe_os_error(error: OSError) -> str:
     """Say what the machine refused, where, and what to do: ``PATH: No space left on device; ...``."""
     where = f"{error.filename}: " if error.filename else ""
     advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+    if error.errno == errno.EACCES and "://" in str(error.filename):
+        advice = "; have it allowed there, or use other credentials"
     return f"{where}{error.strerror or type(error).__name__ + ': ' + str(error)}{advice}"

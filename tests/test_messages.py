@@ -1,6 +1,7 @@
 """What messages call an option: as Python does for those who call functions, as one types it on the command line."""
 
 import ast
+import errno
 import inspect
 import re
 import tomllib
@@ -13,7 +14,7 @@ import distconv
 from distconv.cli import main
 from distconv.cli.commands import cli
 from distconv.cli.screen import name_options
-from distconv.errors import describe_missing_package
+from distconv.errors import describe_missing_package, describe_os_error
 from tests.checkpoints import Spec
 
 PACKAGE = Path(distconv.__file__).parent
@@ -124,6 +125,14 @@ def find_errors() -> Iterator[tuple[str, str]]:
                     first = first.values[0]
                 if isinstance(first, ast.Constant) and isinstance(first.value, str):
                     yield f"{path.relative_to(PACKAGE)}:{node.lineno}", first.value
+
+
+def test_who_may_not_read_a_file_is_sent_to_that_file_too(tmp_path: Path) -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "file"))
+    words = (
+        f"{tmp_path / 'file'}: Permission denied; check its permissions, and those of the folders above it"
+    )
+    assert describe_os_error(error) == words
 
 
 def test_no_error_begins_with_a_capital_but_that_of_a_name() -> None:

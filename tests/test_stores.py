@@ -23,7 +23,7 @@ pytest.importorskip("botocore", reason="needs the extra s3")
 
 import distconv
 from distconv.cli import main
-from distconv.errors import InputError, OutputError
+from distconv.errors import InputError, OutputError, describe_os_error
 from distconv.output.identity import Source
 from distconv.storage.given import find_given
 from tests.called import call
@@ -640,6 +640,9 @@ def test_what_is_not_allowed_is_said_with_who_is_not(
             distconv.convert(one, other)
         assert "is not allowed to the credentials of the environment (AccessDenied)" in str(caught.value)
         assert any(name in str(caught.value) for name in names)
+        assert describe_os_error(caught.value).endswith(
+            "(AccessDenied); have it allowed there, or use other credentials"
+        )
     store.change(denied=[])
     assert not (tmp_path / "out").exists()
     assert not [name for name in (place / "out").etags() if not name.startswith((".", ".."))]
