@@ -126,6 +126,7 @@ def describe_missing_package(package: str, extra: str) -> str:
 _ADVICE = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "your quota is used up: free some space and run the same command again",
+    errno.EFBIG: "smaller ones are written by `max_shard_size='2GB'`, or give another folder",
     errno.EROFS: "give a folder that can be written to",
     errno.EACCES: "check its permissions, and those of the folders above it",
     errno.EPERM: "check its permissions, and those of the folders above it",

@@ -4,6 +4,8 @@ import ast
 import errno
 import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,6 +135,19 @@ def test_who_may_not_read_a_file_is_sent_to_that_file_too(tmp_path: Path) -> Non
         f"{tmp_path / 'file'}: Permission denied; check its permissions, and those of the folders above it"
     )
     assert describe_os_error(error) == words
+
+
+def test_a_file_system_without_large_files_leads_to_smaller_ones(
+    checkpoint: Callable[[Spec], Path], tmp_path: Path
+) -> None:
+    # A limit of the shell's is told as that of a file system is.
+    line = f"ulimit -f 100; trap '' XFSZ; exec {sys.executable} -m distconv convert {checkpoint(Spec())} {tmp_path / 'out'}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    words = "File too large; smaller ones are written by --max-shard-size 2GB, or give another folder"
+    assert error.endswith(words)
+    assert "starts again" not in done.stderr
 
 
 def test_no_error_begins_with_a_capital_but_that_of_a_name() -> None:

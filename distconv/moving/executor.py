@@ -90,7 +90,7 @@ def forget(_receipt: Receipt) -> None:
     """Keep nothing of a finished unit."""
 
 
-FINAL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
+FINAL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG})
 """Trying again helps against none of these."""
 
 
