@@ -27,6 +27,8 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.placement_types import _StridedShard
 from transformers import (
+    ApertusConfig,
+    ApertusForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -73,6 +75,9 @@ def make_model(kind: str) -> PreTrainedModel:
         return LlamaForCausalLM(LlamaConfig(**_SIZES))
     if kind == "qwen3":
         return Qwen3ForCausalLM(Qwen3Config(**_SIZES, tie_word_embeddings=True))
+    if kind == "apertus":
+        # Its activation has parameters without axes.
+        return ApertusForCausalLM(ApertusConfig(**_SIZES))
     experts = {"moe_intermediate_size": 12, "num_experts": 4, "num_experts_per_tok": 2}
     return Qwen3MoeForCausalLM(Qwen3MoeConfig(**_SIZES, **experts))
 
@@ -154,7 +159,7 @@ def _by_one(out: Path) -> None:
     transposed = {name: one.t().contiguous().t() if one.dim() == 2 else one for name, one in tensors.items()}
     _save(out / "transposed", transposed)
     _save(out / "views", {name: torch.stack([one, -one], -1)[..., 0] for name, one in tensors.items()})
-    for kind in ("qwen3", "qwen3_moe"):
+    for kind in ("qwen3", "qwen3_moe", "apertus"):
         model = make_model(kind)
         model.save_pretrained(out / f"{kind}-hf")
         _save(out / kind, {"model": {name: one.detach() for name, one in model.state_dict().items()}})

@@ -153,7 +153,13 @@ def test_files_per_item_per_thread_and_per_rank_are_one_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("qwen3", "qwen3"), ("qwen3_moe", "qwen3_moe"), ("qwen3_moe-saved", "qwen3_moe")]
+    ("name", "kind"),
+    [
+        ("qwen3", "qwen3"),
+        ("qwen3_moe", "qwen3_moe"),
+        ("qwen3_moe-saved", "qwen3_moe"),
+        ("apertus", "apertus"),
+    ],
 )
 def test_a_model_of_another_architecture_is_saved_as_transformers_saves_it(
     folders: Path, tmp_path: Path, name: str, kind: str

@@ -14,7 +14,15 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
-from transformers import DiaConfig, DiaForConditionalGeneration
+from transformers import (
+    DiaConfig,
+    DiaForConditionalGeneration,
+    ModernBertDecoderConfig,
+    ModernBertDecoderForCausalLM,
+    PreTrainedModel,
+    XLNetConfig,
+    XLNetLMHeadModel,
+)
 
 import distconv
 from distconv.cli import main
@@ -374,14 +382,13 @@ def test_a_flipped_byte_is_found_by_its_checksum(folders: Folders, tmp_path: Pat
 
 
 def _save(folder: Path, state: dict[str, Any]) -> None:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp.save(state, checkpoint_id=str(folder), no_dist=True)
 
 
-def test_names_that_megatron_has_too_are_a_models_own_where_it_takes_them(tmp_path: Path) -> None:
+def _make_dia() -> PreTrainedModel:
+    """Make a model with names that Megatron has too."""
     sizes = {
         "num_hidden_layers": 1,
         "hidden_size": 16,
@@ -394,12 +401,38 @@ def test_names_that_megatron_has_too_are_a_models_own_where_it_takes_them(tmp_pa
     }
     decoder = {**sizes, **heads, "cross_hidden_size": 16, "cross_head_dim": 8, "num_channels": 2}
     config = DiaConfig(encoder_config={**sizes, **heads}, decoder_config=decoder, delay_pattern=[0, 1])
-    model = DiaForConditionalGeneration(config)
-    assert "model.decoder.layers.0.self_attention.q_proj.weight" in model.state_dict()
+    return DiaForConditionalGeneration(config)
+
+
+def _make_modernbert() -> PreTrainedModel:
+    """Make a model with names that torchtune has too."""
+    config = ModernBertDecoderConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=32,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+    )  # fmt: skip
+    return ModernBertDecoderForCausalLM(config)
+
+
+def _make_xlnet() -> PreTrainedModel:
+    """Make a model with a name such as trainers give to what they record."""
+    return XLNetLMHeadModel(XLNetConfig(vocab_size=32, d_model=16, n_layer=1, n_head=2, d_inner=24))
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (_make_dia, "model.decoder.layers.0.self_attention.q_proj.weight"),
+        (_make_modernbert, "model.layers.0.attn.q_proj.weight"),
+        (_make_xlnet, "lm_loss.bias"),
+    ],
+)
+def test_names_that_others_have_too_are_a_models_own_where_it_takes_them(
+    tmp_path: Path, make: Callable[[], PreTrainedModel], name: str
+) -> None:
+    model = make()
+    assert name in model.state_dict()
     model.save_pretrained(tmp_path / "like")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dcp.save({"model": model.state_dict()}, checkpoint_id=tmp_path / "step")
+    _save(tmp_path / "step", {"model": model.state_dict()})
     distconv.convert(tmp_path / "step", tmp_path / "out", like=tmp_path / "like")
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "like"))
     assert found.keys() == expected.keys()

@@ -18,6 +18,12 @@ def zeros(name: str, dtype: DType, shape: tuple[int, ...]) -> Tensor:
     return view_tensor(name, dtype, ZEROS, 0, shape, contiguous_strides(shape))
 
 
+def add_axis(tensor: Tensor) -> Tensor:
+    """Let a tensor without axes have one, of one place."""
+    copies = tuple(copy._replace(start=(0,)) for copy in tensor.copies)
+    return replace(tensor, shape=(1,), copies=copies, scale=tensor.scale_by(add_axis))
+
+
 def split_axis(tensor: Tensor, axis: int, extents: Sequence[int]) -> Tensor:
     """Let one axis be several, the outermost first; the extents' product is its own."""
     if math.prod(extents) != tensor.shape[axis]:

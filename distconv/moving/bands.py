@@ -13,6 +13,7 @@ from itertools import pairwise
 from distconv.layout.copies import Copy, cut_copy
 from distconv.layout.dtypes import contiguous_strides
 from distconv.layout.files import OutputTensor
+from distconv.layout.reshape import add_axis
 from distconv.layout.rows import list_rows
 from distconv.moving.pieces import PAGE_BYTES, Piece, make_piece
 
@@ -42,6 +43,8 @@ def make_blocks(
     """
     if not tensor.copies:
         return
+    if not tensor.shape:
+        tensor = tensor.of(add_axis(tensor.whole))
     row = math.prod(tensor.shape[1:])
     is_large = row * tensor.unit_bytes > block_bytes
     # Of stacked tensors a row is one of each.

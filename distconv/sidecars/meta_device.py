@@ -53,6 +53,8 @@ def _choose_class(config: "PreTrainedConfig", architectures: object) -> "type[Pr
     import transformers
     from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
+    mappings = (auto._model_mapping for auto in (AutoModelForCausalLM, AutoModel))  # noqa: SLF001
+    usual: list[object] = [mapping.get(type(config), None) for mapping in mappings]
     if isinstance(architectures, list) and architectures:
         name = architectures[0]
         found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
@@ -60,11 +62,11 @@ def _choose_class(config: "PreTrainedConfig", architectures: object) -> "type[Pr
             raise ValueError(
                 f"architecture {name!a:.60} is no model of transformers {transformers.__version__}"
             )
-        if not isinstance(config, found.config_class or ()):
+        # Some are other models' by a config of their own.
+        if found not in usual and not isinstance(config, found.config_class or ()):
             raise ValueError(f"architecture {name} is none of model_type {config.model_type!a:.40}")
         return found
-    for auto in (AutoModelForCausalLM, AutoModel):
-        chosen = auto._model_mapping.get(type(config), None)  # noqa: SLF001
+    for chosen in usual:
         if isinstance(chosen, type) and issubclass(chosen, PreTrainedModel):
             return chosen
     raise ValueError(f"no model of model_type {config.model_type!a:.40}")

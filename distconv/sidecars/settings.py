@@ -4,6 +4,7 @@ A config may name code, kernels and files elsewhere, and numbers that take for e
 names any of these is kept, and no number is larger than a model of the tensors that there are can need.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -18,7 +19,7 @@ _LEADS_ELSEWHERE = re.compile(
 """Keys of what is loaded from elsewhere, or says how to load; none of them shapes a model."""
 _BACKBONES = ("backbone", "backbone_config")
 _ANYTHING = re.compile(
-    r".*(position|length|window|context|chunk|token_id|_id|_index|theta|base|seed|scale|_ctx|pixels|tokens).*"
+    r".*(position|length|window|context|chunk|token_id|_id|_index|theta|base|seed|scale|_ctx|pixels|tokens|_limit).*"
 )
 """Keys whose numbers nobody counts up to."""
 _LAYERS = re.compile(r".*(layers?|blocks|depth)")
@@ -26,6 +27,9 @@ _LARGEST = 1 << 18
 """Of a vocabulary or a size of layers, where no tensor is as large."""
 _LARGEST_OF_ALL = 1 << 48
 _DEEPEST = 8
+_FLOAT = "__float__"
+_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf}
+"""What JSON has no words for, as Transformers 5 writes it: ``{"__float__": "Infinity"}``."""
 
 
 def read_config(storage: Storage, path: str) -> dict[str, object]:
@@ -89,14 +93,23 @@ def _take(found: Mapping[str, object], largest: int, tensors: int, depth: int) -
         raise ValueError("nested too deeply")
     kept: dict[str, object] = {}
     for key, value in found.items():
-        if _LEADS_ELSEWHERE.fullmatch(key) or value is None:
+        if _LEADS_ELSEWHERE.fullmatch(key):
             continue
-        if key in _BACKBONES:
+        if key in _BACKBONES and value is not None:
             raise ValueError(f"{key}: a model that is elsewhere is none that can be looked at here")
-        kept[key] = _take(value, largest, tensors, depth + 1) if isinstance(value, dict) else value
-        for number in value if isinstance(value, list) else (value,):
+        read = _read_float(value)
+        kept[key] = _take(read, largest, tensors, depth + 1) if isinstance(read, dict) else read
+        for number in read if isinstance(read, list) else (read,):
             _check_number(key, number, largest, tensors)
     return kept
+
+
+def _read_float(value: object) -> object:
+    """Take a value, or what a list holds, as a float where it is written as an object."""
+    if isinstance(value, list):
+        return [_read_float(one) for one in value]
+    word = value.get(_FLOAT) if isinstance(value, dict) and len(value) == 1 else None
+    return _FLOATS.get(word, value) if isinstance(word, str) else value
 
 
 def _check_number(key: str, number: object, largest: int, tensors: int) -> None:
@@ -104,6 +117,8 @@ def _check_number(key: str, number: object, largest: int, tensors: int) -> None:
         return
     limit = largest
     if _ANYTHING.fullmatch(key):
+        if isinstance(number, float) and math.isinf(number):
+            return
         limit = _LARGEST_OF_ALL
     elif isinstance(number, int) and _LAYERS.fullmatch(key):
         limit = tensors

@@ -113,8 +113,9 @@ def read_trained(
     Tensors that INPUT lacks are taken from ``like`` where its weights were asked for. Raises InputError with all that is wrong
     of one kind.
     """
-    refuse_unreadable(files.folder, _list_strange(files, architecture))
-    chosen = choose_dialect(files.tensors, dialect)
+    strange = list(_list_strange(files, architecture))
+    refuse_unreadable(files.folder, strange)
+    chosen = choose_dialect(strange, dialect)
     counts = None if chosen is None else _count_heads(chosen, like, architecture)
     form = _find_form(files, chosen, like, architecture)
     found = find_expected_names(files.tensors, {recipe.source for recipe in form.recipes})

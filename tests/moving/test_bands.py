@@ -11,7 +11,7 @@ from distconv.layout.copies import Copy, Loop
 from distconv.layout.dtypes import BFLOAT16, FLOAT32, FLOAT64, contiguous_strides
 from distconv.layout.files import OutputTensor
 from distconv.layout.regions import Region
-from distconv.layout.tensors import join
+from distconv.layout.tensors import join, view_tensor
 from distconv.moving.bands import make_blocks
 from distconv.moving.pieces import Piece
 from tests.layout.test_algebra import Contents, numbered, store
@@ -166,6 +166,16 @@ def test_an_empty_tensor_has_no_blocks() -> None:
     view = TensorView("tensor", record, BFLOAT16, 0, (0, 4), (4, 1))
     shape, copies = BY_ROWS.join((view,), head_dim=1)
     assert list(make_blocks(OutputTensor("t", "s", shape, BFLOAT16, BFLOAT16, copies), 1024)) == []
+
+
+def test_a_tensor_without_axes_is_one_block_of_its_element() -> None:
+    record = Region("shard", 0, 8, 0, zipped=False)
+    scalar = view_tensor("tensor", FLOAT32, record, 1, (), ())
+    for stored_as in (FLOAT32, BFLOAT16):
+        (block,) = make_blocks(OutputTensor("t", "s", (), FLOAT32, stored_as, scalar.copies), 1024)
+        assert (block.target_offset, block.elements) == (0, 1)
+        (piece,) = block.pieces
+        assert (list(piece.offsets()), piece.run, piece.target_offset) == ([1], 1, 0)
 
 
 def test_copies_of_single_rows_need_no_loop_for_them() -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from distconv.errors import InputError
 from distconv.sidecars.empty import Wanted, read_empty_model
@@ -176,6 +178,12 @@ def test_a_plain_config_makes_the_tensors_that_it_says(tmp_path: Path) -> None:
         ({"architectures": ["Nobody"]}, "architecture 'Nobody' is no model of transformers"),
         ({"architectures": ["AutoConfig"]}, "architecture 'AutoConfig' is no model of transformers"),
         ({"architectures": ["Qwen2ForCausalLM"]}, "Qwen2ForCausalLM is none of model_type 'llama'"),
+        (
+            {"architectures": ["LlamaForCausalLM"], "model_type": "qwen2"},
+            "LlamaForCausalLM is none of model_type 'qwen2'",
+        ),
+        ({"vocab_size": float("inf")}, "vocab_size inf"),
+        ({"vocab_size": {"__float__": "Infinity"}}, "vocab_size inf"),
         ({"backbone": "resnet50"}, "backbone: a model that is elsewhere"),
     ],
 )
@@ -185,6 +193,37 @@ def test_sizes_beyond_the_tensors_are_refused_before_a_model_is_made(
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | changes))
     with pytest.raises(InputError, match=said):
         read_empty_model(STORAGE, str(tmp_path / "config.json"), SHAPES)
+
+
+SMALL = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "vocab_size": 128, "tie_word_embeddings": False,
+}  # fmt: skip
+LIMITS = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16}
+ROPES = {"full_attention": None, "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"}}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "bamba", "time_step_limit": [0.0, {"__float__": "Infinity"}], **LIMITS},
+        {"model_type": "bamba", "time_step_limit": [0.0, float("inf")], **LIMITS},
+        # As DeepSeek-V2-Lite says that its queries are of full rank; 1536 where nothing is said.
+        {"model_type": "deepseek_v2", "q_lora_rank": None, "first_k_dense_replace": 2},
+        {"model_type": "beam", "rope_parameters": ROPES, "head_dim": 16},
+        {"model_type": "internlm3", "architectures": ["LlamaForCausalLM"], "backbone": None},
+    ],
+    ids=["infinity in an object", "infinity", "null", "null of one kind", "another's class"],
+)
+def test_what_transformers_reads_of_a_config_makes_the_model_that_it_makes(
+    tmp_path: Path, config: dict[str, object]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SMALL | config))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = read_empty_model(STORAGE, str(tmp_path / "config.json"), expected)
+    assert {name: wanted.shape for name, wanted in found.wanted.items()} == expected
 
 
 def test_code_that_a_config_names_is_not_run(tmp_path: Path) -> None:

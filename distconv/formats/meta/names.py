@@ -81,12 +81,12 @@ def split_name(name: str) -> list[str]:
 
 def is_beside(name: str, expected: Container[str]) -> str | None:
     """Give the part by which a name is of what trainers save beside a model; None for one of the model's."""
-    if name in expected:
-        return None
     parts = name.split(".")
-    while len(parts) > 1 and parts[0] in _HOLDERS:
+    while ".".join(parts) not in expected:
+        if len(parts) == 1 or parts[0] not in _HOLDERS:
+            return parts[0] if _ASIDE.fullmatch(parts[0]) else None
         del parts[0]
-    return parts[0] if _ASIDE.fullmatch(parts[0]) else None
+    return None
 
 
 def _strip(name: str) -> tuple[str, list[str], int]:
