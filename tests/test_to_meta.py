@@ -6,6 +6,7 @@ import subprocess
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -264,6 +265,33 @@ def test_a_part_that_was_damaged_or_is_not_there_is_written_again(
     report = distconv.convert(source, output, to="meta", shards=1, max_shard_size=PART_BYTES)
     assert (report.kept_parts > 0) == (damage == "data")
     assert digest_folder(output) == digest_folder(tmp_path / "expected")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ({"ffn_dim_multiplier": 1.3}, {"ffn_dim_multiplier": 1.0}),
+        ({"multiple_of": 1024}, {"multiple_of": 16}),
+        ({"vocab_size": 128256}, {"vocab_size": 576}),
+        ({"model": {"vocab_size": 128256}, "steps": 7}, {"model": {"vocab_size": 576}, "steps": 7}),
+    ],
+    ids=str,
+)
+def test_sizes_that_params_have_wrong_are_written_as_the_tensors_have_them(
+    tmp_path: Path, tiktoken_file: Path, wrong: dict[str, Any], right: dict[str, Any]
+) -> None:
+    source = write_checkpoint(tmp_path / "source", LLAMA_31, tiktoken_file)
+    plain = json.loads((source / "params.json").read_text())
+
+    def change(params: dict[str, Any]) -> dict[str, Any]:
+        return params | {"model": plain | params["model"]} if "model" in params else plain | params
+
+    (source / "params.json").write_text(json.dumps(change(wrong)))
+    report = distconv.convert(source, tmp_path / "out", to="meta", shards=2, verify=True)
+    assert any("rows" in note and "params.json" in note for note in report.notes)
+    found = json.loads((tmp_path / "out/params.json").read_text())
+    assert found == change(right)
+    assert distconv.verify(tmp_path / "out").ok
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -8,8 +8,9 @@ Meta's code computes it from two numbers, which are found here.
 import json
 from collections.abc import Iterator
 
+from distconv.families.dimensions import Dimensions
 from distconv.families.llama import Family
-from distconv.formats.meta.params import compute_ffn_dim
+from distconv.formats.meta.params import Params, compute_ffn_dim
 from distconv.sidecars.meta_config import MetaConfig
 
 _PLAIN_KEYS = (
@@ -69,6 +70,20 @@ def find_ffn_pair(dim: int, ffn_dim: int, family: Family) -> tuple[int, float | 
     """
     pairs = list_ffn_pairs(dim, ffn_dim, family)
     return next(pair for pair in pairs if compute_ffn_dim(dim, *pair) == ffn_dim)
+
+
+def correct_sizes(params: Params, sizes: Dimensions, family: Family) -> dict[str, object]:
+    """Give the fields of a params.json that the tensors have otherwise, as they should be."""
+    found: dict[str, object] = {}
+    if params.ffn_dim not in {None, sizes.ffn_dim}:
+        multiple_of, multiplier = find_ffn_pair(sizes.dim, sizes.ffn_dim, family)
+        found["multiple_of"] = multiple_of
+        # Where neither has one, none is added: Llama 1's code refuses the key.
+        if multiplier is not None or params.ffn_dim_multiplier is not None:
+            found["ffn_dim_multiplier"] = multiplier or 1.0
+    if params.vocab_size not in {None, sizes.vocab}:
+        found["vocab_size"] = sizes.vocab
+    return found
 
 
 def list_ffn_pairs(dim: int, ffn_dim: int, family: Family) -> Iterator[tuple[int, float | None]]:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from distconv.errors import InputError
 from distconv.families.choose import Choice
 from distconv.families.cuts import ROWS
+from distconv.families.dimensions import Dimensions
 from distconv.families.llama import EMBEDDING, OUTPUT
 from distconv.families.translate import Decisions, MetaTensor, cut_for_ranks, join_ranks
-from distconv.formats.meta.params import Params
 from distconv.formats.meta.small_files import PARAMS_NAME, TOKENIZER_NAME
 from distconv.formats.plain_json import parse_object
 from distconv.humanize import format_count
@@ -17,6 +17,7 @@ from distconv.layout.dtypes import DTYPES, DType
 from distconv.output.loading import SMALL_FILE_BYTES
 from distconv.output.targets import META
 from distconv.planning.plan import Plan, make_shard_plan
+from distconv.sidecars.meta_params import correct_sizes
 from distconv.storage.base import Storage, read_small
 from distconv.verbs.assembly import read_legal
 from distconv.verbs.checkpoint import (
@@ -51,7 +52,7 @@ def prepare_reshard(
     files = read_legal(storage, checkpoint.files.legal)
     if checkpoint.files.tokenizer is not None:
         files[TOKENIZER_NAME] = read_small(storage, checkpoint.files.tokenizer, SMALL_FILE_BYTES)
-    files[PARAMS_NAME] = _adapt_params(storage, checkpoint.params, max(heads, _count(options)))
+    files[PARAMS_NAME] = _adapt_params(storage, checkpoint, max(heads, _count(options)))
     return _prepare(
         options,
         checkpoint.choice,
@@ -192,12 +193,19 @@ def _recut(whole: MetaTensor, checkpoint: Checkpoint) -> MetaTensor:
     return whole
 
 
-def _adapt_params(storage: Storage, params: Params, kv_heads: int) -> bytes:
-    """Give params.json as it is, but for the key heads, of which Meta's model has one a shard at least."""
+def _adapt_params(storage: Storage, checkpoint: Checkpoint, kv_heads: int) -> bytes:
+    """Give params.json as it is, but for sizes that the tensors have otherwise.
+
+    And for the key heads, of which Meta's model has one a shard at least.
+    """
+    params = checkpoint.params
     content = read_small(storage, params.path, SMALL_FILE_BYTES)
-    if params.kv_heads == kv_heads:
+    changes: dict[str, object] = {} if params.kv_heads == kv_heads else {"n_kv_heads": kv_heads}
+    if isinstance(checkpoint.dimensions, Dimensions):
+        changes |= correct_sizes(params, checkpoint.dimensions, checkpoint.choice.family)
+    if not changes:
         return content
     found = parse_object(params.path, content)
     fields = next((value for value in found.values() if isinstance(value, dict) and "dim" in value), found)
-    fields["n_kv_heads"] = kv_heads
+    fields |= changes
     return (json.dumps(found) + ("\n" if params.ends_with_newline else "")).encode()
