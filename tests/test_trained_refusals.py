@@ -17,6 +17,10 @@ from safetensors.torch import load_file
 from transformers import (
     DiaConfig,
     DiaForConditionalGeneration,
+    HrmTextConfig,
+    HrmTextForCausalLM,
+    MarianConfig,
+    MarianMTModel,
     ModernBertDecoderConfig,
     ModernBertDecoderForCausalLM,
     PreTrainedModel,
@@ -418,12 +422,23 @@ def _make_xlnet() -> PreTrainedModel:
     return XLNetLMHeadModel(XLNetConfig(vocab_size=32, d_model=16, n_layer=1, n_head=2, d_inner=24))
 
 
+def _make_marian() -> PreTrainedModel:
+    """Make a model with tensors that are computed, and saved by nobody."""
+    sizes = {f"{part}_{key}": 2 for part in ("encoder", "decoder") for key in ("layers", "attention_heads")}
+    return MarianMTModel(
+        MarianConfig(
+            vocab_size=32, d_model=16, encoder_ffn_dim=24, decoder_ffn_dim=24, pad_token_id=0, **sizes
+        )
+    )
+
+
 @pytest.mark.parametrize(
     ("make", "name"),
     [
         (_make_dia, "model.decoder.layers.0.self_attention.q_proj.weight"),
         (_make_modernbert, "model.layers.0.attn.q_proj.weight"),
         (_make_xlnet, "lm_loss.bias"),
+        (_make_marian, "model.decoder.embed_positions.weight"),
     ],
 )
 def test_names_that_others_have_too_are_a_models_own_where_it_takes_them(
@@ -437,3 +452,15 @@ def test_names_that_others_have_too_are_a_models_own_where_it_takes_them(
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "like"))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_model_of_which_tensors_are_put_together_as_they_are_saved_is_refused(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "head_dim": 8}
+    config = HrmTextConfig(**sizes, num_hidden_layers=1, vocab_size=32, pad_token_id=0)
+    model = HrmTextForCausalLM(config)
+    model.save_pretrained(tmp_path / "like")
+    assert not set(load_file(tmp_path / "like/model.safetensors")) <= set(model.state_dict())
+    _save(tmp_path / "step", {"model": model.state_dict()})
+    words = str(refuse(tmp_path / "step", tmp_path / "out", like=tmp_path / "like"))
+    assert words.startswith(f"{tmp_path}/like/config.json: model.")
+    assert words.endswith("let Transformers load what was trained, and save it by save_pretrained")

@@ -90,7 +90,7 @@ def ask(path: str, question: str, answerer: Answerer | None = None) -> dict[str,
     if "wrong" in found:
         raise InputError(f"{path}: no model can be made of it ({found['wrong']})")
     if "refused" in found:
-        raise InputError(found["refused"])
+        raise InputError(f"{path}: {found['refused']}")
     return found
 
 

@@ -32,6 +32,7 @@ Slab = tuple[Shape, str, Shape, Shape]
 Answer = dict[str, object]
 
 _SHOWN_CHARACTERS = 300
+_NOT_DONE = "let Transformers load what was trained, and save it by save_pretrained"
 
 
 def look(kind: str, config: Mapping[str, object], shapes: Mapping[str, Shape], least_tensors: int) -> Answer:
@@ -58,7 +59,8 @@ def _look_at_saved(model: "PreTrainedModel") -> Answer:
     memory = {name: tuple(tensor.shape) for name, tensor in state.items()}
     integers = [name for name, tensor in state.items() if not tensor.dtype.is_floating_point]
     tied = {name: kept for name, kept in dict(model.all_tied_weights_keys).items() if name in memory}
-    saved = _trace_saving(model, {name: shape for name, shape in memory.items() if name not in tied})
+    left_out = {*tied, *(model._keys_to_ignore_on_save or ())}  # noqa: SLF001
+    saved = _trace_saving(model, {name: shape for name, shape in memory.items() if name not in left_out})
     title = type(model).__name__
     return {
         "kind": model.config.model_type,
@@ -108,7 +110,7 @@ def _trace_saving(model: "PreTrainedModel", memory: Mapping[str, Shape]) -> dict
     for name, tensor in revert_weight_conversion(model, dict(traced)).items():
         home = homes.get(tensor.untyped_storage()._cdata)  # noqa: SLF001
         if home is None:
-            raise InputError(f"{name} is computed as it is saved, which distconv does not do")
+            raise InputError(f"{name} is put together of several tensors as it is saved; {_NOT_DONE}")
         view = tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset()
         found[name] = _find_slab(name, home, memory[home], *view)
     return found
@@ -123,7 +125,7 @@ def _find_slab(name: str, home: str, whole: Shape, shape: Shape, strides: Sequen
     for extent, stride in zip(shape, strides, strict=True):
         fitting = [axis for axis in left if steps[axis] == stride and first[axis] + extent <= whole[axis]]
         if not fitting:
-            raise InputError(f"{name} is saved in an order that distconv does not know")
+            raise InputError(f"{name} is saved in an order that distconv does not know; {_NOT_DONE}")
         # Of axes with one step the one that is wide enough is meant, others have one place.
         axis = max(fitting, key=lambda axis: whole[axis])
         left.remove(axis)
@@ -131,7 +133,7 @@ def _find_slab(name: str, home: str, whole: Shape, shape: Shape, strides: Sequen
     if math.prod(shape) and any(
         first[axis] + extent > whole[axis] for axis, extent in zip(axes, shape, strict=True)
     ):
-        raise InputError(f"{name} is saved in an order that distconv does not know")
+        raise InputError(f"{name} is saved in an order that distconv does not know; {_NOT_DONE}")
     return shape, home, first, tuple(axes)
 
 

@@ -53,8 +53,6 @@ def _choose_class(config: "PreTrainedConfig", architectures: object) -> "type[Pr
     import transformers
     from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
-    mappings = (auto._model_mapping for auto in (AutoModelForCausalLM, AutoModel))  # noqa: SLF001
-    usual: list[object] = [mapping.get(type(config), None) for mapping in mappings]
     if isinstance(architectures, list) and architectures:
         name = architectures[0]
         found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
@@ -62,14 +60,24 @@ def _choose_class(config: "PreTrainedConfig", architectures: object) -> "type[Pr
             raise ValueError(
                 f"architecture {name!a:.60} is no model of transformers {transformers.__version__}"
             )
-        # Some are other models' by a config of their own.
-        if found not in usual and not isinstance(config, found.config_class or ()):
+        if not isinstance(config, found.config_class or ()) and name not in _list_classes(config.model_type):
             raise ValueError(f"architecture {name} is none of model_type {config.model_type!a:.40}")
         return found
-    for chosen in usual:
+    for auto in (AutoModelForCausalLM, AutoModel):
+        chosen = auto._model_mapping.get(type(config), None)  # noqa: SLF001
         if isinstance(chosen, type) and issubclass(chosen, PreTrainedModel):
             return chosen
     raise ValueError(f"no model of model_type {config.model_type!a:.40}")
+
+
+def _list_classes(kind: str) -> Iterator[str]:
+    """Give the classes that any of the ``Auto`` classes makes: some are other models' with a config of their own."""
+    from transformers.models.auto import modeling_auto
+
+    for name, mapping in vars(modeling_auto).items():
+        if name.endswith("_MAPPING_NAMES"):
+            found = mapping.get(kind, ())
+            yield from (found,) if isinstance(found, str) else found
 
 
 @contextmanager
