@@ -1,5 +1,6 @@
 """What holds for every conversion holds for one of a distributed checkpoint: resumed, on Ray, from a store, unchanged INPUT."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -90,6 +91,36 @@ def test_what_lies_beside_the_model_that_it_is_like_is_copied(folders: Path, tmp
         (tmp_path / "out" / name).write_text("{}")
     found = "".join(distconv.verify(tmp_path / "out").differences)
     assert all(name in found for name in changed)
+
+
+def test_what_would_lead_a_loader_elsewhere_is_left_out_and_said(folders: Path, tmp_path: Path) -> None:
+    like = shutil.copytree(folders / "llama-hf", tmp_path / "like")
+    config = json.loads((like / "config.json").read_text())
+    leading = {
+        "config.json": {
+            "transformers_weights": "x",
+            "auto_map": {"AutoModelForCausalLM": "modeling_llama.Llama"},
+        },
+        "tokenizer_config.json": {
+            "fast_tokenizer_files": [],
+            "auto_map": {"AutoTokenizer": ["mine.Mine", None]},
+        },
+        "processor_config.json": {"auto_map": {"AutoProcessor": "mine.Mine"}},
+    }
+    for name, keys in leading.items():
+        (like / name).write_text(json.dumps({**(config if name == "config.json" else {"kept": 1}), **keys}))
+    report = distconv.convert(folders / "rows", tmp_path / "out", like=like, verify=True)
+    for name, keys in leading.items():
+        found = json.loads((tmp_path / "out" / name).read_text())
+        kept = config | {"torch_dtype": config["dtype"]} if name == "config.json" else {"kept": 1}
+        assert found == kept
+        assert f"{like}/{name}: {' and '.join(keys)} left out" in "".join(report.notes)
+    assert distconv.verify(tmp_path / "out", against=folders / "rows").ok
+    (like / "config.json").write_text(json.dumps(config | {"model_type": "mine", **leading["config.json"]}))
+    with pytest.raises(
+        InputError, match=r"'mine' is unknown to transformers .* code that lies beside weights is never run"
+    ):
+        distconv.convert(folders / "rows", tmp_path / "other", like=like)
 
 
 def test_a_model_without_a_tokenizer_is_said_to_have_none(folders: Path, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from distconv.sidecars.apart import Answerer, ask, is_asked_here, make_question,
 
 Shape = tuple[int, ...]
 
-_REMOTE = "auto_map"
 _TENSORS = 4096
 """Of a model of which INPUT may hold a few only, which is said then."""
 
@@ -78,7 +77,7 @@ def read_architecture(
 
     InputError where that cannot be done.
     """
-    _refuse_foreign(path, config)
+    _refuse_quantised(path, config)
     question = make_question("saves", config, shapes, _TENSORS)
     found = _last.get(question)
     if found is None:
@@ -98,11 +97,7 @@ def _make(found: dict[str, Any]) -> Architecture:
     return Architecture(found["kind"], found["title"], memory, integers, saved, found["tied"])
 
 
-def _refuse_foreign(path: str, config: Mapping[str, object]) -> None:
-    if config.get(_REMOTE) is not None:
-        raise InputError(
-            f"{path}: has {_REMOTE}: a model whose code is not Transformers' own, which is not run"
-        )
+def _refuse_quantised(path: str, config: Mapping[str, object]) -> None:
     if config.get("quantization_config") is not None:
         raise InputError(
             f"{path}: has quantization_config; what was trained is not quantised so: give the bf16 model that it is of"

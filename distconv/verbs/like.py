@@ -1,8 +1,8 @@
 """The model that a trained one is like: what only its config, its tokenizer and its user know."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from distconv.errors import InputError
 from distconv.formats.meta.files import find_files
@@ -39,6 +39,8 @@ class Like:
     """Paths of what is copied."""
     templates: tuple[str, ...]
     """Paths of further chat templates, each by its name, in a folder of their own."""
+    detours: Mapping[str, tuple[str, ...]]
+    """Keys that would have a loader take code or files that are not copied, by the names of the files that have them."""
     weights: TransformersCatalog | None
     weight_paths: tuple[str, ...]
 
@@ -59,12 +61,14 @@ class Like:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Say that there is no tokenizer, and what becomes of chat templates in a folder of their own."""
+        """Say that there is no tokenizer, what is not copied, and what becomes of chat templates in a folder of their own."""
         return tuple(self._list_notes())
 
     def _list_notes(self) -> Iterator[str]:
         if lacks_tokenizer(self.config, (path.rpartition("/")[2] for path in self.small)):
             yield f"{self.folder}: no tokenizer in it, so there will be none beside what is made"
+        for name, keys in self.detours.items():
+            yield f"{join(self.folder, name)}: {' and '.join(keys)} left out, as what is loaded by it is not copied"
         if self.templates:
             what = (
                 "left out, as its processor would not find them elsewhere"
@@ -90,12 +94,24 @@ def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
     )
     small = tuple(join(folder, name) for name in copied)
     templates = tuple(_list_templates(storage, join(folder, _TEMPLATES)))
+    like = Like(folder, path, config, small, templates, dict(_find_detours(storage, folder, names)), None, ())
     if not weights:
-        return Like(folder, path, config, small, templates, None, ())
+        return like
     files = find_transformers_files(storage, folder)
-    return Like(
-        folder, path, config, small, templates, read_transformers_catalog(storage, files), files.weights
-    )
+    return replace(like, weights=read_transformers_catalog(storage, files), weight_paths=files.weights)
+
+
+def _find_detours(
+    storage: Storage, folder: str, names: Container[str]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Find what a whole OUTPUT has not, see ``find_detours`` of ``output.loading``."""
+    for name, keys in TRANSFORMERS.detours.items():
+        if keys and name in names:
+            path = join(folder, name)
+            content = parse_object(path, read_small(storage, path, SMALL_FILE_BYTES))
+            there = tuple(key for key in keys if content.get(key) is not None)
+            if there:
+                yield name, there
 
 
 def _describe_misfit(storage: Storage, folder: str) -> str:
@@ -117,6 +133,10 @@ def _list_templates(storage: Storage, folder: str) -> list[str]:
 def make_sidecars(storage: Storage, like: Like, plan: Plan) -> dict[str, bytes]:
     """Give what stands beside the weights, the config last: copies, and the config with the type that was written."""
     files = {path.rpartition("/")[2]: read_small(storage, path, SMALL_FILE_BYTES) for path in like.small}
+    for name, keys in like.detours.items():
+        if name in files:
+            content = parse_object(join(like.folder, name), files[name])
+            files[name] = to_json({key: value for key, value in content.items() if key not in keys})
     if like.templates and not like.has_processor:
         files |= _put_templates_together(storage, like, files)
     files[CONFIG_NAME] = to_json(_make_config(like, plan))
@@ -130,7 +150,8 @@ def _make_config(like: Like, plan: Plan) -> dict[str, object]:
     """
     stored = dict.fromkeys(_TYPES, plan.dtype.name)
     held = {tensor.dtype.name for tensor in plan.tensors}
-    config = {key: value for key, value in like.config.items() if key not in _OF_ANOTHER} | stored
+    gone = (*_OF_ANOTHER, *like.detours.get(CONFIG_NAME, ()))
+    config = {key: value for key, value in like.config.items() if key not in gone} | stored
     places = [config]
     for place in places:
         for key, part in place.items():
