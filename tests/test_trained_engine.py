@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import distconv
 from distconv.errors import InputError, OutputError
 from tests.faults import digest_folder
+from tests.refusals import refuse
 
 LIMIT = 20_000
 
@@ -121,6 +122,16 @@ def test_what_would_lead_a_loader_elsewhere_is_left_out_and_said(folders: Path, 
         InputError, match=r"'mine' is unknown to transformers .* code that lies beside weights is never run"
     ):
         distconv.convert(folders / "rows", tmp_path / "other", like=like)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "special_tokens_map.json"])
+def test_a_small_file_that_is_no_json_is_refused_before_anything_is_written(
+    folders: Path, tmp_path: Path, name: str
+) -> None:
+    like = shutil.copytree(folders / "llama-hf", tmp_path / "like")
+    (like / name).write_text("{")
+    words = str(refuse(folders / "rows", tmp_path / "out", like=like))
+    assert words.startswith(f"{like}/{name}: not JSON (")
 
 
 def test_a_model_without_a_tokenizer_is_said_to_have_none(folders: Path, tmp_path: Path) -> None:

@@ -104,9 +104,9 @@ def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
 def _find_detours(
     storage: Storage, folder: str, names: Container[str]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Find what a whole OUTPUT has not, see ``find_detours`` of ``output.loading``."""
+    """Find what a whole OUTPUT has not, see ``find_detours`` of ``output.loading``; InputError for files without an object."""
     for name, keys in TRANSFORMERS.detours.items():
-        if keys and name in names:
+        if name in names:
             path = join(folder, name)
             content = parse_object(path, read_small(storage, path, SMALL_FILE_BYTES))
             there = tuple(key for key in keys if content.get(key) is not None)
