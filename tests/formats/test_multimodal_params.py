@@ -1,5 +1,6 @@
 """params.json of models with images: Llama 3.2 Vision and Llama 4."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,6 @@ def test_llama_3_2_vision_is_read_whole(tmp_path: Path) -> None:
     params = read(tmp_path, VISION)
     assert params.vision == VisionParams(chunk_size=560, max_tiles=4, cross_attention_layers=8)
     assert (params.llama_4, params.ffn_dim, params.notes) == (None, 14336, ())
-
-
-def test_fields_of_two_models_with_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r": fields of Llama 3\.2 Vision and of Llama 4 in one file, expected those of one$"
-    ):
-        read(tmp_path, SCOUT | {key: value for key, value in VISION.items() if key.startswith("vision_")})
 
 
 def test_cross_attention_layers_may_lie_where_the_first_files_had_them(tmp_path: Path) -> None:
@@ -107,8 +101,25 @@ def test_llama_4_may_lie_under_model_and_be_written_by_metas_own_class(tmp_path:
     assert nested.notes == ()
 
 
+def test_what_experts_and_attention_may_leave_out_is_as_metas_classes_have_it(tmp_path: Path) -> None:
+    found = read(tmp_path, SCOUT | {"moe_args": {"num_experts": 2}}).llama_4
+    theirs = llama4.MoEArgs(num_experts=2)
+    assert found is not None
+    assert found.experts == ExpertParams(2, top_k=theirs.top_k, step=theirs.interleave_moe_layer_step)
+    every = read(tmp_path, SCOUT | {"moe_args": EXPERTS | {"top_k": 16}, "attn_scale": 0.25}).llama_4
+    assert every is not None
+    assert every.experts == ExpertParams(16, top_k=16, step=1)
+    assert every.attention_scale == 0.25
+    assert read(tmp_path, SCOUT | {"moe_args": {"num_experts": 0, "top_k": 1}}).llama_4 == replace(
+        found, experts=None
+    )
+
+
 def without(fields: dict[str, object], *keys: str) -> dict[str, object]:
     return {key: value for key, value in fields.items() if key not in keys}
+
+
+DENSE = without(SCOUT, "vision_args", "attention_chunk_size", "nope_layer_interval", "use_qk_norm")
 
 
 @pytest.mark.parametrize(
@@ -120,8 +131,9 @@ def without(fields: dict[str, object], *keys: str) -> dict[str, object]:
         (VISION | {"vision_max_num_chunks": 1.5}, "vision_max_num_chunks is 1.5, expected a whole number"),
         (VISION | {"vision_model": 8}, "vision_model is 8, expected an object"),
         (VISION | {"vision_model": {"cross_attention_adapter": [8]}}, "vision_model.cross_attention_adapter is [8]"),
-        (VISION | SCOUT, "fields of Llama 3.2 Vision and of Llama 4 in one file"),
+        (VISION | SCOUT, "fields of Llama 3.2 Vision and of Llama 4 in one file, expected those of one"),
         (without(SCOUT, "vision_args"), "no 'vision_args', which every Llama 4 model has (it has 'nope_layer_interval')"),
+        (without(DENSE, "vision_args") | {"moe_args": EXPERTS}, "no 'vision_args', which every Llama 4 model has (it has 'moe_args')"),
         (SCOUT | {"vision_args": without(TOWER, "output_dim")}, "no 'vision_args.output_dim'"),
         (SCOUT | {"vision_args": without(TOWER, "mlp_ratio")}, "no 'vision_args.mlp_ratio'"),
         (SCOUT | {"vision_args": without(TOWER, "patch_size")}, "no 'vision_args.patch_size'"),
@@ -136,6 +148,7 @@ def without(fields: dict[str, object], *keys: str) -> dict[str, object]:
         (SCOUT | {"moe_args": EXPERTS | {"auto_scale_F": 2}}, "moe_args.auto_scale_F is 2, expected true or false"),
         (SCOUT | {"floor_scale": 8192.5}, "floor_scale is 8192.5, expected a whole number"),
         (SCOUT | {"use_qk_norm": "yes"}, "use_qk_norm is 'yes', expected true or false"),
+        (SCOUT | {"attn_temperature_tuning": 4.5}, "attn_temperature_tuning is 4.5, expected true or false"),
         (SCOUT | {"head_dim": 64}, "head_dim 64, dim / n_heads gives 128"),
     ],
 )  # fmt: skip
