@@ -51,3 +51,25 @@ def test_two_models_are_refused() -> None:
     both = [f"{key}.{name}" for key in ("policy", "reference") for name in MODEL]
     with pytest.raises(InputError, match=r"below 'policy\.' and 'reference\.'"):
         find_expected_names(both, MODEL)
+
+
+def test_what_was_taken_off_and_left_aside_is_counted() -> None:
+    saved = [f"app.module.{name}" for name in MODEL[:4]] + [f"app.{name}" for name in MODEL[4:]]
+    beside = ["optimizer.state.0.exp_avg", "optimizer.state.1.exp_avg"]
+    found = find_expected_names([*saved[:2], "app.extra.bias", *beside, *saved[2:]], MODEL)
+    assert found.names.stripped == {"app": len(MODEL), "module": 4}
+    assert found.names.aside == {"optimizer": 2}
+    assert found.foreign == ("app.extra.bias",)
+    assert list(found.names.kept.values()) == MODEL
+
+
+def test_nothing_of_a_model_is_all_foreign_and_one_tensor_twice_is_no_second_model() -> None:
+    found = find_expected_names(["a.b", "c"], MODEL)
+    assert (found.names.kept, found.foreign) == ({}, ("a.b", "c"))
+    with pytest.raises(
+        InputError, match=r"^two models are in it, below 'no key' and 'shadow\.'; save the one to"
+    ):
+        find_expected_names([*MODEL, *(f"shadow.{name}" for name in MODEL)], MODEL)
+    alone = find_expected_names(["policy.lm_head.weight", "reference.lm_head.weight"], MODEL)
+    assert alone.names.kept == {"policy.lm_head.weight": "lm_head.weight"}
+    assert alone.foreign == ("reference.lm_head.weight",)
