@@ -185,15 +185,6 @@ def test_a_bad_name_is_refused_before_anything_is_read(
     assert line.startswith(words)
 
 
-def test_without_any_token_nothing_is_read(hub: Hub, output: Path, tmp_path: Path) -> None:
-    with mock.patch.object(constants, "HF_TOKEN_PATH", str(tmp_path / "none")):
-        refused = push(hub, output, "llama", token="")
-    assert (refused.returncode, refused.stderr) == (
-        2,
-        "error: llama: the hub wants a token; run `hf auth login` or set HF_TOKEN\n",
-    )
-
-
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

@@ -75,7 +75,7 @@ def push(
     that the hub or the network does.
     """
     storage, output_path = LocalStorage(), read_local(output)
-    _refuse_at_once(repo)
+    _refuse_bad_name(repo)
     depth = Depth.DATA if verify else Depth.STRUCTURE
     # Before the proof, so that what is sent is what was proved.
     before = _list_chunks(storage, output_path)
@@ -93,9 +93,8 @@ def push(
         return _upload(model, repo, proof.examined, public=public)
 
 
-def _refuse_at_once(repo: str) -> None:
-    """Raise UsageError for what the hub would refuse after hours of reading: a bad name, or nobody's."""
-    from huggingface_hub import get_token
+def _refuse_bad_name(repo: str) -> None:
+    """Raise UsageError for a name that the hub would refuse, which may be after hours of reading."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -106,8 +105,6 @@ def _refuse_at_once(repo: str) -> None:
             f"{repo!r}: no name of a repository on the hub; expected USER/NAME of letters, digits, -, _ and ., each with "
             "a letter or digit at both ends, without -- and .., and not ending in .git"
         ) from None
-    if get_token() is None:
-        raise _explain(repo, 401, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +171,7 @@ def _read_own(path: str) -> bytes:
 
 def _upload(model: _Model, repo: str, examined: str, *, public: bool) -> PushReport:
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     notes = []
     files = dict(model.files)
@@ -191,6 +188,8 @@ def _upload(model: _Model, repo: str, examined: str, *, public: bool) -> PushRep
         else:
             files.setdefault(CARD_NAME, model.card.encode())
         _send(api, place.repo_id, model, files)
+    except LocalTokenNotFoundError:
+        raise _explain(repo, 401, "") from None
     except HfHubHTTPError as error:
         raise _explain(repo, error.response.status_code, str(error.server_message or "")) from None
     except (OSError, DistconvError):
