@@ -54,7 +54,7 @@ def find_detours(
     Gives findings, and notes on what others write beside models that the installed Transformers knows itself.
     """
     findings, notes = [], []
-    for name, keys in target.detours.items():
+    for name in target.detours:
         path = join(output, name)
         if storage.find(path) is not None:
             try:
@@ -62,9 +62,7 @@ def find_detours(
             except OutputError as error:
                 findings.append(str(error))
                 continue
-            for key in keys:
-                if found.get(key) is None:
-                    continue
+            for key in target.list_detours(name, found):
                 if key == _CODE and not recorded:
                     notes.append(f"{path}: has {key}; the code that it names is never run here")
                 else:

@@ -84,6 +84,10 @@ class Target:
         """Cross to another process as a name: what has a target is sent there, and functions are not."""
         return _find_target, (self.name,)
 
+    def list_detours(self, name: str, content: Mapping[str, object]) -> tuple[str, ...]:
+        """Give the keys of a small file that would have something loaded in place of the model, see ``detours``."""
+        return tuple(key for key in self.detours[name] if content.get(key) is not None)
+
     def is_weights(self, name: str) -> bool:
         """Whether a name is that of a file of weights."""
         return re.fullmatch(self.weights, name) is not None

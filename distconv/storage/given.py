@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 from distconv.errors import InputError, UsageError
 from distconv.storage.base import Entry, Storage, is_file, is_folder, join, opened, read_range
+from distconv.storage.places import find_scheme
 
 _LIKENESS, _MOST_NAMES = 0.85, 4096
 _REPOSITORY = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*")
 _BUCKET = re.compile(r"s3://([^/]+)")
-_OF_KEYS = re.compile(r"(s3|gs|az)://.*", re.DOTALL)
+_OF_KEYS = ("s3", "gs", "az")
 _HEAD_BYTES = 256
 
 
@@ -30,7 +31,7 @@ def find_given(storage: Storage, path: str) -> Entry:
 
 def _describe_twins(storage: Storage, path: str, found: Entry) -> str | None:
     """Say that a file has the name of a folder, as only a store's keys may: nobody knows which of them is meant."""
-    if found.is_folder or not _OF_KEYS.fullmatch(path) or not storage.list_names(path):
+    if found.is_folder or find_scheme(path) not in _OF_KEYS or not storage.list_names(path):
         return None
     return (
         f"a file of {found.size_bytes:,} bytes, and a folder of the same name, expected one of them; remove the other, "

@@ -94,7 +94,9 @@ def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
     )
     small = tuple(join(folder, name) for name in copied)
     templates = tuple(_list_templates(storage, join(folder, _TEMPLATES)))
-    like = Like(folder, path, config, small, templates, dict(_find_detours(storage, folder, names)), None, ())
+    like = Like(
+        folder, path, config, small, templates, dict(_find_detours(storage, folder, names, config)), None, ()
+    )
     if not weights:
         return like
     files = find_transformers_files(storage, folder)
@@ -102,16 +104,19 @@ def read_like(storage: Storage, folder: str, *, weights: bool) -> Like:
 
 
 def _find_detours(
-    storage: Storage, folder: str, names: Container[str]
+    storage: Storage, folder: str, names: Container[str], config: Mapping[str, object]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Find what a whole OUTPUT has not, see ``find_detours`` of ``output.loading``; InputError for files without an object."""
-    for name, keys in TRANSFORMERS.detours.items():
+    for name in TRANSFORMERS.detours:
         if name in names:
             path = join(folder, name)
-            content = parse_object(path, read_small(storage, path, SMALL_FILE_BYTES))
-            there = tuple(key for key in keys if content.get(key) is not None)
-            if there:
-                yield name, there
+            content = (
+                config
+                if name == CONFIG_NAME
+                else parse_object(path, read_small(storage, path, SMALL_FILE_BYTES))
+            )
+            if keys := TRANSFORMERS.list_detours(name, content):
+                yield name, keys
 
 
 def _describe_misfit(storage: Storage, folder: str) -> str:

@@ -105,10 +105,11 @@ def read_model(storage: Storage, files: TransformersFiles, *, family: str | None
     """
     catalog, small = _read_rest(storage, files)
     content = read_small(storage, files.config, SMALL_FILE_BYTES)
-    if not is_image_config(files.config, content):
+    sees = is_image_config(files.config, content)
+    if not sees:
         # Its tokenizer may be of a kind that no Llama has.
         refuse_foreign(files.config, content)
-    return _fit_together(files, catalog, small, content, family)
+    return _fit_together(files, catalog, small, content, sees=sees, family=family)
 
 
 def _read_rest(storage: Storage, files: TransformersFiles) -> tuple[TransformersCatalog, Mapping[str, bytes]]:
@@ -122,12 +123,14 @@ def _fit_together(
     catalog: TransformersCatalog,
     small: Mapping[str, bytes],
     content: bytes,
+    *,
+    sees: bool,
     family: str | None,
 ) -> TransformersModel:
     """Hold against each other what was read; ``content`` is config.json's, of a model that Meta's layout has a place for."""
     made = make_meta_tokenizer(files.folder, small, files.small.get(TOKENIZER_NAME))
     config: MetaConfig | ImageConfig
-    if is_image_config(files.config, content):
+    if sees:
         config, catalog = read_image_config(files.config, content, family=family), catalog.with_images()
     else:
         config = read_meta_config(files.config, content, tokenizer=made.kind, family=family)
@@ -155,14 +158,15 @@ def read_any_model(
     What such a model holds is not looked at. InputError where config.json is no JSON object.
     """
     content = read_small(storage, files.config, SMALL_FILE_BYTES)
-    if not is_image_config(files.config, content):
+    sees = is_image_config(files.config, content)
+    if not sees:
         try:
             refuse_foreign(files.config, content)
         except InputError as error:
             return str(error)
     catalog, small = _read_rest(storage, files)
     try:
-        return _fit_together(files, catalog, small, content, family)
+        return _fit_together(files, catalog, small, content, sees=sees, family=family)
     except NoMetaTokenizerError as error:
         return str(error)
 

@@ -26,8 +26,6 @@ DESCRIPTOR_BYTES = _LARGE_DESCRIPTOR.size
 """What follows a record's data takes no more."""
 _STREAMED, _ENCRYPTED = 8, 1
 _DESCRIPTION, _DATA = b"data.pkl", b"data"
-
-
 _LONGER = "its head is longer than what was read of it"
 
 
